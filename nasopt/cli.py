@@ -1,0 +1,341 @@
+"""The command line: parse, call, print.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 success; 2 what the user can mend, said in one line;
+1 anything else.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from nasopt.errors import NasoptError
+from nasopt.version import __version__
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from nasopt.study import OpenStudy
+
+app = typer.Typer(
+    help="Search for smaller, faster versions of a trained BERT-like model.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+study_app = typer.Typer(help="Create, run and look at studies.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(study_app, name="study")
+
+
+class Format(str, Enum):
+    """How records are printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+class ExportFormat(str, Enum):
+    """What an exported model is for."""
+
+    hf = "hf"
+
+
+def _set_debug(value: bool) -> None:
+    Settings.debug = Settings.debug or value
+
+
+def _set_quiet(value: bool) -> None:
+    Settings.quiet = Settings.quiet or value
+
+
+class Settings:
+    """What holds for the whole run of the command."""
+
+    debug = False
+    quiet = False
+
+
+Name = Annotated[str, typer.Argument(help="Name of the study.")]
+Storage = Annotated[
+    str | None,
+    typer.Option("--storage", help="Database URL; default: $NASOPT_STORAGE, else sqlite:///nasopt.db here."),
+]
+Artifacts = Annotated[Path | None, typer.Option("--artifacts", help="Where the study's files are.")]
+Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show tracebacks.")]
+Quiet = Annotated[bool, typer.Option("--quiet", callback=_set_quiet, help="No progress, no warnings.")]
+Output = Annotated[Format, typer.Option("-f", "--format", help="How to print.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"nasopt {__version__}")
+        raise typer.Exit
+
+
+@study_app.command("create")
+def create(
+    study_file: Annotated[Path, typer.Argument(help="A study file (TOML).")],
+    name: Annotated[str | None, typer.Option("--name", help="Another name than the file's.")] = None,
+    skip_if_exists: Annotated[bool, typer.Option("--skip-if-exists", help="Fine if an equal one is there.")] = False,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check a study file, its data and its model, and store the study. Trains nothing."""
+    from nasopt import study as studies
+    from nasopt.storage.rdb import parse_url, resolve_url, shown
+
+    url = parse_url(resolve_url(storage))
+    config = studies.read_study_file(study_file, name)
+    created = studies.create(config, url, artifacts=artifacts, skip_if_exists=skip_if_exists)
+    _say(f"study {config.name!r} {'created in' if created else 'is already in'} {shown(url)}")
+
+
+@study_app.command("optimize")
+def optimize(
+    name: Name,
+    n_trials: Annotated[
+        int | None, typer.Option("--n-trials", min=1, help="So many more trials; default: what is left of the search.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option("--timeout", min=0, help="Begin no trial after so many seconds.")] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; spread evenly over the GPUs.")] = 1,
+    data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make lost artifacts again.")] = False,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run trials. A second call goes on where the first stopped."""
+    from nasopt import study as studies
+    from nasopt.execution import local
+    from nasopt.execution.progress import make_view
+    from nasopt.objective import make_method
+
+    opened = studies.with_data(_open(storage, name, artifacts), data)
+    studies.check_artifacts(opened, rebuild)
+    budget = make_method(opened.config).budget
+    count = n_trials if n_trials is not None else studies.remaining_budget(opened, budget)
+    view = make_view(Console(stderr=True), count, Settings.quiet)
+    over = local.optimize(opened, view, n_trials=count, timeout=timeout, workers=workers)
+    if over is not None:
+        _say(f"the search is over: {over}")
+    elif count == 0:
+        _say(f"all {budget} trials of the search are done; --n-trials N runs more")
+
+
+@study_app.command("list")
+def list_studies(
+    output: Output = Format.table, storage: Storage = None, debug: Debug = False, quiet: Quiet = False
+) -> None:
+    """List the studies of a database."""
+    from nasopt import study as studies
+    from nasopt.report import tables
+    from nasopt.storage.rdb import parse_url, resolve_url
+
+    records = [tables.study_record(opened) for opened in studies.list_studies(parse_url(resolve_url(storage)))]
+    columns = {"name": "name", "method": "method", "complete": "trials.COMPLETE", "pareto": "pareto"}
+    columns |= {"best quality": "best.quality.value", "model": "model"}
+    tables.print_records(records, output.value, columns, Console())
+
+
+@study_app.command("show")
+def show(
+    name: Name, output: Output = Format.table, storage: Storage = None, debug: Debug = False, quiet: Quiet = False
+) -> None:
+    """Show a study: its state, the base model, the best values, the hypervolume."""
+    from nasopt.report import tables
+
+    tables.print_record(tables.study_record(_open(storage, name)), output.value, Console())
+
+
+@study_app.command("pareto")
+def pareto(
+    name: Name, output: Output = Format.table, storage: Storage = None, debug: Debug = False, quiet: Quiet = False
+) -> None:
+    """Show the Pareto front, best quality first."""
+    from nasopt.report.tables import pareto_trials
+
+    opened = _open(storage, name)
+    _print_trials(opened, pareto_trials(opened), output)
+
+
+@study_app.command("trials")
+def trials(
+    name: Name, output: Output = Format.table, storage: Storage = None, debug: Debug = False, quiet: Quiet = False
+) -> None:
+    """Show every trial."""
+    opened = _open(storage, name)
+    _print_trials(opened, opened.study.get_trials(deepcopy=False), output)
+
+
+@study_app.command("export")
+def export(
+    name: Name,
+    to: Annotated[Path, typer.Option("--to", help="Folder to write.")],
+    trial: Annotated[int | None, typer.Option("--trial", min=0, help="Number of the trial.")] = None,
+    best: Annotated[
+        str | None, typer.Option("--best", help='Best quality that satisfies it: "memory_mb<60 and latency_ms<=5".')
+    ] = None,
+    form: Annotated[ExportFormat, typer.Option("--format", help="hf: a folder for from_pretrained.")] = ExportFormat.hf,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
+    data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a trial's model, read it back and compare, and evaluate it once on the test split."""
+    from nasopt import delivery, study as studies
+
+    if (trial is None) == (best is None):
+        raise typer.BadParameter("name the model by --trial N or by --best CONDITION, one of them")
+    opened = studies.with_data(_open(storage, name, artifacts), data)
+    chosen = delivery.choose(opened, trial, best)
+    folder = delivery.export(opened, chosen, to, force=force)
+    _say(f"trial {chosen.number} written and verified:")
+    print(folder)
+
+
+@study_app.command("delete")
+def delete(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Delete a study and its files."""
+    from nasopt import study as studies
+
+    opened = _open(storage, name, artifacts)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("deleting asks first, and there is no terminal to ask on: pass --yes")
+        typer.confirm(f"Delete the study {name!r} and {opened.folder}?", abort=True)
+    studies.delete(opened)
+    _say(f"study {name!r} deleted")
+
+
+@app.command("dashboard")
+def dashboard(
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8080,
+    storage: Storage = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Open optuna-dashboard on the studies of a database, on this machine only."""
+    from nasopt.errors import MissingExtraError
+    from nasopt.storage.rdb import artifact_folder, open_storage, parse_url, resolve_url
+
+    url = parse_url(resolve_url(storage))
+    database = open_storage(url, must_exist=True)
+    try:
+        from optuna_dashboard import run_server
+    except ImportError:
+        raise MissingExtraError("optuna-dashboard", "dashboard") from None
+    from optuna.artifacts import FileSystemArtifactStore
+
+    folder = artifact_folder(url)
+    folder.mkdir(parents=True, exist_ok=True)
+    _say(f"http://127.0.0.1:{port}/ (Ctrl-C ends it)")
+    run_server(database, host="127.0.0.1", port=port, artifact_store=FileSystemArtifactStore(folder))
+
+
+@app.command("methods")
+def methods(output: Output = Format.table, debug: Debug = False, quiet: Quiet = False) -> None:
+    """List the methods, with what each searches."""
+    from nasopt.methods.base import available
+    from nasopt.report.tables import print_records
+
+    records = [{"name": name, "searches": method.searches} for name, method in available().items()]
+    print_records(records, output.value, {"method": "name", "searches": "searches"}, Console())
+
+
+def _open(storage: str | None, name: str, artifacts: Path | None = None) -> OpenStudy:
+    from nasopt.storage.rdb import parse_url, resolve_url
+    from nasopt.study import open_study
+
+    return open_study(parse_url(resolve_url(storage)), name, artifacts)
+
+
+def _print_trials(opened: OpenStudy, chosen: list[FrozenTrial], output: Format) -> None:
+    from nasopt.report import tables
+
+    names = opened.study.metric_names or []
+    records = [tables.trial_record(trial, names) for trial in chosen]
+    if output is Format.table:
+        records = [tables.with_totals(record) for record in records]
+    tables.print_records(records, output.value, tables.trial_columns(names), Console())
+
+
+def _say(line: str) -> None:
+    if not Settings.quiet:
+        Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _configure_libraries() -> None:
+    """Our own words only: what libraries print belongs to --debug."""
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    logging.getLogger("nasopt").setLevel(
+        logging.DEBUG if Settings.debug else logging.ERROR if Settings.quiet else logging.INFO
+    )
+    if not Settings.debug:
+        warnings.simplefilter("ignore")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    Settings.debug, Settings.quiet = "--debug" in sys.argv, "--quiet" in sys.argv
+    sys.path.insert(0, os.getcwd())  # functions named in a study file may lie beside it
+    _configure_libraries()
+    sys.exit(_run(lambda: app(standalone_mode=False)))
+
+
+def _run(command: Callable[[], Any]) -> int:
+    """Runs a command and turns what it raises into an exit code and one line."""
+    import click
+
+    try:
+        result = command()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Abort:
+        return _fail("aborted", 1)
+    except click.ClickException as error:
+        return _fail(error.format_message(), 2)
+    except NasoptError as error:
+        return _fail(str(error), 2, error)
+    except KeyboardInterrupt:
+        return _fail("interrupted; what was under way is tried again by the next `nasopt study optimize`", 130)
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        hint = "" if Settings.debug else " (--debug shows where)"
+        return _fail(f"{type(error).__name__}: {error}{hint}", 1, error)
+
+
+def _fail(message: str, code: int, error: Exception | None = None) -> int:
+    if Settings.debug and error is not None:
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"nasopt: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,240 @@
+"""The study file: what a user writes, checked as a whole before any work starts.
+
+No torch here. The options of a method stay a raw table (`StudyConfig.method_options`) and are checked by the method's
+own model, so that a method needs no change in this file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from nasopt.errors import StudyFileError, choices
+
+SCHEMA_VERSION = 1
+"""Version of the stored configuration. Raise it when a stored study would be read differently."""
+
+MetricName = Literal["accuracy", "f1", "matthews_correlation", "pearsonr", "spearmanr"]
+CLASSIFICATION_METRICS = ("accuracy", "f1", "matthews_correlation")
+REGRESSION_METRICS = ("pearsonr", "spearmanr")
+
+
+SectionT = TypeVar("SectionT", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A table of the study file: unknown keys are errors, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SplitsConfig(Section):
+    """Names of the splits in the data set."""
+
+    train: str = "train"
+    validation: str = "validation"
+    test: str | None = Field(None, description="Looked at once, by `study export`, for the model card.")
+
+
+class MaxSamplesConfig(Section):
+    """How many rows of each split are used at most (the first ones)."""
+
+    train: int | None = Field(None, ge=1)
+    validation: int | None = Field(None, ge=1)
+    test: int | None = Field(None, ge=1)
+
+
+class DatasetConfig(Section):
+    """Where the data are and which columns hold what."""
+
+    path: str = Field(min_length=1, description="Hub id, or a local folder, csv, json or parquet file.")
+    name: str | None = Field(None, description="Configuration of a hub data set, for example `sst2` of GLUE.")
+    revision: str | None = None
+    text: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = Field(
+        description="The text column, or two for sentence pairs."
+    )
+    label: str = "label"
+    splits: SplitsConfig = SplitsConfig()
+    max_samples: MaxSamplesConfig = MaxSamplesConfig()
+
+
+class TaskConfig(Section):
+    """What the models are for."""
+
+    type: Literal["text-classification"] = "text-classification"
+    model: str = Field(min_length=1, description="Hub id or local folder of the base model.")
+    revision: str | None = None
+    new_head: bool = Field(False, description="Train a new classification head even if the model has one.")
+    trust_remote_code: bool = False
+    metric: MetricName = "accuracy"
+    max_length: int = Field(128, ge=2, description="Tokens; longer texts are cut.")
+    dataset: DatasetConfig
+
+
+class TrainingConfig(Section):
+    """How a model is trained: inside a trial (`[training]`), or once, the base model (`[base_training]`)."""
+
+    epochs: int = Field(1, ge=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False)
+    scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: float = Field(0.06, ge=0, lt=1, description="Share of the optimizer steps.")
+    weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False)
+    gradient_clipping: float = Field(1.0, gt=0, allow_inf_nan=False, description="Largest gradient norm.")
+    accumulation: int = Field(1, ge=1, description="Batches per optimizer step.")
+    freeze_word_embeddings: bool = Field(False, description="Faster; rarely costs quality in a short fine-tuning.")
+
+
+class LatencyConfig(Section):
+    """One latency objective: the shape that is measured, and where."""
+
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]+$", description="Needed when there are several.")
+    device: str = Field("cpu", min_length=1, description='"cpu" or "cuda".')
+    batch_size: int = Field(32, ge=1)
+    sequence_length: int = Field(128, ge=2)
+    threads: int | None = Field(None, ge=1, description="CPU threads; all cores unless set.")
+
+
+class StudyConfig(Section):
+    """A whole study file."""
+
+    name: str = Field(min_length=1, pattern=r"^[^/\\\s][^/\\]*$", description="Also names the artifact folder.")
+    method: str = Field(min_length=1)
+    seed: int = Field(0, ge=0)
+    task: TaskConfig
+    training: TrainingConfig = TrainingConfig()
+    base_training: TrainingConfig = TrainingConfig(epochs=3)
+    latency: Annotated[tuple[LatencyConfig, ...], Field(min_length=1)] = (LatencyConfig(),)
+    teacher_cache_mb: int = Field(
+        4096, ge=0, description="Teacher outputs on the training split are kept on disk up to this; else it runs live."
+    )
+    method_options: dict[str, Any] = {}
+
+    @field_validator("latency", mode="before")
+    @classmethod
+    def _accept_one_table(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, Mapping | LatencyConfig) else value
+
+    @field_validator("base_training", mode="before")
+    @classmethod
+    def _default_base_epochs(cls, value: Any) -> Any:
+        return {"epochs": 3, **value} if isinstance(value, Mapping) else value
+
+    @model_validator(mode="after")
+    def _check_latencies(self) -> StudyConfig:
+        names = [latency.name for latency in self.latency]
+        if len(names) > 1 and (None in names or len(set(names)) < len(names)):
+            raise ValueError("several [[latency]] tables need a different `name` each")
+        return self
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> StudyConfig:
+        """Reads and checks a study file.
+
+        Raises:
+            StudyFileError: the file is missing, is not TOML, or holds values that are not allowed (all named at once).
+        """
+        config, errors = check_document(read_toml(path))
+        if config is None:
+            raise study_file_error(path, errors)
+        return config
+
+    def to_json(self) -> str:
+        """The configuration as it is stored in the database."""
+        return json.dumps({"schema": SCHEMA_VERSION, **self.model_dump(mode="json")}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> StudyConfig:
+        """Reads a stored configuration.
+
+        Raises:
+            StudyFileError: it was written by a newer nasopt.
+        """
+        document = json.loads(text)
+        schema = document.pop("schema", 0)
+        if schema > SCHEMA_VERSION:
+            raise StudyFileError(
+                f"the study was made by a newer nasopt (schema {schema}, this one reads {SCHEMA_VERSION}): upgrade nasopt"
+            )
+        return cls.model_validate(document)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Parses a study file without checking it.
+
+    Raises:
+        StudyFileError: the file is missing, unreadable or not TOML.
+    """
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise StudyFileError(f"{path}: no such study file") from None
+    except OSError as error:
+        raise StudyFileError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StudyFileError(f"{path}: not valid TOML: {error}") from None
+
+
+def check_document(document: Mapping[str, Any]) -> tuple[StudyConfig | None, list[str]]:
+    """The checked configuration, or None and every error in it."""
+    return check_section(StudyConfig, document)
+
+
+def check_section(
+    model: type[SectionT], document: Mapping[str, Any], prefix: str = ""
+) -> tuple[SectionT | None, list[str]]:
+    """Checks one table against its model; errors name keys as ``prefix.key``."""
+    try:
+        return model.model_validate(document), []
+    except ValidationError as error:
+        return None, [prefix + _describe(model, item) for item in error.errors()]
+
+
+def study_file_error(path: str | Path, errors: list[str]) -> StudyFileError:
+    count = "" if len(errors) == 1 else f"{len(errors)} errors: "
+    return StudyFileError(f"{path}: {count}" + "; ".join(errors))
+
+
+def _describe(model: type[BaseModel], error: ErrorDetails) -> str:
+    """One pydantic error as `key: what is wrong, what is allowed`."""
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location) or "study file"
+    given = error["input"]
+    match error["type"]:
+        case "missing":
+            return f"{key}: is missing"
+        case "extra_forbidden":
+            allowed = sorted(_fields_at(model, error["loc"][:-1]))
+            near = difflib.get_close_matches(location[-1], allowed, n=1)
+            hint = f", did you mean `{near[0]}`?" if near else f"; allowed: {choices(allowed)}"
+            return f"{key}: unknown key{hint}"
+        case "literal_error":
+            expected = error.get("ctx", {}).get("expected", "").replace(" or ", ", ").replace("'", "")
+            return f"{key}: {given!r} is not allowed; one of {expected}"
+        case "value_error":
+            return f"{key}: {error['msg'].removeprefix('Value error, ')}"
+        case _:
+            message = error["msg"][:1].lower() + error["msg"][1:]
+            return f"{key}: {message}, not {given!r}"
+
+
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterator[str]:
+    """Field names of the (sub)model that `location` leads to."""
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        nested = [annotation, *get_args(annotation)]
+        found = next((item for item in nested if isinstance(item, type) and issubclass(item, BaseModel)), None)
+        if found is None:
+            return
+        model = found
+    yield from model.model_fields

@@ -1,0 +1,73 @@
+"""Errors a user can mend.
+
+Every one of them becomes a single line on stderr and exit code 2 (see :mod:`nasopt.cli`), so its message says what is
+wrong, where, and how to mend it. Anything that is not a :class:`NasoptError` is a defect of ours or of the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class NasoptError(Exception):
+    """Base class of everything the user can mend."""
+
+
+class StudyFileError(NasoptError):
+    """A study file that is missing, malformed or holds values that are not allowed."""
+
+
+class DatasetError(NasoptError):
+    """A data set, split or column that does not exist or does not fit the task."""
+
+
+class UnsupportedModelError(NasoptError):
+    """A model that nasopt cannot load or cut exactly."""
+
+
+class StorageError(NasoptError):
+    """A database that cannot be reached or does not hold what was asked for."""
+
+
+class StudyNotFoundError(StorageError):
+    """A study that does not exist in the database."""
+
+
+class StudyExistsError(StorageError):
+    """A study that exists already."""
+
+
+class TrialNotFoundError(NasoptError):
+    """A trial that is missing, failed or has no checkpoint."""
+
+
+class CheckpointError(NasoptError):
+    """A checkpoint that is missing or damaged."""
+
+
+class ArtifactFolderError(NasoptError):
+    """An artifact folder that is missing or cannot be written."""
+
+
+class DeviceNotFoundError(NasoptError):
+    """A device that is not present on this machine."""
+
+
+class ExportError(NasoptError):
+    """A model that cannot be written in the requested form, or did not survive being read back."""
+
+
+class MissingExtraError(NasoptError):
+    """An optional dependency that is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"the package `{package}` is not installed: pip install 'nasopt[{extra}]'")
+
+
+class TrainingDivergedError(Exception):
+    """A loss that is not finite. Fails the trial, never the study."""
+
+
+def choices(allowed: Iterable[object]) -> str:
+    """`a, b, c` for the end of an error message."""
+    return ", ".join(str(item) for item in allowed)

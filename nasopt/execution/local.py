@@ -1,0 +1,197 @@
+"""Running trials on this machine: in this process, or in several worker processes on one database."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.context import SpawnContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from nasopt.execution.progress import ProgressView
+from nasopt.objective import Objective
+from nasopt.storage import attributes
+from nasopt.storage.rdb import parse_url
+from nasopt.study import OpenStudy, is_over, open_study, run_base, run_trials, with_data
+
+JOIN_SECONDS = 60
+"""How long workers may take to finish cleanly after an interruption."""
+
+
+class Tickets:
+    """Leave to begin a trial: so many in all, and none after the deadline. Shared by worker processes.
+
+    Args:
+        count: trials that may begin.
+        timeout: seconds from now after which none begins.
+    """
+
+    def __init__(self, context: SpawnContext, count: int, timeout: float | None) -> None:
+        self._left = context.Value("q", count)
+        # Monotonic clocks are the same in all processes of a machine.
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+
+    def take(self) -> bool:
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            return False
+        with self._left.get_lock():
+            if self._left.value <= 0:
+                return False
+            self._left.value -= 1
+            return True
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """What a worker process is told."""
+
+    url: str
+    name: str
+    artifacts: Path
+    dataset: str
+    index: int
+    workers: int
+
+
+def optimize(
+    opened: OpenStudy, view: ProgressView, *, n_trials: int, timeout: float | None = None, workers: int = 1
+) -> str | None:
+    """Runs the base model if need be, then up to `n_trials` more trials.
+
+    Returns:
+        Why the search is over, if it is; None if trials may go on.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the trials under way were recorded as interrupted.
+        ChildProcessError: a worker died; the others have finished.
+    """
+    tickets = Tickets(multiprocessing.get_context("spawn"), n_trials, timeout)
+    with _terminable(), view:
+        objective = Objective(opened.config, opened.artifacts, view.phase)
+        run_base(opened, objective)
+        if workers == 1:
+            run_trials(opened, objective, tickets.take, lambda trial: view.finished(trial.number, summary(trial)))
+        else:
+            _run_workers(opened, view, tickets, workers)
+        return is_over(opened, objective)
+
+
+def summary(trial: FrozenTrial) -> str:
+    """One line about a trial that has ended."""
+    if trial.state != TrialState.COMPLETE:
+        reason = trial.user_attrs.get(attributes.FAILURE, "every genotype has been tried")
+        return f"trial {trial.number} {trial.state.name.lower()}: {reason}"
+    quality, *latencies, memory = trial.values
+    shown = " / ".join(f"{latency:.2f}" for latency in latencies)
+    genotype = trial.params
+    layers = sum(value for name, value in genotype.items() if name.startswith("layer_"))
+    how = f"{genotype.get('training')} from {trial.user_attrs.get(attributes.PARENT)}"
+    return (
+        f"trial {trial.number}: quality {quality:.4f}, {shown} ms, {memory:.1f} MB"
+        f"  ({layers} layers, {genotype.get('precision')}, {how})"
+    )
+
+
+def _run_workers(opened: OpenStudy, view: ProgressView, tickets: Tickets, workers: int) -> None:
+    context = multiprocessing.get_context("spawn")
+    events: Any = context.SimpleQueue()
+    processes: list[BaseProcess] = []
+    for index in range(workers):
+        setup = WorkerSetup(
+            opened.url.render_as_string(hide_password=False),
+            opened.config.name,
+            opened.artifacts,
+            opened.config.task.dataset.path,
+            index,
+            workers,
+        )
+        process = context.Process(target=_worker, args=(setup, tickets, events), name=f"nasopt-worker-{index}")
+        process.start()
+        processes.append(process)
+    try:
+        while any(process.is_alive() for process in processes):
+            _show(events, view)
+            time.sleep(0.1)
+        _show(events, view)
+    except KeyboardInterrupt:
+        _stop(processes)
+        raise
+    failed = [f"{process.name} (exit code {process.exitcode})" for process in processes if process.exitcode != 0]
+    if failed:
+        raise ChildProcessError(f"{', '.join(failed)} died; what was interrupted is tried again by the next optimize")
+
+
+def _worker(setup: WorkerSetup, tickets: Tickets, events: Any) -> None:
+    """A worker process: its share of the cores, its GPU, and trials while there are tickets."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent passes it on, once
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if gpus != [""]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[setup.index % len(gpus)]
+    else:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.set_device(setup.index % torch.cuda.device_count())
+    _limit_threads(setup.workers)
+    try:
+        with _terminable():
+            opened = with_data(open_study(parse_url(setup.url), setup.name, setup.artifacts), setup.dataset)
+            objective = Objective(opened.config, setup.artifacts, lambda *event: events.put(("phase", event)))
+            run_trials(
+                opened,
+                objective,
+                tickets.take,
+                lambda trial: events.put(("finished", (trial.number, summary(trial)))),
+            )
+    except KeyboardInterrupt:
+        return
+
+
+def _show(events: Any, view: ProgressView) -> None:
+    while not events.empty():
+        kind, event = events.get()
+        if kind == "phase":
+            view.phase(*event)
+        else:
+            view.finished(*event)
+
+
+def _stop(processes: list[BaseProcess]) -> None:
+    """Asks the workers to end, so that their trials are recorded as interrupted, and waits."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(JOIN_SECONDS)
+        if process.is_alive():
+            process.kill()
+
+
+def _limit_threads(workers: int) -> None:
+    """Each worker its share of the cores: two unconstrained workers on two cores run six times slower than one."""
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the work as Ctrl-C does: cleanly."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the clean end
+        raise KeyboardInterrupt("SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

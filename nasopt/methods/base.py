@@ -1,0 +1,177 @@
+"""What a method is: options, a sampler, and how a trial's parameters become a trained candidate.
+
+A new method is one file in this folder (and one sampler, if Optuna's do not serve), named in the entry-point group
+``nasopt.methods``. Importing a method must not import torch: heavy imports belong inside its functions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel
+
+from nasopt.config import StudyConfig
+from nasopt.errors import StudyFileError, choices
+from nasopt.models.architecture import Architecture, EncoderShape
+
+if TYPE_CHECKING:
+    import torch
+    from optuna import Study
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial, Trial
+    from transformers import PreTrainedModel
+
+    from nasopt.storage.checkpoints import CheckpointStore
+    from nasopt.tasks.base import Task
+    from nasopt.tasks.batches import EncodedSplit
+    from nasopt.training.teacher import Teacher
+
+ENTRY_POINTS = "nasopt.methods"
+
+PhaseCallback = Callable[[str, int, int], None]
+"""(what is being done, steps done, steps in all; 0 of 0 where that is not known)."""
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """How a candidate's weights were trained, from the base model on.
+
+    Attributes:
+        parent: number of the trial whose weights were inherited; None for the base model.
+        finetune_epochs: epochs on the task loss, summed over the line of parents.
+        distill_epochs: epochs on task loss + distillation loss, likewise.
+    """
+
+    parent: int | None = None
+    finetune_epochs: int = 0
+    distill_epochs: int = 0
+
+
+@dataclass
+class Candidate:
+    """A trained fp32 model, its shape, and where its weights came from.
+
+    Attributes:
+        model: physically small, fp32, in eval mode.
+        architecture: what it keeps of the base model, and the precision it is to be stored in.
+        lineage: where its weights came from.
+        training: what the last training took; empty if there was none.
+    """
+
+    model: PreTrainedModel
+    architecture: Architecture
+    lineage: Lineage
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Context:
+    """What a study has prepared for its trials. Everything is made once per process.
+
+    Attributes:
+        config: the study's configuration.
+        task: data, metric and loss.
+        splits: the tokenised data by role (train, validation, maybe test).
+        base_model: the trained base model, fp32; never changed, copy it.
+        base_key: its checkpoint.
+        shape: its shape.
+        checkpoints: weights of the trials.
+        folder: the study's artifact folder.
+        device: where candidates are trained and evaluated.
+    """
+
+    config: StudyConfig
+    task: Task
+    splits: dict[str, EncodedSplit]
+    base_model: PreTrainedModel
+    base_key: str
+    shape: EncoderShape
+    checkpoints: CheckpointStore
+    folder: Path
+    device: torch.device
+    on_phase: PhaseCallback
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The base model's outputs on the training split."""
+        from nasopt.training.teacher import make_teacher
+
+        return make_teacher(
+            self.base_model,
+            self.splits["train"],
+            self.folder / "teacher",
+            self.base_key,
+            device=self.device,
+            max_bytes=self.config.teacher_cache_mb * 10**6,
+            on_step=lambda done, total: self.on_phase("teacher outputs", done, total),
+        )
+
+
+class Method(ABC):
+    """One way to search. Instances are cheap and hold no state of a study."""
+
+    name: ClassVar[str]
+    searches: ClassVar[str]
+    """What it searches, for `nasopt methods`."""
+    options_model: ClassVar[type[BaseModel]]
+
+    @abstractmethod
+    def __init__(self, options: Any) -> None:
+        """Takes an instance of `options_model`."""
+
+    @property
+    @abstractmethod
+    def budget(self) -> int:
+        """How many trials a whole search takes, base and controls not counted."""
+
+    @property
+    def target_quality(self) -> float | None:
+        """Stop after the first trial that reaches this and is smaller and faster than the base model."""
+        return None
+
+    @abstractmethod
+    def sampler(self, seed: int | None) -> BaseSampler:
+        """The sampler that proposes trials, unless the user passes another."""
+
+    @abstractmethod
+    def base_params(self, shape: EncoderShape) -> dict[str, Any]:
+        """The parameters of trial 0, the base model."""
+
+    @abstractmethod
+    def build(self, trial: Trial, context: Context) -> Candidate:
+        """Turns the trial's parameters into a trained candidate."""
+
+    @abstractmethod
+    def quantize(self, candidate: Candidate, device: torch.device) -> PreTrainedModel:
+        """The artifact that is measured and exported: a copy of the candidate in its precision, on `device`."""
+
+    def parents(self, study: Study) -> Sequence[FrozenTrial]:
+        """Trials that may still become parents, so that their checkpoints are kept."""
+        return ()
+
+    def scores(self, study: Study, values: Sequence[float]) -> dict[str, float]:
+        """Scalar scores of a trial, stored as user attributes beside its objectives."""
+        return {}
+
+
+def available() -> dict[str, type[Method]]:
+    """Every installed method by name."""
+    return {point.name: point.load() for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda p: p.name)}
+
+
+def find(name: str) -> type[Method]:
+    """The method of that name.
+
+    Raises:
+        StudyFileError: there is none.
+    """
+    methods = available()
+    if name not in methods:
+        raise StudyFileError(f"method: {name!r} is not a method; one of {choices(methods)}")
+    return methods[name]

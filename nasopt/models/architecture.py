@@ -1,0 +1,147 @@
+"""The shape of a candidate, as data. No torch here: samplers and reports read it too.
+
+The genotype of a trial is a flat set of Optuna parameters:
+``layer_<i>`` in {0, 1}, ``heads_<i>`` in 0..H, ``ffn_<i>`` in steps of :data:`FFN_STEP`, ``precision`` and
+``training``. It holds *counts*. An :class:`Architecture` also says *which* heads and neurons of the base model were kept,
+so that a child can inherit its parent's weights and get back from the base model what the parent lacks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias, get_args
+
+FFN_STEP = 64
+"""FFN widths are multiples of 64: nf4 kernels on AVX512-BF16 CPUs need `in_features` to be one."""
+
+Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8", "int4"]
+Training: TypeAlias = Literal["none", "finetune", "distill"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+TRAININGS: tuple[Training, ...] = get_args(Training)
+
+GENOTYPE_NAME = re.compile(r"(layer|heads|ffn)_(0|[1-9]\d*)|precision|training")
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """The base model's shape: what there is to remove."""
+
+    num_layers: int
+    num_heads: int
+    ffn_size: int
+    hidden_size: int
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_heads
+
+
+@dataclass(frozen=True)
+class KeptUnits:
+    """Attention heads and FFN neurons that one encoder layer keeps, in the base model's numbering, ascending."""
+
+    heads: tuple[int, ...]
+    neurons: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a candidate keeps of the base model, layer by layer (`None`: the layer is removed), and its precision."""
+
+    layers: tuple[KeptUnits | None, ...]
+    precision: Precision = "fp32"
+
+    @classmethod
+    def full(cls, shape: EncoderShape, precision: Precision = "fp32") -> Architecture:
+        units = KeptUnits(tuple(range(shape.num_heads)), tuple(range(shape.ffn_size)))
+        return cls((units,) * shape.num_layers, precision)
+
+    @property
+    def kept_layers(self) -> tuple[int, ...]:
+        """Indices, in the base model, of the encoder layers that are kept."""
+        return tuple(index for index, units in enumerate(self.layers) if units is not None)
+
+    def with_precision(self, precision: Precision) -> Architecture:
+        return replace(self, precision=precision)
+
+    def contains(self, other: Architecture) -> bool:
+        """Whether `other` can be cut out of this architecture (precision does not matter)."""
+        if len(self.layers) != len(other.layers):
+            return False
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            if theirs is None:
+                continue
+            if mine is None:
+                return False
+            if not set(theirs.heads) <= set(mine.heads) or not set(theirs.neurons) <= set(mine.neurons):
+                return False
+        return True
+
+    def to_params(self) -> dict[str, int | str]:
+        """The genotype's counts as Optuna parameters (without ``training``)."""
+        params: dict[str, int | str] = {}
+        for index, units in enumerate(self.layers):
+            params[f"layer_{index}"] = int(units is not None)
+            params[f"heads_{index}"] = len(units.heads) if units else 0
+            params[f"ffn_{index}"] = len(units.neurons) if units else 0
+        params["precision"] = self.precision
+        return params
+
+    def to_json(self) -> str:
+        layers = [
+            None if units is None else {"heads": _to_ranges(units.heads), "neurons": _to_ranges(units.neurons)}
+            for units in self.layers
+        ]
+        return json.dumps({"layers": layers, "precision": self.precision}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Architecture:
+        document = json.loads(text)
+        return cls(
+            tuple(
+                None if item is None else KeptUnits(_from_ranges(item["heads"]), _from_ranges(item["neurons"]))
+                for item in document["layers"]
+            ),
+            document["precision"],
+        )
+
+
+def canonical(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The same genotype with one spelling: a removed layer has no heads and no neurons.
+
+    Two genotypes that describe the same model are equal after this, whatever a sampler wrote for layers that are gone.
+    """
+    result = dict(params)
+    for name in params:
+        if name.startswith("layer_") and not params[name]:
+            index = name.removeprefix("layer_")
+            for part in ("heads", "ffn"):
+                if f"{part}_{index}" in result:
+                    result[f"{part}_{index}"] = 0
+    return result
+
+
+def _to_ranges(indices: tuple[int, ...]) -> str:
+    """`(0, 1, 2, 5)` as ``"0-2,5"``: short where whole blocks are kept."""
+    parts: list[str] = []
+    start = previous = None
+    for index in (*indices, None):
+        if start is None:
+            start = previous = index
+        elif index is not None and previous is not None and index == previous + 1:
+            previous = index
+        else:
+            parts.append(str(start) if start == previous else f"{start}-{previous}")
+            start = previous = index
+    return ",".join(part for part in parts if part != "None")
+
+
+def _from_ranges(text: str) -> tuple[int, ...]:
+    indices: list[int] = []
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        indices.extend(range(int(first), int(last or first) + 1))
+    return tuple(indices)

@@ -1,0 +1,276 @@
+"""The objective: trial -> (quality, latency_ms, memory_mb), of the very artifact that `export` would write."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+from nasopt.config import LatencyConfig, StudyConfig, check_section
+from nasopt.errors import StudyFileError
+from nasopt.methods.base import Candidate, Context, Method, find
+from nasopt.pareto import pareto_mask
+from nasopt.samplers.evolution import is_exhausted, parent_of
+from nasopt.storage import attributes
+from nasopt.storage.rdb import artifact_folder, parse_url
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+    from transformers import PreTrainedModel
+
+TrialPhaseCallback = Callable[[int, str, int, int], None]
+"""(trial number, what is being done, steps done, steps in all; 0 of 0 where that is not known)."""
+
+logger = logging.getLogger("nasopt")
+
+
+def make_method(config: StudyConfig) -> Method:
+    """The study's method with its options.
+
+    Raises:
+        StudyFileError: there is no such method, or an option is not allowed.
+    """
+    method = find(config.method)
+    options, errors = check_section(method.options_model, config.method_options, prefix="method_options.")
+    if options is None:
+        raise StudyFileError("; ".join(errors))
+    return method(options)
+
+
+class Objective:
+    """Builds, trains and measures the candidate that a trial describes.
+
+    Data and base model are prepared at the first call. A trial that fails (a loss that is not finite, memory that runs
+    out, a full disk) gets its reason in the user attribute ``failure`` and the value NaN, which Optuna records as a
+    failed trial: it never stops the study.
+
+    Args:
+        config: the study's configuration.
+        artifacts: where the study's files go; beside the study's SQLite file (else in ``./nasopt-artifacts``) if None.
+        on_phase: told what is being done.
+
+    Example:
+        >>> objective = nasopt.Objective(config)
+        >>> study = optuna.create_study(directions=objective.directions, sampler=objective.sampler(seed=0))
+        >>> study.optimize(objective, n_trials=40)
+    """
+
+    def __init__(
+        self, config: StudyConfig, artifacts: str | Path | None = None, on_phase: TrialPhaseCallback | None = None
+    ) -> None:
+        self.config = config
+        self.method = make_method(config)
+        self._artifacts = None if artifacts is None else Path(artifacts)
+        self._on_phase = on_phase or (lambda number, phase, done, total: None)
+        self._context: Context | None = None
+        self._trial_number = -1
+        self._busy = threading.Lock()
+
+    @property
+    def directions(self) -> list[str]:
+        return ["maximize", *["minimize" for _ in self.config.latency], "minimize"]
+
+    @property
+    def metric_names(self) -> list[str]:
+        """Names of the values, in their order."""
+        return ["quality", *[_latency_name(latency) for latency in self.config.latency], "memory_mb"]
+
+    def sampler(self, seed: int | None = None) -> BaseSampler:
+        """The method's sampler; the study file's seed if none is given."""
+        return self.method.sampler(self.config.seed if seed is None else seed)
+
+    def prepare(self, study: optuna.Study) -> Context:
+        """Tokenises the data and trains the base model if that has not been done.
+
+        Raises:
+            NasoptError: what the user can mend (see :func:`nasopt.preparation.prepare`).
+        """
+        from nasopt.preparation import prepare
+
+        if self._context is None:
+            folder = self._artifacts or _default_artifacts(study)
+            self._context = prepare(
+                self.config,
+                folder / self.config.name,
+                lambda phase, done, total: self._on_phase(self._trial_number, phase, done, total),
+            )
+        return self._context
+
+    def __call__(self, trial: optuna.Trial) -> tuple[float, ...]:
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError(
+                "n_jobs > 1 is refused: trials of one process would train and measure at the same time and spoil each "
+                "other's latency; run several processes on one database instead (`nasopt study optimize --workers`)"
+            )
+        try:
+            self._trial_number = trial.number
+            trial.set_user_attr(attributes.WORKER, worker_identity())
+            context = self.prepare(trial.study)
+            return self._run(trial, context)
+        finally:
+            self._busy.release()
+
+    def _run(self, trial: optuna.Trial, context: Context) -> tuple[float, ...]:
+        if is_exhausted(trial):
+            trial.set_user_attr(attributes.EXHAUSTED, True)
+            trial.study.stop()
+            raise optuna.TrialPruned("every genotype the method can reach has been tried")
+        try:
+            candidate = self.method.build(trial, context)
+            values = self._measure(trial, candidate, context)
+            self._store(trial, candidate, values, context)
+        except optuna.TrialPruned:
+            raise
+        except KeyboardInterrupt as error:
+            trial.set_user_attr(attributes.INTERRUPTED, True)
+            trial.set_user_attr(attributes.FAILURE, f"interrupted: {str(error) or 'Ctrl-C'}")
+            raise
+        except Exception as error:
+            # Whatever went wrong in one candidate must not end the study; the reason stays with the trial.
+            reason = f"{type(error).__name__}: {str(error) or 'no message'}".splitlines()[0]
+            trial.set_user_attr(attributes.FAILURE, reason)
+            logger.warning("trial %d failed: %s", trial.number, reason)
+            logger.debug("trial %d", trial.number, exc_info=True)
+            _free_memory()
+            return (math.nan,) * len(self.directions)
+        self.collect(trial.study)
+        return values
+
+    def _measure(self, trial: optuna.Trial, candidate: Candidate, context: Context) -> tuple[float, ...]:
+        """Quality, latencies and memory of the artifact; what belongs to them goes into user attributes."""
+        from nasopt.measurement.device import resolve_device
+        from nasopt.measurement.memory import memory_mb
+        from nasopt.models.quantization import stored_tensors
+
+        device = resolve_device(self.config.latency[0].device)
+        artifact = self.method.quantize(candidate, device)
+        # NOTE: memory first: the first forward pass of an nf4 model repacks its weights in place.
+        memory = memory_mb(stored_tensors(artifact))
+        context.on_phase("evaluating", 0, 0)
+        evaluation = context.task.evaluate(artifact, context.splits["validation"], device)
+        if not math.isfinite(evaluation.quality):
+            raise ValueError(f"the quality is {evaluation.quality}")
+        measured = {}
+        for latency in self.config.latency:
+            context.on_phase("measuring", 0, 0)
+            measured[_latency_name(latency)] = self._measure_latency(trial.study, artifact, candidate, latency, context)
+        trial.set_user_attr(attributes.LATENCY, measured)
+        return evaluation.quality, *[item["value_ms"] for item in measured.values()], memory
+
+    def _measure_latency(
+        self,
+        study: optuna.Study,
+        artifact: PreTrainedModel,
+        candidate: Candidate,
+        latency: LatencyConfig,
+        context: Context,
+    ) -> dict[str, Any]:
+        """One latency objective: its value, and everything that is needed to defend it."""
+        from nasopt.measurement.device import Environment, resolve_device
+        from nasopt.measurement.latency import fixed_inputs, measure_latency, normalised_ms
+
+        device = resolve_device(latency.device)
+        threads = latency.threads or os.cpu_count() or 1
+        inputs = fixed_inputs(
+            latency.batch_size,
+            latency.sequence_length,
+            vocab_size=context.base_model.config.vocab_size,
+            special_ids=context.task.tokenizer.all_special_ids,
+            device=device,
+        )
+        base = context.base_model.to(device)
+        measurement = measure_latency(artifact.to(device), base, inputs, device=device, threads=threads)
+        base_trial = attributes.base_of(study)
+        position = self.metric_names.index(_latency_name(latency))
+        reference = base_trial.values[position] if base_trial else measurement.base_median_ms
+        environment = Environment.of(
+            device,
+            dtype=candidate.architecture.precision,
+            threads=threads,
+            batch_size=latency.batch_size,
+            sequence_length=latency.sequence_length,
+        )
+        return {
+            # NOTE: the ratio to the base model, measured in alternation, times the base model's latency at the
+            # study's start: the drift of a busy machine cancels, and values of different days compare.
+            "value_ms": normalised_ms(measurement.ratio, reference),
+            **measurement.to_dict(),
+            **environment.to_dict(),
+        }
+
+    def _store(
+        self, trial: optuna.Trial, candidate: Candidate, values: tuple[float, ...], context: Context
+    ) -> None:
+        """Keeps the fp32 weights for children and export, and says what the candidate is."""
+        context.on_phase("storing", 0, 0)
+        lineage = candidate.lineage
+        key = context.checkpoints.write(candidate.model.state_dict(), candidate.architecture)
+        described = {
+            attributes.CHECKPOINT: key,
+            attributes.PARENT: lineage.parent,
+            "finetune_epochs": lineage.finetune_epochs,
+            "distill_epochs": lineage.distill_epochs,
+            "training_result": candidate.training,
+            "parameters": candidate.model.num_parameters(),
+            **self.method.scores(trial.study, values),
+        }
+        for name, value in described.items():
+            trial.set_user_attr(name, value)
+        if lineage.parent is None and key == context.base_key:
+            trial.set_user_attr(attributes.IS_BASE, True)
+
+    def collect(self, study: optuna.Study) -> None:
+        """Deletes checkpoints that nobody needs: neither possible parents, nor on the Pareto front, nor being used."""
+        assert self._context is not None
+        complete = attributes.complete_trials(study)
+        keep = {self._context.base_key}
+        keep.update(trial.user_attrs.get(attributes.CHECKPOINT, "") for trial in self.method.parents(study))
+        if complete:
+            front = pareto_mask(attributes.minimised(complete, study))
+            keep.update(trial.user_attrs[attributes.CHECKPOINT] for trial, on in zip(complete, front, strict=True) if on)
+        keep.update(_keys_in_use(study))
+        candidates = (trial.user_attrs.get(attributes.CHECKPOINT, "") for trial in complete)
+        self._context.checkpoints.collect(candidates, keep)
+
+
+def worker_identity() -> dict[str, str | int | float]:
+    """This process, so that another one on this host can tell whether it is still alive."""
+    import psutil
+
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+
+
+def _latency_name(latency: LatencyConfig) -> str:
+    return "latency_ms" if latency.name is None else f"latency_ms_{latency.name}"
+
+
+def _keys_in_use(study: optuna.Study) -> set[str]:
+    """Checkpoints that trials under way, or waiting, inherit from."""
+    states = (optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING)
+    trials = study.get_trials(deepcopy=False)
+    parents = {parent_of(trial) for trial in trials if trial.state in states}
+    return {trials[number].user_attrs.get(attributes.CHECKPOINT, "") for number in parents if number is not None}
+
+
+def _default_artifacts(study: optuna.Study) -> Path:
+    backend = getattr(study._storage, "_backend", study._storage)
+    return artifact_folder(parse_url(getattr(backend, "url", "sqlite://")))
+
+
+def _free_memory() -> None:
+    """Gives back what a failed candidate held on the GPU, or the next one may fail for the same reason."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

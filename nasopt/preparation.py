@@ -1,0 +1,124 @@
+"""What a study needs before its first trial: tokenised data and a trained base model, both made once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from filelock import FileLock
+
+from nasopt.config import StudyConfig
+from nasopt.errors import DatasetError
+from nasopt.measurement.device import resolve_device
+from nasopt.methods.base import Context, PhaseCallback
+from nasopt.models.architecture import Architecture
+from nasopt.models.families import encoder_shape
+from nasopt.storage.checkpoints import CheckpointStore, write_atomically
+from nasopt.tasks.batches import Batch
+from nasopt.tasks.classification import TextClassification
+from nasopt.training.loop import train
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+    from nasopt.tasks.base import Task
+    from nasopt.tasks.batches import EncodedSplit
+
+BASE_RECORD = "base.json"
+
+logger = logging.getLogger("nasopt")
+
+
+def open_task(config: StudyConfig) -> Task:
+    """The task of a study: opens and checks data and model, loads no weights.
+
+    Raises:
+        DatasetError, UnsupportedModelError: see :class:`nasopt.tasks.base.Task`.
+        DeviceNotFoundError: a device to measure on is not here.
+    """
+    for latency in config.latency:
+        resolve_device(latency.device)
+    task = TextClassification(config.task)
+    longest = task.max_positions
+    for latency in config.latency:
+        if latency.sequence_length > longest:
+            raise DatasetError(
+                f"latency.sequence_length: {latency.sequence_length}, but the model reads at most {longest} tokens"
+            )
+    return task
+
+
+def prepare(config: StudyConfig, folder: Path, on_phase: PhaseCallback) -> Context:
+    """Tokenises the data and trains the base model, or finds both in the study's artifact folder.
+
+    Raises:
+        ArtifactFolderError: the folder cannot be written.
+        CheckpointError: the stored base model is damaged.
+    """
+    task = open_task(config)
+    checkpoints = CheckpointStore(folder / "checkpoints")
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    # Workers on this host that start together prepare one after the other; the second finds what the first made.
+    with FileLock(folder / ".preparation.lock"):
+        (folder / "data").mkdir(exist_ok=True)
+        on_phase("tokenising", 0, 0)
+        splits = task.encode(folder / "data")
+        model, key = _base_model(config, task, splits["train"], folder, checkpoints, device, on_phase)
+    return Context(
+        config=config,
+        task=task,
+        splits=splits,
+        base_model=model,
+        base_key=key,
+        shape=encoder_shape(model.config),
+        checkpoints=checkpoints,
+        folder=folder,
+        device=device,
+        on_phase=on_phase,
+    )
+
+
+def _base_model(
+    config: StudyConfig,
+    task: Task,
+    train_split: EncodedSplit,
+    folder: Path,
+    checkpoints: CheckpointStore,
+    device: torch.device,
+    on_phase: PhaseCallback,
+) -> tuple[PreTrainedModel, str]:
+    """The trained base model on the CPU, and its checkpoint."""
+    record = folder / BASE_RECORD
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)  # a new head starts the same way in every study with this seed
+        model = task.load_model()
+    architecture = Architecture.full(encoder_shape(model.config))
+    if record.is_file():
+        key = json.loads(record.read_text())["checkpoint"]
+        weights, _ = checkpoints.read(key)
+        model.load_state_dict(weights)
+        return model.eval(), key
+    checkpoints.remove_partial_files()
+    if not task.has_head:
+        logger.info("fine-tuning the base model (%d epochs), once for this study", config.base_training.epochs)
+
+        def loss(module: nn.Module, batch: Batch) -> Tensor:
+            return task.loss(task.outputs(module, batch), batch.labels)
+
+        train(
+            model,
+            train_split,
+            loss,
+            config.base_training,
+            device=device,
+            seed=config.seed,
+            on_step=lambda done, total: on_phase("base model", done, total),
+        )
+        model.to("cpu")
+    key = checkpoints.write(model.state_dict(), architecture)
+    write_atomically(record, json.dumps({"checkpoint": key}))
+    return model.eval(), key

@@ -1,0 +1,59 @@
+"""Choosing a trial by a condition on its values: ``memory_mb<60 and latency_ms<=5``."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from optuna.trial import FrozenTrial
+
+from nasopt.errors import TrialNotFoundError, choices
+
+OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+}
+CONDITION = re.compile(r"\s*([A-Za-z_][\w-]*)\s*(<=|>=|==|<|>)\s*([-+]?[0-9.]+(?:[eE][-+]?\d+)?)\s*")
+
+Condition = tuple[int, Callable[[float, float], bool], float]
+
+
+def best_trial(trials: Sequence[FrozenTrial], condition: str, metric_names: Sequence[str]) -> FrozenTrial:
+    """The trial of the highest quality among those that satisfy every part of a condition.
+
+    Args:
+        trials: complete ones.
+        condition: comparisons joined by ``and``; an empty one holds for every trial.
+        metric_names: names of the trials' values, quality first.
+
+    Raises:
+        TrialNotFoundError: the condition cannot be read, or no trial satisfies it.
+    """
+    parts = parse_condition(condition, metric_names)
+    found = [trial for trial in trials if all(compare(trial.values[at], bound) for at, compare, bound in parts)]
+    if not found:
+        raise TrialNotFoundError(f"--best {condition!r}: no complete trial with a checkpoint satisfies it; loosen it")
+    return max(found, key=lambda trial: (trial.values[0], -trial.number))
+
+
+def parse_condition(condition: str, metric_names: Sequence[str]) -> list[Condition]:
+    """The comparisons of a condition: which value, how, and with what."""
+    parts: list[Condition] = []
+    for text in re.split(r"\band\b", condition) if condition.strip() else []:
+        match = CONDITION.fullmatch(text)
+        if match is None:
+            raise TrialNotFoundError(
+                f"--best: {text.strip()!r} cannot be read; write for example \"memory_mb<60 and latency_ms<=5\""
+            )
+        name, comparison, bound = match.groups()
+        if name not in metric_names:
+            raise TrialNotFoundError(f"--best: there is no value {name!r}; the study has {choices(metric_names)}")
+        try:
+            parts.append((metric_names.index(name), OPERATORS[comparison], float(bound)))
+        except ValueError:
+            raise TrialNotFoundError(f"--best: {bound!r} is not a number") from None
+    return parts

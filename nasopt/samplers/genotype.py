@@ -1,0 +1,73 @@
+"""The flat genotype as samplers see it: which parameters are theirs, their full values, bounds and identity.
+
+A genotype is a mapping from parameter names to values, a space one from names to Optuna distributions. What is said of
+names and canonical form stands in :mod:`nasopt.models.architecture`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any, TypeAlias
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+
+from nasopt.models.architecture import GENOTYPE_NAME, PRECISIONS, TRAININGS, canonical
+
+Genotype: TypeAlias = dict[str, Any]
+Space: TypeAlias = dict[str, BaseDistribution]
+
+_CHOICES: dict[str, tuple[str, ...]] = {"precision": PRECISIONS, "training": TRAININGS}
+
+
+def is_own(name: str, distribution: BaseDistribution) -> bool:
+    """Whether a parameter belongs to the genotype: its name, and a distribution of the kind that goes with it."""
+    if GENOTYPE_NAME.fullmatch(name) is None:
+        return False
+    if name in _CHOICES:
+        return isinstance(distribution, CategoricalDistribution) and set(distribution.choices) <= set(_CHOICES[name])
+    if not isinstance(distribution, IntDistribution) or distribution.log or distribution.low < 0:
+        return False
+    return not name.startswith("layer_") or distribution.high <= 1
+
+
+def full_value(distribution: BaseDistribution) -> Any:
+    """The base model's value: everything that can be kept; fp32, and no training, where they are to be had."""
+    if isinstance(distribution, CategoricalDistribution):
+        return next((choice for choice in distribution.choices if choice in ("fp32", "none")), distribution.choices[0])
+    assert isinstance(distribution, IntDistribution)
+    return distribution.high
+
+
+def fit(genotype: Mapping[str, Any], space: Space) -> Genotype:
+    """A genotype that has exactly the space's parameters, each within its bounds.
+
+    Parameters that are missing, and categorical values that are not on offer, get the full value. Counts are rounded
+    down to the distribution's step.
+    """
+    result: Genotype = {}
+    for name, distribution in space.items():
+        value = genotype.get(name, full_value(distribution))
+        if isinstance(distribution, IntDistribution):
+            value = min(max(int(value), distribution.low), distribution.high)
+            value -= (value - distribution.low) % distribution.step
+        elif isinstance(distribution, CategoricalDistribution) and value not in distribution.choices:
+            value = full_value(distribution)
+        result[name] = value
+    return result
+
+
+def layers(genotype: Mapping[str, Any]) -> list[int]:
+    """Indices of all layers that the genotype speaks of, ascending."""
+    names = (name.partition("_") for name in genotype)
+    return sorted({int(index) for part, _, index in names if part in ("layer", "heads", "ffn") and index.isdigit()})
+
+
+def kept_layers(genotype: Mapping[str, Any]) -> list[int]:
+    """Indices of the layers that are kept, ascending; a layer without a `layer_<i>` parameter always is."""
+    return [index for index in layers(genotype) if genotype.get(f"layer_{index}", 1)]
+
+
+def identity(params: Mapping[str, Any], parent: int | None) -> Hashable:
+    """What makes two trials the same work: canonical genotype, training (one of the parameters) and parent."""
+    items = sorted(canonical(params).items())
+    return parent, tuple((name, value if isinstance(value, Hashable) else repr(value)) for name, value in items)

@@ -1,0 +1,69 @@
+"""Names of what nasopt stores in an Optuna study beside parameters and values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+# Study user attributes.
+CONFIG = "nasopt:config"
+ARTIFACTS = "nasopt:artifacts"
+DATA = "nasopt:data"
+"""Content hashes of the local data and model."""
+BASE = "nasopt:base"
+"""Number of the base trial."""
+REFERENCE_POINT = "nasopt:reference_point"
+"""The hypervolume's reference point, in the units of the objectives."""
+
+# Trial user attributes.
+CHECKPOINT = "checkpoint"
+CONTROL = "control"
+EXHAUSTED = "exhausted"
+FAILURE = "failure"
+INTERRUPTED = "interrupted"
+IS_BASE = "base"
+LATENCY = "latency"
+PARENT = "parent"
+RETRY_OF = "retry_of"
+WORKER = "worker"
+
+REFERENCE_MARGIN = 1.1
+"""The hypervolume's reference point lies this factor beyond the base model's latency and memory."""
+
+
+def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials a user counts: complete or failed, without the base model and controls."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+    return [trial for trial in trials if not trial.user_attrs.get(IS_BASE) and CONTROL not in trial.user_attrs]
+
+
+def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Complete trials without controls, the base model among them."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [trial for trial in trials if CONTROL not in trial.user_attrs]
+
+
+def base_of(study: optuna.Study) -> FrozenTrial | None:
+    """The complete base trial; None before there is one. Fixes, once, what later trials are compared with."""
+    number = study.user_attrs.get(BASE)
+    if number is not None:
+        return study.get_trials(deepcopy=False)[number]
+    for trial in complete_trials(study):
+        if trial.user_attrs.get(IS_BASE):
+            reference = [0.0, *[value * REFERENCE_MARGIN for value in trial.values[1:]]]
+            study.set_user_attr(REFERENCE_POINT, reference)
+            study.set_user_attr(BASE, trial.number)
+            return trial
+    return None
+
+
+def minimised(trials: Sequence[FrozenTrial], study: optuna.Study) -> NDArray[np.float64]:
+    """Values of complete trials, shape (trials, objectives), all minimised."""
+    signs = [-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in study.directions]
+    values = np.array([trial.values for trial in trials], dtype=np.float64)
+    return values.reshape(-1, len(signs)) * np.array(signs)

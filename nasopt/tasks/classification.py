@@ -1,0 +1,204 @@
+"""Text classification and regression, of single texts or of pairs (Hugging Face's `text-classification`)."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PretrainedConfig, PreTrainedModel
+
+from nasopt.config import CLASSIFICATION_METRICS, REGRESSION_METRICS, TaskConfig
+from nasopt.errors import DatasetError, choices
+from nasopt.models import loading
+from nasopt.models.families import family_of
+from nasopt.tasks.base import Evaluation, Task
+from nasopt.tasks.batches import EncodedSplit, sorted_batches
+from nasopt.tasks.datasets import load_splits
+from nasopt.tasks.metrics import METRICS
+
+EVALUATION_BATCH = 64
+TRUNCATION_WARNING_SHARE = 0.01
+
+logger = logging.getLogger("nasopt")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The classes of a data set in the order of their ids; none of them for regression."""
+
+    names: tuple[str, ...]
+    ids: dict[Any, int]
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.names) or 1
+
+
+class TextClassification(Task):
+    """See :class:`nasopt.tasks.base.Task`."""
+
+    def __init__(self, config: TaskConfig) -> None:
+        super().__init__(config)
+        self._data = load_splits(config.dataset)
+        self._model_config = loading.load_config(config.model, config.revision, config.trust_remote_code)
+        family_of(self._model_config)
+        self._labels = _labels_of(self._data["train"], config.dataset.label)
+        self._check_metric()
+        if self.has_head:
+            self._labels = _labels_of_head(self._model_config, self._labels)
+        for role, split in self._data.items():
+            _check_labels(split, role, config.dataset.label, self._labels)
+        self.tokenizer = loading.load_tokenizer(config.model, config.revision, config.trust_remote_code)
+
+    @property
+    def has_head(self) -> bool:
+        return loading.has_head(self._model_config) and not self.config.new_head
+
+    @property
+    def is_classification(self) -> bool:
+        return bool(self._labels.names)
+
+    def _check_metric(self) -> None:
+        allowed = CLASSIFICATION_METRICS if self.is_classification else REGRESSION_METRICS
+        if self.config.metric not in allowed:
+            kind = "classes" if self.is_classification else "numbers (regression)"
+            raise DatasetError(
+                f"task.metric: {self.config.metric} does not fit the column `{self.config.dataset.label}`, "
+                f"which holds {kind}; choose one of {choices(allowed)}"
+            )
+
+    def load_model(self) -> PreTrainedModel:
+        names = self._labels.names or ("LABEL_0",)
+        return loading.load_base(
+            self.config.model,
+            revision=self.config.revision,
+            trust_remote_code=self.config.trust_remote_code,
+            num_labels=self._labels.num_outputs,
+            id2label=dict(enumerate(names)),
+            label2id={name: index for index, name in enumerate(names)},
+            problem_type="single_label_classification" if self.is_classification else "regression",
+            new_head=not self.has_head,
+        )
+
+    def encode(self, folder: Path) -> dict[str, EncodedSplit]:
+        return {role: self._encode(split, role, folder) for role, split in self._data.items()}
+
+    def _encode(self, split: Dataset, role: str, folder: Path) -> EncodedSplit:
+        columns = self.config.dataset.text
+        limit = min(self.config.max_length, self.tokenizer.model_max_length)
+
+        def tokenise(rows: dict[str, list[str]]) -> dict[str, Any]:
+            texts = ([str(text) for text in rows[column]] for column in columns)
+            encoded = self.tokenizer(*texts, truncation=True, max_length=limit)
+            return {**encoded, "truncated": [bool(item.overflowing) for item in encoded.encodings]}
+
+        identity = f"{split._fingerprint} {self.tokenizer.backend_tokenizer.to_str()} {limit} {columns}"
+        cache = folder / f"{role}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.arrow"
+        table = split.map(
+            tokenise, batched=True, remove_columns=split.column_names, cache_file_name=str(cache), keep_in_memory=False
+        )
+        truncated = float(np.mean(table["truncated"]))
+        if role == "train" and truncated > TRUNCATION_WARNING_SHARE:
+            logger.warning(
+                "task.max_length: %d tokens cut off the end of %.0f %% of the training texts", limit, 100 * truncated
+            )
+        names = [name for name in self.tokenizer.model_input_names if name != "attention_mask"]
+        flat = {name: _flatten(table, name) for name in names}
+        padding = {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": 0}
+        dtype = torch.int64 if self.is_classification else torch.float32
+        ids = self._labels.ids
+        labels = [ids[label] if ids else label for label in split[self.config.dataset.label]]
+        return EncodedSplit(
+            {name: values for name, (values, _) in flat.items()},
+            {name: padding[name] for name in names},
+            flat["input_ids"][1],
+            torch.tensor(labels, dtype=dtype),
+        )
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy for classes, mean squared error for numbers; `outputs` of shape (batch, outputs)."""
+        if self.is_classification:
+            return functional.cross_entropy(outputs.float(), labels)
+        return functional.mse_loss(outputs.float().squeeze(-1), labels)
+
+    def quality(self, outputs: NDArray[np.float32], labels: NDArray[np.generic]) -> float:
+        return METRICS[self.config.metric](outputs, labels)
+
+    @torch.inference_mode()
+    def evaluate(self, model: nn.Module, split: EncodedSplit, device: torch.device) -> Evaluation:
+        model.eval()
+        outputs = np.empty((len(split), self._labels.num_outputs), dtype=np.float32)
+        for indices in sorted_batches(split.lengths, EVALUATION_BATCH):
+            batch = split.batch(indices).to(device)
+            outputs[indices.numpy()] = self.outputs(model, batch).float().cpu().numpy()
+        return Evaluation(self.quality(outputs, split.labels.numpy()), outputs)
+
+
+def _flatten(table: Dataset, column: str) -> tuple[Tensor, Tensor]:
+    """A column of lists as flat values (int32) and offsets."""
+    lists = table.data.table.column(column).combine_chunks()
+    lists = lists.chunk(0) if hasattr(lists, "chunk") else lists
+    offsets = lists.offsets.to_numpy().astype(np.int64)
+    values = lists.values.to_numpy()[offsets[0] : offsets[-1]].astype(np.int32)
+    return torch.from_numpy(values), torch.from_numpy(offsets - offsets[0])
+
+
+def _labels_of(train: Dataset, column: str) -> Labels:
+    """Classes as the data name them: ClassLabel names, distinct strings, or whole numbers. Fractions mean regression."""
+    feature = train.features[column]
+    if isinstance(feature, datasets.ClassLabel):
+        return Labels(tuple(feature.names), {index: index for index in range(len(feature.names))})
+    values = train[column]
+    if any(isinstance(value, float) for value in values):
+        return Labels((), {})
+    distinct = sorted(set(values), key=lambda value: (isinstance(value, str), value))
+    if len(distinct) < 2:
+        raise DatasetError(f"task.dataset.label: the training split has one class only ({choices(distinct)})")
+    return Labels(tuple(str(value) for value in distinct), {value: index for index, value in enumerate(distinct)})
+
+
+def _labels_of_head(config: PretrainedConfig, labels: Labels) -> Labels:
+    """The head's classes, with the data's labels mapped to them by name, or by number.
+
+    Raises:
+        DatasetError: the data have labels that are not the head's classes.
+    """
+    if not labels.names:
+        if config.num_labels != 1:
+            raise DatasetError(
+                f"task.dataset.label: holds numbers, but the model's head has {config.num_labels} classes; "
+                "set task.new_head = true to train a new head"
+            )
+        return labels
+    names = tuple(str(config.id2label[index]) for index in range(config.num_labels))
+    if set(labels.names) <= set(names):
+        position = {name: index for index, name in enumerate(names)}
+        return Labels(names, {value: position[labels.names[index]] for value, index in labels.ids.items()})
+    if all(isinstance(value, int) and 0 <= value < len(names) for value in labels.ids):
+        return Labels(names, {value: value for value in range(len(names))})
+    raise DatasetError(
+        f"task.dataset.label: the labels {choices(labels.names[:10])} are not the classes of the model's head "
+        f"({choices(names[:10])}); set task.new_head = true to train a new head"
+    )
+
+
+def _check_labels(split: Dataset, role: str, column: str, labels: Labels) -> None:
+    values = split[column]
+    if labels.names:
+        unknown = sorted({str(value) for value in values if value not in labels.ids})
+        expected = f"the classes are {choices(labels.names[:10])}"
+    else:
+        unknown = sorted({str(value) for value in values if not isinstance(value, int | float) or value != value})
+        expected = "they must be numbers"
+    if unknown:
+        raise DatasetError(f"task.dataset.label: the {role} split has the labels {choices(unknown[:10])}; {expected}")

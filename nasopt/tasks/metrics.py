@@ -1,0 +1,42 @@
+"""Quality metrics by name, as Hugging Face's `evaluate` and GLUE define them. All are to be maximised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from sklearn import metrics
+
+Metric = Callable[[NDArray[np.float32], NDArray[np.generic]], float]
+"""(logits of shape (examples, labels), labels of shape (examples,)) -> score."""
+
+
+def accuracy(logits: NDArray[np.float32], labels: NDArray[np.generic]) -> float:
+    return float(metrics.accuracy_score(labels, logits.argmax(axis=1)))
+
+
+def f1(logits: NDArray[np.float32], labels: NDArray[np.generic]) -> float:
+    """F1 of class 1 for two classes, the mean over the classes for more."""
+    average = "binary" if logits.shape[1] == 2 else "macro"
+    return float(metrics.f1_score(labels, logits.argmax(axis=1), average=average, zero_division=0.0))
+
+
+def matthews_correlation(logits: NDArray[np.float32], labels: NDArray[np.generic]) -> float:
+    return float(metrics.matthews_corrcoef(labels, logits.argmax(axis=1)))
+
+
+def pearsonr(logits: NDArray[np.float32], labels: NDArray[np.generic]) -> float:
+    """Pearson correlation of the only output; nan where it is constant."""
+    return float(stats.pearsonr(logits[:, 0], labels).statistic)
+
+
+def spearmanr(logits: NDArray[np.float32], labels: NDArray[np.generic]) -> float:
+    """Spearman rank correlation of the only output; nan where it is constant."""
+    return float(stats.spearmanr(logits[:, 0], labels).statistic)
+
+
+METRICS: Mapping[str, Metric] = {
+    function.__name__: function for function in (accuracy, f1, matthews_correlation, pearsonr, spearmanr)
+}

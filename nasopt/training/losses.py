@@ -1,0 +1,42 @@
+"""Every loss of the methods, as pure functions of tensors.
+
+Shapes: B examples, T tokens (padding included), H hidden units, C classes.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+
+def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """`L_hidn` of the genetic method: 1 - cos(h_S, h_T), averaged over the tokens that are not padding.
+
+    The hidden-state loss of DistilBERT (Sanh et al. 2019, section 3).
+
+    Args:
+        student: last hidden states, (B, T, H).
+        teacher: last hidden states, (B, T, H).
+        mask: 1 for real tokens, (B, T).
+    """
+    similarity = functional.cosine_similarity(student.float(), teacher.float(), dim=-1)
+    weights = mask.to(similarity.dtype)
+    return ((1.0 - similarity) * weights).sum() / weights.sum()
+
+
+def prediction_kl(student: Tensor, teacher: Tensor, temperature: float, scale_by_t2: bool = False) -> Tensor:
+    """`L_pred` of the genetic method: KL(softmax(z_T / t) || softmax(z_S / t)), averaged over the examples.
+
+    Args:
+        student: logits, (B, C).
+        teacher: logits, (B, C).
+        temperature: t > 0.
+        scale_by_t2: multiply by t^2 (Hinton et al. 2015, section 2.1), so that gradients keep their size when t is searched.
+    """
+    divergence = functional.kl_div(
+        functional.log_softmax(student.float() / temperature, dim=-1),
+        functional.log_softmax(teacher.float() / temperature, dim=-1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return divergence * temperature**2 if scale_by_t2 else divergence

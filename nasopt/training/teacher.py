@@ -1,0 +1,122 @@
+"""The teacher's outputs on the training split: computed once per study and memory-mapped, or live where they are too big."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nasopt.storage.checkpoints import write_atomically
+from nasopt.tasks.batches import Batch, EncodedSplit, gather_positions, sorted_batches
+from nasopt.training.loop import StepCallback, autocast
+
+CACHE_BATCH = 64
+
+
+class Teacher(ABC):
+    """Gives, for a training batch, the teacher's logits (B, C) and last hidden states (B, T, H)."""
+
+    @abstractmethod
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The outputs on the batch's device; rows of `hidden` at padding hold anything finite."""
+
+
+class LiveTeacher(Teacher):
+    """Runs the teacher on every batch, in bf16 where that is fast."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self._model = model.to(device).eval()
+        self._device = device
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        with autocast(self._device):
+            logits, hidden = run_with_hidden(self._model, batch)
+        return logits, hidden
+
+
+class CachedTeacher(Teacher):
+    """Reads what :func:`make_teacher` wrote. Hidden states are bf16, one row for each real token, memory-mapped."""
+
+    def __init__(self, folder: Path, split: EncodedSplit) -> None:
+        shape = json.loads((folder / "shape.json").read_text())
+        self._offsets = split.offsets
+        self._logits = _map(folder / "logits.bin", torch.float32, (len(split), shape["outputs"]))
+        self._hidden = _map(folder / "hidden.bin", torch.bfloat16, (split.total_tokens, shape["hidden"]))
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        positions, _ = gather_positions(self._offsets, batch.indices)
+        device = batch.labels.device
+        return self._logits[batch.indices].to(device), self._hidden[positions].to(device)
+
+
+def run_with_hidden(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """One forward pass: logits (B, C) and last hidden states (B, T, H)."""
+    outputs = model(**batch.inputs, output_hidden_states=True)
+    return outputs.logits, outputs.hidden_states[-1]
+
+
+def make_teacher(
+    model: nn.Module,
+    split: EncodedSplit,
+    folder: Path,
+    identity: str,
+    *,
+    device: torch.device,
+    max_bytes: int,
+    on_step: StepCallback | None = None,
+) -> Teacher:
+    """The teacher for a training split, from the cache if one with the same content is there.
+
+    Args:
+        model: the teacher.
+        split: the training split.
+        folder: where caches lie.
+        identity: what the teacher's weights are (a checkpoint's key).
+        device: where the teacher runs.
+        max_bytes: above this the outputs are not stored and the teacher runs live.
+        on_step: told how many batches of how many are done.
+    """
+    config = model.config
+    hidden_size, outputs = int(config.hidden_size), int(config.num_labels)
+    if split.total_tokens * hidden_size * 2 + len(split) * outputs * 4 > max_bytes:
+        return LiveTeacher(model, device)
+    content = hashlib.sha256(f"{identity} {split.fingerprint}".encode()).hexdigest()[:16]
+    cache = folder / content
+    if not (cache / "shape.json").is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        logits = _map(cache / "logits.bin", torch.float32, (len(split), outputs))
+        hidden = _map(cache / "hidden.bin", torch.bfloat16, (split.total_tokens, hidden_size))
+        _fill(LiveTeacher(model, device), split, logits, hidden, device, on_step)
+        # The shape is written last: a cache without it was interrupted and is filled again.
+        write_atomically(cache / "shape.json", json.dumps({"outputs": outputs, "hidden": hidden_size}))
+    return CachedTeacher(cache, split)
+
+
+def _fill(
+    teacher: LiveTeacher,
+    split: EncodedSplit,
+    logits: Tensor,
+    hidden: Tensor,
+    device: torch.device,
+    on_step: StepCallback | None,
+) -> None:
+    batches = sorted_batches(split.lengths, CACHE_BATCH)
+    for done, indices in enumerate(batches, start=1):
+        batch = split.batch(indices)
+        positions, mask = gather_positions(split.offsets, indices)
+        batch_logits, batch_hidden = teacher(batch.to(device))
+        logits[indices] = batch_logits.float().cpu()
+        hidden[positions[mask]] = batch_hidden.cpu()[mask].to(torch.bfloat16)
+        if on_step is not None:
+            on_step(done, len(batches))
+
+
+def _map(path: Path, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:
+    """A tensor of `shape` whose memory is the file (created if need be)."""
+    return torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype).view(shape)

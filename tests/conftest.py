@@ -1,0 +1,134 @@
+"""Tiny models and data sets, built in code."""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+WORDS = {"good": 1, "great": 1, "fine": 1, "lovely": 1, "bad": 0, "awful": 0, "poor": 0, "sad": 0}
+FILLERS = ["the", "film", "was", "a", "story", "and", "plot", "very", "of", "it"]
+
+
+def write_sentiment_csv(folder: Path, sizes: dict[str, int], labels: tuple[str, str] = ("negative", "positive")) -> None:
+    """A learnable two-class data set: each text holds one word that decides its label."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = random.Random(0)
+    for split, size in sizes.items():
+        with (folder / f"{split}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text", "label"])
+            for _ in range(size):
+                word = generator.choice(list(WORDS))
+                words = generator.choices(FILLERS, k=generator.randint(2, 12))
+                words.insert(generator.randint(0, len(words)), word)
+                writer.writerow([" ".join(words), labels[WORDS[word]]])
+
+
+@pytest.fixture(scope="session")
+def sentiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a small sentiment data set with the splits train, validation and test."""
+    folder = tmp_path_factory.mktemp("sentiment")
+    write_sentiment_csv(folder, {"train": 160, "validation": 60, "test": 60})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a BERT encoder without a head: 3 layers, 4 heads, FFN 128, hidden size 64."""
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    tokenizer = word_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=64,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def word_tokenizer():  # type: ignore[no-untyped-def]
+    """A word-level tokenizer over the words of the data set, with BERT's special tokens."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {word: index for index, word in enumerate([*special, *FILLERS, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=64,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+@pytest.fixture
+def write_study(tmp_path: Path, tiny_bert: Path, sentiment: Path) -> Callable[..., Path]:
+    """Writes a study file on the tiny model and data; keyword arguments replace its parts."""
+
+    def write(name: str = "tiny", extra: str = "", options: str = "", **replacements: str) -> Path:
+        text = f"""
+name = "{name}"
+method = "genetic"
+seed = 1
+[task]
+model = "{tiny_bert}"
+metric = "accuracy"
+max_length = 32
+[task.dataset]
+path = "{sentiment}"
+text = ["text"]
+label = "label"
+splits = {{ train = "train", validation = "validation", test = "test" }}
+[training]
+batch_size = 16
+learning_rate = 1e-3
+[base_training]
+epochs = 4
+batch_size = 16
+learning_rate = 3e-3
+[latency]
+device = "cpu"
+batch_size = 2
+sequence_length = 16
+threads = 1
+{extra}
+[method_options]
+population_size = 4
+generations = 2
+mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
+{options}
+"""
+        for old, new in replacements.items():
+            assert old in text, f"{old!r} is not in the study file"
+            text = text.replace(old, new)
+        path = tmp_path / f"{name}.toml"
+        path.write_text(text)
+        return path
+
+    return write

@@ -1,0 +1,89 @@
+"""Checkpoints: content addressing, damage, collection."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from nasopt.errors import ArtifactFolderError, CheckpointError
+from nasopt.models.architecture import Architecture, EncoderShape
+from nasopt.storage.checkpoints import CheckpointStore, write_atomically
+
+ARCHITECTURE = Architecture.full(EncoderShape(num_layers=2, num_heads=2, ffn_size=64, hidden_size=8))
+
+
+def weights(seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {"a.weight": torch.randn(3, 4, generator=generator), "b": torch.arange(5)}
+
+
+def test_read_returns_what_was_written(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "new" / "folder")
+    key = store.write(weights(), ARCHITECTURE)
+    tensors, architecture = store.read(key)
+    assert architecture == ARCHITECTURE
+    assert {name: tensor.tolist() for name, tensor in tensors.items()} == {n: t.tolist() for n, t in weights().items()}
+
+
+def test_equal_weights_are_stored_once_whatever_the_precision(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    key = store.write(weights(), ARCHITECTURE)
+    assert store.write(weights(), ARCHITECTURE.with_precision("int8")) == key
+    assert store.write(weights(1), ARCHITECTURE) != key
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_shared_storage_can_be_written(tmp_path: Path) -> None:
+    tied = torch.ones(2, 2)
+    store = CheckpointStore(tmp_path)
+    tensors, _ = store.read(store.write({"a": tied, "b": tied}, ARCHITECTURE))
+    assert tensors["b"].tolist() == tied.tolist()
+
+
+def test_damage_is_seen(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    key = store.write(weights(), ARCHITECTURE)
+    path = tmp_path / f"{key}.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged"):
+        store.read(key)
+    with pytest.raises(CheckpointError, match="not there"):
+        store.read("0" * 64)
+
+
+def test_collection_deletes_only_named_candidates(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    first, second, third = (store.write(weights(seed), ARCHITECTURE) for seed in range(3))
+    assert store.collect([first, second], keep={second}) == 1
+    assert store.keys() == {second, third}
+    assert first not in store
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    with pytest.raises(AttributeError):
+        store.write({"a": "not a tensor"}, ARCHITECTURE)  # type: ignore[dict-item]
+    assert not list(tmp_path.iterdir())
+
+
+def test_partial_files_of_killed_writers_are_removed(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    key = store.write(weights(), ARCHITECTURE)
+    (tmp_path / ".tmp-abc").write_bytes(b"half")
+    store.remove_partial_files()
+    assert [path.stem for path in tmp_path.iterdir()] == [key]
+
+
+def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactFolderError, match="cannot be written"):
+        CheckpointStore(tmp_path / "file" / "folder")
+
+
+def test_write_atomically_replaces(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "a.json", "1")
+    write_atomically(tmp_path / "a.json", "2")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "2"

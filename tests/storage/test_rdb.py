@@ -1,0 +1,74 @@
+"""Opening databases: options, defaults and the errors a user can cause."""
+
+import sqlite3
+from pathlib import Path
+
+import optuna
+import pytest
+import sqlalchemy
+
+from nasopt.errors import StorageError
+from nasopt.storage import rdb
+
+
+def test_url_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NASOPT_STORAGE", raising=False)
+    assert rdb.resolve_url(None) == "sqlite:///nasopt.db"
+    monkeypatch.setenv("NASOPT_STORAGE", "sqlite:///env.db")
+    assert rdb.resolve_url(None) == "sqlite:///env.db"
+    assert rdb.resolve_url("sqlite:///option.db") == "sqlite:///option.db"
+
+
+def test_sqlite_is_opened_for_several_writers(tmp_path: Path) -> None:
+    storage = rdb.open_storage(rdb.parse_url(f"sqlite:///{tmp_path}/a.db"))
+    optuna.create_study(storage=storage, study_name="s")
+    with storage.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
+        # The transaction holds the write lock from its beginning: another writer is refused at once.
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            sqlite3.connect(tmp_path / "a.db", timeout=0).execute("BEGIN IMMEDIATE")
+
+
+def test_artifact_folder_lies_beside_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rdb.artifact_folder(rdb.parse_url(f"sqlite:///{tmp_path}/a.db")) == tmp_path / "a.db.artifacts"
+    monkeypatch.chdir(tmp_path)
+    assert rdb.artifact_folder(rdb.parse_url("postgresql://u@h/db")) == tmp_path / "nasopt-artifacts"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nonsense", "not a database URL"),
+        ("sqlite:////no/such/folder/x.db", "does not exist"),
+        ("oraclex://u:secret@h/db", "driver is not installed"),
+        ("mysql+nosuchdriver://u:secret@h/db", "driver is not installed"),
+    ],
+)
+def test_errors_are_one_line_without_the_password(url: str, message: str) -> None:
+    with pytest.raises(StorageError, match=message) as caught:
+        rdb.open_storage(rdb.parse_url(url))
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_database_that_must_exist_is_not_created(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="no such database"):
+        rdb.open_storage(rdb.parse_url(f"sqlite:///{tmp_path}/a.db"), must_exist=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_foreign_databases_are_refused_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    engine = sqlalchemy.create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE orders (id INTEGER)")
+    with pytest.raises(StorageError, match="not a study database .*orders"):
+        rdb.open_storage(rdb.parse_url(f"sqlite:///{path}"))
+    assert sqlalchemy.inspect(engine).get_table_names() == ["orders"]
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "a.db").write_text("hello" * 1000)
+    with pytest.raises(StorageError, match="not a database"):
+        rdb.open_storage(rdb.parse_url(f"sqlite:///{tmp_path}/a.db"))
