@@ -6,18 +6,17 @@ Results go to stdout, everything else to stderr. Exit codes: 0 success; 2 what t
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from nasopt import logs
 from nasopt.errors import NasoptError
 from nasopt.version import __version__
 
@@ -37,7 +36,7 @@ study_app = typer.Typer(help="Create, run and look at studies.", no_args_is_help
 app.add_typer(study_app, name="study")
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """How records are printed."""
 
     table = "table"
@@ -45,7 +44,7 @@ class Format(str, Enum):
     csv = "csv"
 
 
-class ExportFormat(str, Enum):
+class ExportFormat(StrEnum):
     """What an exported model is for."""
 
     hf = "hf"
@@ -98,6 +97,7 @@ def create(
     from nasopt import study as studies
     from nasopt.storage.rdb import parse_url, resolve_url, shown
 
+    logs.quiet_optuna(Settings.debug)
     url = parse_url(resolve_url(storage))
     config = studies.read_study_file(study_file, name)
     created = studies.create(config, url, artifacts=artifacts, skip_if_exists=skip_if_exists)
@@ -110,7 +110,9 @@ def optimize(
     n_trials: Annotated[
         int | None, typer.Option("--n-trials", min=1, help="So many more trials; default: what is left of the search.")
     ] = None,
-    timeout: Annotated[float | None, typer.Option("--timeout", min=0, help="Begin no trial after so many seconds.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0, help="Begin no trial after so many seconds.")
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; spread evenly over the GPUs.")] = 1,
     data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make lost artifacts again.")] = False,
@@ -130,7 +132,7 @@ def optimize(
     budget = make_method(opened.config).budget
     count = n_trials if n_trials is not None else studies.remaining_budget(opened, budget)
     view = make_view(Console(stderr=True), count, Settings.quiet)
-    over = local.optimize(opened, view, n_trials=count, timeout=timeout, workers=workers)
+    over = local.optimize(opened, view, n_trials=count, timeout=timeout, workers=workers, debug=Settings.debug)
     if over is not None:
         _say(f"the search is over: {over}")
     elif count == 0:
@@ -146,6 +148,7 @@ def list_studies(
     from nasopt.report import tables
     from nasopt.storage.rdb import parse_url, resolve_url
 
+    logs.quiet_optuna(Settings.debug)
     records = [tables.study_record(opened) for opened in studies.list_studies(parse_url(resolve_url(storage)))]
     columns = {"name": "name", "method": "method", "complete": "trials.COMPLETE", "pareto": "pareto"}
     columns |= {"best quality": "best.quality.value", "model": "model"}
@@ -199,7 +202,8 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write a trial's model, read it back and compare, and evaluate it once on the test split."""
-    from nasopt import delivery, study as studies
+    from nasopt import delivery
+    from nasopt import study as studies
 
     if (trial is None) == (best is None):
         raise typer.BadParameter("name the model by --trial N or by --best CONDITION, one of them")
@@ -270,6 +274,7 @@ def _open(storage: str | None, name: str, artifacts: Path | None = None) -> Open
     from nasopt.storage.rdb import parse_url, resolve_url
     from nasopt.study import open_study
 
+    logs.quiet_optuna(Settings.debug)
     return open_study(parse_url(resolve_url(storage)), name, artifacts)
 
 
@@ -288,38 +293,24 @@ def _say(line: str) -> None:
         Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _configure_libraries() -> None:
-    """Our own words only: what libraries print belongs to --debug."""
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
-    logging.getLogger("nasopt").setLevel(
-        logging.DEBUG if Settings.debug else logging.ERROR if Settings.quiet else logging.INFO
-    )
-    if not Settings.debug:
-        warnings.simplefilter("ignore")
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
 def main() -> None:
     """Entry point of the console script."""
     Settings.debug, Settings.quiet = "--debug" in sys.argv, "--quiet" in sys.argv
     sys.path.insert(0, os.getcwd())  # functions named in a study file may lie beside it
-    _configure_libraries()
+    logs.configure(Settings.debug, Settings.quiet)
     sys.exit(_run(lambda: app(standalone_mode=False)))
 
 
 def _run(command: Callable[[], Any]) -> int:
     """Runs a command and turns what it raises into an exit code and one line."""
-    import click
-
+    # Typer brings click along, under one name or another: the base class of its own errors tells which.
+    usage_error: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
     try:
         result = command()
         return result if isinstance(result, int) else 0
-    except click.exceptions.Abort:
+    except typer.Abort:
         return _fail("aborted", 1)
-    except click.ClickException as error:
+    except usage_error as error:
         return _fail(error.format_message(), 2)
     except NasoptError as error:
         return _fail(str(error), 2, error)

@@ -111,7 +111,7 @@ class StudyConfig(Section):
     task: TaskConfig
     training: TrainingConfig = TrainingConfig()
     base_training: TrainingConfig = TrainingConfig(epochs=3)
-    latency: Annotated[tuple[LatencyConfig, ...], Field(min_length=1)] = (LatencyConfig(),)
+    latency: Annotated[tuple[LatencyConfig, ...], Field(min_length=1)] = (LatencyConfig.model_validate({}),)
     teacher_cache_mb: int = Field(
         4096, ge=0, description="Teacher outputs on the training split are kept on disk up to this; else it runs live."
     )
@@ -161,7 +161,7 @@ class StudyConfig(Section):
         schema = document.pop("schema", 0)
         if schema > SCHEMA_VERSION:
             raise StudyFileError(
-                f"the study was made by a newer nasopt (schema {schema}, this one reads {SCHEMA_VERSION}): upgrade nasopt"
+                f"the study was made by a newer nasopt (schema {schema}, this one reads {SCHEMA_VERSION}): upgrade"
             )
         return cls.model_validate(document)
 

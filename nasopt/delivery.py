@@ -40,7 +40,9 @@ def choose(opened: OpenStudy, number: int | None, condition: str | None) -> Froz
     trial = trials[number]
     if trial.state != TrialState.COMPLETE:
         reason = trial.user_attrs.get(attributes.FAILURE, "")
-        raise TrialNotFoundError(f"--trial {number}: it is {trial.state.name}, not COMPLETE{': ' * bool(reason)}{reason}")
+        raise TrialNotFoundError(
+            f"--trial {number}: it is {trial.state.name}, not COMPLETE{': ' * bool(reason)}{reason}"
+        )
     if trial.user_attrs.get(attributes.CHECKPOINT) not in store:
         raise TrialNotFoundError(
             f"--trial {number}: its weights were not kept (only those on the Pareto front and in the population are); "
@@ -96,7 +98,7 @@ def _test_quality(opened: OpenStudy, task: Task, candidate: Candidate) -> float 
     device = resolve_device(opened.config.latency[0].device)
     folder = opened.folder / "data"
     folder.mkdir(exist_ok=True)
-    artifact = make_method(opened.config).quantize(candidate, device)
+    artifact = make_method(opened.config).quantize(candidate, device)  # a copy: evaluating repacks nf4 weights
     return task.evaluate(artifact, task.encode(folder)["test"], device).quality
 
 
@@ -105,8 +107,10 @@ def model_card(opened: OpenStudy, trial: FrozenTrial, test_quality: float | None
     task = opened.config.task
     names = opened.study.metric_names or []
     base = attributes.base_of(opened.study)
-    rows = [f"| {name} | {_number(value)} | {_number(base.values[i]) if base else '-'} |" for i, (name, value) in
-            enumerate(zip(names, trial.values, strict=True))]
+    rows = [
+        f"| {name} | {_number(value)} | {_number(base.values[i]) if base else '-'} |"
+        for i, (name, value) in enumerate(zip(names, trial.values, strict=True))
+    ]
     test = "" if test_quality is None else f"\n{task.metric} on the test split: **{test_quality:.4f}**\n"
     licence = _licence(task.model)
     front = f"---\nbase_model: {Path(task.model).name}\nlibrary_name: transformers\npipeline_tag: {task.type}\n"
@@ -118,7 +122,8 @@ def model_card(opened: OpenStudy, trial: FrozenTrial, test_quality: float | None
 # {opened.config.name}, trial {trial.number}
 
 Made from `{Path(task.model).name}` by nasopt's {opened.config.method} search, for {task.type} on
-`{Path(task.dataset.path).name}`. Precision {trial.params["precision"]}, {trial.user_attrs.get("parameters", 0):,} parameters.
+`{Path(task.dataset.path).name}`. Precision {trial.params["precision"]},
+{trial.user_attrs.get("parameters", 0):,} parameters.
 
 | | this model | base model |
 |---|---|---|

@@ -7,18 +7,18 @@ import math
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.study import StudyDirection
 
 from nasopt.config import LatencyConfig, StudyConfig, check_section
 from nasopt.errors import StudyFileError
 from nasopt.methods.base import Candidate, Context, Method, find
 from nasopt.pareto import pareto_mask
-from nasopt.samplers.evolution import is_exhausted, parent_of
+from nasopt.samplers.history import is_exhausted, parent_of
 from nasopt.storage import attributes
 from nasopt.storage.rdb import artifact_folder, parse_url
 
@@ -75,8 +75,8 @@ class Objective:
         self._busy = threading.Lock()
 
     @property
-    def directions(self) -> list[str]:
-        return ["maximize", *["minimize" for _ in self.config.latency], "minimize"]
+    def directions(self) -> list[StudyDirection]:
+        return [StudyDirection.MAXIMIZE] + [StudyDirection.MINIMIZE] * (len(self.config.latency) + 1)
 
     @property
     def metric_names(self) -> list[str]:
@@ -206,9 +206,7 @@ class Objective:
             **environment.to_dict(),
         }
 
-    def _store(
-        self, trial: optuna.Trial, candidate: Candidate, values: tuple[float, ...], context: Context
-    ) -> None:
+    def _store(self, trial: optuna.Trial, candidate: Candidate, values: tuple[float, ...], context: Context) -> None:
         """Keeps the fp32 weights for children and export, and says what the candidate is."""
         context.on_phase("storing", 0, 0)
         lineage = candidate.lineage
@@ -235,7 +233,9 @@ class Objective:
         keep.update(trial.user_attrs.get(attributes.CHECKPOINT, "") for trial in self.method.parents(study))
         if complete:
             front = pareto_mask(attributes.minimised(complete, study))
-            keep.update(trial.user_attrs[attributes.CHECKPOINT] for trial, on in zip(complete, front, strict=True) if on)
+            keep.update(
+                trial.user_attrs[attributes.CHECKPOINT] for trial, on in zip(complete, front, strict=True) if on
+            )
         keep.update(_keys_in_use(study))
         candidates = (trial.user_attrs.get(attributes.CHECKPOINT, "") for trial in complete)
         self._context.checkpoints.collect(candidates, keep)

@@ -17,12 +17,10 @@ from nasopt.methods.base import Context, PhaseCallback
 from nasopt.models.architecture import Architecture
 from nasopt.models.families import encoder_shape
 from nasopt.storage.checkpoints import CheckpointStore, write_atomically
-from nasopt.tasks.batches import Batch
 from nasopt.tasks.classification import TextClassification
 from nasopt.training.loop import train
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from nasopt.tasks.base import Task
@@ -105,14 +103,10 @@ def _base_model(
     checkpoints.remove_partial_files()
     if not task.has_head:
         logger.info("fine-tuning the base model (%d epochs), once for this study", config.base_training.epochs)
-
-        def loss(module: nn.Module, batch: Batch) -> Tensor:
-            return task.loss(task.outputs(module, batch), batch.labels)
-
         train(
             model,
             train_split,
-            loss,
+            task.training_loss,
             config.base_training,
             device=device,
             seed=config.seed,

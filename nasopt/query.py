@@ -47,7 +47,7 @@ def parse_condition(condition: str, metric_names: Sequence[str]) -> list[Conditi
         match = CONDITION.fullmatch(text)
         if match is None:
             raise TrialNotFoundError(
-                f"--best: {text.strip()!r} cannot be read; write for example \"memory_mb<60 and latency_ms<=5\""
+                f'--best: {text.strip()!r} cannot be read; write for example "memory_mb<60 and latency_ms<=5"'
             )
         name, comparison, bound = match.groups()
         if name not in metric_names:

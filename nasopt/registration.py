@@ -12,6 +12,8 @@ from types import ModuleType
 TRIGGER = "transformers.models.auto.modeling_auto"
 """The module that defines the Auto classes: once it is imported, registering costs nothing more."""
 
+CLASSES = "nasopt.models.modeling_nasopt"
+
 
 def register_with_transformers() -> None:
     """Registers now if the Auto classes are loaded, else as soon as they are."""
@@ -22,6 +24,8 @@ def register_with_transformers() -> None:
 
 
 def _register() -> None:
+    if CLASSES in sys.modules:
+        return  # it is what imports the Auto classes just now, and is not complete; `nasopt.models.loading` registers
     from nasopt.models.modeling_nasopt import register
 
     register()

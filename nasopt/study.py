@@ -9,13 +9,12 @@ import json
 import logging
 import shutil
 import socket
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
@@ -26,6 +25,7 @@ from nasopt.config import StudyConfig, check_document, check_section, read_toml,
 from nasopt.errors import ArtifactFolderError, StorageError, StudyExistsError, StudyNotFoundError, choices
 from nasopt.methods.base import available
 from nasopt.objective import Objective
+from nasopt.samplers.history import parent_of, proposed_params
 from nasopt.storage import attributes
 from nasopt.storage.checkpoints import ensure_writable
 from nasopt.storage.rdb import artifact_folder, open_storage, shown
@@ -78,9 +78,7 @@ def read_study_file(path: str | Path, name: str | None = None) -> StudyConfig:
     return config
 
 
-def create(
-    config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip_if_exists: bool = False
-) -> bool:
+def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip_if_exists: bool = False) -> bool:
     """Validates a study, data and model included, and stores it. Trains nothing.
 
     Returns:
@@ -264,17 +262,21 @@ def settle_interrupted(study: optuna.Study) -> None:
     trials = study.get_trials(deepcopy=False)
     retried = {trial.user_attrs.get(attributes.RETRY_OF) for trial in trials}
     for trial in trials:
-        if trial.state == TrialState.FAIL and trial.user_attrs.get(attributes.INTERRUPTED) and trial.number not in retried:
+        if (
+            trial.state == TrialState.FAIL
+            and trial.user_attrs.get(attributes.INTERRUPTED)
+            and trial.number not in retried
+        ):
             retry(study, trial)
 
 
 def retry(study: optuna.Study, trial: FrozenTrial) -> None:
     """Queues an interrupted trial once more: same parameters, same parent. A retry is not retried."""
-    if attributes.RETRY_OF in trial.user_attrs or not trial.params:
+    if attributes.RETRY_OF in trial.user_attrs:
         return
-    from nasopt.samplers.evolution import parent_of, proposed_params
-
-    params = {**proposed_params(trial), **trial.params}
+    params = proposed_params(trial)
+    if not params:
+        return
     marks: dict[str, Any] = {attributes.RETRY_OF: trial.number, attributes.PARENT: parent_of(trial)}
     if trial.user_attrs.get(attributes.IS_BASE):
         marks[attributes.IS_BASE] = True
@@ -292,9 +294,10 @@ def _is_dead(trial: FrozenTrial) -> bool:
     if worker["host"] != socket.gethostname():
         return False
     try:
-        return abs(psutil.Process(worker["pid"]).create_time() - worker["started"]) > 1.0
+        started = psutil.Process(worker["pid"]).create_time()
     except psutil.NoSuchProcess:
         return True
+    return abs(started - float(worker["started"])) > 1.0
 
 
 def _exists(storage: RDBStorage, name: str) -> bool:
@@ -308,7 +311,9 @@ def _exists(storage: RDBStorage, name: str) -> bool:
 def _stored_config(storage: RDBStorage, name: str) -> StudyConfig:
     stored = storage.get_study_user_attrs(storage.get_study_id_from_name(name)).get(attributes.CONFIG)
     if stored is None:
-        raise StudyNotFoundError(f"the study {name!r} was not made by nasopt; `nasopt study list` shows those that were")
+        raise StudyNotFoundError(
+            f"the study {name!r} was not made by nasopt; `nasopt study list` shows those that were"
+        )
     return StudyConfig.from_json(json.dumps(stored))
 
 

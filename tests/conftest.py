@@ -13,7 +13,9 @@ WORDS = {"good": 1, "great": 1, "fine": 1, "lovely": 1, "bad": 0, "awful": 0, "p
 FILLERS = ["the", "film", "was", "a", "story", "and", "plot", "very", "of", "it"]
 
 
-def write_sentiment_csv(folder: Path, sizes: dict[str, int], labels: tuple[str, str] = ("negative", "positive")) -> None:
+def write_sentiment_csv(
+    folder: Path, sizes: dict[str, int], labels: tuple[str, str] = ("negative", "positive")
+) -> None:
     """A learnable two-class data set: each text holds one word that decides its label."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = random.Random(0)

@@ -44,7 +44,7 @@ def test_one_latency_table_or_several_named_ones(tmp_path: Path) -> None:
     two = '[[latency]]\nname = "online"\nbatch_size = 1\n[[latency]]\nname = "batch"\n'
     assert [latency.name for latency in parse(tmp_path, MINIMAL + two).latency] == ["online", "batch"]
     with pytest.raises(StudyFileError, match="different `name`"):
-        parse(tmp_path, MINIMAL + two.replace("batch\"", "online\""))
+        parse(tmp_path, MINIMAL + two.replace('batch"', 'online"'))
 
 
 def test_stored_configuration_reads_back_equal(write_study: Callable[..., Path]) -> None:
@@ -53,7 +53,9 @@ def test_stored_configuration_reads_back_equal(write_study: Callable[..., Path])
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    stored = parse(tmp_path, MINIMAL).to_json().replace(f'"schema": {SCHEMA_VERSION}', f'"schema": {SCHEMA_VERSION + 1}')
+    stored = (
+        parse(tmp_path, MINIMAL).to_json().replace(f'"schema": {SCHEMA_VERSION}', f'"schema": {SCHEMA_VERSION + 1}')
+    )
     with pytest.raises(StudyFileError, match="newer nasopt"):
         StudyConfig.from_json(stored)
 
@@ -61,13 +63,13 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("name = \"s\"", ""), "name: is missing"),
-        (("name = \"s\"", "name = \"a/b\""), "name: "),
+        (('name = "s"', ""), "name: is missing"),
+        (('name = "s"', 'name = "a/b"'), "name: "),
         (("[task]", "[task]\nmetrc = 'f1'"), "task.metrc: unknown key, did you mean `metric`?"),
         (("[task]", "[task]\nmetric = 'speed'"), "task.metric: 'speed' is not allowed; one of accuracy, f1"),
         (("[task]", "[task]\nmax_length = 'long'"), "task.max_length: "),
-        (("[\"a\"]", "[]"), "task.dataset.text: "),
-        (("[\"a\"]", "[\"a\", \"b\", \"c\"]"), "task.dataset.text: "),
+        (('["a"]', "[]"), "task.dataset.text: "),
+        (('["a"]', '["a", "b", "c"]'), "task.dataset.text: "),
         (("[task]", "[training]\nepochs = 0\n[task]"), "training.epochs: .*not 0"),
         (("[task]", "[training]\nlearning_rate = -1\n[task]"), "training.learning_rate: .*not -1"),
         (("[task]", "[training]\nlearning_rate = nan\n[task]"), "training.learning_rate: "),
@@ -91,5 +93,5 @@ def test_all_mistakes_are_shown_together(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named() -> None:
-    with pytest.raises(StudyFileError, match="no/such.toml: no such study file"):
+    with pytest.raises(StudyFileError, match=r"no/such\.toml: no such study file"):
         StudyConfig.from_toml("no/such.toml")

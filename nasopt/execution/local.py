@@ -17,6 +17,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from nasopt import logs
 from nasopt.execution.progress import ProgressView
 from nasopt.objective import Objective
 from nasopt.storage import attributes
@@ -60,10 +61,17 @@ class WorkerSetup:
     dataset: str
     index: int
     workers: int
+    debug: bool
 
 
 def optimize(
-    opened: OpenStudy, view: ProgressView, *, n_trials: int, timeout: float | None = None, workers: int = 1
+    opened: OpenStudy,
+    view: ProgressView,
+    *,
+    n_trials: int,
+    timeout: float | None = None,
+    workers: int = 1,
+    debug: bool = False,
 ) -> str | None:
     """Runs the base model if need be, then up to `n_trials` more trials.
 
@@ -81,7 +89,7 @@ def optimize(
         if workers == 1:
             run_trials(opened, objective, tickets.take, lambda trial: view.finished(trial.number, summary(trial)))
         else:
-            _run_workers(opened, view, tickets, workers)
+            _run_workers(opened, view, tickets, workers, debug)
         return is_over(opened, objective)
 
 
@@ -101,7 +109,7 @@ def summary(trial: FrozenTrial) -> str:
     )
 
 
-def _run_workers(opened: OpenStudy, view: ProgressView, tickets: Tickets, workers: int) -> None:
+def _run_workers(opened: OpenStudy, view: ProgressView, tickets: Tickets, workers: int, debug: bool) -> None:
     context = multiprocessing.get_context("spawn")
     events: Any = context.SimpleQueue()
     processes: list[BaseProcess] = []
@@ -113,6 +121,7 @@ def _run_workers(opened: OpenStudy, view: ProgressView, tickets: Tickets, worker
             opened.config.task.dataset.path,
             index,
             workers,
+            debug,
         )
         process = context.Process(target=_worker, args=(setup, tickets, events), name=f"nasopt-worker-{index}")
         process.start()
@@ -133,6 +142,8 @@ def _run_workers(opened: OpenStudy, view: ProgressView, tickets: Tickets, worker
 def _worker(setup: WorkerSetup, tickets: Tickets, events: Any) -> None:
     """A worker process: its share of the cores, its GPU, and trials while there are tickets."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent passes it on, once
+    logs.configure(setup.debug, quiet=False)
+    logs.quiet_optuna(setup.debug)
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     if gpus != [""]:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[setup.index % len(gpus)]

@@ -8,7 +8,15 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class ProgressView(ABC):
@@ -80,7 +88,7 @@ class LiveView(ProgressView):
             console=console,
         )
         self._trials = self._progress.add_task("trials", total=total)
-        self._running: dict[int, tuple[str, int]] = {}
+        self._running: dict[int, tuple[str, TaskID]] = {}
 
     def __enter__(self) -> Self:
         self._progress.start()

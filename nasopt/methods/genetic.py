@@ -1,7 +1,7 @@
 """Genetic: hardware-aware evolution of compressed BERT models, by pruning, distillation and quantisation.
 
-A trial's parameters are its absolute genotype; its weights are inherited from a parent (Lamarckian). Mutation prunes, or
-restores from the base model, and fine-tunes; "crossover" with the base model is distillation from it and leaves the
+A trial's parameters are its absolute genotype; its weights are inherited from a parent (Lamarckian). Mutation prunes,
+or restores from the base model, and fine-tunes; "crossover" with the base model is distillation from it and leaves the
 architecture unchanged; a change of precision alone is post-training quantisation and trains nothing.
 """
 
@@ -17,8 +17,8 @@ from nasopt.config import Section
 from nasopt.methods.base import Candidate, Context, Lineage, Method
 from nasopt.models.architecture import FFN_STEP, TRAININGS, Architecture, EncoderShape, Precision
 from nasopt.plugins import load_function
-from nasopt.samplers.evolution import parent_of
 from nasopt.samplers.genetic import GeneticSampler, fitness
+from nasopt.samplers.history import parent_of
 from nasopt.samplers.mutations import MUTATIONS
 from nasopt.storage.attributes import CHECKPOINT, base_of
 
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
+    from nasopt.tasks.base import Task
     from nasopt.tasks.batches import Batch
+    from nasopt.training.teacher import Teacher
 
 
 class GeneticOptions(Section):
@@ -192,7 +194,10 @@ class GeneticMethod(Method):
         if training == "none":
             return
         settings = context.config.training
-        loss = self._distillation_loss(context) if training == "distill" else _task_loss(context)
+        if training == "distill":
+            loss = self.distillation_loss(context.task, context.teacher)
+        else:
+            loss = context.task.training_loss
         result = train(
             candidate.model,
             context.splits["train"],
@@ -210,12 +215,12 @@ class GeneticMethod(Method):
             lineage.distill_epochs + (settings.epochs if training == "distill" else 0),
         )
 
-    def _distillation_loss(self, context: Context) -> Callable[[nn.Module, Batch], Tensor]:
+    def distillation_loss(self, task: Task, teacher: Teacher) -> Callable[[nn.Module, Batch], Tensor]:
         """`L_task + L_hidn + L_pred`, weighted; without L_pred where the outputs are not classes."""
         from nasopt.training.losses import hidden_cosine, prediction_kl
         from nasopt.training.teacher import run_with_hidden
 
-        options, task, teacher = self.options, context.task, context.teacher
+        options = self.options
 
         def loss(model: nn.Module, batch: Batch) -> Tensor:
             logits, hidden = run_with_hidden(model, batch)
@@ -230,21 +235,12 @@ class GeneticMethod(Method):
         return loss
 
 
-def _task_loss(context: Context) -> Callable[[nn.Module, Batch], Tensor]:
-    def loss(model: nn.Module, batch: Batch) -> Tensor:
-        return context.task.loss(context.task.outputs(model, batch), batch.labels)
-
-    return loss
-
-
-def _inherit(
-    trial: Trial, parent: int | None, context: Context
-) -> tuple[dict[str, Tensor], Architecture, Lineage]:
-    """Weights, architecture and lineage of the parent; of the base model where there is none or its weights are gone."""
+def _inherit(trial: Trial, parent: int | None, context: Context) -> tuple[dict[str, Tensor], Architecture, Lineage]:
+    """Weights, shape and lineage of the parent; of the base model where there is none, or its weights are gone."""
     if parent is not None:
         # `trial.study` knows finished trials by number; the copy is avoided because a study may hold thousands.
         attributes = trial.study.get_trials(deepcopy=False)[parent].user_attrs
-        key = attributes.get(CHECKPOINT)
+        key = attributes.get(CHECKPOINT, "")
         if key in context.checkpoints:
             weights, architecture = context.checkpoints.read(key)
             epochs = (attributes.get("finetune_epochs", 0), attributes.get("distill_epochs", 0))

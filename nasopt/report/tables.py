@@ -60,7 +60,8 @@ def study_record(opened: OpenStudy) -> Record:
     names = study.metric_names or []
     complete = complete_trials(study)
     base = attributes.base_of(study)
-    environment = next(iter((base.user_attrs if base else {}).get(attributes.LATENCY, {}).values()), {})
+    measured: Record = base.user_attrs.get(attributes.LATENCY, {}) if base else {}
+    environment: Record = next(iter(measured.values()), {})
     return {
         "name": config.name,
         "method": config.method,

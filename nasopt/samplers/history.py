@@ -40,11 +40,16 @@ def parent_of(trial: BaseTrial | FrozenTrial) -> int | None:
     """Number of the trial whose weights this one starts from; None: the base model's.
 
     The sampler's own proposal counts first; enqueued and retried trials carry theirs in the user attribute `parent`.
-    Ask a running trial after its parameters have been suggested: the proposal is made with the first of them.
     """
     proposal = _system_attrs(trial).get(PROPOSAL)
     parent = trial.user_attrs.get(PARENT) if proposal is None else proposal["parent"]
     return None if parent is None else int(parent)
+
+
+def proposed_params(trial: BaseTrial | FrozenTrial) -> dict[str, Any]:
+    """The parameters that the sampler proposed, or `enqueue_trial` asked for, whether or not they are suggested yet."""
+    attributes = _system_attrs(trial)
+    return {**attributes.get(_FIXED, {}), **attributes.get(PROPOSAL, {}).get("params", {})}
 
 
 def is_exhausted(trial: BaseTrial | FrozenTrial) -> bool:
@@ -65,8 +70,7 @@ def _system_attrs(trial: BaseTrial | FrozenTrial) -> dict[str, Any]:
 
 def _params(trial: FrozenTrial) -> dict[str, Any]:
     """The trial's parameters, and those that it is going to have."""
-    attributes = trial.system_attrs
-    return {**attributes.get(_FIXED, {}), **attributes.get(PROPOSAL, {}).get("params", {}), **trial.params}
+    return {**proposed_params(trial), **trial.params}
 
 
 @dataclass(frozen=True)
@@ -142,8 +146,7 @@ class History:
     def __init__(self, fold: EliteFold) -> None:
         self._fold = fold
         self._next_number = 0
-        self._open: dict[int, FrozenTrial] = {}  # seen, not finished yet
-        self._missing: set[int] = set()  # numbers that were skipped and may still turn up
+        self._open: dict[int, tuple[FrozenTrial, Hashable]] = {}  # seen, not finished yet; with its identity
         self._finished: set[Hashable] = set()
         self._skipped: list[int] = []  # finished trials that proposed nothing, ascending
         self._foreign: Space | None = None
@@ -170,7 +173,7 @@ class History:
         complete = []
         for trial in self._news(trials):
             if not trial.state.is_finished():
-                self._open[trial.number] = trial
+                self._open[trial.number] = trial, identity(_params(trial), parent_of(trial))
                 self._learn_provisional(trial)
                 continue
             self._open.pop(trial.number, None)
@@ -188,36 +191,30 @@ class History:
 
     def is_known(self, key: Hashable, number: int) -> bool:
         """Whether another trial than `number` is, was or will be the same work (see :func:`identity`)."""
-        return key in self._finished or any(
-            key == identity(_params(trial), parent_of(trial)) for trial in self._others(number)
-        )
+        return key in self._finished or any(key == other for _, other in self._others(number))
 
     def is_alone(self, number: int) -> bool:
         """Whether no other trial is running."""
-        return not any(trial.state == TrialState.RUNNING for trial in self._others(number))
+        return not any(trial.state == TrialState.RUNNING for trial, _ in self._others(number))
 
     def position(self, number: int) -> int:
         """How many trials before `number` proposed something or still may."""
-        controls = sum(CONTROL in trial.user_attrs for trial in self._open.values() if trial.number < number)
+        controls = sum(CONTROL in trial.user_attrs for trial, _ in self._open.values() if trial.number < number)
         return number - bisect_left(self._skipped, number) - controls
 
-    def _others(self, number: int) -> Iterable[FrozenTrial]:
-        return (
-            trial for trial in self._open.values() if trial.number != number and CONTROL not in trial.user_attrs
-        )
+    def _others(self, number: int) -> Iterable[tuple[FrozenTrial, Hashable]]:
+        return (item for item in self._open.values() if item[0].number != number and CONTROL not in item[0].user_attrs)
 
     def _news(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Trials that are new or were not finished when last seen, by number."""
         news = []
-        for number in sorted((*self._open, *self._missing)):
+        for number in sorted(self._open):
             position = bisect_left(trials, number, key=lambda trial: trial.number)
             if position < len(trials) and trials[position].number == number:
                 news.append(trials[position])
-                self._missing.discard(number)
-        for trial in trials[bisect_left(trials, self._next_number, key=lambda trial: trial.number) :]:
-            self._missing.update(range(self._next_number, trial.number))
-            self._next_number = trial.number + 1
-            news.append(trial)
+        news.extend(trials[bisect_left(trials, self._next_number, key=lambda trial: trial.number) :])
+        if trials:
+            self._next_number = max(self._next_number, trials[-1].number + 1)
         return news
 
     def _learn_provisional(self, trial: FrozenTrial) -> None:

@@ -52,7 +52,8 @@ def base_of(study: optuna.Study) -> FrozenTrial | None:
     """The complete base trial; None before there is one. Fixes, once, what later trials are compared with."""
     number = study.user_attrs.get(BASE)
     if number is not None:
-        return study.get_trials(deepcopy=False)[number]
+        base: FrozenTrial = study.get_trials(deepcopy=False)[number]
+        return base
     for trial in complete_trials(study):
         if trial.user_attrs.get(IS_BASE):
             reference = [0.0, *[value * REFERENCE_MARGIN for value in trial.values[1:]]]
@@ -66,4 +67,5 @@ def minimised(trials: Sequence[FrozenTrial], study: optuna.Study) -> NDArray[np.
     """Values of complete trials, shape (trials, objectives), all minimised."""
     signs = [-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in study.directions]
     values = np.array([trial.values for trial in trials], dtype=np.float64)
-    return values.reshape(-1, len(signs)) * np.array(signs)
+    signed: NDArray[np.float64] = values.reshape(-1, len(signs)) * np.array(signs)
+    return signed

@@ -104,7 +104,7 @@ def _refuse_foreign_database(url: URL) -> None:
         engine.dispose()
     if tables and "studies" not in tables:
         raise StorageError(
-            f"{shown(url)}: not a study database (it holds the tables {', '.join(sorted(tables)[:5])}); name another one"
+            f"{shown(url)}: not a study database (it holds {', '.join(sorted(tables)[:5])}); name another one"
         )
 
 

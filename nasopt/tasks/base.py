@@ -67,6 +67,15 @@ class Task(ABC):
     def evaluate(self, model: nn.Module, split: EncodedSplit, device: torch.device) -> Evaluation:
         """Runs the model over a split, in the model's own precision."""
 
+    @property
+    @abstractmethod
+    def max_positions(self) -> int:
+        """Tokens the model reads at most."""
+
+    def training_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The task's loss of a model on a batch."""
+        return self.loss(self.outputs(model, batch), batch.labels)
+
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """The model's outputs for a batch, shape (batch, outputs)."""
         logits: Tensor = model(**batch.inputs).logits

@@ -68,6 +68,12 @@ class TextClassification(Task):
     def is_classification(self) -> bool:
         return bool(self._labels.names)
 
+    @property
+    def max_positions(self) -> int:
+        # RoBERTa numbers positions from pad_token_id + 1 on, so that its table is longer than its texts may be.
+        offset = self._model_config.pad_token_id + 1 if self._model_config.model_type == "roberta" else 0
+        return int(self._model_config.max_position_embeddings) - offset
+
     def _check_metric(self) -> None:
         allowed = CLASSIFICATION_METRICS if self.is_classification else REGRESSION_METRICS
         if self.config.metric not in allowed:
@@ -95,7 +101,7 @@ class TextClassification(Task):
 
     def _encode(self, split: Dataset, role: str, folder: Path) -> EncodedSplit:
         columns = self.config.dataset.text
-        limit = min(self.config.max_length, self.tokenizer.model_max_length)
+        limit = min(self.config.max_length, self.max_positions)
 
         def tokenise(rows: dict[str, list[str]]) -> dict[str, Any]:
             texts = ([str(text) for text in rows[column]] for column in columns)
@@ -154,7 +160,7 @@ def _flatten(table: Dataset, column: str) -> tuple[Tensor, Tensor]:
 
 
 def _labels_of(train: Dataset, column: str) -> Labels:
-    """Classes as the data name them: ClassLabel names, distinct strings, or whole numbers. Fractions mean regression."""
+    """Classes as the data name them: ClassLabel names, strings or whole numbers. Fractions mean regression."""
     feature = train.features[column]
     if isinstance(feature, datasets.ClassLabel):
         return Labels(tuple(feature.names), {index: index for index in range(len(feature.names))})

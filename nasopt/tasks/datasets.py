@@ -50,7 +50,7 @@ def load_splits(config: DatasetConfig) -> dict[str, Dataset]:
         if limits[role] is not None:
             split = split.select(range(min(limits[role], len(split))))
         if len(split) == 0:
-            raise DatasetError(f"task.dataset.splits.{role}: the split `{name}` of {config.path} is empty")
+            raise _empty(config, name)
         result[role] = split
     return result
 
@@ -72,6 +72,8 @@ def _load_split(config: DatasetConfig, name: str) -> Dataset:
         raise DatasetError(f"task.dataset.path: {config.path}: {reason} ({_first_line(error)})") from None
     except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
         cause = error.__cause__ or error
+        if "corresponds to no data" in str(cause):
+            raise _empty(config, name) from None
         raise DatasetError(f"task.dataset: {config.path}, split `{name}`: {_first_line(cause)}") from None
 
 
@@ -99,6 +101,10 @@ def _builder(file: Path) -> str:
 def _no_such_split(config: DatasetConfig, name: str, existing: list[str]) -> DatasetError:
     found = choices(sorted(existing)) or "none"
     return DatasetError(f"task.dataset.splits: {config.path} has no split `{name}`; it has: {found}")
+
+
+def _empty(config: DatasetConfig, name: str) -> DatasetError:
+    return DatasetError(f"task.dataset.splits: the split `{name}` of {config.path} is empty")
 
 
 def _check_columns(config: DatasetConfig, name: str, split: Dataset) -> None:

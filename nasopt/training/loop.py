@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import get_scheduler
+from transformers import PreTrainedModel, get_scheduler
 
 from nasopt.config import TrainingConfig
 from nasopt.errors import TrainingDivergedError
@@ -45,7 +45,7 @@ class TrainingResult:
 
 
 def train(
-    model: nn.Module,
+    model: PreTrainedModel,
     split: EncodedSplit,
     loss_function: LossFunction,
     settings: TrainingConfig,
@@ -114,11 +114,9 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=supports_bf16(device))
 
 
-def _optimizer(model: nn.Module, settings: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:
+def _optimizer(model: PreTrainedModel, settings: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:
     """AdamW; biases and LayerNorms (vectors) do not decay."""
-    embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
-    if isinstance(embeddings, nn.Module):
-        embeddings.requires_grad_(not settings.freeze_word_embeddings)
+    model.get_input_embeddings().requires_grad_(not settings.freeze_word_embeddings)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings.weight_decay},

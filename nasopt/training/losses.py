@@ -31,7 +31,7 @@ def prediction_kl(student: Tensor, teacher: Tensor, temperature: float, scale_by
         student: logits, (B, C).
         teacher: logits, (B, C).
         temperature: t > 0.
-        scale_by_t2: multiply by t^2 (Hinton et al. 2015, section 2.1), so that gradients keep their size when t is searched.
+        scale_by_t2: multiply by t^2 (Hinton et al. 2015, section 2.1): gradients keep their size when t is searched.
     """
     divergence = functional.kl_div(
         functional.log_softmax(student.float() / temperature, dim=-1),

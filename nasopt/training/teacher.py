@@ -1,4 +1,4 @@
-"""The teacher's outputs on the training split: computed once per study and memory-mapped, or live where they are too big."""
+"""The teacher's outputs on the training split: once per study and memory-mapped, or live where too big."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from nasopt.storage.checkpoints import write_atomically
 from nasopt.tasks.batches import Batch, EncodedSplit, gather_positions, sorted_batches
@@ -62,7 +63,7 @@ def run_with_hidden(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def make_teacher(
-    model: nn.Module,
+    model: PreTrainedModel,
     split: EncodedSplit,
     folder: Path,
     identity: str,

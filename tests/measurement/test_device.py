@@ -32,7 +32,7 @@ def test_absent_cuda_is_one_clear_line() -> None:
 
 @pytest.mark.parametrize("name", ["a100", "t4", "CPU", "cuda:7", "", "tpu"])
 def test_other_names_are_refused_with_the_cure(name: str) -> None:
-    with pytest.raises(DeviceNotFoundError, match="measures on the device at hand only.*to `cpu` or `cuda`") as e:
+    with pytest.raises(DeviceNotFoundError, match=r"measures on the device at hand only.*to `cpu` or `cuda`") as e:
         resolve_device(name)
     assert f"`{name}`" in str(e.value)
     assert "\n" not in str(e.value)

@@ -63,7 +63,7 @@ def test_foreign_databases_are_refused_untouched(tmp_path: Path) -> None:
     engine = sqlalchemy.create_engine(f"sqlite:///{path}")
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE orders (id INTEGER)")
-    with pytest.raises(StorageError, match="not a study database .*orders"):
+    with pytest.raises(StorageError, match=r"not a study database .*orders"):
         rdb.open_storage(rdb.parse_url(f"sqlite:///{path}"))
     assert sqlalchemy.inspect(engine).get_table_names() == ["orders"]
 

@@ -1,0 +1,31 @@
+"""What a command prints besides its result: our own words; what libraries say belongs to --debug."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+
+
+def configure(debug: bool, quiet: bool) -> None:
+    """Sets up logging for this process. To be called before torch and transformers are imported."""
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING, force=True)
+    level = logging.DEBUG if debug else logging.ERROR if quiet else logging.INFO
+    logging.getLogger("nasopt").setLevel(level)
+    if debug:
+        return
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for library in ("HF_DATASETS", "HF_HUB"):
+        os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
+    for chatty in ("httpx", "torch_pruning", "bitsandbytes"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+
+
+def quiet_optuna(debug: bool) -> None:
+    """Optuna sets its own level when it is imported, so this comes after."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.INFO if debug else optuna.logging.ERROR)

@@ -1,0 +1,225 @@
+"""Reads models from folders and from the hub, always in a known dtype and never running code that was not asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import constants, errors
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from nasopt.errors import ExportError, UnsupportedModelError
+from nasopt.models import modeling_nasopt
+from nasopt.models.families import FAMILIES, family_of
+from nasopt.models.quantization import bitsandbytes
+
+HEAD_SUFFIX = "ForSequenceClassification"
+
+modeling_nasopt.register()
+
+
+def load(path: str | Path, device: torch.device | str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads a folder that nasopt exported, or any other of an encoder that it can cut.
+
+    No code of the folder is run, and weights are read from safetensors only.
+
+    Args:
+        path: the folder.
+        device: where the model goes; None for the CPU.
+
+    Returns:
+        The model, in eval mode and in the dtype it was stored in, and its tokenizer.
+
+    Raises:
+        ExportError: there is no such folder, or it holds no model.
+        UnsupportedModelError: the model is not of a type that nasopt knows.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ExportError(f"{folder}: there is no such folder")
+    if not (folder / "config.json").is_file():
+        raise ExportError(f"{folder}: holds no model (there is no config.json)")
+    config = load_config(str(folder), None, False)
+    if config.model_type not in modeling_nasopt.CONFIGS and config.model_type not in FAMILIES:
+        family_of(config)
+    target = torch.device(device or "cpu")
+    options: dict[str, Any] = {}
+    if getattr(config, "quantization_config", None) is not None:
+        bitsandbytes()
+        options["device_map"] = {"": target}
+    auto = AutoModelForSequenceClassification if has_head(config) else AutoModel
+    with _quiet(), _explained(str(folder), ExportError):
+        model = auto.from_pretrained(
+            folder, config=config, dtype="auto", trust_remote_code=False, use_safetensors=True, **options
+        )
+    model = model.to(target) if not options else model
+    return model.eval(), load_tokenizer(str(folder), None, False)
+
+
+def load_config(source: str, revision: str | None, trust_remote_code: bool) -> PretrainedConfig:
+    """The configuration of a model: a folder, or an id on the hub.
+
+    Raises:
+        UnsupportedModelError: there is none, or it cannot be read without running the model's own code.
+    """
+    _check_source(source)
+    with _quiet(), _explained(source):
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            source, revision=revision or "main", trust_remote_code=trust_remote_code
+        )
+    return config
+
+
+def load_tokenizer(source: str, revision: str | None, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model.
+
+    Raises:
+        UnsupportedModelError: there is none.
+    """
+    _check_source(source)
+    with _quiet(), _explained(source):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source, revision=revision or "main", trust_remote_code=trust_remote_code
+        )
+    return tokenizer
+
+
+def has_head(config: PretrainedConfig) -> bool:
+    """Whether a checkpoint has a head for sequence classification."""
+    return any(name.endswith(HEAD_SUFFIX) for name in config.architectures or ())
+
+
+def load_base(
+    source: str,
+    *,
+    num_labels: int,
+    id2label: Mapping[int, str],
+    label2id: Mapping[str, int],
+    problem_type: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    new_head: bool = False,
+) -> PreTrainedModel:
+    """A model to start from, in fp32 whatever its checkpoint is in, with a head for sequence classification.
+
+    Args:
+        source: a folder, or an id on the hub.
+        num_labels, id2label, label2id, problem_type: the head, as Hugging Face's configurations say it.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: whether code that comes with the model may run.
+        new_head: start with a random head (drawn from torch's generator) though the checkpoint may have one.
+
+    Raises:
+        UnsupportedModelError: the model does not exist, is no encoder that can be cut, or lacks weights.
+    """
+    config = load_config(source, revision, trust_remote_code)
+    family_of(config)
+    config.num_labels = num_labels
+    config.id2label, config.label2id = dict(id2label), dict(label2id)
+    config.problem_type = problem_type
+    options = {"revision": revision or "main", "trust_remote_code": trust_remote_code, "config": config}
+    with _quiet(), _explained(source):
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=new_head,
+            output_loading_info=True,
+            **options,
+        )
+    _check_weights(source, model, report, new_head)
+    if new_head:
+        _draw_head(model)
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def _check_weights(source: str, model: PreTrainedModel, report: Mapping[str, Any], new_head: bool) -> None:
+    """Only the head, and the pooling below it, may be missing; and only where a new head is wanted."""
+    pooler = f"{model.base_model_prefix}.pooler."
+    encoder = f"{model.base_model_prefix}."
+    mismatched = {item[0] for item in report["mismatched_keys"]}
+    absent = sorted(
+        name
+        for name in {*report["missing_keys"], *mismatched}
+        if not new_head or (name.startswith(encoder) and not name.startswith(pooler))
+    )
+    if absent:
+        raise UnsupportedModelError(
+            f"model {source!r}: its checkpoint lacks {len(absent)} of the weights of a {model.config.model_type} "
+            f"model, {absent[0]} among them"
+        )
+
+
+def _draw_head(model: PreTrainedModel) -> None:
+    """Draws all weights above the encoder anew."""
+    for name, module in model.named_children():
+        if name != model.base_model_prefix:
+            for parameter in module.parameters():
+                # transformers marks weights that came from the checkpoint, and would leave them as they are.
+                parameter._is_hf_initialized = False
+            for part in module.modules():
+                model._init_weights(part)
+
+
+def _check_source(source: str) -> None:
+    """A path that does not exist is told as such, not as an unknown id on the hub."""
+    looks_like_path = source.startswith((".", "~", "/")) or source.count("/") > 1 or "\\" in source
+    if looks_like_path and not Path(source).is_dir():
+        raise UnsupportedModelError(f"model {source!r}: there is no such folder")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers from drawing its own progress bars and reporting the head, which is missing on purpose."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _explained(source: str, error_type: type[Exception] = UnsupportedModelError) -> Iterator[None]:
+    """Turns what transformers and the hub's client raise into one line."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        raise error_type(f"model {source!r}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    if any(isinstance(item, errors.RevisionNotFoundError) for item in chain):
+        return "the hub has no such revision of it"
+    if any(isinstance(item, errors.RepositoryNotFoundError) for item in chain):
+        return "the hub has no such model (a private one needs a login), and there is no such folder"
+    unreachable = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError)
+    if any(isinstance(item, unreachable) for item in chain) or "couldn't connect" in str(error):
+        return (
+            f"there is no such folder, and {constants.ENDPOINT} cannot be reached to fetch it; "
+            "check the name and the connection"
+        )
+    if "trust_remote_code" in str(error):
+        return "it needs its own code to run; set trust_remote_code = true if you trust it"
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,333 @@
+"""Makes encoders physically smaller, and full-size again.
+
+Cutting goes through torch-pruning's dependency graph, which finds out itself that a head of the query projection
+belongs to rows of the key and value projections and to columns of the output projection. Measured on MiniLM (6 layers,
+hidden size 384) with one thread: 17 ms to trace the graph (130 ms the first time in a process) and under 1 ms per
+group, so the graph costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, TypeAlias
+
+import torch
+import torch_pruning
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from nasopt.errors import CheckpointError, NasoptError
+from nasopt.models.architecture import Architecture, EncoderShape, KeptUnits
+from nasopt.models.families import encoder_shape, family_of
+from nasopt.models.modeling_nasopt import (
+    LayerParts,
+    NoAttention,
+    OutputBias,
+    note_heads,
+    remove_attention,
+    remove_ffn,
+)
+
+Block: TypeAlias = Literal["heads", "ffn"]
+
+UnitSelector: TypeAlias = Callable[[nn.Module, int, Block, tuple[int, ...], int], Sequence[int]]
+"""(full-size model, layer, block, candidates, keep) -> the `keep` candidates that stay.
+
+`candidates` are indices of heads or of FFN neurons in the base model's numbering, ascending."""
+
+
+def cut(model: PreTrainedModel, target: Architecture, current: Architecture | None = None) -> PreTrainedModel:
+    """Removes, in place, the layers, heads and FFN neurons that `target` does not keep.
+
+    Exact: the outputs are those of the model with the removed units masked. The configuration's number of layers
+    follows; the sizes of pruned layers cannot be said in a standard configuration (see :mod:`nasopt.export`).
+
+    Args:
+        model: a model of a supported family, with any head.
+        target: what to keep; its precision does not matter.
+        current: what the model has now; None for the full base model.
+
+    Raises:
+        UnsupportedModelError: the model is not an encoder that can be cut.
+        ValueError: `target` keeps something that `current` does not have, or no layer at all.
+    """
+    parts = family_of(model).parts
+    shape = encoder_shape(model.config)
+    current = current or Architecture.full(shape)
+    if not target.kept_layers:
+        raise ValueError("`target` must keep at least one layer")
+    if not current.contains(target):
+        raise ValueError("`target` keeps layers, heads or neurons that `current` does not have")
+    layers = _cut_layers(model, parts, target, current)
+    blocks = [
+        (layer, _units(current, index), _units(target, index))
+        for layer, index in zip(layers, target.kept_layers, strict=True)
+    ]
+    _empty_blocks(blocks, parts)
+    if any(before != after for _, before, after in blocks):
+        _cut_units(model, blocks, parts, shape.head_size)
+    return model
+
+
+def expand(base_model: PreTrainedModel, weights: Mapping[str, Tensor], architecture: Architecture) -> PreTrainedModel:
+    """A full-size copy of the base model with the weights of a smaller one in their places.
+
+    Layers, heads and neurons that the smaller model lacks have the base model's weights; cutting the result to
+    `architecture` gives the smaller model back, bit for bit. So `cut(expand(base, parent_weights, parent), child)`
+    inherits from the parent and restores from the base what the parent lacks.
+
+    Args:
+        base_model: the full-size model; not changed.
+        weights: state dict of a model that was cut out of it.
+        architecture: what that model keeps.
+
+    Raises:
+        CheckpointError: the weights are not those of such a model.
+    """
+    model = copy.deepcopy(base_model)
+    destinations = model.state_dict()  # shares memory with the parameters
+    places = _places(model, destinations, architecture)
+    wrong = sorted(set(places) ^ set(weights))
+    if wrong:
+        problem = "is missing" if wrong[0] in places else "has no place in the base model"
+        raise CheckpointError(f"the weights are not those of their architecture: {wrong[0]} {problem}")
+    for name, (full_name, index) in places.items():
+        destination, source = destinations[full_name], weights[name]
+        expected = destination[index].shape
+        if source.shape != expected:
+            raise CheckpointError(f"the weight {name} has the shape {tuple(source.shape)}, not {tuple(expected)}")
+        destination[index] = source.to(destination)
+    return model
+
+
+def choose_units(
+    model: PreTrainedModel, parent: Architecture, params: Mapping[str, Any], select: UnitSelector
+) -> Architecture:
+    """Which heads and neurons a child keeps, given how many.
+
+    A block that shrinks keeps some of the parent's units; one that grows keeps all of them and takes back some of
+    those the parent lacks; in a layer that the parent lacks all of the base model's units are candidates.
+
+    Args:
+        model: the parent's weights in full size (see :func:`expand`).
+        parent: what the parent keeps.
+        params: the child's genotype: ``layer_<i>``, ``heads_<i>``, ``ffn_<i>``, ``precision``. Counts of removed
+            layers do not matter.
+        select: who stays; called only where there is a choice.
+
+    Raises:
+        NasoptError: `select` returned something else than `keep` different candidates.
+        ValueError: the genotype keeps no layer.
+    """
+    shape = encoder_shape(model.config)
+    layers: list[KeptUnits | None] = []
+    for layer, units in enumerate(parent.layers):
+        if not params[f"layer_{layer}"]:
+            layers.append(None)
+            continue
+        owned = units or KeptUnits((), ())
+        heads = _choose(model, layer, "heads", owned.heads, shape.num_heads, params[f"heads_{layer}"], select)
+        neurons = _choose(model, layer, "ffn", owned.neurons, shape.ffn_size, params[f"ffn_{layer}"], select)
+        layers.append(KeptUnits(heads, neurons))
+    if all(item is None for item in layers):
+        raise ValueError("`params` must keep at least one layer")
+    return Architecture(tuple(layers), params["precision"])
+
+
+def keep_largest(model: nn.Module, layer: int, block: Block, candidates: tuple[int, ...], keep: int) -> tuple[int, ...]:
+    """The units with the largest weights: L2 norm over all that is cut with the unit, biases included."""
+    assert isinstance(model, PreTrainedModel)
+    parts = family_of(model).parts
+    module = parts.encoder_layers(model)[layer]
+    if block == "heads":
+        incoming: tuple[str, ...] = (parts.query, parts.key, parts.value)
+        outgoing, size = parts.attention_output, encoder_shape(model.config).head_size
+    else:
+        incoming, outgoing, size = (parts.up,), parts.down, 1
+    squares = _linear(module, outgoing).weight.detach().square().sum(dim=0)  # one per head channel or neuron
+    for name in incoming:
+        linear = _linear(module, name)
+        squares = squares + linear.weight.detach().square().sum(dim=1)
+        if linear.bias is not None:
+            squares = squares + linear.bias.detach().square()
+    scores = squares.view(-1, size).sum(dim=1).tolist()
+    return tuple(sorted(candidates, key=lambda unit: (-scores[unit], unit))[:keep])
+
+
+def keep_first(model: nn.Module, layer: int, block: Block, candidates: tuple[int, ...], keep: int) -> tuple[int, ...]:
+    """The first ones: the published mutation, which prunes the last heads."""
+    return candidates[:keep]
+
+
+def layer_counts(model: PreTrainedModel) -> tuple[list[int], list[int]]:
+    """How many heads and how many FFN neurons each layer of a model has, whether it was cut or not."""
+    parts = family_of(model).parts
+    head_size = encoder_shape(model.config).head_size
+    heads, neurons = [], []
+    for layer in parts.encoder_layers(model):
+        empty = isinstance(layer.get_submodule(parts.attention), NoAttention)
+        heads.append(0 if empty else _linear(layer, parts.query).out_features // head_size)
+        up = layer.get_submodule(parts.up)
+        neurons.append(0 if isinstance(up, nn.Identity) else _linear(layer, parts.up).out_features)
+    return heads, neurons
+
+
+def _cut_layers(
+    model: PreTrainedModel, parts: LayerParts, target: Architecture, current: Architecture
+) -> nn.ModuleList:
+    """Drops layers, and everything that counts or numbers them follows. Returns the layers that stay."""
+    layers = parts.encoder_layers(model)
+    stay = [layer for layer, index in zip(layers, current.kept_layers, strict=True) if target.layers[index] is not None]
+    if len(stay) < len(layers):
+        del layers[:]
+        layers.extend(stay)
+        model.config.num_hidden_layers = len(stay)
+        for module in model.modules():
+            if hasattr(module, "n_layers"):
+                module.n_layers = len(stay)
+        for index, layer in enumerate(layers):
+            for module in layer.modules():
+                if hasattr(module, "layer_idx"):
+                    module.layer_idx = index  # type: ignore[assignment]
+    return layers
+
+
+def _units(architecture: Architecture, index: int) -> KeptUnits:
+    units = architecture.layers[index]
+    assert units is not None
+    return units
+
+
+def _empty_blocks(blocks: list[tuple[nn.Module, KeptUnits, KeptUnits]], parts: LayerParts) -> None:
+    for layer, before, after in blocks:
+        if before.heads and not after.heads:
+            remove_attention(layer, parts)
+        if before.neurons and not after.neurons:
+            remove_ffn(layer, parts)
+
+
+def _cut_units(
+    model: PreTrainedModel, blocks: list[tuple[nn.Module, KeptUnits, KeptUnits]], parts: LayerParts, head_size: int
+) -> None:
+    """Slices the weights of blocks that lose some of their units, but not all."""
+    with _traceable(model):
+        tokens = torch.zeros((1, 2), dtype=torch.long, device=model.device)
+        inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+        biases = [(module.bias, 0) for module in model.modules() if isinstance(module, OutputBias)]
+        graph = torch_pruning.DependencyGraph().build_dependency(
+            model, example_inputs=inputs, unwrapped_parameters=biases
+        )
+        for layer, before, after in blocks:
+            heads = _positions_gone(before.heads, after.heads)
+            if heads:
+                channels = [head * head_size + channel for head in heads for channel in range(head_size)]
+                _prune(graph, layer.get_submodule(parts.query), channels)
+                note_heads(layer.get_submodule(parts.attention), len(after.heads), head_size)
+            neurons = _positions_gone(before.neurons, after.neurons)
+            if neurons:
+                _prune(graph, layer.get_submodule(parts.up), neurons)
+
+
+def _prune(graph: Any, linear: nn.Module, channels: list[int]) -> None:
+    graph.get_pruning_group(linear, torch_pruning.prune_linear_out_channels, channels).prune()
+
+
+def _positions_gone(before: tuple[int, ...], after: tuple[int, ...]) -> list[int]:
+    """Positions, among the units that a block has now, of those that go. Empty for a block that goes altogether."""
+    stay = set(after)
+    return [position for position, unit in enumerate(before) if unit not in stay] if after else []
+
+
+@contextmanager
+def _traceable(model: PreTrainedModel) -> Iterator[None]:
+    """The graph is read off the gradient functions of one forward pass: no dropout, and nothing may be frozen."""
+    training = model.training
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    try:
+        model.eval().requires_grad_(True)
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        model.train(training)
+        for name in frozen:
+            model.get_parameter(name).requires_grad_(False)
+
+
+def _places(
+    model: PreTrainedModel, full_names: Mapping[str, Tensor], architecture: Architecture
+) -> dict[str, tuple[str, tuple[Any, ...]]]:
+    """For each weight of a smaller model, its full-size tensor's name and where it goes in it."""
+    parts = family_of(model).parts
+    layers = parts.encoder_layers(model)
+    prefix = next(name for name, module in model.named_modules() if module is layers) + "."
+    places: dict[str, tuple[str, tuple[Any, ...]]] = {
+        name: (name, (...,)) for name in full_names if not name.startswith(prefix)
+    }
+    shape = encoder_shape(model.config)
+    for position, index in enumerate(architecture.kept_layers):
+        start = f"{prefix}{index}."
+        indices = _indices(parts, _units(architecture, index), shape)
+        for full_name in full_names:
+            if full_name.startswith(start):
+                name = full_name.removeprefix(start)
+                place = indices.get(name, (...,))
+                if place is not None:
+                    places[f"{prefix}{position}.{name}"] = (full_name, place)
+    return places
+
+
+def _indices(parts: LayerParts, units: KeptUnits, shape: EncoderShape) -> dict[str, tuple[Any, ...] | None]:
+    """Where the weights of one layer's kept units are in the full-size tensors; None for weights that are gone."""
+    channels = torch.tensor(
+        [head * shape.head_size + channel for head in units.heads for channel in range(shape.head_size)]
+    )
+    indices: dict[str, tuple[Any, ...] | None] = {}
+    for incoming, outgoing, kept in (
+        ((parts.query, parts.key, parts.value), parts.attention_output, channels),
+        ((parts.up,), parts.down, torch.tensor(units.neurons)),
+    ):
+        for name in incoming:
+            indices[f"{name}.weight"] = indices[f"{name}.bias"] = (kept,) if len(kept) else None
+        indices[f"{outgoing}.weight"] = (slice(None), kept) if len(kept) else None
+    return indices
+
+
+def _choose(
+    model: PreTrainedModel,
+    layer: int,
+    block: Block,
+    owned: tuple[int, ...],
+    available: int,
+    count: int,
+    select: UnitSelector,
+) -> tuple[int, ...]:
+    if not 0 <= count <= available:
+        raise ValueError(f"layer {layer}: {block} must be between 0 and {available}, not {count}")
+    if count <= len(owned):
+        return _selected(model, layer, block, owned, count, select)
+    missing = tuple(sorted(set(range(available)) - set(owned)))
+    return tuple(sorted((*owned, *_selected(model, layer, block, missing, count - len(owned), select))))
+
+
+def _selected(
+    model: PreTrainedModel, layer: int, block: Block, candidates: tuple[int, ...], keep: int, select: UnitSelector
+) -> tuple[int, ...]:
+    """What `select` says, checked; it is a user's function."""
+    if keep in (0, len(candidates)):
+        return candidates[:keep]
+    chosen = [int(unit) for unit in select(model, layer, block, candidates, keep)]
+    if len(chosen) != keep or len(set(chosen)) != keep or not set(chosen) <= set(candidates):
+        name = getattr(select, "__name__", repr(select))
+        raise NasoptError(
+            f"the pruning function {name} must return {keep} different ones of the {len(candidates)} {block} it was "
+            f"given for layer {layer}, but returned {len(chosen)}: {str(chosen)[:80]}"
+        )
+    return tuple(sorted(chosen))
+
+
+def _linear(layer: nn.Module, name: str) -> nn.Linear:
+    module = layer.get_submodule(name)
+    assert isinstance(module, nn.Linear)
+    return module

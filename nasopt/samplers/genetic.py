@@ -1,0 +1,226 @@
+"""GeneticSampler: proposes children of compressed models by pruning, quantisation and distillation.
+
+Reference: METHODS.md, section 1 (Genetic: hardware-aware evolution of compressed BERT models).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from optuna.distributions import CategoricalDistribution
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial
+
+from nasopt.models.architecture import Training
+from nasopt.samplers.evolution import EvolutionSampler, Operators, Parent, pareto_preference, tournament
+from nasopt.samplers.genotype import Genotype, Space, fit
+from nasopt.samplers.history import FloatArray
+from nasopt.samplers.mutations import BlockMutation, Limits, Mutation, quantize, remove_last
+
+LOWEST_QUALITY = 1e-6
+"""F clips Q to this: a correlation may be zero or negative."""
+
+_LOWEST_COST = float(np.finfo(np.float64).tiny)
+_BLIND_DRAWS = 16
+"""How often a mutation that cannot list its outcomes is tried in the systematic look for an unknown child."""
+
+
+def log_fitness(values: ArrayLike, exponents: Sequence[float] = (5.0, 1.0, 1.0)) -> FloatArray:
+    """`a ln Q - b ln T - c ln M`, shape `(n,)`: ranks as F does, whatever the population.
+
+    Args:
+        values: `(n, n_objectives)`, in the order quality (maximised), one or more latencies, memory (minimised).
+            T is the product of the latencies. Q is clipped to :data:`LOWEST_QUALITY` from below.
+        exponents: `(a, b, c)`.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] < 3:
+        raise ValueError(f"`values` must have shape (n, 3 or more): quality, latency, memory; but got {array.shape}.")
+    a, b, c = exponents
+    costs = np.log(np.maximum(array[:, 1:], _LOWEST_COST))
+    quality = np.log(np.maximum(array[:, 0], LOWEST_QUALITY))
+    result: FloatArray = a * quality - b * costs[:, :-1].sum(axis=1) - c * costs[:, -1]
+    return result
+
+
+def fitness(values: ArrayLike, exponents: Sequence[float] = (5.0, 1.0, 1.0)) -> FloatArray:
+    """`F = (Q / Q_max)^a * (T_min / T)^b * (M_min / M)^c` over the population `values`; shape `(n,)`, larger is better.
+
+    Arguments as for :func:`log_fitness`. Q_max, T_min and M_min are each the best of the population.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if len(array) == 0:
+        return np.zeros(0)
+    logarithms = log_fitness(array, exponents)
+    latency = np.prod(np.maximum(array[:, 1:-1], _LOWEST_COST), axis=1, keepdims=True)
+    ideal = [[array[:, 0].max(), latency.min(), array[:, -1].min()]]
+    scaled: FloatArray = np.exp(logarithms - log_fitness(ideal, exponents))
+    return scaled
+
+
+def fitness_preference(exponents: Sequence[float], points: FloatArray, violations: FloatArray) -> FloatArray:
+    """Keys `(violation, -ln F)`, shape `(n, 2)`; `points` is `(n, n_objectives)`, quality negated, all minimised."""
+    values = np.hstack([-points[:, :1], points[:, 1:]])
+    return np.stack([violations, -log_fitness(values, exponents)], axis=1)
+
+
+def full_first(position: int, space: Space, rng: np.random.RandomState) -> Genotype | None:
+    """Initial population: the base model itself; everything after it is a child."""
+    return fit({}, space) if position == 0 else None
+
+
+@dataclass(frozen=True)
+class GeneticVariation:
+    """Makes a child by mutation (pruning or restoring), quantisation and crossover, at least one of them.
+
+    Each happens with its own probability; draws in which none does are repeated. Crossover is training against the
+    base model and leaves the architecture alone: it makes the child's `training` "distill". A mutation without it means
+    "finetune", a change of precision alone "none".
+    """
+
+    mutations: tuple[Mutation, ...]
+    mutation_prob: float
+    quantization_prob: float
+    crossover_prob: float
+
+    def __call__(self, parent: Parent, space: Space, rng: np.random.RandomState) -> Genotype | None:
+        probabilities = (self.mutation_prob, self.quantization_prob, self.crossover_prob)
+        happens = rng.rand(3) < probabilities
+        while not happens.any():
+            happens = rng.rand(3) < probabilities
+        mutates, quantizes, crosses = happens
+        child: Genotype | None = dict(parent.genotype)
+        if mutates and child is not None:
+            child = self.mutations[rng.randint(len(self.mutations))](child, space, rng)
+        if quantizes and child is not None:
+            child = quantize(child, space, rng)
+        return None if child is None else _trained(child, space, bool(mutates), bool(crosses))
+
+    def neighbours(self, parent: Parent, space: Space, rng: np.random.RandomState) -> Iterator[Genotype]:
+        """Every child there can be (of mutations that do not list their outcomes, some), the smallest steps first."""
+        for crosses in _cases(self.crossover_prob):
+            for mutates in _cases(self.mutation_prob):
+                pruned = self._outcomes(parent.genotype, space, rng) if mutates else iter([parent.genotype])
+                for genotype in pruned:
+                    for quantizes in _cases(self.quantization_prob):
+                        if not (crosses or mutates or quantizes):
+                            continue
+                        for child in quantize.outcomes(genotype, space) if quantizes else [genotype]:
+                            trained = _trained(child, space, mutates, crosses)
+                            if trained is not None:
+                                yield trained
+
+    def _outcomes(self, genotype: Genotype, space: Space, rng: np.random.RandomState) -> Iterator[Genotype]:
+        for mutation in self.mutations:
+            if isinstance(mutation, BlockMutation):
+                yield from mutation.outcomes(genotype, space)
+            else:
+                tries = (mutation(dict(genotype), space, rng) for _ in range(_BLIND_DRAWS))
+                yield from (child for child in tries if child is not None)
+
+
+def _cases(probability: float) -> list[bool]:
+    """Whether something of this probability happens: what is possible, "no" first."""
+    return [happens for happens in (False, True) if (probability > 0 if happens else probability < 1)]
+
+
+def _trained(genotype: Genotype, space: Space, mutates: bool, crosses: bool) -> Genotype | None:
+    """The child with the training its operators mean; None where the space does not offer that training."""
+    training: Training = "distill" if crosses else "finetune" if mutates else "none"
+    distribution = space.get("training")
+    if distribution is None:
+        return genotype
+    assert isinstance(distribution, CategoricalDistribution)
+    return {**genotype, "training": training} if training in distribution.choices else None
+
+
+class GeneticSampler(EvolutionSampler):
+    """Hardware-aware evolution of compressed models (METHODS.md, section 1), on Optuna's NSGA-II.
+
+    The first trial of an empty study is the full genotype. Every other one is a child of a completed trial, drawn from
+    the elite by binary tournament; the parent's number stands in it (:func:`nasopt.samplers.history.parent_of`).
+    Parameters that are not the genotype's are proposed by NSGA-II's operators.
+
+    Args:
+        population_size:
+            Size of the elite, from which parents are taken; at least 2.
+        mutation_prob:
+            Probability that a child is pruned, or restored, by one of `mutations`.
+        quantization_prob:
+            Probability that a child gets another precision.
+        crossover_prob:
+            Probability that a child is distilled from the base model. Of the three at least one happens.
+        mutations:
+            Callables `(genotype, space, rng) -> genotype | None`, each equally likely; see
+            :mod:`nasopt.samplers.mutations`.
+        max_layers:
+            Layers that one of nasopt's own mutations removes at most (K1).
+        max_heads:
+            Heads that one of nasopt's own mutations removes at most (K2).
+        selection:
+            `"pareto"`: non-dominated sort and crowding distance. `"fitness"`: F; it needs the directions maximize (of
+            quality), then minimize for one or more latencies and for memory.
+        exponents:
+            `(a, b, c)` of F.
+        seed:
+            Seed of the study. What a trial draws depends on it and on the trial's number only.
+    """
+
+    def __init__(
+        self,
+        *,
+        population_size: int = 100,
+        mutation_prob: float = 0.9,
+        quantization_prob: float = 0.3,
+        crossover_prob: float = 0.5,
+        mutations: Sequence[Mutation] = (remove_last,),
+        max_layers: int = 1,
+        max_heads: int = 2,
+        selection: Literal["pareto", "fitness"] = "pareto",
+        exponents: Sequence[float] = (5.0, 1.0, 1.0),
+        seed: int | None = None,
+    ) -> None:
+        probabilities = {"mutation": mutation_prob, "quantization": quantization_prob, "crossover": crossover_prob}
+        for name, value in probabilities.items():
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"`{name}_prob` must be within the range [0.0, 1.0], but got {value}.")
+        if not any(probabilities.values()):
+            raise ValueError("`mutation_prob`, `quantization_prob` and `crossover_prob` must not all be 0.")
+        if not mutations:
+            raise ValueError("`mutations` must name at least one mutation.")
+        if max_layers < 1 or max_heads < 1:
+            raise ValueError(f"`max_layers` and `max_heads` must be at least 1, but got {max_layers} and {max_heads}.")
+        if selection not in ("pareto", "fitness"):
+            raise ValueError(f'`selection` must be "pareto" or "fitness", but got {selection!r}.')
+        if len(exponents) != 3:
+            raise ValueError(f"`exponents` must be three numbers (a, b, c), but got {exponents!r}.")
+        limits = Limits(max_layers, max_heads)
+        limited = (item.limited(limits) if isinstance(item, BlockMutation) else item for item in mutations)
+        operators = Operators(
+            initial=full_first,
+            preference=pareto_preference if selection == "pareto" else partial(fitness_preference, tuple(exponents)),
+            select=tournament,
+            vary=GeneticVariation(tuple(limited), mutation_prob, quantization_prob, crossover_prob),
+        )
+        super().__init__(operators, population_size=population_size, seed=seed)
+        self._selection = selection
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        if self._selection == "fitness":
+            _check_directions(study.directions)
+        super().before_trial(study, trial)
+
+
+def _check_directions(directions: Sequence[StudyDirection]) -> None:
+    expected = [StudyDirection.MAXIMIZE] + [StudyDirection.MINIMIZE] * (len(directions) - 1)
+    if len(directions) < 3 or list(directions) != expected:
+        given = ", ".join(direction.name.lower() for direction in directions)
+        raise ValueError(
+            '`selection="fitness"` needs the directions maximize (quality), minimize (one or more latencies), minimize '
+            f"(memory), but the study has {given}."
+        )

@@ -1,0 +1,65 @@
+"""Tiny models of every family, built in code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    ElectraConfig,
+    ElectraForSequenceClassification,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+MakeModel = Callable[..., PreTrainedModel]
+
+
+@pytest.fixture
+def make_model() -> MakeModel:
+    """(family, sizes...) -> classifier in eval mode whose every weight is random, biases and layer norms included."""
+
+    def make(family: str, hidden: int = 32, layers: int = 3, heads: int = 4, ffn: int = 128) -> PreTrainedModel:
+        sizes: dict[str, Any] = {
+            "vocab_size": 100,
+            "hidden_size": hidden,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "intermediate_size": ffn,
+            "max_position_embeddings": 40,
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            if family == "distilbert":
+                del sizes["intermediate_size"]
+                model = DistilBertForSequenceClassification(DistilBertConfig(**sizes, hidden_dim=ffn))
+            elif family == "roberta":
+                model = RobertaForSequenceClassification(RobertaConfig(**sizes))
+            elif family == "electra":
+                model = ElectraForSequenceClassification(ElectraConfig(**sizes, embedding_size=16))
+            else:
+                model = BertForSequenceClassification(BertConfig(**sizes))
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(torch.randn_like(parameter) * 0.2)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def batch() -> dict[str, Tensor]:
+    """Three texts of up to 9 tokens; two are padded."""
+    ids = torch.randint(5, 100, (3, 9), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    mask[2, 2:] = 0
+    return {"input_ids": ids, "attention_mask": mask}

@@ -1,0 +1,15 @@
+"""Optuna's own conformance suites for samplers."""
+
+from collections.abc import Callable
+
+import pytest
+from optuna.samplers import BaseSampler
+from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase
+
+from nasopt.samplers import GeneticSampler
+
+
+class TestGeneticSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return lambda: GeneticSampler(population_size=4, seed=0)

@@ -1,0 +1,220 @@
+"""The command line: every mistake a user can make gets one line and exit code 2, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from command_line import Result, run
+
+import nasopt
+
+WriteStudy = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("NASOPT_STORAGE", raising=False)
+
+
+def refused(result: Result, *parts: str) -> None:
+    """One line on stderr that holds `parts`, nothing on stdout, exit code 2."""
+    assert result.code == 2, result.err
+    assert result.out == ""
+    assert result.err.count("\n") == 1, result.err
+    assert result.err.startswith("nasopt: ")
+    assert "Traceback" not in result.err
+    for part in parts:
+        assert part in result.err
+
+
+def test_help_is_quick_and_imports_no_torch() -> None:
+    code = "import sys, nasopt.cli; sys.argv = ['nasopt', '--help']\ntry: nasopt.cli.main()\nexcept SystemExit: pass\n"
+    code += "print(sorted({'torch', 'transformers', 'optuna'} & set(sys.modules)))"
+    started = time.perf_counter()
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - started < 1.0
+    assert shown.stdout.splitlines()[-1] == "[]"
+
+
+def test_version() -> None:
+    assert run("--version").out == f"nasopt {nasopt.__version__}\n"
+
+
+def test_methods() -> None:
+    assert json.loads(run("methods", "-f", "json").out)[0]["name"] == "genetic"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("study", "show"),
+        ("study", "nonsense"),
+        ("study", "list", "--colour"),
+        ("study", "optimize", "x", "--n-trials", "0"),
+        ("study", "trials", "x", "-f", "xml"),
+    ],
+)
+def test_usage_errors_are_one_line(arguments: tuple[str, ...]) -> None:
+    refused(run(*arguments))
+
+
+STUDY_FILE_MISTAKES = [
+    ({"[task]": "[task"}, ["tiny.toml", "not valid TOML"]),
+    ({"[training]": "[training]\nepoch = 1"}, ["training.epoch: unknown key", "`epochs`"]),
+    ({'"genetic"': '"genetics"'}, ["method: 'genetics' is not a method; one of genetic"]),
+    ({'"accuracy"': '"speed"'}, ["task.metric: 'speed'", "accuracy"]),
+    ({'"accuracy"': '"spearmanr"'}, ["task.metric: spearmanr does not fit", "accuracy"]),
+    ({'device = "cpu"': 'device = "a100"'}, ["`a100`", "`cpu`"]),
+    ({"sequence_length = 16": "sequence_length = 100"}, ["latency.sequence_length: 100", "at most 64"]),
+    ({"max_length = 32": 'max_length = "long"'}, ["task.max_length"]),
+    ({"learning_rate = 1e-3": "learning_rate = 0"}, ["training.learning_rate", "greater than 0"]),
+    ({"population_size = 4": "population_size = 1"}, ["method_options.population_size"]),
+    ({"population_size = 4": "populaton = 4"}, ["method_options.populaton", "population_size"]),
+    ({'"restore"]': '"regrow"]'}, ["method_options.mutations", "'regrow' is not a mutation"]),
+    ({"generations = 2": 'generations = 2\npruning = "no.such:f"'}, ["method_options.pruning", "cannot be imported"]),
+    ({'text = ["text"]': 'text = ["sentence"]'}, ["no column sentence", "it has: text, label"]),
+    ({'test = "test"': 'test = "tset"'}, ["no split `tset`", "it has: test, train, validation"]),
+]
+
+
+@pytest.mark.parametrize(("change", "parts"), STUDY_FILE_MISTAKES, ids=lambda value: str(value)[:40])
+def test_mistakes_in_a_study_file(write_study: WriteStudy, change: dict[str, str], parts: list[str]) -> None:
+    refused(run("study", "create", write_study(**change)), *parts)
+    assert not Path("nasopt.db").exists() or not optuna.get_all_study_names("sqlite:///nasopt.db")
+
+
+def test_file_and_option_mistakes_are_shown_together(write_study: WriteStudy) -> None:
+    path = write_study(**{"[training]": "[training]\nepochs = 0", "population_size = 4": "population_size = 1"})
+    refused(run("study", "create", path), "2 errors", "training.epochs", "method_options.population_size")
+
+
+def test_a_missing_study_file() -> None:
+    refused(run("study", "create", "none.toml"), "none.toml: no such study file")
+
+
+def test_data_that_do_not_exist(write_study: WriteStudy, sentiment: Path) -> None:
+    refused(run("study", "create", write_study(**{str(sentiment): "/no/such/data"})), "/no/such/data")
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("text,label\n", ["`train`", "empty"]),
+        ("text,label\na,x\nb,x\n", ["one class only (x)"]),
+        ("text,label\na,x\nb,y\n", ["validation split has the labels negative, positive", "the classes are x, y"]),
+    ],
+)
+def test_data_that_do_not_fit(
+    write_study: WriteStudy, sentiment: Path, tmp_path: Path, content: str, parts: list[str]
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for file in sentiment.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "train.csv").write_text(content)
+    refused(run("study", "create", write_study(**{str(sentiment): str(folder)})), *parts)
+
+
+def test_models_that_cannot_be_cut(write_study: WriteStudy, tiny_bert: Path, tmp_path: Path) -> None:
+    refused(run("study", "create", write_study(**{str(tiny_bert): str(tmp_path / "nothing")})), "nothing")
+    gpt = tmp_path / "gpt"
+    gpt.mkdir()
+    (gpt / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    refused(run("study", "create", write_study(**{str(tiny_bert): str(gpt)})), "gpt2", "bert")
+
+
+def test_labels_that_are_not_the_classes_of_the_head(write_study: WriteStudy, tiny_bert: Path, tmp_path: Path) -> None:
+    headed = tmp_path / "headed"
+    headed.mkdir()
+    for file in tiny_bert.iterdir():
+        (headed / file.name).write_bytes(file.read_bytes())
+    config = json.loads((headed / "config.json").read_text())
+    config |= {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "spam", "1": "ham"}}
+    (headed / "config.json").write_text(json.dumps(config | {"label2id": {"spam": 0, "ham": 1}}))
+    result = run("study", "create", write_study(**{str(tiny_bert): str(headed)}))
+    refused(result, "negative, positive", "spam, ham", "new_head")
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("hello", ["not a database URL"]),
+        ("sqlite:////no/such/folder/a.db", ["does not exist"]),
+        ("postgresql+nodriver://me:secret@localhost/db", ["me:***@localhost", "driver"]),
+    ],
+)
+def test_databases_that_cannot_be_opened(write_study: WriteStudy, url: str, parts: list[str]) -> None:
+    result = run("study", "create", write_study(), "--storage", url)
+    refused(result, *parts)
+    assert "secret" not in result.err
+
+
+def test_somebody_elses_database(write_study: WriteStudy) -> None:
+    connection = sqlite3.connect("shop.db")
+    connection.execute("CREATE TABLE orders (id INTEGER)")
+    connection.close()
+    refused(run("study", "create", write_study(), "--storage", "sqlite:///shop.db"), "not a study database", "orders")
+
+
+def test_optuna_studies_that_are_not_ours() -> None:
+    optuna.create_study(study_name="plain", storage="sqlite:///nasopt.db")
+    refused(run("study", "show", "plain"), "'plain' was not made by nasopt")
+    assert json.loads(run("study", "list", "-f", "json").out) == []
+
+
+def test_an_unwritable_artifact_folder(write_study: WriteStudy) -> None:
+    Path("file").write_text("")
+    refused(run("study", "create", write_study(), "--artifacts", "file"), "cannot be written", "--artifacts")
+    refused(run("study", "show", "tiny"), "no study 'tiny'")
+
+
+def test_reading_commands_create_no_database() -> None:
+    for command in ("show", "trials", "pareto", "optimize"):
+        refused(run("study", command, "x"), "no such database", "nasopt study create")
+    refused(run("study", "list"), "no such database")
+    assert os.listdir() == []
+
+
+def test_creating_twice(write_study: WriteStudy) -> None:
+    path = write_study()
+    assert run("study", "create", path).code == 0
+    refused(run("study", "create", path), "'tiny' exists already", "--skip-if-exists")
+    assert run("study", "create", path, "--skip-if-exists").code == 0
+    changed = write_study(**{"seed = 1": "seed = 2"})
+    refused(run("study", "create", changed, "--skip-if-exists"), "its configuration differs")
+    assert run("study", "create", changed, "--name", "other").code == 0
+    assert [study["name"] for study in json.loads(run("study", "list", "-f", "json").out)] == ["other", "tiny"]
+
+
+def test_a_study_that_does_not_exist(write_study: WriteStudy) -> None:
+    run("study", "create", write_study())
+    refused(run("study", "show", "tinny"), "no study 'tinny'", "it has: tiny")
+
+
+def test_deleting_asks_only_on_a_terminal(write_study: WriteStudy) -> None:
+    run("study", "create", write_study())
+    refused(run("study", "delete", "tiny"), "--yes")
+    assert run("study", "delete", "tiny", "--yes").code == 0
+    refused(run("study", "show", "tiny"), "no study 'tiny'", "none")
+    assert not list(Path("nasopt.db.artifacts").iterdir())
+
+
+def test_exporting_needs_one_choice_and_a_trial(write_study: WriteStudy) -> None:
+    run("study", "create", write_study())
+    refused(run("study", "export", "tiny", "--to", "m"), "--trial N or", "--best")
+    refused(run("study", "export", "tiny", "--to", "m", "--trial", 3), "there is no such trial")
+    refused(run("study", "export", "tiny", "--to", "m", "--best", "size<3"), "no value 'size'")
+    refused(run("study", "export", "tiny", "--to", "m", "--best", "memory_mb<3"), "no complete trial")
+    assert not Path("m").exists()
