@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -93,7 +95,9 @@ def history(size: int) -> list[optuna.trial.FrozenTrial]:
         params = {
             name: distribution.choices[generator.randint(len(distribution.choices))]
             if isinstance(distribution, CategoricalDistribution)
-            else int(generator.randint(distribution.low, distribution.high + 1) // distribution.step * distribution.step)
+            else int(
+                generator.randint(distribution.low, distribution.high + 1) // distribution.step * distribution.step
+            )
             for name, distribution in distributions.items()
         }
         trial = optuna.create_trial(
@@ -124,19 +128,34 @@ def milliseconds(study: optuna.Study, repeats: int) -> float:
     return 1000 * float(np.median(times[3:]))
 
 
+def filled(kind: str, file: Path, trials: list[optuna.trial.FrozenTrial]) -> Callable[[str], optuna.Study]:
+    """A function from a sampler's name to a study of its own that holds these trials."""
+    if kind == "sqlite":  # written once, then copied
+        storage = open_storage(parse_url(f"sqlite:///{file}"))
+        optuna.create_study(storage=storage, study_name="study", directions=DIRECTIONS).add_trials(trials)
+        storage.engine.dispose()  # the last connection to close writes the WAL back
+
+    def open_study(name: str) -> optuna.Study:
+        if kind == "memory":
+            study = optuna.create_study(directions=DIRECTIONS, sampler=samplers(0)[name])
+            study.add_trials(trials)
+            return study
+        copy = shutil.copy(file, file.with_name(f"{name}.db"))
+        return optuna.load_study(
+            study_name="study", storage=open_storage(parse_url(f"sqlite:///{copy}")), sampler=samplers(0)[name]
+        )
+
+    return open_study
+
+
 def measure_cost(sizes: list[int], repeats: int, storages: list[str]) -> None:
     for kind in storages:
         first: dict[str, float] = {}
         for size in sizes:
             with tempfile.TemporaryDirectory() as folder:
-                trials = history(size)
-                costs = {}
-                for name in ("NSGA-II", "random", "genetic"):
-                    url = f"sqlite:///{Path(folder) / name}.db"
-                    storage = open_storage(parse_url(url)) if kind == "sqlite" else optuna.storages.InMemoryStorage()
-                    study = optuna.create_study(storage=storage, directions=DIRECTIONS, sampler=samplers(0)[name])
-                    study.add_trials(trials)
-                    costs[name] = milliseconds(study, repeats)
+                open_study = filled(kind, Path(folder) / "filled.db", history(size))
+                names = ("NSGA-II", "random", "genetic")
+                costs = {name: milliseconds(open_study(name), repeats) for name in names}
             for name, cost in costs.items():
                 growth = cost / first.setdefault(name, cost)
                 print(
@@ -147,7 +166,10 @@ def measure_cost(sizes: list[int], repeats: int, storages: list[str]) -> None:
 
 
 def measure_quality(n_trials: int, seeds: int) -> None:
-    full = {name: getattr(item, "high", None) for name, item in space().items()} | {"precision": "fp32", "training": "none"}
+    full = {name: getattr(item, "high", None) for name, item in space().items()} | {
+        "precision": "fp32",
+        "training": "none",
+    }
     base = evaluate(full)
     assert base is not None
     _, latency, memory = base

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from nasopt import logs
 from nasopt.errors import NasoptError
+from nasopt.process import configure, quiet_optuna
 from nasopt.version import __version__
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def create(
     from nasopt import study as studies
     from nasopt.storage.rdb import parse_url, resolve_url, shown
 
-    logs.quiet_optuna(Settings.debug)
+    quiet_optuna(Settings.debug)
     url = parse_url(resolve_url(storage))
     config = studies.read_study_file(study_file, name)
     created = studies.create(config, url, artifacts=artifacts, skip_if_exists=skip_if_exists)
@@ -148,7 +148,7 @@ def list_studies(
     from nasopt.report import tables
     from nasopt.storage.rdb import parse_url, resolve_url
 
-    logs.quiet_optuna(Settings.debug)
+    quiet_optuna(Settings.debug)
     records = [tables.study_record(opened) for opened in studies.list_studies(parse_url(resolve_url(storage)))]
     columns = {"name": "name", "method": "method", "complete": "trials.COMPLETE", "pareto": "pareto"}
     columns |= {"best quality": "best.quality.value", "model": "model"}
@@ -274,7 +274,7 @@ def _open(storage: str | None, name: str, artifacts: Path | None = None) -> Open
     from nasopt.storage.rdb import parse_url, resolve_url
     from nasopt.study import open_study
 
-    logs.quiet_optuna(Settings.debug)
+    quiet_optuna(Settings.debug)
     return open_study(parse_url(resolve_url(storage)), name, artifacts)
 
 
@@ -297,7 +297,7 @@ def main() -> None:
     """Entry point of the console script."""
     Settings.debug, Settings.quiet = "--debug" in sys.argv, "--quiet" in sys.argv
     sys.path.insert(0, os.getcwd())  # functions named in a study file may lie beside it
-    logs.configure(Settings.debug, Settings.quiet)
+    configure(Settings.debug, Settings.quiet)
     sys.exit(_run(lambda: app(standalone_mode=False)))
 
 

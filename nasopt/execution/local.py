@@ -17,9 +17,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from nasopt import logs
 from nasopt.execution.progress import ProgressView
 from nasopt.objective import Objective
+from nasopt.process import configure, quiet_optuna
 from nasopt.storage import attributes
 from nasopt.storage.rdb import parse_url
 from nasopt.study import OpenStudy, is_over, open_study, run_base, run_trials, with_data
@@ -142,8 +142,8 @@ def _run_workers(opened: OpenStudy, view: ProgressView, tickets: Tickets, worker
 def _worker(setup: WorkerSetup, tickets: Tickets, events: Any) -> None:
     """A worker process: its share of the cores, its GPU, and trials while there are tickets."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent passes it on, once
-    logs.configure(setup.debug, quiet=False)
-    logs.quiet_optuna(setup.debug)
+    configure(setup.debug, quiet=False)
+    quiet_optuna(setup.debug)
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     if gpus != [""]:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[setup.index % len(gpus)]

@@ -50,19 +50,20 @@ class QuietView(ProgressView):
 
 
 class PlainView(ProgressView):
-    """One line for each trial that ends and for each phase of the preparation, with times."""
+    """One line for each trial that ends and for each quarter of a phase of the preparation, with times."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
         self._total = total
         self._started = time.monotonic()
         self._ended = 0
-        self._announced: set[str] = set()
+        self._announced: set[tuple[str, int]] = set()
 
     def phase(self, number: int, phase: str, done: int, total: int) -> None:
-        if number < 0 and phase not in self._announced:
-            self._announced.add(phase)
-            self._print(f"{phase} ...")
+        percent = 25 * (4 * done // total) if total else 0
+        if number < 0 and (phase, percent) not in self._announced:
+            self._announced.add((phase, percent))
+            self._print(f"{phase} ... {f'{percent} %' if total else ''}".rstrip())
 
     def finished(self, number: int, summary: str) -> None:
         self._ended += 1

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Importing the Auto classes makes nasopt import modeling_nasopt (see nasopt.registration), so they must come before it.
-import transformers.models.auto.modeling_auto  # noqa: F401
 from transformers import PretrainedConfig, PreTrainedModel
 
 from nasopt.errors import UnsupportedModelError, choices
 from nasopt.models.architecture import EncoderShape
-from nasopt.models.modeling_nasopt import LAYER_PARTS, MODEL_TYPE_PREFIX, LayerParts
+from nasopt.models.modeling_nasopt import LAYER_PARTS, MODEL_TYPE_PREFIX, LayerParts, register
+
+# For those who import this before transformers' Auto classes: see nasopt.registration.
+register()
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,12 @@ from nasopt.models.quantization import bitsandbytes
 
 HEAD_SUFFIX = "ForSequenceClassification"
 
-modeling_nasopt.register()
-
 
 def load(path: str | Path, device: torch.device | str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads a folder that nasopt exported, or any other of an encoder that it can cut.
 
-    No code of the folder is run, and weights are read from safetensors only.
+    No code of the folder is run, and weights are read from safetensors only. To save an int8 or int4 model of a
+    standard type again, transformers 5 needs `model.save_pretrained(..., save_original_format=False)`.
 
     Args:
         path: the folder.

@@ -195,6 +195,11 @@ class _Shaped(PreTrainedModel):
         super().__init__(config, *args, **kwargs)
         _shape_encoder(self, config)
 
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        # transformers 5 cannot undo its conversion of bitsandbytes weights when it saves, and need not: they are stored
+        # as they are. Without quantisation these models have no other format either.
+        super().save_pretrained(save_directory, **{"save_original_format": False, **kwargs})
+
 
 class NasoptBertConfig(_LayerCounts, BertConfig):
     model_type = "nasopt-bert"

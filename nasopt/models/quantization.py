@@ -81,7 +81,7 @@ def quantize(model: PreTrainedModel, precision: Precision, device: torch.device 
     smaller: PreTrainedModel = copy.deepcopy(model).eval().requires_grad_(False)
     smaller.zero_grad(set_to_none=True)
     if precision in _FLOAT_DTYPES:
-        return smaller.to(device=device, dtype=_FLOAT_DTYPES[precision])  # type: ignore[no-any-return]
+        return smaller.to(device=device, dtype=_FLOAT_DTYPES[precision])
     rest = rest_dtype(device)
     build = _int8_linear if precision == "int8" else _nf4_linear
     quantized = {
@@ -145,10 +145,9 @@ def check_storable(model: nn.Module, precision: Precision) -> None:
     linears = (bnb.nn.Linear8bitLt, bnb.nn.Linear4bit)
     for name, module in model.named_modules():
         kind = type(module)
-        if kind.__module__.startswith(("bitsandbytes.", "torch.ao.", "torchao.")) and not isinstance(module, linears):
+        foreign = kind.__module__.startswith(("bitsandbytes.", "torch.ao.", "torchao.", "torch.jit."))
+        if foreign and not isinstance(module, linears):
             raise _not_storable(precision, name, f"a {kind.__module__}.{kind.__qualname__}")
-        if isinstance(module, torch.jit.ScriptModule):
-            raise _not_storable(precision, name, "compiled by torch.jit")
     allowed = (nn.Parameter, bnb.nn.Int8Params, bnb.nn.Params4bit)
     for name, parameter in model.named_parameters():
         if type(parameter) not in allowed or type(parameter.data) not in (Tensor, *allowed):

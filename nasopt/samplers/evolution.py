@@ -226,9 +226,10 @@ class EvolutionSampler(NSGAIISampler):
             proposal = {"parent": parent, "params": params}
             study._storage.set_trial_system_attr(trial._trial_id, PROPOSAL, proposal)
             trial.system_attrs[PROPOSAL] = proposal  # the caller's copy, which `sample_relative` gets
-            if history.is_alone(trial.number):
+            if history.is_known(key, trial.number):  # there was none left
                 break
-            # Workers that write first and look afterwards cannot both miss the other.
+            # Workers that write first and look afterwards cannot both miss the other. Whether there are others is
+            # part of the question, so this looks even where none was seen before.
             self._history_of(study, use_cache=False)
             if not history.is_known(key, trial.number):
                 break
@@ -267,20 +268,22 @@ class EvolutionSampler(NSGAIISampler):
         if initial is not None:
             yield None, initial
         elite = history.elite
-        parents = [Parent(trial.number, fit(trial.params, own)) for trial in elite.trials]
-        keys = elite.keys
-        if not parents:
-            parents, keys = [Parent(None, fit({}, own))], np.zeros((1, 1))
-        copy = parents[0].trial, parents[0].genotype
+        keys = elite.keys if elite.trials else np.zeros((1, 1))
+
+        def parent_at(index: int) -> Parent:
+            if not elite.trials:
+                return Parent(None, fit({}, own))
+            return Parent(elite.trials[index].number, fit(elite.trials[index].params, own))
+
         for _ in range(_DRAWS):
-            parent = parents[operators.select(keys, rng)]
+            parent = parent_at(operators.select(keys, rng))
             child = operators.vary(parent, own, rng)
             if child is not None:
                 yield parent.trial, child
         for index in np.lexsort(keys.T[::-1]):
-            parent = parents[index]
+            parent = parent_at(index)
             yield from zip(repeat(parent.trial), operators.vary.neighbours(parent, own, rng))
-        yield copy
+        yield parent.trial, parent.genotype
 
     def _draw_foreign(self, study: Study, trial: FrozenTrial, history: History, space: Space) -> dict[str, Any]:
         """Values of the parameters that are not the genotype's: by NSGA-II, at random until the elite is full."""

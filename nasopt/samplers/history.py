@@ -193,10 +193,6 @@ class History:
         """Whether another trial than `number` is, was or will be the same work (see :func:`identity`)."""
         return key in self._finished or any(key == other for _, other in self._others(number))
 
-    def is_alone(self, number: int) -> bool:
-        """Whether no other trial is running."""
-        return not any(trial.state == TrialState.RUNNING for trial, _ in self._others(number))
-
     def position(self, number: int) -> int:
         """How many trials before `number` proposed something or still may."""
         controls = sum(CONTROL in trial.user_attrs for trial, _ in self._open.values() if trial.number < number)

@@ -108,8 +108,10 @@ class TextClassification(Task):
             encoded = self.tokenizer(*texts, truncation=True, max_length=limit)
             return {**encoded, "truncated": [bool(item.overflowing) for item in encoded.encodings]}
 
-        identity = f"{split._fingerprint} {self.tokenizer.backend_tokenizer.to_str()} {limit} {columns}"
-        cache = folder / f"{role}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.arrow"
+        identity = hashlib.sha256(f"{self.tokenizer.backend_tokenizer.to_str()} {limit}".encode())
+        for column in columns:
+            identity.update("\0".join(map(str, split[column])).encode())
+        cache = folder / f"{role}-{identity.hexdigest()[:16]}.arrow"
         table = split.map(
             tokenise, batched=True, remove_columns=split.column_names, cache_file_name=str(cache), keep_in_memory=False
         )

@@ -253,7 +253,9 @@ def test_units_are_chosen_from_the_parents_and_given_back_from_the_base(make_mod
         (1, "ffn", ALL_NEURONS, 64),
         (2, "heads", ALL_HEADS, 1),
     ]
-    assert child.to_params() == {k: v for k, v in params_of((1, 1, 64), (1, 2, 64), (1, 1, 128)).items() if k != "training"}
+    assert child.to_params() == {
+        k: v for k, v in params_of((1, 1, 64), (1, 2, 64), (1, 1, 128)).items() if k != "training"
+    }
 
 
 def test_growth_keeps_what_the_parent_has(make_model):
@@ -262,7 +264,9 @@ def test_growth_keeps_what_the_parent_has(make_model):
 
 
 @pytest.mark.parametrize(
-    "bad", [lambda *a: [0, 0], lambda *a: [0], lambda *a: [0, 9], lambda *a: [0, 1, 2]], ids=["same", "few", "alien", "many"]
+    "bad",
+    [lambda *a: [0, 0], lambda *a: [0], lambda *a: [0, 9], lambda *a: [0, 1, 2]],
+    ids=["same", "few", "alien", "many"],
 )
 def test_what_a_users_selector_returns_is_checked(make_model, bad):
     parent = Architecture((FULL, FULL, FULL))

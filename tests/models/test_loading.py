@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, GPT2Config
+
+from nasopt.errors import ExportError, UnsupportedModelError
+from nasopt.models.loading import has_head, load, load_base, load_config, load_tokenizer
+
+HEAD = {
+    "num_labels": 2,
+    "id2label": {0: "no", 1: "yes"},
+    "label2id": {"no": 0, "yes": 1},
+    "problem_type": "single_label_classification",
+}
+
+
+@pytest.fixture
+def classifier(make_model, tmp_path: Path) -> Path:
+    """A folder with a two-class model in fp16."""
+    make_model("bert").half().save_pretrained(tmp_path / "classifier")
+    return tmp_path / "classifier"
+
+
+def test_base_is_loaded_in_fp32_with_its_head(classifier, make_model, capfd):
+    capfd.readouterr()
+    model = load_base(str(classifier), **HEAD)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert torch.equal(model.classifier.weight, make_model("bert").classifier.weight.half().float())
+    assert model.config.id2label == HEAD["id2label"]
+    assert model.config.problem_type == HEAD["problem_type"]
+    assert has_head(load_config(str(classifier), None, False))
+    assert capfd.readouterr().err == ""
+
+
+def test_encoder_without_a_head_gets_a_new_one(tiny_bert: Path, capfd):
+    assert not has_head(load_config(str(tiny_bert), None, False))
+    labels = {"num_labels": 3, "id2label": dict(enumerate("abc")), "label2id": {"a": 0, "b": 1, "c": 2}}
+    model = load_base(str(tiny_bert), **(HEAD | labels), new_head=True)
+    assert model.classifier.weight.shape == (3, 64)
+    assert float(model.classifier.weight.detach().std()) == pytest.approx(0.02, rel=0.5)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert"])
+def test_new_head_replaces_one_of_any_size_and_follows_the_seed(make_model, tmp_path: Path, family):
+    old = make_model(family)
+    old.save_pretrained(tmp_path)
+    torch.manual_seed(3)
+    one = load_base(str(tmp_path), **HEAD, new_head=True)
+    torch.manual_seed(3)
+    two = load_base(str(tmp_path), **HEAD, new_head=True)
+    for (name, new), again, before in zip(
+        one.named_parameters(), two.parameters(), old.state_dict().values(), strict=True
+    ):
+        assert torch.equal(new, again)
+        assert torch.equal(new, before) is name.startswith(one.base_model_prefix), name
+    three = load_base(
+        str(tmp_path), **(HEAD | {"num_labels": 3, "id2label": dict(enumerate("abc")), "label2id": {}}), new_head=True
+    )
+    assert three.config.num_labels == 3
+    assert three(torch.tensor([[5, 6]])).logits.shape == (1, 3)
+
+
+def test_missing_weights_are_not_made_up(classifier, make_model, tmp_path: Path):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(classifier / "model.safetensors")
+    name = "bert.encoder.layer.1.output.dense.weight"
+    del weights[name]
+    save_file(weights, classifier / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UnsupportedModelError, match=rf"lacks 1 of the weights .*{name}"):
+        load_base(str(classifier), **HEAD)
+    make_model("bert").bert.save_pretrained(tmp_path / "headless")
+    with pytest.raises(UnsupportedModelError, match="lacks 2 of the weights"):
+        load_base(str(tmp_path / "headless"), **HEAD)
+
+
+def test_models_that_cannot_be_cut_are_refused(tmp_path: Path):
+    GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=10).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match="'gpt2'"):
+        load_base(str(tmp_path), **HEAD)
+
+
+@pytest.mark.parametrize("read", [load_config, load_tokenizer])
+def test_a_folder_that_does_not_exist_is_told(tmp_path: Path, read):
+    with pytest.raises(UnsupportedModelError, match=r"nowhere'\: there is no such folder$"):
+        read(str(tmp_path / "nowhere"), None, False)
+    with pytest.raises(UnsupportedModelError, match="no such folder"):
+        read("./nowhere", None, False)
+
+
+def test_an_unreachable_hub_is_told(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UnsupportedModelError, match=r"nobody/nothing.*cannot be reached") as caught:
+        load_config("nobody/nothing", None, False)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_models_own_code_is_not_run_and_nobody_is_asked(tmp_path: Path, monkeypatch):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "strange", "auto_map": {"AutoConfig": "evil.C", "AutoModel": "evil.M"}})
+    )
+    (tmp_path / "evil.py").write_text("import pathlib; pathlib.Path(__file__).with_name('ran').touch()")
+    monkeypatch.setattr("builtins.input", lambda *args: pytest.fail("it asks"))
+    with pytest.raises(UnsupportedModelError, match="needs its own code") as caught:
+        load_config(str(tmp_path), None, False)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UnsupportedModelError, match="needs its own code"):
+        load(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_load_gives_the_stored_dtype_in_eval_mode(classifier, tiny_bert: Path):
+    load_tokenizer(str(tiny_bert), None, False).save_pretrained(classifier)
+    model, tokenizer = load(classifier)
+    assert {p.dtype for p in model.parameters()} == {torch.float16}
+    assert not model.training
+    assert model(**tokenizer("a good film", return_tensors="pt")).logits.shape == (1, 2)
+    encoder, _ = load(tiny_bert, "cpu")
+    assert type(encoder).__name__ == "BertModel"
+
+
+def test_load_says_what_is_not_there(tmp_path: Path, classifier):
+    with pytest.raises(ExportError, match=r"nowhere: there is no such folder"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(ExportError, match=r"no config\.json"):
+        load(tmp_path)
+    (classifier / "model.safetensors").unlink()
+    torch.save({}, classifier / "pytorch_model.bin")
+    with pytest.raises(ExportError, match="classifier"):
+        load(classifier)
+    GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=10).save_pretrained(tmp_path / "gpt2")
+    with pytest.raises(UnsupportedModelError, match="gpt2"):
+        load(tmp_path / "gpt2")
+
+
+def test_damaged_files_are_one_line(classifier):
+    (classifier / "config.json").write_text("{")
+    with pytest.raises(UnsupportedModelError) as caught:
+        load(classifier)
+    assert "\n" not in str(caught.value)
+
+
+def test_exported_types_are_known_to_the_auto_classes():
+    assert type(AutoConfig.for_model("nasopt-roberta")).__name__ == "NasoptRobertaConfig"

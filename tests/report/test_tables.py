@@ -1,0 +1,73 @@
+"""Records and how they are printed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import optuna
+import pytest
+from rich.console import Console
+
+from nasopt.report.tables import flatten, print_record, print_records, trial_columns, trial_record, with_totals
+
+NAMES = ["quality", "latency_ms", "memory_mb"]
+
+
+def trial() -> optuna.trial.FrozenTrial:
+    integer = optuna.distributions.IntDistribution(0, 12)
+    params = {"layer_0": 1, "heads_0": 4, "ffn_0": 2, "layer_1": 0, "heads_1": 0, "ffn_1": 0}
+    return optuna.trial.create_trial(
+        values=[0.9, 12.5, 40.0], params=params, distributions=dict.fromkeys(params, integer), user_attrs={"parent": 3}
+    )
+
+
+def test_a_trial_as_a_record() -> None:
+    record = trial_record(trial(), NAMES)
+    assert record["values"] == {"quality": 0.9, "latency_ms": 12.5, "memory_mb": 40.0}
+    assert (record["parent"], record["control"], record["failure"], record["source"]) == (3, None, None, None)
+    assert list(record)[:5] == ["number", "state", "values", "params", "parent"]
+    assert list(record)[5:] == ["precision", "source", "control", "failure", "duration_s"]
+
+
+def test_a_failed_trial_has_no_values() -> None:
+    failed = optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL, user_attrs={"failure": "it broke"})
+    record = trial_record(failed, NAMES)
+    assert (record["values"], record["failure"]) == (None, "it broke")
+
+
+def test_totals_count_kept_layers_only() -> None:
+    record = with_totals(trial_record(trial(), NAMES))
+    assert (record["layers"], record["heads"], record["ffn"]) == (1, 4, 2)
+
+
+def test_flatten() -> None:
+    assert flatten({"a": 1, "b": {"c": 2, "d": {"e": 3}}, "f": {}}) == {"a": 1, "b.c": 2, "b.d.e": 3, "f": None}
+
+
+def test_json_and_csv_hold_every_record(capsys: pytest.CaptureFixture[str]) -> None:
+    records = [{"name": "a", "best": {"quality": 0.5}}, {"name": "b", "best": {}}]
+    print_records(records, "json", {}, Console())
+    assert json.loads(capsys.readouterr().out) == records
+    print_records(records, "csv", {}, Console())
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert rows[0]["best.quality"] == "0.5"
+    assert rows[1]["name"] == "b"
+
+
+def test_csv_of_nothing_has_a_header(capsys: pytest.CaptureFixture[str]) -> None:
+    print_records([], "csv", {"name": "name", "best": "best.quality"}, Console())
+    assert capsys.readouterr().out == "name,best.quality\n"
+
+
+def test_tables_round_and_show_gaps(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(width=200)
+    print_records([with_totals(trial_record(trial(), NAMES))], "table", trial_columns(NAMES), console)
+    shown = capsys.readouterr().out
+    assert "0.9000" in shown
+    assert "12.500" in shown
+    print_record({"best": {"quality": {"value": 0.5, "trial": 3}}, "base": None}, "table", console)
+    shown = capsys.readouterr().out
+    assert "quality 0.5000 (trial 3)" in shown
+    assert "-" in shown

@@ -1,0 +1,171 @@
+"""Text classification: labels, pairs, regression, heads that are there already, the Arrow cache."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nasopt.config import TaskConfig
+from nasopt.errors import DatasetError
+from nasopt.tasks.classification import TextClassification
+
+CPU = torch.device("cpu")
+
+
+def write(folder: Path, rows: list[str], header: str = "text,label") -> Path:
+    folder.mkdir()
+    for split in ("train", "validation"):
+        (folder / f"{split}.csv").write_text("\n".join([header, *rows]) + "\n")
+    return folder
+
+
+def open_task(model: Path, data: Path, **changes: Any) -> TextClassification:
+    dataset = {"path": str(data), "text": changes.pop("text", ["text"])}
+    dataset |= {key: changes.pop(key) for key in ("max_samples", "splits") if key in changes}
+    return TextClassification(TaskConfig.model_validate({"model": str(model), "dataset": dataset, **changes}))
+
+
+def with_head(tiny_bert: Path, folder: Path, classes: list[str]) -> Path:
+    """The tiny encoder with a trained head of these classes."""
+    task = open_task(tiny_bert, write(folder / "data", ["a film,0", "the plot,1"]))
+    model = task.load_model()
+    model.config.id2label, model.config.label2id = dict(enumerate(classes)), {c: i for i, c in enumerate(classes)}
+    model.save_pretrained(folder / "model")
+    task.tokenizer.save_pretrained(folder / "model")
+    return folder / "model"
+
+
+def test_string_labels_are_kept_in_the_model(tiny_bert: Path, sentiment: Path) -> None:
+    task = open_task(tiny_bert, sentiment)
+    model = task.load_model()
+    assert model.config.id2label == {0: "negative", 1: "positive"}
+    assert model.config.label2id == {"negative": 0, "positive": 1}
+    assert next(model.parameters()).dtype == torch.float32
+    assert not task.has_head
+
+
+def test_tokens_and_labels_are_those_of_the_texts(tiny_bert: Path, tmp_path: Path) -> None:
+    task = open_task(tiny_bert, write(tmp_path / "d", ["a great film,yes", "bad,no", "null,yes"]))
+    split = task.encode(tmp_path)["train"]
+    tokens = split.columns["input_ids"].tolist()
+    first = task.tokenizer("a great film")["input_ids"]
+    assert tokens[: len(first)] == first
+    assert split.lengths.tolist() == [5, 3, 3]
+    assert split.labels.tolist() == [1, 0, 1]  # no < yes; "null" is a word, not a missing value
+
+
+def test_a_second_run_reads_the_arrow_cache(tiny_bert: Path, sentiment: Path, tmp_path: Path) -> None:
+    open_task(tiny_bert, sentiment).encode(tmp_path)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert {name.partition("-")[0] for name in before} == {"train", "validation"}
+    open_task(tiny_bert, sentiment).encode(tmp_path)
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    open_task(tiny_bert, sentiment, max_length=8).encode(tmp_path)
+    assert len(list(tmp_path.iterdir())) > len(before)
+
+
+def test_pairs_have_two_segments(tiny_bert: Path, tmp_path: Path) -> None:
+    data = write(tmp_path / "d", ["a film,the plot was sad,0", "good,bad,1"], header="a,b,label")
+    split = open_task(tiny_bert, data, text=["a", "b"]).encode(tmp_path)["train"]
+    batch = split.batch(torch.tensor([0]))
+    assert batch.inputs["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 1, 1, 1]]
+
+
+def test_numbers_with_fractions_mean_regression(tiny_bert: Path, tmp_path: Path) -> None:
+    rows = ["good,1.0", "great film,0.75", "bad,0.25", "awful,0.0"]
+    task = open_task(tiny_bert, write(tmp_path / "d", rows), metric="spearmanr")
+    model = task.load_model()
+    assert model.config.num_labels == 1
+    split = task.encode(tmp_path)["train"]
+    assert split.labels.dtype == torch.float32
+    loss = task.loss(torch.tensor([[1.0], [0.0]]), torch.tensor([0.5, 1.0]))
+    assert loss.item() == pytest.approx((0.25 + 1.0) / 2)
+    assert task.evaluate(model, split, CPU).outputs.shape == (4, 1)
+    with pytest.raises(DatasetError, match="accuracy does not fit"):
+        open_task(tiny_bert, write(tmp_path / "e", rows))
+
+
+def test_a_head_with_the_same_classes_is_used_whatever_their_order(
+    tiny_bert: Path, sentiment: Path, tmp_path: Path
+) -> None:
+    task = open_task(with_head(tiny_bert, tmp_path, ["positive", "negative"]), sentiment)
+    assert task.has_head
+    texts = (sentiment / "train.csv").read_text().splitlines()[1:]
+    labels = task.encode(tmp_path)["train"].labels.tolist()
+    assert labels == [0 if line.endswith("positive") else 1 for line in texts]
+    assert task.load_model().config.id2label == {0: "positive", 1: "negative"}
+
+
+def test_numbers_count_the_classes_of_the_head(tiny_bert: Path, tmp_path: Path) -> None:
+    model = with_head(tiny_bert, tmp_path, ["bad", "good"])
+    task = open_task(model, write(tmp_path / "d", ["a,1", "the,0"]))
+    assert task.encode(tmp_path)["train"].labels.tolist() == [1, 0]
+    with pytest.raises(DatasetError, match="0, 2 are not the classes of the model's head"):
+        open_task(model, write(tmp_path / "e", ["a,2", "the,0"]))
+    assert not open_task(model, tmp_path / "e", new_head=True).has_head
+
+
+def test_outputs_come_in_the_order_of_the_split(tiny_bert: Path, sentiment: Path, tmp_path: Path) -> None:
+    task = open_task(tiny_bert, sentiment)
+    model, split = task.load_model(), task.encode(tmp_path)["validation"]
+    found = task.evaluate(model, split, CPU)
+    with torch.inference_mode():
+        single = model(**split.batch(torch.tensor([7])).inputs).logits
+    assert np.allclose(found.outputs[7], single.numpy(), atol=1e-5)
+    assert found.quality == np.mean(found.outputs.argmax(1) == split.labels.numpy())
+
+
+def test_max_samples_and_slices(tiny_bert: Path, sentiment: Path, tmp_path: Path) -> None:
+    task = open_task(tiny_bert, sentiment, max_samples={"train": 10}, splits={"validation": "train[:5%]"})
+    splits = task.encode(tmp_path)
+    assert (len(splits["train"]), len(splits["validation"])) == (10, 8)
+
+
+def test_cut_texts_are_warned_of(
+    tiny_bert: Path, sentiment: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", logger="nasopt"):
+        open_task(tiny_bert, sentiment, max_length=6).encode(tmp_path)
+    assert "task.max_length: 6 tokens cut off" in caplog.text
+
+
+def test_other_files_are_read_too(tiny_bert: Path, sentiment: Path, tmp_path: Path) -> None:
+    import datasets
+
+    table = datasets.load_dataset("csv", data_files=str(sentiment / "train.csv"), split="train")
+    expected = table["text"]
+    for suffix, save in (("jsonl", table.to_json), ("parquet", table.to_parquet)):
+        folder = tmp_path / suffix
+        folder.mkdir()
+        for split in ("train", "validation"):
+            save(str(folder / f"{split}.{suffix}"))
+        task = open_task(tiny_bert, folder)
+        assert task.encode(folder)["train"].total_tokens == sum(len(text.split()) + 2 for text in expected)
+    datasets.DatasetDict(train=table, validation=table).save_to_disk(str(tmp_path / "saved"))
+    assert len(open_task(tiny_bert, tmp_path / "saved").encode(tmp_path)["validation"]) == len(expected)
+
+
+def test_class_labels_keep_their_names(tiny_bert: Path, tmp_path: Path) -> None:
+    import datasets
+
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["no", "yes"]))
+    table = datasets.Dataset.from_dict({"text": ["good", "bad"], "label": [1, 0]}, features=features)
+    datasets.DatasetDict(train=table, validation=table).save_to_disk(str(tmp_path / "saved"))
+    task = open_task(tiny_bert, tmp_path / "saved")
+    assert task.load_model().config.id2label == {0: "no", 1: "yes"}
+    assert task.encode(tmp_path)["train"].labels.tolist() == [1, 0]
+
+
+def test_the_content_hash_follows_the_files(sentiment: Path, tmp_path: Path) -> None:
+    from nasopt.tasks.datasets import content_hash
+
+    shutil.copytree(sentiment, tmp_path / "copy")
+    assert content_hash(str(sentiment)) == content_hash(str(tmp_path / "copy"))
+    (tmp_path / "copy" / "test.csv").write_text("text,label\n")
+    assert content_hash(str(sentiment)) != content_hash(str(tmp_path / "copy"))
+    assert content_hash("some/hub-id") is None

@@ -1,0 +1,37 @@
+"""Importing nasopt: no torch, and transformers knows our models whichever is imported first."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_importing_nasopt_imports_no_torch() -> None:
+    assert (
+        python("import sys, nasopt; print({'torch', 'transformers', 'optuna'} & set(sys.modules) or 'none')") == "none"
+    )
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import nasopt; from transformers import AutoConfig, AutoModel",
+        "from transformers import AutoConfig, AutoModel; import nasopt",
+        "import nasopt.models.surgery, nasopt.models.loading; from transformers import AutoConfig",
+    ],
+)
+def test_transformers_knows_our_models(imports: str) -> None:
+    assert python(f"{imports}\nprint(AutoConfig.for_model('nasopt-bert').model_type)") == "nasopt-bert"
+
+
+def test_unknown_names_are_errors() -> None:
+    import nasopt
+
+    with pytest.raises(AttributeError, match="nonsense"):
+        nasopt.nonsense  # noqa: B018
