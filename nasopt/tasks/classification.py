@@ -59,6 +59,7 @@ class TextClassification(Task):
         for role, split in self._data.items():
             _check_labels(split, role, config.dataset.label, self._labels)
         self.tokenizer = loading.load_tokenizer(config.model, config.revision, config.trust_remote_code)
+        self._tokenizer_identity = self.tokenizer.backend_tokenizer.to_str()  # now: tokenising leaves traces in it
 
     @property
     def has_head(self) -> bool:
@@ -108,7 +109,7 @@ class TextClassification(Task):
             encoded = self.tokenizer(*texts, truncation=True, max_length=limit)
             return {**encoded, "truncated": [bool(item.overflowing) for item in encoded.encodings]}
 
-        identity = hashlib.sha256(f"{self.tokenizer.backend_tokenizer.to_str()} {limit}".encode())
+        identity = hashlib.sha256(f"{self._tokenizer_identity} {limit}".encode())
         for column in columns:
             identity.update("\0".join(map(str, split[column])).encode())
         cache = folder / f"{role}-{identity.hexdigest()[:16]}.arrow"

@@ -1,4 +1,3 @@
-import threading
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -150,35 +149,38 @@ def test_two_samplers_on_one_database_propose_no_child_twice(tmp_path):
     assert len(set(identities(workers[0]))) == len(workers[0].trials)
 
 
+class RacingStorage(optuna.storages.InMemoryStorage):
+    """Lets another worker ask just before a proposal is written, once: the moment at which both would take one child."""
+
+    def __init__(self):
+        super().__init__()
+        self.rival = None
+
+    def set_trial_system_attr(self, trial_id, key, value):
+        if key == PROPOSAL and self.rival is not None:
+            rival, self.rival = self.rival, None
+            rival.ask(SPACE)
+        super().set_trial_system_attr(trial_id, key, value)
+
+
 def test_workers_that_ask_at_the_same_moment_propose_different_children():
-    storage = optuna.storages.InMemoryStorage()
-    # One parent, and as many children as there are asks: collisions are certain unless they are resolved.
-    study = make_study(storage=storage)
-    study.enqueue_trial(FULL)
-    run(study, 1)
-    barrier, errors = threading.Barrier(4), []
-
-    def work(number):
-        # Different seeds make different draws; the same numbers of threads meet at each ask.
-        mine = optuna.load_study(
-            study_name=study.study_name, storage=storage, sampler=GeneticSampler(seed=number, crossover_prob=0)
+    collisions = 0
+    for seed in range(20):
+        storage = RacingStorage()
+        # Two children, of other precisions: half of the pairs of draws are equal.
+        arguments = {"seed": seed, "mutation_prob": 0, "crossover_prob": 0, "quantization_prob": 1}
+        study = make_study(storage=storage, **arguments)
+        run(study, 1)
+        storage.rival = optuna.load_study(
+            study_name=study.study_name, storage=storage, sampler=GeneticSampler(**arguments)
         )
-        try:
-            for _ in range(2):
-                barrier.wait(timeout=30)
-                mine.ask(SPACE)
-        except Exception as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
-    assert len(study.trials) == 9
-    # remove_last offers 3 changes, with 3 precisions, and 2 precisions alone: 11 children of the only parent.
-    assert len(set(identities(study))) == 9
+        study.ask(SPACE)
+        assert {trial.params["precision"] for trial in study.trials[1:]} == {"bf16", "int8"}
+        assert not any(is_exhausted(trial) for trial in study.trials)
+        alone = make_study(**arguments)
+        run(alone, 1)
+        collisions += alone.ask(SPACE).params["precision"] == study.trials[2].params["precision"]
+    assert collisions > 0
 
 
 def test_the_elite_is_that_of_the_database_in_whatever_order_trials_are_seen():
