@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial
 
 from nasopt.models.architecture import canonical
 from nasopt.pareto import crowding_distance, non_domination_ranks
-from nasopt.samplers.genotype import Genotype, Space, fit, identity, is_own
+from nasopt.samplers.genotype import Genotype, Space, fit, is_own
 from nasopt.samplers.history import (
     EXHAUSTED,
     PROPOSAL,
@@ -248,7 +248,7 @@ class EvolutionSampler(NSGAIISampler):
             params = fit(canonical(genotype), own)
             if foreign:
                 params |= self._draw_foreign(study, trial, history, foreign)
-            key = identity(params, parent)
+            key = history.identity(params, parent)
             last = params, parent, key
             if not history.is_known(key, trial.number):
                 break

@@ -7,7 +7,7 @@ and a long study costs a trial no more than a short one.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
-from nasopt.samplers.genotype import Space, identity, is_own
+from nasopt.models.architecture import canonical
+from nasopt.samplers.genotype import Genotype, Space, fit, identity, is_own
 
 PROPOSAL = "nasopt:proposal"
 """Trial system attribute: `{"parent": int | None, "params": {...}}`, everything the sampler proposed, at once."""
@@ -153,6 +154,8 @@ class History:
         self._own: Space | None = None
         self._own_number = -1
         self._provisional: Space = {}
+        self._blocks: dict[int, Genotype] = {}  # of complete trials: what they keep
+        self._origin: dict[int | None, int | None] = {}  # of those that have another one's weights: whose
 
     @property
     def elite(self) -> _Elite:
@@ -173,24 +176,32 @@ class History:
         complete = []
         for trial in self._news(trials):
             if not trial.state.is_finished():
-                self._open[trial.number] = trial, identity(_params(trial), parent_of(trial))
+                self._open[trial.number] = trial, self.identity(_params(trial), parent_of(trial))
                 self._learn_provisional(trial)
                 continue
             self._open.pop(trial.number, None)
             if CONTROL in trial.user_attrs or not (params := _params(trial)):
                 self._skipped.insert(bisect_left(self._skipped, trial.number), trial.number)
             else:
-                self._finished.add(identity(params, parent_of(trial)))
+                self._finished.add(self.identity(params, parent_of(trial)))
             if CONTROL in trial.user_attrs:
                 continue
             self._learn_provisional(trial)
             if trial.state == TrialState.COMPLETE:
                 self._learn_space(trial)
+                self._learn_origin(trial)
                 complete.append(trial)
         self._fold.add(complete)
 
+    def identity(self, params: Mapping[str, Any], parent: int | None) -> Hashable:
+        """What makes two trials the same work: genotype, training, and the weights that the parent has.
+
+        A trial that changed nothing but the precision has its parent's weights: its children are its parent's, too.
+        """
+        return identity(params, self._origin.get(parent, parent))
+
     def is_known(self, key: Hashable, number: int) -> bool:
-        """Whether another trial than `number` is, was or will be the same work (see :func:`identity`)."""
+        """Whether another trial than `number` is, was or will be the same work (see :meth:`identity`)."""
         return key in self._finished or any(key == other for _, other in self._others(number))
 
     def position(self, number: int) -> int:
@@ -216,6 +227,15 @@ class History:
     def _learn_provisional(self, trial: FrozenTrial) -> None:
         if self._own is None and CONTROL not in trial.user_attrs:
             self._provisional.update({n: d for n, d in trial.distributions.items() if is_own(n, d)})
+
+    def _learn_origin(self, trial: FrozenTrial) -> None:
+        parent = parent_of(trial)
+        blocks = {n: d for n, d in trial.distributions.items() if is_own(n, d) and n not in ("precision", "training")}
+        kept = canonical({name: trial.params[name] for name in blocks})
+        self._blocks[trial.number] = kept
+        inherited = fit({}, blocks) if parent is None else self._blocks.get(parent)
+        if trial.params.get("training") == "none" and kept == inherited:
+            self._origin[trial.number] = self._origin.get(parent, parent)
 
     def _learn_space(self, trial: FrozenTrial) -> None:
         own = {name: value for name, value in trial.distributions.items() if is_own(name, value)}

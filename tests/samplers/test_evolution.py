@@ -150,7 +150,7 @@ def test_two_samplers_on_one_database_propose_no_child_twice(tmp_path):
 
 
 class RacingStorage(optuna.storages.InMemoryStorage):
-    """Lets another worker ask just before a proposal is written, once: the moment at which both would take one child."""
+    """Lets another worker ask just before a proposal is written, once: both may then have drawn the same child."""
 
     def __init__(self):
         super().__init__()

@@ -9,6 +9,7 @@ from nasopt.samplers import GeneticSampler
 from nasopt.samplers.evolution import Parent
 from nasopt.samplers.genetic import GeneticVariation, fitness, fitness_preference, log_fitness
 from nasopt.samplers.genotype import fit
+from nasopt.samplers.history import is_exhausted
 from nasopt.samplers.mutations import remove_any_layer, remove_last
 
 SPACE = {
@@ -142,3 +143,32 @@ def test_a_pickled_sampler_goes_on():
     study.tell(study.ask(SPACE), [1, 1, 1])
     study.sampler = pickle.loads(pickle.dumps(sampler))
     assert study.ask(SPACE).params != study.trials[0].params
+
+
+def test_the_same_weights_are_not_quantised_or_trained_the_same_way_twice():
+    """Trials that change the precision only have their parent's weights, so their children are its children."""
+    space = {name: SPACE[name] for name in ("layer_0", "heads_0", "precision", "training")}
+    sampler = GeneticSampler(mutation_prob=0, quantization_prob=0.5, crossover_prob=0.5, population_size=50, seed=0)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    origins = {}
+    done = set()
+    for number in range(20):
+        trial = study.ask(space)
+        study.tell(trial, [1.0 + number, 1.0])
+        frozen = study.trials[number]
+        parent = frozen.system_attrs.get("nasopt:proposal", {}).get("parent")
+        weights = origins.get(parent)
+        work = (frozen.params["precision"], frozen.params["training"], weights)
+        assert work not in done
+        done.add(work)
+        origins[number] = weights if frozen.params["training"] == "none" else number
+
+
+def test_a_search_that_only_quantises_comes_to_an_end():
+    space = {name: SPACE[name] for name in ("layer_0", "heads_0", "precision", "training")}
+    sampler = GeneticSampler(mutation_prob=0, quantization_prob=1, crossover_prob=0, seed=0)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    for _ in range(3):
+        study.tell(study.ask(space), [1.0, 1.0])
+    exhausted = [is_exhausted(trial) for trial in study.trials]
+    assert exhausted == [False, False, True]  # the base model, the base model in int8, and nothing else
