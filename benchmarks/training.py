@@ -7,7 +7,7 @@ Two comparisons with the same model, data, batch size and number of epochs:
   random order that runs the teacher at every step.
 
 Example:
-    python benchmarks/training.py --model quickstart/model --data quickstart/data --text text --seeds 3
+    python benchmarks/training.py --model quickstart/all-MiniLM-L6-v2 --data quickstart/data --text text --seeds 3
 """
 
 from __future__ import annotations

@@ -36,6 +36,9 @@ study_app = typer.Typer(help="Create, run and look at studies.", no_args_is_help
 app.add_typer(study_app, name="study")
 
 
+WIDE = 400
+
+
 class Format(StrEnum):
     """How records are printed."""
 
@@ -141,7 +144,11 @@ def optimize(
 
 @study_app.command("list")
 def list_studies(
-    output: Output = Format.table, storage: Storage = None, debug: Debug = False, quiet: Quiet = False
+    output: Output = Format.table,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
 ) -> None:
     """List the studies of a database."""
     from nasopt import study as studies
@@ -149,39 +156,56 @@ def list_studies(
     from nasopt.storage.rdb import parse_url, resolve_url
 
     quiet_optuna(Settings.debug)
-    records = [tables.study_record(opened) for opened in studies.list_studies(parse_url(resolve_url(storage)))]
+    records = [
+        tables.study_record(opened) for opened in studies.list_studies(parse_url(resolve_url(storage)), artifacts)
+    ]
     columns = {"name": "name", "method": "method", "complete": "trials.COMPLETE", "pareto": "pareto"}
     columns |= {"best quality": "best.quality.value", "model": "model"}
-    tables.print_records(records, output.value, columns, Console())
+    tables.print_records(records, output.value, columns, _stdout())
 
 
 @study_app.command("show")
 def show(
-    name: Name, output: Output = Format.table, storage: Storage = None, debug: Debug = False, quiet: Quiet = False
+    name: Name,
+    output: Output = Format.table,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show a study: its state, the base model, the best values, the hypervolume."""
     from nasopt.report import tables
 
-    tables.print_record(tables.study_record(_open(storage, name)), output.value, Console())
+    tables.print_record(tables.study_record(_open(storage, name, artifacts)), output.value, _stdout())
 
 
 @study_app.command("pareto")
 def pareto(
-    name: Name, output: Output = Format.table, storage: Storage = None, debug: Debug = False, quiet: Quiet = False
+    name: Name,
+    output: Output = Format.table,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show the Pareto front, best quality first."""
     from nasopt.report.tables import pareto_trials
 
-    opened = _open(storage, name)
+    opened = _open(storage, name, artifacts)
     _print_trials(opened, pareto_trials(opened), output)
 
 
 @study_app.command("trials")
 def trials(
-    name: Name, output: Output = Format.table, storage: Storage = None, debug: Debug = False, quiet: Quiet = False
+    name: Name,
+    output: Output = Format.table,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show every trial."""
-    opened = _open(storage, name)
+    opened = _open(storage, name, artifacts)
     _print_trials(opened, opened.study.get_trials(deepcopy=False), output)
 
 
@@ -267,7 +291,7 @@ def methods(output: Output = Format.table, debug: Debug = False, quiet: Quiet = 
     from nasopt.report.tables import print_records
 
     records = [{"name": name, "searches": method.searches} for name, method in available().items()]
-    print_records(records, output.value, {"method": "name", "searches": "searches"}, Console())
+    print_records(records, output.value, {"method": "name", "searches": "searches"}, _stdout())
 
 
 def _open(storage: str | None, name: str, artifacts: Path | None = None) -> OpenStudy:
@@ -285,7 +309,12 @@ def _print_trials(opened: OpenStudy, chosen: list[FrozenTrial], output: Format) 
     records = [tables.trial_record(trial, names) for trial in chosen]
     if output is Format.table:
         records = [tables.with_totals(record) for record in records]
-    tables.print_records(records, output.value, tables.trial_columns(names), Console())
+    tables.print_records(records, output.value, tables.trial_columns(names), _stdout())
+
+
+def _stdout() -> Console:
+    """As wide as a table needs where nobody looks at it on a terminal."""
+    return Console() if sys.stdout.isatty() else Console(width=WIDE)
 
 
 def _say(line: str) -> None:

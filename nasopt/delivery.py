@@ -28,7 +28,7 @@ def choose(opened: OpenStudy, number: int | None, condition: str | None) -> Froz
     Raises:
         TrialNotFoundError: it is missing, failed, or its checkpoint was not kept.
     """
-    store = CheckpointStore(opened.folder / "checkpoints")
+    store = _store(opened)
     if condition is not None:
         names = opened.study.metric_names or []
         kept = [t for t in attributes.complete_trials(opened.study) if t.user_attrs.get(attributes.CHECKPOINT) in store]
@@ -67,51 +67,56 @@ def export(opened: OpenStudy, trial: FrozenTrial, to: Path, *, force: bool = Fal
     candidate = rebuild(opened, trial, task)
     device = resolve_device(opened.config.latency[0].device)
     artifact = make_method(opened.config).quantize(candidate, device)
-    test = _test_quality(opened, task, candidate)
-    return export_hf(
-        artifact,
-        task.tokenizer,
-        candidate.architecture,
-        to,
-        card=model_card(opened, trial, test),
-        force=force,
-    )
+    card = model_card(opened, trial, _test_qualities(opened, trial, task))
+    return export_hf(artifact, task.tokenizer, candidate.architecture, to, card=card, force=force)
 
 
 def rebuild(opened: OpenStudy, trial: FrozenTrial, task: Task) -> Candidate:
     """The candidate of a complete trial, from its checkpoint."""
     from nasopt.models.surgery import cut
 
-    weights, architecture = CheckpointStore(opened.folder / "checkpoints").read(trial.user_attrs[attributes.CHECKPOINT])
+    weights, architecture = _store(opened).read(trial.user_attrs[attributes.CHECKPOINT])
     model: PreTrainedModel = cut(task.load_model(), architecture)
     model.load_state_dict(weights)
     model.eval()
     return Candidate(model, architecture.with_precision(trial.params["precision"]), Lineage())
 
 
-def _test_quality(opened: OpenStudy, task: Task, candidate: Candidate) -> float | None:
-    """Quality on the test split, if the study names one."""
+def _test_qualities(opened: OpenStudy, trial: FrozenTrial, task: Task) -> tuple[float | None, float | None]:
+    """Quality on the test split of a trial and of the base model; None where there is no such split or checkpoint."""
     from nasopt.measurement.device import resolve_device
 
     if opened.config.task.dataset.splits.test is None:
-        return None
-    device = resolve_device(opened.config.latency[0].device)
-    folder = opened.folder / "data"
-    folder.mkdir(exist_ok=True)
-    artifact = make_method(opened.config).quantize(candidate, device)  # a copy: evaluating repacks nf4 weights
-    return task.evaluate(artifact, task.encode(folder)["test"], device).quality
+        return None, None
+    device, method = resolve_device(opened.config.latency[0].device), make_method(opened.config)
+    (opened.folder / "data").mkdir(exist_ok=True)
+    split = task.encode(opened.folder / "data")["test"]
+
+    def quality(which: FrozenTrial | None) -> float | None:
+        if which is None or which.user_attrs[attributes.CHECKPOINT] not in _store(opened):
+            return None
+        # Quantised again: evaluating would repack the weights of the artifact that is exported.
+        return task.evaluate(method.quantize(rebuild(opened, which, task), device), split, device).quality
+
+    return quality(trial), quality(attributes.base_of(opened.study))
 
 
-def model_card(opened: OpenStudy, trial: FrozenTrial, test_quality: float | None) -> str:
-    """README.md of an exported model: what it is, its numbers, and where they were measured."""
+def _store(opened: OpenStudy) -> CheckpointStore:
+    return CheckpointStore(opened.folder / "checkpoints")
+
+
+def model_card(opened: OpenStudy, trial: FrozenTrial, test_qualities: tuple[float | None, float | None]) -> str:
+    """README.md of an exported model: what it is, its numbers beside the base model's, and where they were measured."""
     task = opened.config.task
-    names = opened.study.metric_names or []
     base = attributes.base_of(opened.study)
+    base_values = base.values if base else [None] * len(trial.values)
     rows = [
-        f"| {name} | {_number(value)} | {_number(base.values[i]) if base else '-'} |"
-        for i, (name, value) in enumerate(zip(names, trial.values, strict=True))
+        f"| {name} | {_number(mine)} | {_number(its)} |"
+        for name, mine, its in zip(opened.study.metric_names or [], trial.values, base_values, strict=True)
     ]
-    test = "" if test_quality is None else f"\n{task.metric} on the test split: **{test_quality:.4f}**\n"
+    if test_qualities[0] is not None:
+        mine, its = test_qualities
+        rows.insert(1, f"| {task.metric} on the test split | {_number(mine)} | {_number(its)} |")
     licence = _licence(task.model)
     front = f"---\nbase_model: {Path(task.model).name}\nlibrary_name: transformers\npipeline_tag: {task.type}\n"
     front += f"license: {licence}\n" if licence else ""
@@ -130,7 +135,7 @@ Made from `{Path(task.model).name}` by nasopt's {opened.config.method} search, f
 {chr(10).join(rows)}
 
 `quality` is {task.metric} on the validation split, which the search has seen.
-{test}
+
 Latency is one forward pass of one batch, measured in alternation with the base model:
 
 {environments}
@@ -153,8 +158,8 @@ def _environment(item: Mapping[str, Any]) -> str:
     )
 
 
-def _number(value: float) -> str:
-    return f"{value:.4g}"
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _licence(model: str) -> str | None:

@@ -132,12 +132,12 @@ def open_study(url: URL, name: str, artifacts: Path | None = None) -> OpenStudy:
     return OpenStudy(study, config, folder.resolve(), url)
 
 
-def list_studies(url: URL) -> list[OpenStudy]:
+def list_studies(url: URL, artifacts: Path | None = None) -> list[OpenStudy]:
     """Every study of ours in a database, by name."""
     storage = open_storage(url, must_exist=True)
     summaries = optuna.get_all_study_summaries(storage, include_best_trial=False)
     names = sorted(summary.study_name for summary in summaries if attributes.CONFIG in summary.user_attrs)
-    return [open_study(url, name) for name in names]
+    return [open_study(url, name, artifacts) for name in names]
 
 
 def delete(opened: OpenStudy) -> None:

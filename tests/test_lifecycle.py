@@ -185,7 +185,7 @@ def test_every_member_of_the_front_exports_to_what_was_measured(here: Path, tmp_
             size = sum(file.get_tensor(name).nbytes for name in file.keys())  # noqa: SIM118 - not a mapping
         assert size / 1e6 == pytest.approx(trial["values"]["memory_mb"], rel=1e-6)
         card = (target / "README.md").read_text()
-        assert "accuracy on the test split" in card
+        assert "| accuracy on the test split | " in card
 
 
 def test_exports_are_not_overwritten(here: Path, tmp_path: Path) -> None:
@@ -330,3 +330,58 @@ def test_a_failing_candidate_is_recorded_and_the_study_goes_on(write_study: Writ
     assert len(study.trials) == 5
     assert failed
     assert all("TrainingDivergedError" in trial.user_attrs["failure"] for trial in failed)
+
+
+def test_the_target_quality_ends_the_search(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = 'target_quality = 0.1\nprecisions = ["fp32", "bf16"]\nmutations = ["remove_any_layer"]'
+    path = write_study(
+        **{'mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]': options},
+    )
+    assert run("study", "create", path).code == 0
+    result = run("study", "optimize", "tiny", "--n-trials", 30)
+    assert result.code == 0, result.err
+    assert "reaches the target quality 0.1" in result.err
+    trials = trials_of()
+    base, last = trials[0]["values"], trials[-1]["values"]
+    assert len(trials) < 31
+    assert last["latency_ms"] < base["latency_ms"]
+    assert last["memory_mb"] < base["memory_mb"]
+
+
+def test_an_exhausted_space_ends_the_search(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = 'mutation_prob = 0\ncrossover_prob = 0\nprecisions = ["fp32", "bf16"]'
+    assert run("study", "create", write_study(options=options)).code == 0
+    result = run("study", "optimize", "tiny")
+    assert result.code == 0, result.err
+    assert "the search is over: every genotype the method can reach has been tried" in result.err
+    assert [(t["state"], t["precision"]) for t in trials_of()][:2] == [("COMPLETE", "fp32"), ("COMPLETE", "bf16")]
+    assert run("study", "optimize", "tiny").code == 0
+    assert len(trials_of()) == 3
+
+
+def test_no_trial_begins_after_the_timeout(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("study", "create", write_study()).code == 0
+    assert run("study", "optimize", "tiny", "--timeout", 0).code == 0
+    assert len(trials_of()) == 1  # the base model is not one of the trials that are asked for
+
+
+def test_several_latencies_are_several_objectives(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    second = '[[latency]]\nname = "online"\nbatch_size = 1\nsequence_length = 8\nthreads = 1'
+    path = write_study(extra=second, **{"[latency]\ndevice": '[[latency]]\nname = "batch"\ndevice'})
+    assert run("study", "create", path).code == 0
+    result = run("study", "optimize", "tiny", "--n-trials", 1)
+    assert result.code == 0, result.err
+    for trial in trials_of():
+        assert list(trial["values"]) == ["quality", "latency_ms_batch", "latency_ms_online", "memory_mb"]

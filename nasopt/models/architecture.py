@@ -2,8 +2,8 @@
 
 The genotype of a trial is a flat set of Optuna parameters: ``layer_<i>`` in {0, 1}, ``heads_<i>`` in 0..H, ``ffn_<i>``
 in steps of :data:`FFN_STEP`, ``precision`` and ``training``. It holds *counts*. An :class:`Architecture` also says
-*which* heads and neurons of the base model were kept, so that a child can inherit its parent's weights and get back from
-the base model what the parent lacks.
+*which* heads and neurons of the base model were kept, so that a child can inherit its parent's weights and get back
+from the base model what the parent lacks.
 """
 
 from __future__ import annotations

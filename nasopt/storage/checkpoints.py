@@ -1,8 +1,8 @@
 """Checkpoints: what a trial leaves behind for its children and for export.
 
 A checkpoint is one safetensors file that holds a candidate's fp32 weights and, as metadata, its architecture. Its name
-is the SHA-256 of its content, so that equal weights (a child that only changes the precision) are stored once and damage
-is seen when it is read. Files are written under a temporary name and renamed: a reader never sees half of one.
+is the SHA-256 of its content, so that equal weights (a child that only changes the precision) are stored once, and
+damage is seen when it is read. Files are written under a temporary name and renamed: a reader never sees half of one.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ BUILDERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parqu
 
 
 def resolve_path(path: str) -> str:
-    """An absolute path where `path` exists here, else (a hub id) `path` itself."""
-    return str(Path(path).expanduser().resolve()) if Path(path).expanduser().exists() else path
+    """An absolute path where `path` exists here, else (a hub id) `path` itself. Links keep their names."""
+    local = Path(path).expanduser()
+    return str(local.absolute()) if local.exists() else path
 
 
 def content_hash(path: str) -> str | None:
