@@ -134,12 +134,13 @@ def optimize(
     studies.check_artifacts(opened, rebuild)
     budget = make_method(opened.config).budget
     count = n_trials if n_trials is not None else studies.remaining_budget(opened, budget)
+    if count == 0:
+        _say(f"all {budget} trials of the search are done; --n-trials N runs more")
+        return
     view = make_view(Console(stderr=True), count, Settings.quiet)
     over = local.optimize(opened, view, n_trials=count, timeout=timeout, workers=workers, debug=Settings.debug)
     if over is not None:
         _say(f"the search is over: {over}")
-    elif count == 0:
-        _say(f"all {budget} trials of the search are done; --n-trials N runs more")
 
 
 @study_app.command("list")

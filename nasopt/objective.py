@@ -178,7 +178,7 @@ class Objective:
         context: Context,
     ) -> dict[str, Any]:
         """One latency objective: its value, and everything that is needed to defend it."""
-        from nasopt.measurement.device import Environment, resolve_device
+        from nasopt.measurement.device import Environment, device_identity, resolve_device
         from nasopt.measurement.latency import fixed_inputs, measure_latency, normalised_ms
 
         device = resolve_device(latency.device)
@@ -192,9 +192,9 @@ class Objective:
         )
         base = context.base_model.to(device)
         measurement = measure_latency(artifact, base, inputs, device=device, threads=threads)
+        name = _latency_name(latency)
         base_trial = attributes.base_of(study)
-        position = self.metric_names.index(_latency_name(latency))
-        reference = base_trial.values[position] if base_trial else measurement.base_median_ms
+        reference = base_trial.values[self.metric_names.index(name)] if base_trial else measurement.base_median_ms
         environment = Environment.of(
             device,
             dtype=candidate.architecture.precision,
@@ -202,6 +202,11 @@ class Objective:
             batch_size=latency.batch_size,
             sequence_length=latency.sequence_length,
         )
+        if base_trial is not None:
+            began = base_trial.user_attrs[attributes.LATENCY][name]
+            began_on = device_identity(began["device"], began["threads"])
+            if began_on != environment.identity:
+                logger.warning("%s: measured on %s, but the study began on %s", name, environment.identity, began_on)
         return {
             # NOTE: the ratio to the base model, measured in alternation, times the base model's latency at the
             # study's start: the drift of a busy machine cancels, and values of different days compare.

@@ -22,7 +22,8 @@ def configure(debug: bool, quiet: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for library in ("HF_DATASETS", "HF_HUB"):
         os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
-    for chatty in ("httpx", "torch_pruning", "bitsandbytes"):
+    os.environ.setdefault("HF_HUB_VERBOSITY", "critical")  # its retries; that they were in vain is our line
+    for chatty in ("httpx", "huggingface_hub", "torch_pruning", "bitsandbytes"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
 
 

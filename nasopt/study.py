@@ -28,7 +28,7 @@ from nasopt.objective import Objective
 from nasopt.samplers.history import parent_of, proposed_params
 from nasopt.storage import attributes
 from nasopt.storage.checkpoints import ensure_writable
-from nasopt.storage.rdb import artifact_folder, open_storage, shown
+from nasopt.storage.rdb import artifact_folder, open_storage, shown, sqlite_path
 
 UNIDENTIFIED_GRACE = timedelta(seconds=30)
 """A running trial that names no process this long after its start belonged to one that was killed in between."""
@@ -92,16 +92,20 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
     from nasopt.tasks.datasets import content_hash
 
     config = _resolve_paths(config)
-    storage = open_storage(url)
-    if _exists(storage, config.name):
+    path = sqlite_path(url)
+    # A database file that is not there yet is made last, so that nothing is left of a study that is refused.
+    is_new = path is not None and not path.exists() and path.parent.is_dir()
+    storage = None if is_new else open_storage(url)
+    if storage is not None and _exists(storage, config.name):
         if skip_if_exists and _stored_config(storage, config.name) == config:
             return False
         hint = "its configuration differs" if skip_if_exists else "choose another --name, or pass --skip-if-exists"
         raise StudyExistsError(f"the study {config.name!r} exists already in {shown(url)}: {hint}")
-    folder = (artifacts or artifact_folder(url)).resolve()
-    ensure_writable(folder / config.name)
     objective = Objective(config)
     open_task(config)
+    folder = (artifacts or artifact_folder(url)).resolve()
+    ensure_writable(folder / config.name)
+    storage = storage or open_storage(url)
     study = optuna.create_study(
         study_name=config.name, storage=storage, directions=objective.directions, sampler=objective.sampler()
     )

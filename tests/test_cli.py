@@ -92,7 +92,7 @@ STUDY_FILE_MISTAKES = [
 @pytest.mark.parametrize(("change", "parts"), STUDY_FILE_MISTAKES, ids=lambda value: str(value)[:40])
 def test_mistakes_in_a_study_file(write_study: WriteStudy, change: dict[str, str], parts: list[str]) -> None:
     refused(run("study", "create", write_study(**change)), *parts)
-    assert not Path("nasopt.db").exists() or not optuna.get_all_study_names("sqlite:///nasopt.db")
+    assert os.listdir() == []
 
 
 def test_file_and_option_mistakes_are_shown_together(write_study: WriteStudy) -> None:
@@ -177,7 +177,7 @@ def test_optuna_studies_that_are_not_ours() -> None:
 def test_an_unwritable_artifact_folder(write_study: WriteStudy) -> None:
     Path("file").write_text("")
     refused(run("study", "create", write_study(), "--artifacts", "file"), "cannot be written", "--artifacts")
-    refused(run("study", "show", "tiny"), "no study 'tiny'")
+    assert not Path("nasopt.db").exists()
 
 
 def test_reading_commands_create_no_database() -> None:
