@@ -27,12 +27,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Search for smaller, faster versions of a trained BERT-like model.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-study_app = typer.Typer(help="Create, run and look at studies.", no_args_is_help=True, rich_markup_mode=None)
+study_app = typer.Typer(help="Create, run and look at studies.", rich_markup_mode=None)
 app.add_typer(study_app, name="study")
 
 
@@ -80,10 +79,19 @@ Output = Annotated[Format, typer.Option("-f", "--format", help="How to print.")]
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
     if version:
         print(f"nasopt {__version__}")
         raise typer.Exit
+    _help_without_command(context)
+
+
+@study_app.callback(invoke_without_command=True)
+def _help_without_command(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @study_app.command("create")
@@ -341,11 +349,12 @@ def _run(command: Callable[[], Any]) -> int:
     except typer.Abort:
         return _fail("aborted", 1)
     except usage_error as error:
-        return _fail(error.format_message(), 2)
+        where = f" (see `{error.ctx.command_path} --help`)" if getattr(error, "ctx", None) else ""
+        return _fail(error.format_message().rstrip(".") + where, 2)
     except NasoptError as error:
         return _fail(str(error), 2, error)
     except KeyboardInterrupt:
-        return _fail("interrupted; what was under way is tried again by the next `nasopt study optimize`", 130)
+        return _fail("interrupted; what was under way is tried again by the next `nasopt study optimize`", 1)
     except BrokenPipeError:
         return 1
     except Exception as error:

@@ -218,3 +218,10 @@ def test_exporting_needs_one_choice_and_a_trial(write_study: WriteStudy) -> None
     refused(run("study", "export", "tiny", "--to", "m", "--best", "size<3"), "no value 'size'")
     refused(run("study", "export", "tiny", "--to", "m", "--best", "memory_mb<3"), "no complete trial")
     assert not Path("m").exists()
+
+
+@pytest.mark.parametrize("arguments", [(), ("study",), ("--help",), ("study", "optimize", "--help")])
+def test_help(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert result.code == 0
+    assert result.out.startswith("Usage: ")
