@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from nasopt.config import LatencyConfig, StudyConfig, check_section
 from nasopt.errors import StudyFileError
 from nasopt.methods.base import Candidate, Context, Method, find
 from nasopt.pareto import pareto_mask
+from nasopt.process import worker_identity
 from nasopt.samplers.history import is_exhausted, parent_of
 from nasopt.storage import attributes
 from nasopt.storage.rdb import artifact_folder, parse_url
@@ -248,13 +248,6 @@ class Objective:
         keep.update(_keys_in_use(study))
         candidates = (trial.user_attrs.get(attributes.CHECKPOINT, "") for trial in complete)
         self._context.checkpoints.collect(candidates, keep)
-
-
-def worker_identity() -> dict[str, str | int | float]:
-    """This process, so that another one on this host can tell whether it is still alive."""
-    import psutil
-
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
 
 
 def _latency_name(latency: LatencyConfig) -> str:

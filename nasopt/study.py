@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import socket
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,7 +25,8 @@ from nasopt.config import StudyConfig, check_document, check_section, read_toml,
 from nasopt.errors import ArtifactFolderError, StorageError, StudyExistsError, StudyNotFoundError, choices
 from nasopt.methods.base import available
 from nasopt.objective import Objective
-from nasopt.samplers.history import parent_of, proposed_params
+from nasopt.process import is_gone, worker_identity
+from nasopt.samplers.history import WORKER, parent_of, proposed_params
 from nasopt.storage import attributes
 from nasopt.storage.checkpoints import ensure_writable
 from nasopt.storage.rdb import artifact_folder, open_storage, shown, sqlite_path
@@ -209,7 +210,8 @@ def run_base(opened: OpenStudy, objective: Objective) -> None:
         return
     context = objective.prepare(study)
     study.enqueue_trial(objective.method.base_params(context.shape), user_attrs={attributes.IS_BASE: True})
-    study.optimize(objective, n_trials=1)
+    with _recording_interruptions(study):
+        study.optimize(objective, n_trials=1)
     if attributes.base_of(study) is None:
         reason = study.get_trials(deepcopy=False)[-1].user_attrs.get(attributes.FAILURE, "unknown")
         raise StorageError(f"the base model could not be measured: {reason}")
@@ -229,11 +231,24 @@ def run_trials(
     """
     study = opened.study
     objective.prepare(study)
-    while not is_over(opened, objective) and take_ticket():
+    with _recording_interruptions(study):
+        while not is_over(opened, objective) and take_ticket():
+            settle_interrupted(study)
+            study.optimize(objective, n_trials=1, callbacks=[lambda _, trial: on_finished(trial)])
         settle_interrupted(study)
-        study.optimize(objective, n_trials=1, callbacks=[lambda _, trial: on_finished(trial)])
-    settle_interrupted(study)
-    objective.collect(study)
+        objective.collect(study)
+
+
+@contextmanager
+def _recording_interruptions(study: optuna.Study) -> Iterator[None]:
+    """Fails this process's trial where Ctrl-C or SIGTERM came before the objective could, while it was being made."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if _worker_of(trial) in (None, worker_identity()):
+                _fail_interrupted(study, trial, f"interrupted: {str(error) or 'Ctrl-C'}")
+        raise
 
 
 def is_over(opened: OpenStudy, objective: Objective) -> str | None:
@@ -259,10 +274,7 @@ def settle_interrupted(study: optuna.Study) -> None:
     """
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if _is_dead(trial):
-            storage = study._storage
-            storage.set_trial_user_attr(trial._trial_id, attributes.INTERRUPTED, True)
-            storage.set_trial_user_attr(trial._trial_id, attributes.FAILURE, "interrupted: its process is gone")
-            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            _fail_interrupted(study, trial, "interrupted: its process is gone")
     trials = study.get_trials(deepcopy=False)
     retried = {trial.user_attrs.get(attributes.RETRY_OF) for trial in trials}
     for trial in trials:
@@ -287,21 +299,24 @@ def retry(study: optuna.Study, trial: FrozenTrial) -> None:
     study.enqueue_trial(params, user_attrs=marks)
 
 
+def _worker_of(trial: FrozenTrial) -> dict[str, Any] | None:
+    worker: dict[str, Any] | None = trial.user_attrs.get(attributes.WORKER) or trial.system_attrs.get(WORKER)
+    return worker
+
+
 def _is_dead(trial: FrozenTrial) -> bool:
     """Whether a running trial's process on this host is gone."""
-    import psutil
+    worker = _worker_of(trial)
+    if worker is not None:
+        return is_gone(worker)
+    assert trial.datetime_start is not None
+    return datetime.now() - trial.datetime_start > UNIDENTIFIED_GRACE
 
-    worker = trial.user_attrs.get(attributes.WORKER)
-    if worker is None:
-        assert trial.datetime_start is not None
-        return datetime.now() - trial.datetime_start > UNIDENTIFIED_GRACE
-    if worker["host"] != socket.gethostname():
-        return False
-    try:
-        started = psutil.Process(worker["pid"]).create_time()
-    except psutil.NoSuchProcess:
-        return True
-    return abs(started - float(worker["started"])) > 1.0
+
+def _fail_interrupted(study: optuna.Study, trial: FrozenTrial, reason: str) -> None:
+    study._storage.set_trial_user_attr(trial._trial_id, attributes.INTERRUPTED, True)
+    study._storage.set_trial_user_attr(trial._trial_id, attributes.FAILURE, reason)
+    study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
 def _exists(storage: RDBStorage, name: str) -> bool:

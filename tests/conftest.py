@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # before anything imports datasets, as the command line does
 
 WORDS = {"good": 1, "great": 1, "fine": 1, "lovely": 1, "bad": 0, "awful": 0, "poor": 0, "sad": 0}
 FILLERS = ["the", "film", "was", "a", "story", "and", "plot", "very", "of", "it"]

@@ -18,11 +18,13 @@ from optuna.trial import FrozenTrial
 
 from nasopt.models.architecture import canonical
 from nasopt.pareto import crowding_distance, non_domination_ranks
+from nasopt.process import worker_identity
 from nasopt.samplers.genotype import Genotype, Space, fit, is_own
 from nasopt.samplers.history import (
     EXHAUSTED,
     PROPOSAL,
     SEED,
+    WORKER,
     EliteFold,
     FloatArray,
     History,
@@ -164,6 +166,8 @@ class EvolutionSampler(NSGAIISampler):
             return list(self._history_of(study, use_cache=False).elite.trials)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        # First of all, so that a trial whose process is killed at any later moment can be told from one under way.
+        study._storage.set_trial_system_attr(trial._trial_id, WORKER, worker_identity())
         seed = trial.system_attrs.get(SEED)  # a retried trial has one already
         if seed is None:
             seed = trial_seed(self._seed, trial.number)

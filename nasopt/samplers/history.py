@@ -23,6 +23,7 @@ PROPOSAL = "nasopt:proposal"
 """Trial system attribute: `{"parent": int | None, "params": {...}}`, everything the sampler proposed, at once."""
 EXHAUSTED = "nasopt:exhausted"
 SEED = "nasopt:seed"
+WORKER = "nasopt:worker"
 CONTROL = "control"
 PARENT = "parent"
 _FIXED = "fixed_params"  # Optuna's own name for what `enqueue_trial` asks for
