@@ -18,9 +18,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+PREPARATION = -1
+"""Stands for a trial's number before there is one."""
+
 
 class ProgressView(ABC):
-    """Told what happens; numbers below 0 mean the preparation before the first trial."""
+    """Told what happens, by trial number; see :data:`PREPARATION`."""
 
     @abstractmethod
     def phase(self, number: int, phase: str, done: int, total: int) -> None:
@@ -101,7 +104,9 @@ class LiveView(ProgressView):
         self._progress.stop()
 
     def phase(self, number: int, phase: str, done: int, total: int) -> None:
-        name = "base" if number < 0 else f"trial {number}"
+        name = "preparing" if number < 0 else f"trial {number}"
+        if number >= 0:
+            self._remove(PREPARATION)
         known = self._running.get(number)
         if known is None or known[0] != phase:
             if known is not None:
@@ -110,11 +115,14 @@ class LiveView(ProgressView):
         self._progress.update(self._running[number][1], completed=done, total=total or None)
 
     def finished(self, number: int, summary: str) -> None:
+        self._remove(number)
+        self._progress.console.print(summary, highlight=False, markup=False)
+        self._progress.advance(self._trials)
+
+    def _remove(self, number: int) -> None:
         known = self._running.pop(number, None)
         if known is not None:
             self._progress.remove_task(known[1])
-        self._progress.console.print(summary, highlight=False, markup=False)
-        self._progress.advance(self._trials)
 
 
 def make_view(console: Console, total: int, quiet: bool) -> ProgressView:

@@ -29,7 +29,9 @@ def test_a_terminal_gets_a_bar_with_trial_phase_and_times() -> None:
     console = Console(file=out, force_terminal=True, width=120)
     with make_view(console, total=4, quiet=False) as view:
         assert isinstance(view, LiveView)
+        view.phase(-1, "base model", 3, 10)
         view.phase(1, "training", 3, 10)
+        assert len(view._progress.tasks) == 2  # the preparation is over
         view._progress.refresh()
         view.phase(1, "measuring", 0, 0)
         view.finished(1, "trial 1: quality 0.9")
