@@ -15,6 +15,8 @@ from transformers import (
     DistilBertForSequenceClassification,
     ElectraConfig,
     ElectraForSequenceClassification,
+    MPNetConfig,
+    MPNetForSequenceClassification,
     PreTrainedModel,
     RobertaConfig,
     RobertaForSequenceClassification,
@@ -45,6 +47,8 @@ def make_model() -> MakeModel:
                 model = RobertaForSequenceClassification(RobertaConfig(**sizes))
             elif family == "electra":
                 model = ElectraForSequenceClassification(ElectraConfig(**sizes, embedding_size=16))
+            elif family == "mpnet":
+                model = MPNetForSequenceClassification(MPNetConfig(**sizes))
             else:
                 model = BertForSequenceClassification(BertConfig(**sizes))
             with torch.no_grad():
