@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from nasopt.errors import UnsupportedModelError, choices
@@ -58,6 +59,12 @@ def _mpnet_heads(model: PreTrainedModel) -> dict[str, Any]:
     return {} if all(columns == every for columns in heads) else {"layer_kept_heads": heads}
 
 
+def _modernbert_norm(model: PreTrainedModel) -> dict[str, Any]:
+    """Whether the first layer normalises its input: it does if the first one of the base model is gone."""
+    first = LAYER_PARTS["modernbert"].encoder_layers(model)[0].get_submodule("attn_norm")
+    return {"first_layer_norm": True} if isinstance(first, nn.LayerNorm) else {}
+
+
 FAMILIES = {
     family.model_type: family
     for family in (
@@ -70,6 +77,8 @@ FAMILIES = {
         Family(
             "mpnet", LAYER_PARTS["mpnet"], is_traceable=False, own_values=_mpnet_heads, first_position=lambda config: 2
         ),
+        # One matrix holds query, key and value; another one both inputs of the gated FFN.
+        Family("modernbert", LAYER_PARTS["modernbert"], is_traceable=False, own_values=_modernbert_norm),
     )
 }
 """By model type."""

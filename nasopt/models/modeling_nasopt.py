@@ -30,6 +30,9 @@ from transformers import (
     ElectraConfig,
     ElectraForSequenceClassification,
     ElectraModel,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+    ModernBertModel,
     MPNetConfig,
     MPNetForSequenceClassification,
     MPNetModel,
@@ -103,6 +106,15 @@ LAYER_PARTS = {
         attention="attention.attn",
         projections=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
         attention_output="attention.attn.o",
+    ),
+    "modernbert": LayerParts(
+        layers="layers",
+        attention="attn",
+        projections=("attn.Wqkv",),
+        attention_output="attn.Wo",
+        up="mlp.Wi",
+        activation="mlp.act",
+        down="mlp.Wo",
     ),
 }
 """By the model type of the configuration."""
@@ -369,12 +381,39 @@ class NasoptMPNetForSequenceClassification(_Shaped, MPNetForSequenceClassificati
     config_class = NasoptMPNetConfig
 
 
+class NasoptModernBertConfig(_LayerCounts, ModernBertConfig):
+    """With `first_layer_norm` too: only the first layer of the full model takes the embeddings as they are."""
+
+    model_type = "nasopt-modernbert"
+
+    def __init__(self, first_layer_norm: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.first_layer_norm = first_layer_norm
+
+
+class _ShapedModernBert(_Shaped):
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        if config.first_layer_norm:
+            first = LAYER_PARTS["modernbert"].encoder_layers(self)[0]
+            first.attn_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
+
+
+class NasoptModernBertModel(_ShapedModernBert, ModernBertModel):
+    config_class = NasoptModernBertConfig
+
+
+class NasoptModernBertForSequenceClassification(_ShapedModernBert, ModernBertForSequenceClassification):
+    config_class = NasoptModernBertConfig
+
+
 MODELS = {
     NasoptBertConfig: (NasoptBertModel, NasoptBertForSequenceClassification),
     NasoptRobertaConfig: (NasoptRobertaModel, NasoptRobertaForSequenceClassification),
     NasoptDistilBertConfig: (NasoptDistilBertModel, NasoptDistilBertForSequenceClassification),
     NasoptElectraConfig: (NasoptElectraModel, NasoptElectraForSequenceClassification),
     NasoptMPNetConfig: (NasoptMPNetModel, NasoptMPNetForSequenceClassification),
+    NasoptModernBertConfig: (NasoptModernBertModel, NasoptModernBertForSequenceClassification),
 }
 CONFIGS = {config.model_type: config for config in MODELS}
 

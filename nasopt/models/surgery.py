@@ -195,6 +195,10 @@ def _cut_layers(
         del layers[:]
         layers.extend(stay)
         model.config.num_hidden_layers = len(stay)
+        types = getattr(model.config, "layer_types", None)  # local or global attention, of each layer
+        if types is not None:
+            kept = dict(zip(current.kept_layers, types, strict=True))
+            model.config.layer_types = [kept[index] for index in target.kept_layers]
         for module in model.modules():
             if hasattr(module, "n_layers"):
                 module.n_layers = len(stay)

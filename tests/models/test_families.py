@@ -10,7 +10,7 @@ from nasopt.models.families import FAMILIES, REFUSED, encoder_shape, family_of, 
 from nasopt.models.modeling_nasopt import NasoptBertConfig
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "electra", "distilbert", "mpnet"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "electra", "distilbert", "mpnet", "modernbert"])
 def test_family_and_its_parts_are_found(make_model, name):
     model = make_model(name, hidden=32, layers=3, heads=4, ffn=128)
     family = family_of(model)

@@ -17,6 +17,7 @@ from nasopt.models.modeling_nasopt import (
     MPNetHeads,
     NasoptBertConfig,
     NasoptDistilBertConfig,
+    NasoptModernBertConfig,
     NasoptMPNetConfig,
     NoAttention,
     NoOutput,
@@ -24,7 +25,7 @@ from nasopt.models.modeling_nasopt import (
 )
 from nasopt.models.surgery import cut, layer_counts
 
-FAMILIES = ["bert", "roberta", "electra", "distilbert", "mpnet"]
+FAMILIES = ["bert", "roberta", "electra", "distilbert", "mpnet", "modernbert"]
 TARGET = Architecture(
     (
         KeptUnits((0, 2), tuple(range(64))),
@@ -125,6 +126,22 @@ def test_mpnet_heads_add_their_own_columns_of_the_shared_bias():
             query, key = full.q(hidden)[..., rows], full.k(hidden)[..., rows]
             expected = (query @ key.mT / 8**0.5 + bias[:, column]).softmax(dim=-1)
             assert torch.allclose(heads[1][:, head], expected, atol=1e-6)
+
+
+def test_modernbert_without_its_first_layer(make_model, batch, tmp_path: Path):
+    """Its second layer, which normalises its input, becomes the first one, and its attention stays local."""
+    everything = KeptUnits((0, 1, 2, 3), tuple(range(128)))
+    model = cut(make_model("modernbert"), Architecture((None, everything, everything)))
+    assert model.config.layer_types == ["sliding_attention"] * 2
+    config = NasoptModernBertConfig(**model.config.to_dict() | family_of(model).own_values(model))
+    assert config.first_layer_norm
+    own = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    own.load_state_dict(model.state_dict())
+    own.save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path, trust_remote_code=False).eval()
+    with torch.inference_mode():
+        assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+    assert family_of(model).own_values(make_model("modernbert")) == {}
 
 
 def test_empty_blocks():
