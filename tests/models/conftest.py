@@ -15,6 +15,10 @@ from transformers import (
     DistilBertForSequenceClassification,
     ElectraConfig,
     ElectraForSequenceClassification,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+    MPNetConfig,
+    MPNetForSequenceClassification,
     PreTrainedModel,
     RobertaConfig,
     RobertaForSequenceClassification,
@@ -45,6 +49,13 @@ def make_model() -> MakeModel:
                 model = RobertaForSequenceClassification(RobertaConfig(**sizes))
             elif family == "electra":
                 model = ElectraForSequenceClassification(ElectraConfig(**sizes, embedding_size=16))
+            elif family == "mpnet":
+                model = MPNetForSequenceClassification(MPNetConfig(**sizes))
+            elif family == "modernbert":
+                # A window that the test's texts are longer than, and a pattern of layers that starts with a global one.
+                tokens = {f"{name}_token_id": index for index, name in enumerate(("pad", "bos", "eos", "cls", "sep"))}
+                config = ModernBertConfig(**sizes, **tokens, local_attention=4, global_attn_every_n_layers=3)
+                model = ModernBertForSequenceClassification(config)
             else:
                 model = BertForSequenceClassification(BertConfig(**sizes))
             with torch.no_grad():
