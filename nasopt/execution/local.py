@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +19,12 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from nasopt.errors import NasoptError, StorageError
 from nasopt.execution.progress import ProgressView
 from nasopt.objective import Objective
 from nasopt.process import configure, quiet_optuna
 from nasopt.storage import attributes
-from nasopt.storage.rdb import parse_url
+from nasopt.storage.rdb import explaining_failures, parse_url
 from nasopt.study import OpenStudy, is_over, open_study, run_base, run_trials, with_data
 
 JOIN_SECONDS = 60
@@ -80,10 +83,11 @@ def optimize(
 
     Raises:
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the trials under way were recorded as interrupted.
+        StorageError: the database failed.
         ChildProcessError: a worker died; the others have finished.
     """
     tickets = Tickets(multiprocessing.get_context("spawn"), n_trials, timeout)
-    with _terminable(), view:
+    with _terminable(), view, explaining_failures(opened.url):
         objective = Objective(opened.config, opened.artifacts, view.phase)
         run_base(opened, objective)
         if workers == 1:
@@ -113,6 +117,7 @@ def _run_workers(opened: OpenStudy, view: ProgressView, tickets: Tickets, worker
     context = multiprocessing.get_context("spawn")
     events: Any = context.SimpleQueue()
     processes: list[BaseProcess] = []
+    errors: list[str] = []
     for index in range(workers):
         setup = WorkerSetup(
             opened.url.render_as_string(hide_password=False),
@@ -128,12 +133,14 @@ def _run_workers(opened: OpenStudy, view: ProgressView, tickets: Tickets, worker
         processes.append(process)
     try:
         while any(process.is_alive() for process in processes):
-            _show(events, view)
+            _show(events, view, errors)
             time.sleep(0.1)
-        _show(events, view)
+        _show(events, view, errors)
     except KeyboardInterrupt:
         _stop(processes)
         raise
+    if errors:
+        raise StorageError(errors[0])
     failed = [f"{process.name} (exit code {process.exitcode})" for process in processes if process.exitcode != 0]
     if failed:
         raise ChildProcessError(f"{', '.join(failed)} died; what was interrupted is tried again by the next optimize")
@@ -153,8 +160,9 @@ def _worker(setup: WorkerSetup, tickets: Tickets, events: Any) -> None:
         if torch.cuda.is_available():
             torch.cuda.set_device(setup.index % torch.cuda.device_count())
     _limit_threads(setup.workers)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        with _terminable():
+        with _terminable(), explaining_failures(parse_url(setup.url)):
             opened = with_data(open_study(parse_url(setup.url), setup.name, setup.artifacts), setup.dataset)
             objective = Objective(opened.config, setup.artifacts, lambda *event: events.put(("phase", event)))
             run_trials(
@@ -165,15 +173,28 @@ def _worker(setup: WorkerSetup, tickets: Tickets, events: Any) -> None:
             )
     except KeyboardInterrupt:
         return
+    except NasoptError as error:
+        events.put(("error", str(error)))
+        sys.exit(2)
 
 
-def _show(events: Any, view: ProgressView) -> None:
+def _end_with_parent() -> None:
+    """Ends a worker cleanly when its parent was killed: nobody reads what it reports, and the pipe would fill up."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _show(events: Any, view: ProgressView, errors: list[str]) -> None:
     while not events.empty():
         kind, event = events.get()
         if kind == "phase":
             view.phase(*event)
-        else:
+        elif kind == "finished":
             view.finished(*event)
+        else:
+            errors.append(event)
 
 
 def _stop(processes: list[BaseProcess]) -> None:
