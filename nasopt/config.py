@@ -105,9 +105,12 @@ class LatencyConfig(Section):
 class StudyConfig(Section):
     """A whole study file."""
 
-    name: str = Field(min_length=1, pattern=r"^[^/\\\s][^/\\]*$", description="Also names the artifact folder.")
-    method: str = Field(min_length=1)
-    seed: int = Field(0, ge=0)
+    # NOTE: infinities in a method's options must survive the database; by default they are stored as null.
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+
+    name: str = Field(min_length=1, max_length=100, description="Also names the artifact folder.")
+    method: str = Field(min_length=1, description="`nasopt methods` lists them.")
+    seed: int = Field(0, ge=0, lt=2**32)
     task: TaskConfig
     training: TrainingConfig = TrainingConfig()
     base_training: TrainingConfig = TrainingConfig(epochs=3)
@@ -116,6 +119,16 @@ class StudyConfig(Section):
         4096, ge=0, description="Teacher outputs on the training split are kept on disk up to this; else it runs live."
     )
     method_options: dict[str, Any] = {}
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder_name(cls, name: str) -> str:
+        # NOTE: `delete` removes the folder of that name: ".." must never be one.
+        if name[0] == "." or name != name.strip() or not name.isprintable() or set(name) & set("/\\"):
+            raise ValueError(
+                f"{name!r} cannot name a folder: no dot in front, no blank at the ends, no slash, no control character"
+            )
+        return name
 
     @field_validator("latency", mode="before")
     @classmethod
@@ -145,6 +158,18 @@ class StudyConfig(Section):
         if config is None:
             raise study_file_error(path, errors)
         return config
+
+    def to_toml(self) -> str:
+        """A study file that says the same, with every default written out: `from_toml` gives an equal configuration.
+
+        A stored configuration has absolute paths, and so has this.
+        """
+        import tomli_w
+
+        document = self.model_dump(mode="json", exclude_none=True)
+        # What is None is not set: TOML has no word for it.
+        document["method_options"] = {k: v for k, v in self.method_options.items() if v is not None}
+        return tomli_w.dumps(document)
 
     def to_json(self) -> str:
         """The configuration as it is stored in the database."""

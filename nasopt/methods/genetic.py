@@ -47,7 +47,9 @@ class GeneticOptions(Section):
     b: float = Field(1.0, ge=0, allow_inf_nan=False, description="Exponent of latency in F.")
     c: float = Field(1.0, ge=0, allow_inf_nan=False, description="Exponent of memory in F.")
     target_quality: float | None = Field(
-        None, description="Stop after the first trial that reaches it and is smaller and faster than the base model."
+        None,
+        allow_inf_nan=False,
+        description="Stop after the first trial that reaches it and is smaller and faster than the base model.",
     )
     mutation_prob: float = Field(0.9, ge=0, le=1, description="A child is pruned or restored somewhere.")
     quantization_prob: float = Field(0.3, ge=0, le=1, description="A child gets another precision.")
