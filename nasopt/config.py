@@ -105,7 +105,7 @@ class LatencyConfig(Section):
 class StudyConfig(Section):
     """A whole study file."""
 
-    name: str = Field(min_length=1, pattern=r"^[^/\\\s][^/\\]*$", description="Also names the artifact folder.")
+    name: str = Field(min_length=1, pattern=r"^[^./\\\s][^/\\]*$", description="Also names the artifact folder.")
     method: str = Field(min_length=1)
     seed: int = Field(0, ge=0)
     task: TaskConfig

@@ -28,6 +28,7 @@ from nasopt.objective import Objective
 from nasopt.process import is_gone, worker_identity
 from nasopt.samplers.history import WORKER, parent_of, proposed_params
 from nasopt.storage import attributes
+from nasopt.storage.attachments import remove_uploads
 from nasopt.storage.checkpoints import ensure_writable
 from nasopt.storage.rdb import artifact_folder, open_storage, shown, sqlite_path
 
@@ -147,6 +148,7 @@ def list_studies(url: URL, artifacts: Path | None = None) -> list[OpenStudy]:
 
 def delete(opened: OpenStudy) -> None:
     """Removes a study from the database, and its files."""
+    remove_uploads(opened.study, [opened.artifacts, artifact_folder(opened.url)])
     optuna.delete_study(study_name=opened.config.name, storage=opened.study._storage)
     shutil.rmtree(opened.folder, ignore_errors=True)
 
