@@ -6,6 +6,7 @@ Results go to stdout, everything else to stderr. Exit codes: 0 success; 2 what t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -270,27 +271,21 @@ def delete(
 
 @app.command("dashboard")
 def dashboard(
-    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8080,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port on this machine.")] = 8080,
     storage: Storage = None,
+    artifacts: Artifacts = None,
     debug: Debug = False,
     quiet: Quiet = False,
 ) -> None:
     """Open optuna-dashboard on the studies of a database, on this machine only."""
-    from nasopt.errors import MissingExtraError
-    from nasopt.storage.rdb import artifact_folder, open_storage, parse_url, resolve_url
+    from nasopt.dashboard import HOST, make_dashboard
+    from nasopt.storage.rdb import parse_url, resolve_url
 
-    url = parse_url(resolve_url(storage))
-    database = open_storage(url, must_exist=True)
-    try:
-        from optuna_dashboard import run_server
-    except ImportError:
-        raise MissingExtraError("optuna-dashboard", "dashboard") from None
-    from optuna.artifacts import FileSystemArtifactStore
-
-    folder = artifact_folder(url)
-    folder.mkdir(parents=True, exist_ok=True)
-    _say(f"http://127.0.0.1:{port}/ (Ctrl-C ends it)")
-    run_server(database, host="127.0.0.1", port=port, artifact_store=FileSystemArtifactStore(folder))
+    quiet_optuna(Settings.debug)
+    server = make_dashboard(parse_url(resolve_url(storage)), port, artifacts)
+    _say(f"http://{HOST}:{port}/ (Ctrl-C ends it)")
+    with server, contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
 
 
 @app.command("methods")

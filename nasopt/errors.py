@@ -53,6 +53,10 @@ class DeviceNotFoundError(NasoptError):
     """A device that is not present on this machine."""
 
 
+class PortInUseError(NasoptError):
+    """A port that the dashboard cannot listen on."""
+
+
 class ExportError(NasoptError):
     """A model that cannot be written in the requested form, or did not survive being read back."""
 

@@ -23,6 +23,9 @@ from nasopt.models.architecture import Architecture
 from nasopt.pareto import pareto_mask
 from nasopt.samplers.history import is_exhausted, parent_of
 from nasopt.storage import attributes
+from nasopt.storage.attachments import attach
+from nasopt.storage.attachments import documents as attached_documents
+from nasopt.storage.notes import TrialFacts, failure_text, note_text, save_note
 from nasopt.storage.rdb import artifact_folder, parse_url
 
 if TYPE_CHECKING:
@@ -142,6 +145,7 @@ class Objective:
             # Whatever went wrong in one candidate must not end the study; the reason stays with the trial.
             reason = f"{type(error).__name__}: {str(error) or 'no message'}".splitlines()[0]
             trial.set_user_attr(attributes.FAILURE, reason)
+            save_note(trial, failure_text(reason, parent_of(trial)))
             logger.warning("trial %d failed: %s", trial.number, reason)
             logger.debug("trial %d", trial.number, exc_info=True)
             _free_memory()
@@ -242,6 +246,28 @@ class Objective:
         is_full = candidate.architecture == Architecture.full(context.shape)
         if lineage.parent is None and is_full and key == context.base_key:
             trial.set_user_attr(attributes.IS_BASE, True)
+        facts = self._facts(trial, candidate, values, context)
+        attach(trial, context.folder, attached_documents(facts))
+        save_note(trial, note_text(facts))
+
+    def _facts(
+        self, trial: optuna.Trial, candidate: Candidate, values: tuple[float, ...], context: Context
+    ) -> TrialFacts:
+        """What the trial's note says."""
+        lineage, base = candidate.lineage, attributes.base_of(trial.study)
+        return TrialFacts(
+            architecture=candidate.architecture,
+            shape=context.shape,
+            parameters=candidate.model.num_parameters(),
+            values=dict(zip(self.metric_names, values, strict=True)),
+            base_values=dict(zip(self.metric_names, base.values, strict=True)) if base else {},
+            metric=self.config.task.metric,
+            latencies=trial.user_attrs[attributes.LATENCY],
+            parent=lineage.parent,
+            trained=trial.params.get("training", "none"),
+            training=candidate.training,
+            epochs={"fine-tuning": lineage.finetune_epochs, "distillation": lineage.distill_epochs},
+        )
 
     def collect(self, study: optuna.Study) -> None:
         """Deletes checkpoints that nobody needs: neither possible parents, nor on the Pareto front, nor being used."""

@@ -26,6 +26,7 @@ from nasopt.methods.base import available
 from nasopt.objective import Objective
 from nasopt.recovery import recording_interruptions, retry, settle_interrupted, was_given_up
 from nasopt.storage import attributes
+from nasopt.storage.attachments import remove_uploads
 from nasopt.storage.checkpoints import ensure_writable
 from nasopt.storage.rdb import artifact_folder, open_storage, shown, sqlite_path
 
@@ -142,6 +143,7 @@ def list_studies(url: URL, artifacts: Path | None = None) -> list[OpenStudy]:
 
 def delete(opened: OpenStudy) -> None:
     """Removes a study from the database, and its files."""
+    remove_uploads(opened.study, [opened.artifacts, artifact_folder(opened.url)])
     optuna.delete_study(study_name=opened.config.name, storage=opened.study._storage)
     shutil.rmtree(opened.folder, ignore_errors=True)
 

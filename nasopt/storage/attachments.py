@@ -1,0 +1,116 @@
+"""Small JSON files that belong to trials, and where they lie: Optuna artifacts, as optuna-dashboard shows them.
+
+A study's attachments lie in a folder inside the study's own, so they go with it. There are no lists of neurons in them
+(the checkpoint knows which ones it keeps): a trial's attachments are a few kB, whatever the model.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import UUID
+
+import optuna
+from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
+from optuna.artifacts.exceptions import ArtifactNotFound
+
+from nasopt.storage.notes import TrialFacts
+
+ATTACHMENTS = "attachments"
+"""Folder of a study's attachments, inside the study's own."""
+UPLOADS = ".uploads"
+"""Folder of what readers upload in the dashboard, beside the studies' folders; no study's name begins with a dot."""
+
+
+def documents(facts: TrialFacts) -> dict[str, Any]:
+    """JSON documents by file name; a few kB together, whatever the model."""
+    layers = [
+        None if units is None else {"heads": list(units.heads), "ffn": len(units.neurons)}
+        for units in facts.architecture.layers
+    ]
+    return {
+        "architecture.json": {
+            "precision": facts.architecture.precision,
+            "parameters": facts.parameters,
+            "layers": layers,
+            "base": {"layers": facts.shape.num_layers, "heads": facts.shape.num_heads, "ffn": facts.shape.ffn_size},
+        },
+        "latency.json": dict(facts.latencies),
+    }
+
+
+def attach(trial: optuna.Trial, folder: Path, files: Mapping[str, Any]) -> None:
+    """Stores JSON documents as artifacts of a running trial.
+
+    Args:
+        folder: the study's.
+        files: JSON documents by file name.
+    """
+    target = folder / ATTACHMENTS
+    target.mkdir(exist_ok=True)
+    store = FileSystemArtifactStore(target)
+    with tempfile.TemporaryDirectory() as temporary:
+        for name, document in files.items():
+            file = Path(temporary, name)
+            file.write_text(json.dumps(document, indent=1), encoding="utf-8")
+            upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=trial)
+
+
+class AttachmentStore:
+    """An Optuna artifact store over the attachments of all studies of a database.
+
+    Artifacts are found by their id in any study's folder. What a reader uploads in the dashboard lies beside these
+    folders, for the store is not told which study it belongs to.
+
+    Args:
+        folders: the artifact folders, asked for at every access, for studies come and go. Uploads go to the first.
+    """
+
+    def __init__(self, folders: Callable[[], Sequence[Path]]) -> None:
+        self._folders = folders
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        """Opens an artifact; raises `ArtifactNotFound` if its file is gone."""
+        path = self._find(artifact_id)
+        if path is None:
+            raise ArtifactNotFound(f"{artifact_id}: no such artifact")
+        return path.open("rb")
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        """Stores an upload."""
+        folder = self._folders()[0] / UPLOADS
+        folder.mkdir(parents=True, exist_ok=True)
+        FileSystemArtifactStore(folder).write(str(UUID(artifact_id)), content_body)
+
+    def remove(self, artifact_id: str) -> None:
+        """Deletes an artifact. It is no error if its file is gone: deleting a study must not fail for that."""
+        path = self._find(artifact_id)
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+    def _find(self, artifact_id: str) -> Path | None:
+        name = str(UUID(artifact_id))  # never a path
+        for folder in self._folders():
+            for pattern in (f"*/{ATTACHMENTS}/{name}", f"{UPLOADS}/{name}"):
+                for path in folder.glob(pattern):
+                    return path
+        return None
+
+
+def remove_uploads(study: optuna.Study, folders: Sequence[Path]) -> None:
+    """Deletes what readers uploaded for a study or its trials in the dashboard.
+
+    Args:
+        folders: the artifact folders to look in.
+    """
+    if not any((folder / UPLOADS).is_dir() for folder in folders):
+        return
+    store = AttachmentStore(lambda: folders)
+    storage = study._storage
+    owners: list[optuna.Study | optuna.trial.FrozenTrial] = [study, *study.get_trials(deepcopy=False)]
+    for owner in owners:
+        for artifact in get_all_artifact_meta(owner, storage=storage):
+            store.remove(artifact.artifact_id)

@@ -1,0 +1,156 @@
+"""What a trial tells its reader: a note in Markdown, as optuna-dashboard shows it.
+
+optuna-dashboard itself is not needed to write it. A note has one line for each encoder layer, so its size is bounded by
+the base model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+
+from nasopt.models.architecture import Architecture, EncoderShape
+
+ROW_LENGTH = 2045
+"""Characters of one piece of a note: optuna-dashboard's `SYSTEM_ATTR_MAX_LENGTH`."""
+
+
+@dataclass(frozen=True)
+class TrialFacts:
+    """What is known of a trial that has been measured.
+
+    Attributes:
+        architecture: what it keeps, and its precision.
+        shape: the base model's.
+        parameters: number of its weights.
+        values: the objectives by name, in their order.
+        base_values: the base model's; empty for the base model itself.
+        metric: what `quality` is.
+        latencies: by objective, the measurement with its environment.
+        parent: number of the trial whose weights it inherited; None for the base model.
+        trained: how it was trained in this trial (``none``, ``finetune``, ``distill``).
+        training: what that took; empty if nothing was trained.
+        epochs: epochs over the whole line of parents, by kind of training.
+    """
+
+    architecture: Architecture
+    shape: EncoderShape
+    parameters: int
+    values: Mapping[str, float]
+    base_values: Mapping[str, float]
+    metric: str
+    latencies: Mapping[str, Mapping[str, Any]]
+    parent: int | None = None
+    trained: str = "none"
+    training: Mapping[str, Any] = field(default_factory=dict)
+    epochs: Mapping[str, int] = field(default_factory=dict)
+
+
+def note_text(facts: TrialFacts) -> str:
+    """The note of a measured trial, in Markdown."""
+    parts = [f"**{in_words(facts)}**", _origin(facts), _values_table(facts), _layers_table(facts), _environment(facts)]
+    return "\n\n".join(parts)
+
+
+def failure_text(reason: str, parent: int | None) -> str:
+    """The note of a failed trial, in Markdown."""
+    # As code, so that nothing in an error message is taken for Markdown.
+    shown = reason.replace("`", "'")
+    origin = "" if parent is None else f"\n\nChild of trial {parent}."
+    return f"**Failed:** `{shown}`{origin}"
+
+
+def in_words(facts: TrialFacts) -> str:
+    """The architecture on one line."""
+    shape, kept = facts.shape, [units for units in facts.architecture.layers if units is not None]
+    heads, neurons = sum(len(units.heads) for units in kept), sum(len(units.neurons) for units in kept)
+    return (
+        f"{len(kept)} of {shape.num_layers} layers, "
+        f"{heads} of {shape.num_layers * shape.num_heads} attention heads, "
+        f"{neurons:,} of {shape.num_layers * shape.ffn_size:,} FFN neurons, "
+        f"{facts.architecture.precision}, {facts.parameters:,} parameters"
+    )
+
+
+def save_note(trial: optuna.Trial, text: str) -> None:
+    """Stores a trial's note as `optuna_dashboard.save_note` does, without that package. Once for each trial.
+
+    NOTE: that function reads every note of the study, twice, to find out how often this one has been saved.
+    """
+    prefix = f"dashboard:{trial._trial_id}:note"
+    pieces = [text[start : start + ROW_LENGTH] for start in range(0, len(text), ROW_LENGTH)]
+    rows: dict[str, Any] = {f"{prefix}_str:{index}": piece for index, piece in enumerate(pieces)}
+    # The version last: a reader sees the whole note or none.
+    for key, value in {**rows, f"{prefix}_ver": 1}.items():
+        trial.storage.set_study_system_attr(trial.study._study_id, key, value)
+
+
+def _origin(facts: TrialFacts) -> str:
+    """Where the weights came from, and how they were trained."""
+    if facts.parent is None:
+        return "The base model."
+    how = {"none": "not trained", "finetune": "fine-tuned", "distill": "distilled from the base model"}
+    text = f"Child of trial {facts.parent}; {how.get(facts.trained, facts.trained)} in this trial"
+    if facts.training:
+        text += (
+            f" ({facts.training['seconds']:.1f} s, {facts.training['steps']} steps, loss {facts.training['loss']:.4f})"
+        )
+    line = ", ".join(f"{count} of {kind}" for kind, count in facts.epochs.items() if count)
+    return f"{text}. Epochs since the base model: {line or 'none'}."
+
+
+def _values_table(facts: TrialFacts) -> str:
+    rows = [_value_row(facts, name, value) for name, value in facts.values.items()]
+    heading = ["objective", "value", "base model", "ratio to base (95 % interval)"]
+    return _table(heading, rows)
+
+
+def _value_row(facts: TrialFacts, name: str, value: float) -> list[str]:
+    latency = facts.latencies.get(name)
+    if latency is not None:
+        label, digits, unit = f"`{name}`", 3, " ms"
+    elif name == "memory_mb":
+        label, digits, unit = "`memory_mb`", 2, " MB"
+    else:
+        label, digits, unit = f"`{name}` ({facts.metric})", 4, ""
+    base = facts.base_values.get(name)
+    ratio = "-"
+    if latency is not None:
+        ratio = f"{latency['ratio']:.3f} ({latency['ratio_low']:.3f} to {latency['ratio_high']:.3f})"
+    elif base:
+        ratio = f"{value / base:.3f}"
+    return [label, f"{value:.{digits}f}{unit}", "-" if base is None else f"{base:.{digits}f}{unit}", ratio]
+
+
+def _layers_table(facts: TrialFacts) -> str:
+    shape = facts.shape
+    rows = [
+        [str(index), "removed", "-"]
+        if units is None
+        else [str(index), f"{len(units.heads)} of {shape.num_heads}", f"{len(units.neurons)} of {shape.ffn_size}"]
+        for index, units in enumerate(facts.architecture.layers)
+    ]
+    return _table(["layer", "attention heads", "FFN neurons"], rows)
+
+
+def _environment(facts: TrialFacts) -> str:
+    """How and where each latency was obtained."""
+    lines = []
+    for name, item in facts.latencies.items():
+        threads = f"{item['threads']} thread{'s' if item['threads'] != 1 else ''}"
+        driver = f", driver {item['driver']}" if item["driver"] else ""
+        lines.append(
+            f"`{name}` is {item['source']}: {item['device']}{driver}, {threads}, torch {item['torch_version']}, "
+            f"{item['dtype']}, a batch of {item['batch_size']} x {item['sequence_length']} tokens; median of "
+            f"{item['repetitions']} repetitions {item['median_ms']:.3f} ms (p10 {item['p10_ms']:.3f}, "
+            f"p90 {item['p90_ms']:.3f}), the base model in alternation {item['base_median_ms']:.3f} ms."
+        )
+    return "\n\n".join(lines)
+
+
+def _table(heading: list[str], rows: list[list[str]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
