@@ -2,16 +2,17 @@
 
     python benchmarks/reading.py --trials 10000
 
-Every time is that of a whole process, the median of several runs. What a reading command takes *beyond the storage's
-own loading* is its time less that of a process that opens the study with Optuna alone and reads all trials; both run in
-turn. The study has the genotype of a 6-layer model (20 parameters) and the attributes that nasopt writes, in SQLite.
+Every time is that of a whole process, start-up included, the median of several runs: on the clock, and of the CPU. The
+latter is to be compared where other processes run. What a reading command takes *beyond the storage's own loading* is
+its time less that of a process that opens the study with Optuna alone and reads all trials; both run in turn. The study
+has the genotype of a 6-layer model (20 parameters) and the attributes that nasopt writes, in SQLite.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import statistics
+import resource
 import subprocess
 import sys
 import tempfile
@@ -20,13 +21,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 from sampler import DIRECTIONS, history, space
 
 from nasopt.config import StudyConfig
-from nasopt.pareto import pareto_mask
 from nasopt.storage import attributes
 from nasopt.storage.rdb import open_storage, parse_url
+
+FloatArray = NDArray[np.float64]
 
 NAMES = ["quality", "latency_ms", "memory_mb"]
 DOCUMENT = {
@@ -70,8 +74,8 @@ def trial_attributes(trial: optuna.trial.FrozenTrial, number: int) -> dict[str, 
     }
 
 
-def fill(url: str, n_trials: int) -> int:
-    """Writes the study; the size of its Pareto front."""
+def fill(url: str, n_trials: int) -> None:
+    """Writes the study."""
     storage = open_storage(parse_url(url))
     study = optuna.create_study(study_name="large", storage=storage, directions=DIRECTIONS)
     study.set_metric_names(NAMES)
@@ -81,44 +85,45 @@ def fill(url: str, n_trials: int) -> int:
     for number, trial in enumerate(trials):
         trial.user_attrs = trial_attributes(trial, number)
     study.add_trials(trials)
-    front = int(pareto_mask(attributes.minimised(trials, study)).sum())
-    storage.engine.dispose()
-    return front
+    storage.engine.dispose()  # the last connection to close writes the WAL back
 
 
-def seconds(*command: str) -> float:
-    start = time.perf_counter()
+def seconds(*command: str) -> FloatArray:
+    """Of a process: `(on the clock, of the CPU)`."""
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, *command], check=True, capture_output=True)
-    return time.perf_counter() - start
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return np.array([wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime])
+
+
+def shown(times: FloatArray) -> str:
+    return "{:6.2f} s ({:6.2f} s CPU)".format(*times)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--file", type=Path, help="keep the large study here, and take it from here if it is there")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
-        empty, large = (f"sqlite:///{folder}/{name}.db" for name in ("empty", "large"))
+        file = (arguments.file or Path(folder, "large.db")).resolve()
+        empty, large = f"sqlite:///{folder}/empty.db", f"sqlite:///{file}"
         fill(empty, 0)
         os.environ["NASOPT_STORAGE"] = empty
         for name, command in STARTING.items():
-            times = [seconds("-m", "nasopt", *command) for _ in range(arguments.repeats)]
-            print(f"nasopt {name:22} {statistics.median(times):6.2f} s", flush=True)
-        start = time.perf_counter()
-        front = fill(large, arguments.trials)
-        size = Path(folder, "large.db").stat().st_size / 1e6
-        print(f"{arguments.trials} trials x {len(space())} parameters, {front} on the front, {size:.0f} MB, ", end="")
-        print(f"written in {time.perf_counter() - start:.0f} s", flush=True)
+            times = np.median([seconds("-m", "nasopt", *command) for _ in range(arguments.repeats)], axis=0)
+            print(f"nasopt {name:22} {shown(times)}", flush=True)
+        if not file.exists():
+            fill(large, arguments.trials)
+        print(f"{arguments.trials} trials x {len(space())} parameters, {file.stat().st_size / 1e6:.0f} MB", flush=True)
         os.environ["NASOPT_STORAGE"] = large
         for name, command in READING.items():
             pairs = [(seconds("-c", LOAD, large), seconds("-m", "nasopt", *command)) for _ in range(arguments.repeats)]
-            load, whole = (statistics.median(times) for times in zip(*pairs, strict=True))
-            print(
-                f"nasopt {name:22} {whole:6.2f} s  loading alone {load:6.2f} s  beyond it {whole - load:6.2f} s",
-                flush=True,
-            )
+            load, whole = np.median(pairs, axis=0)
+            print(f"nasopt {name:22} {shown(whole)}  loading {shown(load)}  beyond {shown(whole - load)}", flush=True)
 
 
 if __name__ == "__main__":
