@@ -47,9 +47,7 @@ print(len(optuna.load_study(study_name="large", storage=storage).get_trials(deep
 READING = {
     "study show": ("study", "show", "large"),
     "study pareto": ("study", "pareto", "large"),
-    "study pareto -f json": ("study", "pareto", "large", "-f", "json"),
     "study trials": ("study", "trials", "large"),
-    "study trials -f csv": ("study", "trials", "large", "-f", "csv"),
 }
 STARTING = {"--help": ("--help",), "study list": ("study", "list"), "methods": ("methods",)}
 
