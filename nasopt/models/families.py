@@ -88,8 +88,7 @@ FAMILIES = {
         Family(
             "mpnet", LAYER_PARTS["mpnet"], is_traceable=False, own_values=_mpnet_heads, first_position=lambda config: 2
         ),
-        # Heads have rows in the projections of the relative positions too, which all layers share.
-        Family("deberta-v2", LAYER_PARTS["deberta-v2"], is_traceable=False, obstacle=_deberta_obstacle),
+        Family("deberta-v2", LAYER_PARTS["deberta-v2"], obstacle=_deberta_obstacle),
         # One matrix holds query, key and value; another one both inputs of the gated FFN.
         Family("modernbert", LAYER_PARTS["modernbert"], is_traceable=False, own_values=_modernbert_norm),
     )
