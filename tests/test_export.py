@@ -40,6 +40,13 @@ def make(family: str, shape: str) -> PreTrainedModel:
     labels: dict[str, Any] = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
     sizes: dict[str, Any] = {"vocab_size": 40, "num_attention_heads": 4, "num_hidden_layers": 3, "hidden_size": 128}
     sizes |= {"max_position_embeddings": 64, "pad_token_id": 0}
+    if family == "deberta-v2":
+        sizes |= {
+            "relative_attention": True,
+            "pos_att_type": "p2c|c2p",
+            "position_buckets": 8,
+            "norm_rel_ebd": "layer_norm",
+        }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         sizes["hidden_dim" if family == "distilbert" else "intermediate_size"] = 128
@@ -67,7 +74,7 @@ def write(model: PreTrainedModel, tokenizer, shape: str, precision, to: Path, **
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet", "modernbert"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet", "deberta-v2", "modernbert"])
 def test_exported_models_load_the_same(tokenizer, texts, tmp_path: Path, family, shape, precision):
     model = quantize(make(family, shape), precision, "cpu")
     tensors = {name: tensor.clone() for name, tensor in stored_tensors(model).items()}
@@ -222,6 +229,7 @@ def test_exports_load_where_nasopt_is_not_installed(tokenizer, texts, tmp_path: 
         ("three", "distilbert", "empty blocks", "int8"),
         ("four", "bert", "fewer layers", "int4"),
         ("five", "mpnet", "pruned", "fp32"),
+        ("seven", "deberta-v2", "pruned", "int4"),
         ("six", "modernbert", "empty blocks", "int8"),
     ):
         model = quantize(make(family, shape), precision, "cpu")

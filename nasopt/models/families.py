@@ -36,6 +36,7 @@ class Family:
         is_traceable: whether torch-pruning's dependency graph understands the model.
         own_values: (cut model) -> what our own configuration must say of it besides the counts of its layers; empty if
             nothing. Only a model with nothing to say may be exported with a standard configuration.
+        obstacle: (configuration) -> why a model of the family cannot be cut all the same; None if it can.
         first_position: (configuration) -> number of a text's first position in the table of position embeddings.
     """
 
@@ -46,6 +47,7 @@ class Family:
     ffn_key: str = "intermediate_size"
     is_traceable: bool = True
     own_values: Callable[[PreTrainedModel], dict[str, Any]] = _nothing
+    obstacle: Callable[[PretrainedConfig], str | None] = lambda config: None
     first_position: Callable[[PretrainedConfig], int] = lambda config: 0
 
 
@@ -65,6 +67,15 @@ def _modernbert_norm(model: PreTrainedModel) -> dict[str, Any]:
     return {"first_layer_norm": True} if isinstance(first, nn.LayerNorm) else {}
 
 
+def _deberta_obstacle(config: PretrainedConfig) -> str | None:
+    if getattr(config, "conv_kernel_size", 0) > 0:
+        return "it has a convolution beside its first layer (`conv_kernel_size`), which cannot stay if that layer goes"
+    head_size = config.hidden_size // config.num_attention_heads
+    if getattr(config, "attention_head_size", head_size) != head_size:
+        return f"its heads are not of the size `hidden_size` / `num_attention_heads` ({head_size})"
+    return None
+
+
 FAMILIES = {
     family.model_type: family
     for family in (
@@ -77,6 +88,7 @@ FAMILIES = {
         Family(
             "mpnet", LAYER_PARTS["mpnet"], is_traceable=False, own_values=_mpnet_heads, first_position=lambda config: 2
         ),
+        Family("deberta-v2", LAYER_PARTS["deberta-v2"], obstacle=_deberta_obstacle),
         # One matrix holds query, key and value; another one both inputs of the gated FFN.
         Family("modernbert", LAYER_PARTS["modernbert"], is_traceable=False, own_values=_modernbert_norm),
     )
@@ -85,6 +97,7 @@ FAMILIES = {
 
 REFUSED = {
     "albert": "all its layers are one layer repeated, so that they cannot keep different heads and neurons",
+    "deberta": "its heads' projections are interleaved in one matrix; DeBERTa-v2 and v3 can be cut",
 }
 """Encoders that cannot be cut layer by layer, by model type, with the reason."""
 
@@ -116,7 +129,11 @@ def family_of(model: PreTrainedModel | PretrainedConfig) -> Family:
             raise UnsupportedModelError(
                 f"the {model_type!r} model has `{option}` set in its configuration; only encoders can be cut"
             )
-    return FAMILIES[model_type]
+    family = FAMILIES[model_type]
+    obstacle = family.obstacle(config)
+    if obstacle is not None:
+        raise UnsupportedModelError(f"the {model_type!r} model cannot be cut: {obstacle}")
+    return family
 
 
 def max_positions(config: PretrainedConfig) -> int:

@@ -16,32 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForSequenceClassification,
-    BertConfig,
-    BertForSequenceClassification,
-    BertModel,
-    DistilBertConfig,
-    DistilBertForSequenceClassification,
-    DistilBertModel,
-    ElectraConfig,
-    ElectraForSequenceClassification,
-    ElectraModel,
-    ModernBertConfig,
-    ModernBertForSequenceClassification,
-    ModernBertModel,
-    MPNetConfig,
-    MPNetForSequenceClassification,
-    MPNetModel,
-    PretrainedConfig,
-    PreTrainedModel,
-    RobertaConfig,
-    RobertaForSequenceClassification,
-    RobertaModel,
-)
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
 MODEL_TYPE_PREFIX = "nasopt-"
@@ -106,6 +83,16 @@ LAYER_PARTS = {
         attention="attention.attn",
         projections=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
         attention_output="attention.attn.o",
+    ),
+    "deberta-v2": replace(
+        _BERT_PARTS,
+        projections=(
+            "attention.self.query_proj",
+            "attention.self.key_proj",
+            "attention.self.value_proj",
+            "attention.self.pos_key_proj",
+            "attention.self.pos_query_proj",
+        ),
     ),
     "modernbert": LayerParts(
         layers="layers",
@@ -298,67 +285,47 @@ class _Shaped(PreTrainedModel):
         super().save_pretrained(save_directory, **{"save_original_format": False, **kwargs})
 
 
-class NasoptBertConfig(_LayerCounts, BertConfig):
-    model_type = "nasopt-bert"
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-
-
-class NasoptBertModel(_Shaped, BertModel):
-    config_class = NasoptBertConfig
+def _models(config: Any, *bases: Any, shaped: type = _Shaped) -> tuple[Any, ...]:
+    """The models of a family whose layers have the sizes that a configuration of the class `config` says."""
+    values = {"config_class": config, "__module__": __name__}
+    return tuple(type(f"Nasopt{base.__name__}", (shaped, base), values) for base in bases)
 
 
-class NasoptBertForSequenceClassification(_Shaped, BertForSequenceClassification):
-    config_class = NasoptBertConfig
+def _config(base: Any) -> Any:
+    """The configuration of a family that needs to say nothing but the counts of its layers."""
+
+    class Config(_LayerCounts, base):
+        model_type = f"{MODEL_TYPE_PREFIX}{base.model_type}"
+
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+
+    Config.__name__ = Config.__qualname__ = f"Nasopt{base.__name__}"
+    return Config
 
 
-class NasoptRobertaConfig(_LayerCounts, RobertaConfig):
-    model_type = "nasopt-roberta"
+NasoptBertConfig = _config(transformers.BertConfig)
+NasoptBertModel, NasoptBertForSequenceClassification = _models(
+    NasoptBertConfig, transformers.BertModel, transformers.BertForSequenceClassification
+)
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+NasoptRobertaConfig = _config(transformers.RobertaConfig)
+NasoptRobertaModel, NasoptRobertaForSequenceClassification = _models(
+    NasoptRobertaConfig, transformers.RobertaModel, transformers.RobertaForSequenceClassification
+)
 
+NasoptDistilBertConfig = _config(transformers.DistilBertConfig)
+NasoptDistilBertModel, NasoptDistilBertForSequenceClassification = _models(
+    NasoptDistilBertConfig, transformers.DistilBertModel, transformers.DistilBertForSequenceClassification
+)
 
-class NasoptRobertaModel(_Shaped, RobertaModel):
-    config_class = NasoptRobertaConfig
-
-
-class NasoptRobertaForSequenceClassification(_Shaped, RobertaForSequenceClassification):
-    config_class = NasoptRobertaConfig
-
-
-class NasoptDistilBertConfig(_LayerCounts, DistilBertConfig):
-    model_type = "nasopt-distilbert"
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-
-
-class NasoptDistilBertModel(_Shaped, DistilBertModel):
-    config_class = NasoptDistilBertConfig
+NasoptElectraConfig = _config(transformers.ElectraConfig)
+NasoptElectraModel, NasoptElectraForSequenceClassification = _models(
+    NasoptElectraConfig, transformers.ElectraModel, transformers.ElectraForSequenceClassification
+)
 
 
-class NasoptDistilBertForSequenceClassification(_Shaped, DistilBertForSequenceClassification):
-    config_class = NasoptDistilBertConfig
-
-
-class NasoptElectraConfig(_LayerCounts, ElectraConfig):
-    model_type = "nasopt-electra"
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-
-
-class NasoptElectraModel(_Shaped, ElectraModel):
-    config_class = NasoptElectraConfig
-
-
-class NasoptElectraForSequenceClassification(_Shaped, ElectraForSequenceClassification):
-    config_class = NasoptElectraConfig
-
-
-class NasoptMPNetConfig(_LayerCounts, MPNetConfig):
+class NasoptMPNetConfig(_LayerCounts, transformers.MPNetConfig):
     """With `layer_kept_heads` too: the heads of each layer, for the layers share a bias that has a column per head."""
 
     model_type = "nasopt-mpnet"
@@ -373,15 +340,17 @@ class NasoptMPNetConfig(_LayerCounts, MPNetConfig):
             )
 
 
-class NasoptMPNetModel(_Shaped, MPNetModel):
-    config_class = NasoptMPNetConfig
+NasoptMPNetModel, NasoptMPNetForSequenceClassification = _models(
+    NasoptMPNetConfig, transformers.MPNetModel, transformers.MPNetForSequenceClassification
+)
+
+NasoptDebertaV2Config = _config(transformers.DebertaV2Config)
+NasoptDebertaV2Model, NasoptDebertaV2ForSequenceClassification = _models(
+    NasoptDebertaV2Config, transformers.DebertaV2Model, transformers.DebertaV2ForSequenceClassification
+)
 
 
-class NasoptMPNetForSequenceClassification(_Shaped, MPNetForSequenceClassification):
-    config_class = NasoptMPNetConfig
-
-
-class NasoptModernBertConfig(_LayerCounts, ModernBertConfig):
+class NasoptModernBertConfig(_LayerCounts, transformers.ModernBertConfig):
     """With `first_layer_norm` too: only the first layer of the full model takes the embeddings as they are."""
 
     model_type = "nasopt-modernbert"
@@ -399,20 +368,20 @@ class _ShapedModernBert(_Shaped):
             first.attn_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
 
 
-class NasoptModernBertModel(_ShapedModernBert, ModernBertModel):
-    config_class = NasoptModernBertConfig
+NasoptModernBertModel, NasoptModernBertForSequenceClassification = _models(
+    NasoptModernBertConfig,
+    transformers.ModernBertModel,
+    transformers.ModernBertForSequenceClassification,
+    shaped=_ShapedModernBert,
+)
 
-
-class NasoptModernBertForSequenceClassification(_ShapedModernBert, ModernBertForSequenceClassification):
-    config_class = NasoptModernBertConfig
-
-
-MODELS = {
+MODELS: dict[Any, tuple[Any, Any]] = {
     NasoptBertConfig: (NasoptBertModel, NasoptBertForSequenceClassification),
     NasoptRobertaConfig: (NasoptRobertaModel, NasoptRobertaForSequenceClassification),
     NasoptDistilBertConfig: (NasoptDistilBertModel, NasoptDistilBertForSequenceClassification),
     NasoptElectraConfig: (NasoptElectraModel, NasoptElectraForSequenceClassification),
     NasoptMPNetConfig: (NasoptMPNetModel, NasoptMPNetForSequenceClassification),
+    NasoptDebertaV2Config: (NasoptDebertaV2Model, NasoptDebertaV2ForSequenceClassification),
     NasoptModernBertConfig: (NasoptModernBertModel, NasoptModernBertForSequenceClassification),
 }
 CONFIGS = {config.model_type: config for config in MODELS}

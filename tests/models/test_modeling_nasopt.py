@@ -25,7 +25,7 @@ from nasopt.models.modeling_nasopt import (
 )
 from nasopt.models.surgery import cut, layer_counts
 
-FAMILIES = ["bert", "roberta", "electra", "distilbert", "mpnet", "modernbert"]
+FAMILIES = ["bert", "roberta", "electra", "distilbert", "mpnet", "deberta-v2", "modernbert"]
 TARGET = Architecture(
     (
         KeptUnits((0, 2), tuple(range(64))),

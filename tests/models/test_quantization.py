@@ -23,7 +23,7 @@ from nasopt.models.quantization import (
 )
 from nasopt.models.surgery import cut
 
-FAMILIES = ["bert", "roberta", "electra", "distilbert", "mpnet", "modernbert"]
+FAMILIES = ["bert", "roberta", "electra", "distilbert", "mpnet", "deberta-v2", "modernbert"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.bfloat16}
 DTYPES["int4"] = torch.bfloat16
 

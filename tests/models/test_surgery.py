@@ -13,7 +13,7 @@ from nasopt.models.architecture import Architecture, KeptUnits
 from nasopt.models.families import encoder_shape
 from nasopt.models.surgery import choose_units, cut, expand, keep_first, keep_largest, layer_counts
 
-FAMILIES = ["bert", "roberta", "electra", "distilbert", "mpnet", "modernbert"]
+FAMILIES = ["bert", "roberta", "electra", "distilbert", "mpnet", "deberta-v2", "modernbert"]
 ALL_HEADS, ALL_NEURONS = (0, 1, 2, 3), tuple(range(128))
 FULL = KeptUnits(ALL_HEADS, ALL_NEURONS)
 SOME = KeptUnits((1, 3), tuple(range(0, 128, 2)))
@@ -35,6 +35,7 @@ TARGETS = {
 PATHS = {
     "distilbert": ("distilbert.transformer.layer", "attention.out_lin", "ffn.lin2"),
     "modernbert": ("model.layers", "attn.Wo", "mlp.Wo"),
+    "deberta-v2": ("deberta.encoder.layer", "attention.output.dense", "output.dense"),
     "mpnet": ("mpnet.encoder.layer", "attention.attn.o", "output.dense"),
     **{name: (f"{name}.encoder.layer", "attention.output.dense", "output.dense") for name in FAMILIES[:3]},
 }
@@ -85,6 +86,23 @@ def test_cut_equals_masked(make_model, batch, family, target):
     )
 
 
+def test_deberta_with_projections_of_its_own_for_positions(make_model, batch):
+    """As version 2; in version 3 they are those of the contents."""
+    model = make_model("deberta-v2", share_keys=False)
+    base = copy.deepcopy(model)
+    for target in (TARGETS["heads"], TARGETS["combined"], TARGETS["empty layers"]):
+        architecture = Architecture(target)
+        small = cut(copy.deepcopy(model), architecture)
+        expected = logits_of(masked(model, "deberta-v2", target), batch)
+        assert (logits_of(small, batch) - expected).abs().max() < 1e-5
+        again = cut(expand(base, small.state_dict(), architecture), architecture)
+        assert torch.equal(logits_of(again, batch), logits_of(small, batch))
+    assert model.deberta.encoder.layer[0].attention.self.pos_key_proj.out_features == 32
+    cut(model, Architecture((SOME, FULL, FULL)))
+    attention = model.deberta.encoder.layer[0].attention.self
+    assert attention.pos_key_proj.out_features == attention.pos_query_proj.out_features == 16
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_hidden_states_and_layer_numbers_follow(make_model, batch, family):
     model = make_model(family)
@@ -99,7 +117,8 @@ def test_hidden_states_and_layer_numbers_follow(make_model, batch, family):
     for mine, theirs in zip(found, (expected[0], expected[2], expected[3]), strict=True):
         assert (mine - theirs).abs().max() < 1e-5
     numbers = [module.layer_idx for module in model.modules() if hasattr(module, "layer_idx")]
-    assert numbers == {"distilbert": [], "mpnet": [], "modernbert": [0, 0, 1, 1]}.get(family, [0, 1])
+    expected_numbers = {"distilbert": [], "mpnet": [], "deberta-v2": [], "modernbert": [0, 0, 1, 1]}
+    assert numbers == expected_numbers.get(family, [0, 1])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
