@@ -188,6 +188,10 @@ def check_artifacts(opened: OpenStudy, rebuild: bool) -> None:
             "pass --rebuild to make the base model again and restart inheritance from it"
         )
     ensure_writable(opened.folder)
+    if rebuild:
+        from nasopt.preparation import forget_damaged_base
+
+        forget_damaged_base(opened.folder)
 
 
 def remaining_budget(opened: OpenStudy, budget: int) -> int:

@@ -16,7 +16,18 @@ from typing import Any, NoReturn
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["torch", "transformers", "datasets", "nasopt.cli", "nasopt.execution.local", "killing"]
+    [
+        "alembic.config",
+        "bitsandbytes",
+        "nasopt.cli",
+        "nasopt.execution.local",
+        "nasopt.measurement.latency",
+        "nasopt.models.quantization",
+        "nasopt.models.surgery",
+        "nasopt.preparation",
+        "transformers.models.bert.modeling_bert",
+        "killing",
+    ]
 )
 
 

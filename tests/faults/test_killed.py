@@ -85,7 +85,7 @@ def test_a_base_model_that_was_killed_is_tried_again_and_compared_with(created_a
     created_anywhere.assert_tidy()
 
 
-def test_a_base_model_that_was_killed_twice(begun: Place, created_anywhere: Place) -> None:
+def test_a_base_model_that_was_killed_twice(created_anywhere: Place) -> None:
     for _ in range(2):
         run_killed("measuring", "study", "optimize", *created_anywhere.options)
     created_anywhere.optimize(1)
