@@ -15,6 +15,8 @@ import torch
 from command_line import run
 
 from nasopt.models.architecture import FFN_STEP
+from nasopt.objective import Objective
+from nasopt.recovery import fail_interrupted
 from nasopt.storage import attributes
 from nasopt.tasks.classification import TextClassification
 from nasopt.training import loop, teacher
@@ -106,6 +108,29 @@ def test_a_full_disk_under_the_database(begun: Place, monkeypatch: pytest.Monkey
     done = len([trial for trial in begun.trials() if trial.state == COMPLETE])
     begun.optimize(1)
     assert len([trial for trial in begun.trials() if trial.state == COMPLETE]) == done + 1
+    begun.assert_tidy()
+
+
+@pytest.mark.parametrize("late", ["training", "telling"])
+def test_a_process_that_stood_still_gives_its_trial_up(
+    begun: Place, monkeypatch: pytest.MonkeyPatch, late: str
+) -> None:
+    """A suspended machine wakes up, and another worker has taken the trial for dead."""
+
+    def give_up(*arguments: Any, **options: Any) -> Any:
+        study = begun.open().study
+        (trial,) = study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
+        fail_interrupted(study, trial, "interrupted: no sign of life")
+        return whole(*arguments, **options)
+
+    place, name = (loop, "_step") if late == "training" else (Objective, "collect")
+    whole = getattr(place, name)
+    monkeypatch.setattr(place, name, once(give_up, whole))
+    begun.optimize(3)
+    trials = begun.trials()
+    assert [trial.state for trial in trials[2:]] == [FAIL, COMPLETE, COMPLETE]
+    assert trials[2].user_attrs[attributes.FAILURE] == "interrupted: no sign of life"
+    assert trials[3].user_attrs[attributes.RETRY_OF] == 2
     begun.assert_tidy()
 
 
