@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock
 
 from nasopt.config import StudyConfig
-from nasopt.errors import DatasetError
+from nasopt.errors import CheckpointError, DatasetError
 from nasopt.measurement.device import resolve_device
 from nasopt.methods.base import Context, PhaseCallback
 from nasopt.models.architecture import Architecture
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nasopt.tasks.batches import EncodedSplit
 
 BASE_RECORD = "base.json"
+CHECKPOINTS = "checkpoints"
 
 logger = logging.getLogger("nasopt")
 
@@ -67,7 +68,7 @@ def prepare(config: StudyConfig, folder: Path, on_phase: PhaseCallback, *, has_t
         CheckpointError: the stored base model is damaged.
     """
     task = open_task(config)
-    checkpoints = CheckpointStore(folder / "checkpoints")
+    checkpoints = CheckpointStore(folder / CHECKPOINTS)
     remove_partial_files(folder)
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     # Workers on this host that start together prepare one after the other; the second finds what the first made.
@@ -112,7 +113,10 @@ def _base_model(
     made = json.loads(record.read_text()) if record.is_file() else None
     if made is not None and (has_trials or made.get("origin") == origin):
         key = made["checkpoint"]
-        weights, _ = checkpoints.read(key)
+        try:
+            weights, _ = checkpoints.read(key)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; pass --rebuild to make the base model again") from None
         model.load_state_dict(weights)
         return model.eval(), key
     if not task.has_head:
@@ -130,6 +134,16 @@ def _base_model(
     key = checkpoints.write(model.state_dict(), architecture)
     write_atomically(record, json.dumps({"checkpoint": key, "origin": origin}))
     return model.eval(), key
+
+
+def forget_damaged_base(folder: Path) -> None:
+    """Lets the base model be made again if its checkpoint, in the study's artifact folder, is lost or damaged."""
+    record = folder / BASE_RECORD
+    if record.is_file():
+        try:
+            CheckpointStore(folder / CHECKPOINTS).read(json.loads(record.read_text())["checkpoint"])
+        except CheckpointError:
+            record.unlink()
 
 
 def _origin(config: StudyConfig, train_split: EncodedSplit) -> str:

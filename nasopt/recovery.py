@@ -32,6 +32,8 @@ def settle_interrupted(study: optuna.Study, folder: Path) -> None:
     Trials of live processes are left alone. A process on another host counts as dead when its heartbeat has stopped
     for the storage's grace period.
 
+    To be called between trials: one that this process began is not under way.
+
     Args:
         folder: the study's artifact folder, which its workers share.
     """
@@ -106,7 +108,9 @@ def _why_dead(study: optuna.Study, trial: FrozenTrial) -> str | None:
         return "interrupted: its process ended before it said which" if abandoned else None
     if is_gone(worker):
         return "interrupted: its process is gone"
-    if worker != worker_identity() and _is_silent(study, trial):
+    if worker == worker_identity():  # it has no other trial under way, or it would not be here
+        return "interrupted: its end could not be recorded"
+    if _is_silent(study, trial):
         return f"interrupted: no sign of life from {worker['host']}"
     return None
 

@@ -188,6 +188,10 @@ def check_artifacts(opened: OpenStudy, rebuild: bool) -> None:
             "pass --rebuild to make the base model again and restart inheritance from it"
         )
     ensure_writable(opened.folder)
+    if rebuild:
+        from nasopt.preparation import forget_damaged_base
+
+        forget_damaged_base(opened.folder)
 
 
 def remaining_budget(opened: OpenStudy, budget: int) -> int:
@@ -249,7 +253,7 @@ def _run_trial(study: optuna.Study, objective: Objective, on_finished: Callable[
     before = objective.trial_number
     try:
         study.optimize(objective, n_trials=1, callbacks=[lambda _, trial: on_finished(trial)])
-    except (UpdateFinishedTrialError, ValueError):
+    except (UpdateFinishedTrialError, ValueError, AssertionError):  # Optuna has three ways to say so
         # A process that stood still (a suspended machine) may find that others have given its trial up.
         number = objective.trial_number
         if number == before or not was_given_up(study, number):

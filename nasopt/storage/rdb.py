@@ -135,7 +135,12 @@ def explaining_failures(url: URL) -> Iterator[None]:
     """
     try:
         yield
-    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
+    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, UnboundLocalError) as caught:
+        error: BaseException | None = caught
+        while isinstance(error, UnboundLocalError):
+            error = error.__context__  # NOTE: what Optuna's clean-up stumbles over when it cannot read the trial back
+        if not isinstance(error, (sqlalchemy.exc.SQLAlchemyError, StorageInternalError)):
+            raise
         logger.debug("%s", shown(url), exc_info=True)
         raise StorageError(
             f"{shown(url)}: the database failed: {_first_line(error)}; once it is back, "
