@@ -6,7 +6,7 @@ the base model's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from nasopt.models.architecture import Architecture, EncoderShape
 
 ROW_LENGTH = 2045
 """Characters of one piece of a note: optuna-dashboard's `SYSTEM_ATTR_MAX_LENGTH`."""
+EM_SPACE = "\N{EM SPACE}"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class TrialFacts:
 
 def note_text(facts: TrialFacts) -> str:
     """The note of a measured trial, in Markdown."""
-    parts = [f"**{in_words(facts)}**", _origin(facts), _values_table(facts), _layers_table(facts), _environment(facts)]
+    parts = [f"**{in_words(facts)}**", _origin(facts), _values_table(facts)]
+    parts += ["**Layer by layer**", _layers_table(facts), "**Latency**", _latency_table(facts)]
     return "\n\n".join(parts)
 
 
@@ -136,21 +138,28 @@ def _layers_table(facts: TrialFacts) -> str:
     return _table(["layer", "attention heads", "FFN neurons"], rows)
 
 
-def _environment(facts: TrialFacts) -> str:
-    """How and where each latency was obtained."""
-    lines = []
-    for name, item in facts.latencies.items():
-        threads = f"{item['threads']} thread{'s' if item['threads'] != 1 else ''}"
-        driver = f", driver {item['driver']}" if item["driver"] else ""
-        lines.append(
-            f"`{name}` is {item['source']}: {item['device']}{driver}, {threads}, torch {item['torch_version']}, "
-            f"{item['dtype']}, a batch of {item['batch_size']} x {item['sequence_length']} tokens; median of "
-            f"{item['repetitions']} repetitions {item['median_ms']:.3f} ms (p10 {item['p10_ms']:.3f}, "
-            f"p90 {item['p90_ms']:.3f}), the base model in alternation {item['base_median_ms']:.3f} ms."
-        )
-    return "\n\n".join(lines)
+def _latency_table(facts: TrialFacts) -> str:
+    """How and where each latency was obtained; a column for each."""
+    rows: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "source": lambda item: item["source"],
+        "device": lambda item: item["device"] + (f", driver {item['driver']}" if item["driver"] else ""),
+        "threads": lambda item: str(item["threads"]),
+        "torch": lambda item: item["torch_version"],
+        "precision": lambda item: item["dtype"],
+        "batch": lambda item: f"{item['batch_size']} x {item['sequence_length']} tokens",
+        "median (p10 to p90)": lambda item: (
+            f"{item['median_ms']:.3f} ms ({item['p10_ms']:.3f} to {item['p90_ms']:.3f})"
+        ),
+        "base model, in turns": lambda item: f"{item['base_median_ms']:.3f} ms",
+        "repetitions": lambda item: str(item["repetitions"]),
+    }
+    items = facts.latencies.values()
+    return _table(["", *facts.latencies], [[label, *map(show, items)] for label, show in rows.items()])
 
 
 def _table(heading: list[str], rows: list[list[str]]) -> str:
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    # An em space ends each cell: the dashboard's tables leave nothing between columns.
+    def line(cells: list[str]) -> str:
+        return f"| {' | '.join(cell + EM_SPACE for cell in cells)} |"
+
+    return "\n".join([line(heading), "|---" * len(heading) + "|", *map(line, rows)])
