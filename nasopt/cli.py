@@ -51,6 +51,7 @@ class ExportFormat(StrEnum):
     """What an exported model is for."""
 
     hf = "hf"
+    onnx = "onnx"
 
 
 def _set_debug(value: bool) -> None:
@@ -227,7 +228,9 @@ def export(
     best: Annotated[
         str | None, typer.Option("--best", help='Best quality that satisfies it: "memory_mb<60 and latency_ms<=5".')
     ] = None,
-    form: Annotated[ExportFormat, typer.Option("--format", help="hf: a folder for from_pretrained.")] = ExportFormat.hf,
+    form: Annotated[
+        ExportFormat, typer.Option("--format", help="hf: a folder for from_pretrained; onnx: model.onnx in its place.")
+    ] = ExportFormat.hf,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
     data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
     storage: Storage = None,
@@ -243,7 +246,7 @@ def export(
         raise typer.BadParameter("name the model by --trial N or by --best CONDITION, one of them")
     opened = studies.with_data(_open(storage, name, artifacts), data)
     chosen = delivery.choose(opened, trial, best)
-    folder = delivery.export(opened, chosen, to, force=force)
+    folder = delivery.export(opened, chosen, to, form=form.value, force=force)
     _say(f"trial {chosen.number} written and verified:")
     print(folder)
 

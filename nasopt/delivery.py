@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -17,9 +19,18 @@ from nasopt.storage.checkpoints import CheckpointStore
 from nasopt.study import OpenStudy
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
     from nasopt.tasks.base import Task
+
+USE_HF = """
+```python
+import nasopt
+
+model, tokenizer = nasopt.load("this folder")
+```
+"""
 
 
 def choose(opened: OpenStudy, number: int | None, condition: str | None) -> FrozenTrial:
@@ -51,24 +62,47 @@ def choose(opened: OpenStudy, number: int | None, condition: str | None) -> Froz
     return trial
 
 
-def export(opened: OpenStudy, trial: FrozenTrial, to: Path, *, force: bool = False) -> Path:
-    """Writes a trial's model for `from_pretrained`, verified, with a model card.
+def export(
+    opened: OpenStudy, trial: FrozenTrial, to: Path, *, form: Literal["hf", "onnx"] = "hf", force: bool = False
+) -> Path:
+    """Writes a trial's model for `from_pretrained` or as an ONNX file, verified, with a model card.
 
     Raises:
-        ExportError: the folder is not empty (and `force` is not set), or the model read back differs.
+        ExportError: the folder is not empty (and `force` is not set), the model read back differs, or it has no such
+            form.
         CheckpointError: the checkpoint is damaged.
+        MissingExtraError: the extra `onnx` is not installed.
     """
     from nasopt.export import check_target, export_hf
     from nasopt.measurement.device import resolve_device
     from nasopt.preparation import open_task
 
     check_target(to, force)
+    if form == "onnx":
+        return _export_onnx(opened, trial, to, force)
     task = open_task(opened.config)
     candidate = rebuild(opened, trial, task)
     device = resolve_device(opened.config.latency[0].device)
     artifact = make_method(opened.config).quantize(candidate, device)
     card = model_card(opened, trial, _test_qualities(opened, trial, task))
     return export_hf(artifact, task.tokenizer, candidate.architecture, to, card=card, force=force)
+
+
+def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool) -> Path:
+    import torch
+
+    from nasopt.export_onnx import check_convertible, export_onnx
+    from nasopt.preparation import open_task
+
+    check_convertible(trial.params["precision"])
+    task = open_task(opened.config)
+    candidate = rebuild(opened, trial, task)
+    artifact = make_method(opened.config).quantize(candidate, torch.device("cpu"))
+
+    def card(file: Path) -> str:
+        return model_card(opened, trial, (None, None), _onnx_text(opened, trial, task, file))
+
+    return export_onnx(artifact, task.tokenizer, candidate.architecture, to, card=card, force=force)
 
 
 def rebuild(opened: OpenStudy, trial: FrozenTrial, task: Task) -> Candidate:
@@ -82,8 +116,15 @@ def rebuild(opened: OpenStudy, trial: FrozenTrial, task: Task) -> Candidate:
     return Candidate(model, architecture.with_precision(trial.params["precision"]), Lineage())
 
 
-def _test_qualities(opened: OpenStudy, trial: FrozenTrial, task: Task) -> tuple[float | None, float | None]:
-    """Quality on the test split of a trial and of the base model; None where there is no such split or checkpoint."""
+def _test_qualities(
+    opened: OpenStudy, trial: FrozenTrial, task: Task, exported: nn.Module | None = None
+) -> tuple[float | None, float | None]:
+    """Quality on the test split of a trial and of the base model; None where there is no such split or checkpoint.
+
+    `exported` is evaluated, on the CPU, instead of the trial's artifact.
+    """
+    import torch
+
     from nasopt.measurement.device import resolve_device
 
     if opened.config.task.dataset.splits.test is None:
@@ -98,15 +139,70 @@ def _test_qualities(opened: OpenStudy, trial: FrozenTrial, task: Task) -> tuple[
         # Quantised again: evaluating would repack the weights of the artifact that is exported.
         return task.evaluate(method.quantize(rebuild(opened, which, task), device), split, device).quality
 
-    return quality(trial), quality(attributes.base_of(opened.study))
+    if exported is not None:
+        mine: float | None = task.evaluate(exported, split, torch.device("cpu")).quality
+    else:
+        mine = quality(trial)
+    return mine, quality(attributes.base_of(opened.study))
+
+
+def _onnx_text(opened: OpenStudy, trial: FrozenTrial, task: Task, file: Path) -> str:
+    """What the model card says of an ONNX file: how to run it, and its own numbers, for the trial's were torch's."""
+    import torch
+
+    from nasopt.export_onnx import OnnxModel
+    from nasopt.measurement.device import device_name
+    from nasopt.measurement.latency import fixed_inputs, measure_latency
+
+    cpu, base = torch.device("cpu"), task.load_model()
+    special = task.tokenizer.all_special_ids
+    model = OnnxModel(file)
+    rows = [f"| file, MB | {_number(file.stat().st_size / 1e6)} | - |"]
+    qualities = _test_qualities(opened, trial, task, model)
+    if qualities[0] is not None:
+        rows.append(
+            f"| {opened.config.task.metric} on the test split | {_number(qualities[0])} | {_number(qualities[1])} |"
+        )
+    for shape in opened.config.latency:
+        size, length, threads = shape.batch_size, shape.sequence_length, shape.threads or os.cpu_count() or 1
+        inputs = fixed_inputs(size, length, vocab_size=base.config.vocab_size, special_ids=special, device=cpu)
+        measured = measure_latency(OnnxModel(file, threads), base, inputs, device=cpu, threads=threads)
+        rows.append(
+            f"| latency, {size} x {length} tokens, {threads} threads, ms (median of {measured.repetitions}) "
+            f"| {_number(measured.median_ms)} | {_number(measured.base_median_ms)} |"
+        )
+    return f"""
+The numbers above are those of the search, which ran the model in torch. `model.onnx` takes
+{", ".join(model.input_names)} (int64, batch x tokens) and gives logits.
+The file itself, in ONNX Runtime {version("onnxruntime")} on the CPU ({device_name(cpu)}), beside the base model in
+torch {torch.__version__} (fp32), measured in alternation:
+
+| | model.onnx | base model |
+|---|---|---|
+{chr(10).join(rows)}
+
+```python
+import onnxruntime
+from transformers import AutoTokenizer
+
+session = onnxruntime.InferenceSession("this folder/model.onnx")
+tokenizer = AutoTokenizer.from_pretrained("this folder")
+names = [item.name for item in session.get_inputs()]
+texts = tokenizer(["a text"], padding=True, return_tensors="np")
+(logits,) = session.run(["logits"], {{name: texts[name] for name in names}})
+```
+"""
 
 
 def _store(opened: OpenStudy) -> CheckpointStore:
     return CheckpointStore(opened.folder / "checkpoints")
 
 
-def model_card(opened: OpenStudy, trial: FrozenTrial, test_qualities: tuple[float | None, float | None]) -> str:
-    """README.md of an exported model: what it is, its numbers beside the base model's, and where they were measured."""
+def model_card(
+    opened: OpenStudy, trial: FrozenTrial, test_qualities: tuple[float | None, float | None], use: str = USE_HF
+) -> str:
+    """README.md of an exported model: what it is, its numbers beside the base model's, where they were measured, and
+    how to `use` it."""
     task = opened.config.task
     base = attributes.base_of(opened.study)
     base_values = base.values if base else [None] * len(trial.values)
@@ -139,13 +235,7 @@ Made from `{Path(task.model).name}` by nasopt's {opened.config.method} search, f
 Latency is one forward pass of one batch, measured in alternation with the base model:
 
 {environments}
-
-```python
-import nasopt
-
-model, tokenizer = nasopt.load("this folder")
-```
-
+{use}
 Licence of the base model: {licence or "unknown"}.
 """
 

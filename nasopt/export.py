@@ -11,6 +11,8 @@ import copy
 import json
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,13 +26,15 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from nasopt.errors import ExportError, NasoptError
 from nasopt.models import loading, modeling_nasopt
 from nasopt.models.architecture import Architecture
-from nasopt.models.families import encoder_shape, family_of
+from nasopt.models.families import encoder_shape, family_of, max_positions
 from nasopt.models.quantization import quantization_settings, stored_dtype, stored_tensors
 from nasopt.models.surgery import layer_counts
 from nasopt.version import __version__
 
 RECORD = "nasopt.json"
 CODE = "modeling_nasopt.py"
+WEIGHTS = "model.safetensors"
+ONNX = "model.onnx"
 FP32_TOLERANCE = 1e-4
 
 
@@ -73,23 +77,59 @@ def export_hf(
             nothing is left behind.
     """
     to = Path(to).absolute()
+    with new_folder(to, force) as partial:
+        config = export_config(model)
+        tensors: dict[str, Tensor] = {name: tensor.cpu() for name, tensor in stored_tensors(model).items()}
+        save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
+        if hasattr(config, "auto_map"):
+            shutil.copyfile(modeling_nasopt.__file__, partial / CODE)
+        write_around(partial, config, tokenizer, card, export_record(model, architecture))
+        _verify(partial, model, architecture, to)
+    return to
+
+
+@contextmanager
+def new_folder(to: Path, force: bool) -> Iterator[Path]:
+    """A hidden folder beside `to` that takes its place when the block has ended, or is gone if it failed.
+
+    Files of an existing `to` are overwritten by name. Others stay, but not a model that an earlier export left: the
+    configuration would no longer be its own.
+
+    Args:
+        to: absolute path.
+        force: whether `to` may hold something already.
+
+    Raises:
+        ExportError: see :func:`check_target`; or something could not be written, in the block too.
+    """
     check_target(to, force)
     partial = to.parent / f".{to.name}.{uuid.uuid4().hex[:8]}"
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
-        _write(partial, model, tokenizer, architecture, card)
-        _verify(partial, model, architecture, to)
+        yield partial
         if to.exists():
-            for file in partial.iterdir():
-                file.replace(to / file.name)
+            written = [file.name for file in partial.iterdir()]
+            for name in written:
+                (partial / name).replace(to / name)
+            for name in {WEIGHTS, ONNX, CODE}.difference(written):
+                (to / name).unlink(missing_ok=True)
         else:
             partial.rename(to)
     except OSError as error:
         raise ExportError(f"{to}: cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return to
+
+
+def write_around(
+    folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, card: str, record: dict[str, Any]
+) -> None:
+    """Writes what stands beside the weights: configuration, tokenizer, model card and `nasopt.json`."""
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def export_config(model: PreTrainedModel) -> PretrainedConfig:
@@ -129,21 +169,8 @@ def _own_config(model: PreTrainedModel, heads: list[int], neurons: list[int]) ->
     return config
 
 
-def _write(
-    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, architecture: Architecture, card: str
-) -> None:
-    config = export_config(model)
-    config.save_pretrained(folder)
-    tensors: dict[str, Tensor] = {name: tensor.cpu() for name, tensor in stored_tensors(model).items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    tokenizer.save_pretrained(folder)
-    if hasattr(config, "auto_map"):
-        shutil.copyfile(modeling_nasopt.__file__, folder / CODE)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    (folder / RECORD).write_text(json.dumps(_record(model, architecture), indent=2) + "\n", encoding="utf-8")
-
-
-def _record(model: PreTrainedModel, architecture: Architecture) -> dict[str, Any]:
+def export_record(model: PreTrainedModel, architecture: Architecture) -> dict[str, Any]:
+    """What `nasopt.json` says: the architecture, and the versions of what made the folder."""
     record: dict[str, Any] = {
         "nasopt": __version__,
         "torch": torch.__version__,
@@ -166,27 +193,40 @@ def _verify(folder: Path, model: PreTrainedModel, architecture: Architecture, to
         loaded, _ = loading.load(folder, model.device)
     except NasoptError as error:
         raise ExportError(f"{to}: the exported model cannot be read back: {error}") from error
-    inputs = _fixed_batch(model)
+    inputs = fixed_batch(model)
     model.eval()
     with torch.inference_mode():
         expected, found = model(**inputs)[0].float(), loaded(**inputs)[0].float()
+    allowed = FP32_TOLERANCE if architecture.precision == "fp32" else 0.0
+    check_outputs(to, expected, found, allowed, architecture.precision)
+
+
+def check_outputs(to: Path, expected: Tensor, found: Tensor, allowed: float, precision: str) -> None:
+    """Compares the outputs of a model, shape (batch, outputs), with those of what was written of it.
+
+    Raises:
+        ExportError: they differ by more than `allowed`, or are not finite.
+    """
     if not bool(torch.isfinite(expected).all()):
         raise ExportError(f"{to}: not exported, for the model's outputs are not finite")
     difference = float((expected - found).abs().max())
-    allowed = FP32_TOLERANCE if architecture.precision == "fp32" else 0.0
     if not difference <= allowed:
         raise ExportError(
             f"{to}: not exported, for the model read back gives outputs that differ by {difference:.2g} "
-            f"({allowed:.2g} is allowed in {architecture.precision})"
+            f"({allowed:.2g} is allowed in {precision})"
         )
 
 
-def _fixed_batch(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Four texts of 16 random tokens, two of them padded."""
-    config = model.config
+def fixed_batch(model: PreTrainedModel, batch_size: int = 4, tokens: int = 16) -> dict[str, Tensor]:
+    """Texts of random tokens, half of them padded, the same at every call; no longer than the model reads.
+
+    Returns:
+        `input_ids` and `attention_mask`, both of shape (batch_size, tokens), int64, on the model's device.
+    """
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, config.vocab_size, (4, min(16, config.max_position_embeddings - 4)), generator=generator)
+    tokens = min(tokens, max_positions(model.config))
+    ids = torch.randint(0, model.config.vocab_size, (batch_size, tokens), generator=generator)
     mask = torch.ones_like(ids)
-    mask[1, ids.shape[1] // 2 :] = 0
-    mask[3, 1:] = 0
+    mask[1::4, max(tokens // 2, 1) :] = 0
+    mask[3::4, 1:] = 0
     return {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}

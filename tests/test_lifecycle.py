@@ -188,6 +188,37 @@ def test_every_member_of_the_front_exports_to_what_was_measured(here: Path, tmp_
         assert "| accuracy on the test split | " in card
 
 
+@pytest.mark.integration
+def test_onnx_files_carry_their_own_numbers(here: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    target = tmp_path / "onnx"
+    result = run("study", "export", "tiny", "--trial", 0, "--format", "onnx", "--to", target)
+    assert result.code == 0, result.err
+    assert result.err == "trial 0 written and verified:\n"
+    assert (target / "model.onnx").is_file()
+    card = (target / "README.md").read_text()
+    assert "| accuracy on the test split | " in card
+    assert "| latency, 2 x 16 tokens, 1 threads, ms (median of " in card
+    assert "nasopt.load" not in card
+    for trial in json.loads(run("study", "pareto", "tiny", "-f", "json").out):
+        if trial["params"]["precision"] == "int8":
+            command = [
+                "study",
+                "export",
+                "tiny",
+                "--trial",
+                trial["number"],
+                "--format",
+                "onnx",
+                "--to",
+                tmp_path / "m",
+            ]
+            refused = run(*command)
+            assert refused.code == 2
+            assert "int8 cannot be written as ONNX" in refused.err
+            assert not (tmp_path / "m").exists()
+
+
 def test_exports_are_not_overwritten(here: Path, tmp_path: Path) -> None:
     target = tmp_path / "model"
     assert run("study", "export", "tiny", "--best", "", "--to", target).code == 0

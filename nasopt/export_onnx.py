@@ -1,0 +1,261 @@
+"""Writes models as ONNX files, and verifies each in ONNX Runtime before it is there.
+
+A folder holds `model.onnx` with batch and length left open, the tokenizer, a model card, `nasopt.json` (versions, and
+what each layer keeps) and the base model's configuration with the labels, which is for readers of labels and tokenizers
+and cannot say the sizes of single layers.
+
+======  ============================================================================================================
+fp32    as it is
+fp16    as it is; where ONNX Runtime has no fp16 kernel (most of them on CPUs) it computes in fp32 in between
+bf16    written as fp32: ONNX Runtime's CPU provider does not implement bf16
+int8,   refused: the exporter cannot convert bitsandbytes' modules
+int4
+======  ============================================================================================================
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from nasopt.errors import ExportError, MissingExtraError
+from nasopt.export import (
+    FP32_TOLERANCE,
+    ONNX,
+    check_outputs,
+    export_record,
+    fixed_batch,
+    new_folder,
+    write_around,
+)
+from nasopt.measurement.memory import memory_mb
+from nasopt.models.architecture import Architecture, Precision
+from nasopt.models.quantization import quantization_settings, stored_dtype, stored_tensors
+
+FP16_TOLERANCE = 2e-2
+"""Largest allowed difference in fp16, as part of the largest output (or of 1, if that is more): torch rounds after
+every operation, ONNX Runtime on a CPU after few."""
+SHAPES = ((1, 1), (1, 7), (4, 16), (16, 5), (3, 200))
+"""Batch sizes and lengths at which a file is verified; 200 is beyond ModernBERT's local attention."""
+LARGEST_MB = 1500
+"""Weights beyond this would go into a second file: one ONNX file holds 2 GiB, and torch's exporter keeps a distance."""
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+BF16_NOTE = (
+    "The weights are those of the bf16 model, written in fp32 because ONNX Runtime does not compute in bf16 on CPUs: "
+    "the file is twice as large as the model was, and has a speed of its own."
+)
+
+logger = logging.getLogger("nasopt")
+
+
+class OnnxModel(nn.Module):
+    """A `model.onnx` in ONNX Runtime on the CPU, called like the model that it was made of.
+
+    Its threads do not spin while they wait, so that it can be timed in alternation with a torch model.
+    """
+
+    def __init__(self, file: Path, threads: int | None = None) -> None:
+        """Reads the file; `threads` of one operation, None for as many as torch uses."""
+        import onnxruntime
+
+        super().__init__()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        self.input_names = [item.name for item in self.session.get_inputs()]
+
+    def forward(self, **inputs: Tensor) -> SequenceClassifierOutput:
+        """The logits, shape (batch, outputs), of int64 inputs of shape (batch, tokens); segments may be left out."""
+        if "token_type_ids" in self.input_names and "token_type_ids" not in inputs:
+            inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+        arrays = {name: inputs[name].numpy() for name in self.input_names}
+        return SequenceClassifierOutput(logits=torch.from_numpy(self.session.run(["logits"], arrays)[0]))
+
+
+def check_convertible(precision: Precision) -> None:
+    """Refuses what cannot become an ONNX file, before any work.
+
+    Raises:
+        ExportError: the precision is int8 or int4.
+        MissingExtraError: a package of the extra `onnx` is missing.
+    """
+    if precision in ("int8", "int4"):
+        raise ExportError(
+            f"a model in {precision} cannot be written as ONNX, for bitsandbytes' layers have no counterpart there; "
+            "export it with --format hf, or choose a trial in fp32, bf16 or fp16"
+        )
+    for package in PACKAGES:
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "onnx")
+
+
+def export_onnx(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    architecture: Architecture,
+    to: Path,
+    *,
+    card: str | Callable[[Path], str],
+    force: bool = False,
+) -> Path:
+    """Writes a model as `model.onnx` with its tokenizer, verifies it in ONNX Runtime, and puts it in place.
+
+    The file takes the tokenizer's model inputs under their names (int64, batch x tokens) and gives `logits`
+    (batch x outputs). The model itself is not changed; it is compared on the CPU.
+
+    Args:
+        model: the artifact itself, in its precision; see the table of this module.
+        tokenizer: the base model's.
+        architecture: what the model keeps of the base model, and its precision; recorded in `nasopt.json`.
+        to: the folder, as for :func:`nasopt.export.export_hf`.
+        card: text of README.md; or what makes it when given the verified file, so that it can say how fast that is.
+        force: whether the folder may hold something already.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ExportError: the precision is int8 or int4, the model is too large for one file or cannot be converted, the
+            folder is not empty or cannot be written, or ONNX Runtime gives other outputs; then nothing is left behind.
+        MissingExtraError: a package of the extra `onnx` is missing.
+    """
+    to = Path(to).absolute()
+    check_convertible("int8" if quantization_settings(model) else architecture.precision)
+    convertible = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    was_bf16 = stored_dtype(model) == torch.bfloat16
+    if was_bf16:
+        logger.warning("bf16 is written as fp32, for ONNX Runtime does not compute in bf16 on CPUs; the file is larger")
+        convertible, architecture = convertible.float(), architecture.with_precision("fp32")
+    size = memory_mb(stored_tensors(convertible))
+    if size > LARGEST_MB:
+        raise ExportError(f"{to}: not exported, for its {size:.0f} MB do not fit one ONNX file; use --format hf")
+    with new_folder(to, force) as partial:
+        file = partial / ONNX
+        names = input_names(convertible, tokenizer)
+        _convert(convertible, names, file, to)
+        _verify(file, convertible, names, architecture.precision, to)
+        text = card if isinstance(card, str) else card(file)
+        text += f"\n{BF16_NOTE}\n" if was_bf16 else ""
+        record = export_record(convertible, architecture) | {name: version(name) for name in PACKAGES}
+        write_around(partial, _config(convertible), tokenizer, text, record)
+    return to
+
+
+def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What the tokenizer gives and the model takes: DistilBERT takes no segments whatever its tokenizer gives."""
+    taken = inspect.signature(model.forward).parameters
+    return [name for name in tokenizer.model_input_names if name in taken]
+
+
+def _config(model: PreTrainedModel) -> PretrainedConfig:
+    config: PretrainedConfig = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    config.dtype = stored_dtype(model)
+    return config
+
+
+def _batch(model: PreTrainedModel, names: list[str], batch_size: int, tokens: int) -> dict[str, Tensor]:
+    """The fixed batch of these sizes, with segments (the second half of a text is the second one) if they are taken."""
+    inputs = fixed_batch(model, batch_size, tokens)
+    if "token_type_ids" in names and getattr(model.config, "type_vocab_size", 0) > 1:
+        segments = torch.zeros_like(inputs["input_ids"])
+        segments[:, segments.shape[1] // 2 :] = 1
+        inputs["token_type_ids"] = segments
+    elif "token_type_ids" in names:
+        inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+    return {name: inputs[name] for name in names}
+
+
+def _convert(model: PreTrainedModel, names: list[str], file: Path, to: Path) -> None:
+    """Writes the file.
+
+    Raises:
+        ExportError: torch's exporter cannot convert the model.
+    """
+    with _quiet():
+        try:
+            # NOTE: sizes of 0 and 1 would be taken for fixed ones.
+            program = torch.onnx.export(
+                model,
+                kwargs=_batch(model, names, 4, 16),
+                input_names=names,
+                output_names=["logits"],
+                dynamic_shapes={name: {0: "batch", 1: "sequence"} for name in names},
+                dynamo=True,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            reason = next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)
+            raise ExportError(f"{to}: not exported, for torch cannot convert the model to ONNX: {reason}") from error
+    assert program is not None
+    _strip(program.model)
+    program.save(file)
+
+
+def _strip(model: Any) -> None:
+    """Removes the exporter's notes from every part of an `onnx_ir.Model`: a third of a small file is stack traces, with
+    this machine's paths."""
+    nodes = list(model.graph.all_nodes())
+    values = [*model.graph.inputs, *model.graph.initializers.values(), *(out for node in nodes for out in node.outputs)]
+    for part in (model, model.graph, *nodes, *values):
+        part.metadata_props.clear()
+
+
+def _verify(file: Path, model: PreTrainedModel, names: list[str], precision: str, to: Path) -> None:
+    """Compares the file's outputs in ONNX Runtime with the model's, at several batch sizes and lengths.
+
+    Raises:
+        ExportError: ONNX Runtime cannot run it, or the outputs differ or are not finite.
+    """
+    try:
+        session = OnnxModel(file)
+    except Exception as error:  # ONNX Runtime's own types have no other base class
+        raise ExportError(f"{to}: not exported, for ONNX Runtime cannot read the file: {_line(error)}") from error
+    for batch_size, tokens in SHAPES:
+        inputs = _batch(model, names, batch_size, tokens)
+        with torch.inference_mode():
+            expected = model(**inputs)[0].float()
+        try:
+            found = session(**inputs)[0].float()
+        except Exception as error:
+            raise ExportError(
+                f"{to}: not exported, for ONNX Runtime cannot run the file on {batch_size} texts of {tokens} tokens: "
+                f"{_line(error)}"
+            ) from error
+        largest = max(1.0, float(expected.abs().max()))
+        check_outputs(
+            to, expected, found, FP16_TOLERANCE * largest if precision == "fp16" else FP32_TOLERANCE, precision
+        )
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter from telling of packages it could use and of its own deprecated parts."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(level)
