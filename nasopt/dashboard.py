@@ -120,7 +120,7 @@ def _make_linear() -> None:
     """Makes optuna-dashboard find a trial's note and artifacts without looking through those of all other trials.
 
     NOTE: both functions give what they gave before. As shipped (0.21) each page costs trials x notes: with 10,000 of
-    them 80 s instead of 7 (benchmarks/dashboard.py). A version that names them differently stays as it is.
+    them 97 s instead of 12 (benchmarks/dashboard.py). A version that names them differently stays as it is.
     """
     from optuna_dashboard import _note, _serializer
 

@@ -107,7 +107,7 @@ def pages(study_id: int, trial: int, metrics: Sequence[str]) -> dict[str, tuple[
     root = f"/dashboard/studies/{study_id}"
     return {
         "history": (root, ["Pareto Front", "History", *metrics[:2]]),
-        "analytics": (f"{root}/analytics", ["Slice", "Objective Value"]),
+        "analytics": (f"{root}/analytics", ["Slice", "Param "]),
         "trial": (f"{root}/trials?numbers={trial}", ["Layer by layer", "Artifacts"]),
     }
 

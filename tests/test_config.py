@@ -65,6 +65,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     [
         (('name = "s"', ""), "name: is missing"),
         (('name = "s"', 'name = "a/b"'), "name: "),
+        (('name = "s"', 'name = ".."'), "name: "),
         (("[task]", "[task]\nmetrc = 'f1'"), "task.metrc: unknown key, did you mean `metric`?"),
         (("[task]", "[task]\nmetric = 'speed'"), "task.metric: 'speed' is not allowed; one of accuracy, f1"),
         (("[task]", "[task]\nmax_length = 'long'"), "task.max_length: "),

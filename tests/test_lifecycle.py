@@ -361,6 +361,8 @@ def test_a_failing_candidate_is_recorded_and_the_study_goes_on(write_study: Writ
     assert len(study.trials) == 5
     assert failed
     assert all("TrainingDivergedError" in trial.user_attrs["failure"] for trial in failed)
+    notes = study._storage.get_study_system_attrs(study._study_id)
+    assert all("TrainingDivergedError" in notes[f"dashboard:{trial._trial_id}:note_str:0"] for trial in failed)
 
 
 def test_the_target_quality_ends_the_search(
