@@ -38,17 +38,17 @@ class Section(BaseModel):
 class SplitsConfig(Section):
     """Names of the splits in the data set."""
 
-    train: str = "train"
-    validation: str = "validation"
+    train: str = Field("train", description="What candidates are trained on.")
+    validation: str = Field("validation", description="What quality is measured on; slices such as `train[:10%]` work.")
     test: str | None = Field(None, description="Looked at once, by `study export`, for the model card.")
 
 
 class MaxSamplesConfig(Section):
     """How many rows of each split are used at most (the first ones)."""
 
-    train: int | None = Field(None, ge=1)
-    validation: int | None = Field(None, ge=1)
-    test: int | None = Field(None, ge=1)
+    train: int | None = Field(None, ge=1, description="Rows; all unless set.")
+    validation: int | None = Field(None, ge=1, description="Rows; all unless set.")
+    test: int | None = Field(None, ge=1, description="Rows; all unless set.")
 
 
 class DatasetConfig(Section):
@@ -56,11 +56,11 @@ class DatasetConfig(Section):
 
     path: str = Field(min_length=1, description="Hub id, or a local folder, csv, json or parquet file.")
     name: str | None = Field(None, description="Configuration of a hub data set, for example `sst2` of GLUE.")
-    revision: str | None = None
+    revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
     text: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = Field(
         description="The text column, or two for sentence pairs."
     )
-    label: str = "label"
+    label: str = Field("label", description="The column of classes, or of numbers.")
     splits: SplitsConfig = SplitsConfig()
     max_samples: MaxSamplesConfig = MaxSamplesConfig()
 
@@ -68,12 +68,12 @@ class DatasetConfig(Section):
 class TaskConfig(Section):
     """What the models are for."""
 
-    type: Literal["text-classification"] = "text-classification"
+    type: Literal["text-classification"] = Field("text-classification", description="Hugging Face's name of the task.")
     model: str = Field(min_length=1, description="Hub id or local folder of the base model.")
-    revision: str | None = None
+    revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
     new_head: bool = Field(False, description="Train a new classification head even if the model has one.")
-    trust_remote_code: bool = False
-    metric: MetricName = "accuracy"
+    trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
+    metric: MetricName = Field("accuracy", description="What `quality` is; the last two are for numbers.")
     max_length: int = Field(128, ge=2, description="Tokens; longer texts are cut.")
     dataset: DatasetConfig
 
@@ -81,12 +81,12 @@ class TaskConfig(Section):
 class TrainingConfig(Section):
     """How a model is trained: inside a trial (`[training]`), or once, the base model (`[base_training]`)."""
 
-    epochs: int = Field(1, ge=1)
-    batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False)
-    scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    epochs: int = Field(1, ge=1, description="Passes over the training split.")
+    batch_size: int = Field(32, ge=1, description="Texts.")
+    learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False, description="The largest, after the warm-up.")
+    scheduler: Literal["linear", "cosine", "constant"] = Field("linear", description="How the learning rate falls.")
     warmup: float = Field(0.06, ge=0, lt=1, description="Share of the optimizer steps.")
-    weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False)
+    weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False, description="Of AdamW; biases and norms are left out.")
     gradient_clipping: float = Field(1.0, gt=0, allow_inf_nan=False, description="Largest gradient norm.")
     accumulation: int = Field(1, ge=1, description="Batches per optimizer step.")
     freeze_word_embeddings: bool = Field(False, description="Faster; rarely costs quality in a short fine-tuning.")
@@ -97,17 +97,20 @@ class LatencyConfig(Section):
 
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]+$", description="Needed when there are several.")
     device: str = Field("cpu", min_length=1, description='"cpu" or "cuda".')
-    batch_size: int = Field(32, ge=1)
-    sequence_length: int = Field(128, ge=2)
+    batch_size: int = Field(32, ge=1, description="Texts in the one forward pass that is measured.")
+    sequence_length: int = Field(128, ge=2, description="Tokens of each text.")
     threads: int | None = Field(None, ge=1, description="CPU threads; all cores unless set.")
 
 
 class StudyConfig(Section):
     """A whole study file."""
 
-    name: str = Field(min_length=1, pattern=r"^[^./\\\s][^/\\]*$", description="Also names the artifact folder.")
-    method: str = Field(min_length=1)
-    seed: int = Field(0, ge=0)
+    # NOTE: infinities in a method's options must survive the database; by default they are stored as null.
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+
+    name: str = Field(min_length=1, max_length=100, description="Also names the artifact folder.")
+    method: str = Field(min_length=1, description="`nasopt methods` lists them.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Of the sampler and of training.")
     task: TaskConfig
     training: TrainingConfig = TrainingConfig()
     base_training: TrainingConfig = TrainingConfig(epochs=3)
@@ -115,7 +118,17 @@ class StudyConfig(Section):
     teacher_cache_mb: int = Field(
         4096, ge=0, description="Teacher outputs on the training split are kept on disk up to this; else it runs live."
     )
-    method_options: dict[str, Any] = {}
+    method_options: dict[str, Any] = Field({}, description="The method's own, checked by it.")
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder_name(cls, name: str) -> str:
+        # NOTE: `delete` removes the folder of that name: ".." must never be one.
+        if name[0] == "." or name != name.strip() or not name.isprintable() or set(name) & set("/\\"):
+            raise ValueError(
+                f"{name!r} cannot name a folder: no dot in front, no blank at the ends, no slash, no control character"
+            )
+        return name
 
     @field_validator("latency", mode="before")
     @classmethod
@@ -145,6 +158,18 @@ class StudyConfig(Section):
         if config is None:
             raise study_file_error(path, errors)
         return config
+
+    def to_toml(self) -> str:
+        """A study file that says the same, with every default written out: `from_toml` gives an equal configuration.
+
+        A stored configuration has absolute paths, and so has this.
+        """
+        import tomli_w
+
+        document = self.model_dump(mode="json", exclude_none=True)
+        # What is None is not set: TOML has no word for it.
+        document["method_options"] = {k: v for k, v in self.method_options.items() if v is not None}
+        return tomli_w.dumps(document)
 
     def to_json(self) -> str:
         """The configuration as it is stored in the database."""

@@ -96,7 +96,8 @@ def export_config(model: PreTrainedModel) -> PretrainedConfig:
     """The configuration from which `from_pretrained` builds a model of these sizes and this quantisation."""
     shape, family = encoder_shape(model.config), family_of(model)
     heads, neurons = layer_counts(model)
-    if set(heads) == {shape.num_heads} and len(set(neurons)) == 1 and neurons[0]:
+    same_sizes = set(heads) == {shape.num_heads} and len(set(neurons)) == 1 and neurons[0]
+    if same_sizes and not family.own_values(model):
         config: PretrainedConfig = copy.deepcopy(model.config)
         setattr(config, family.ffn_key, neurons[0])
         config.architectures = [type(model).__name__]
@@ -116,6 +117,7 @@ def _own_config(model: PreTrainedModel, heads: list[int], neurons: list[int]) ->
     if own_class not in (encoder.__name__, classifier.__name__):
         raise ExportError(f"a {type(model).__name__} whose layers differ in size cannot be exported yet")
     values = {key: value for key, value in model.config.to_dict().items() if key not in ("model_type", "architectures")}
+    values |= family_of(model).own_values(model)
     config: PretrainedConfig = config_class(layer_heads=heads, layer_ffn=neurons, **values)
     module = Path(CODE).stem
     config.architectures = [own_class]

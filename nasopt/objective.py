@@ -6,18 +6,21 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.config import LatencyConfig, StudyConfig, check_section
 from nasopt.errors import StudyFileError
+from nasopt.identity import worker_identity
 from nasopt.methods.base import Candidate, Context, Method, find
+from nasopt.models.architecture import Architecture
 from nasopt.pareto import pareto_mask
-from nasopt.process import worker_identity
 from nasopt.samplers.history import is_exhausted, parent_of
 from nasopt.storage import attributes
 from nasopt.storage.attachments import attach
@@ -74,7 +77,8 @@ class Objective:
         self._artifacts = None if artifacts is None else Path(artifacts)
         self._on_phase = on_phase or (lambda number, phase, done, total: None)
         self._context: Context | None = None
-        self._trial_number = -1
+        self.trial_number = -1
+        """The latest trial that this process began; -1 before the first."""
         self._busy = threading.Lock()
 
     @property
@@ -103,7 +107,8 @@ class Objective:
             self._context = prepare(
                 self.config,
                 folder / self.config.name,
-                lambda phase, done, total: self._on_phase(self._trial_number, phase, done, total),
+                lambda phase, done, total: self._on_phase(self.trial_number, phase, done, total),
+                has_trials=attributes.base_of(study) is not None,
             )
         return self._context
 
@@ -114,7 +119,7 @@ class Objective:
                 "other's latency; run several processes on one database instead (`nasopt study optimize --workers`)"
             )
         try:
-            self._trial_number = trial.number
+            self.trial_number = trial.number
             trial.set_user_attr(attributes.WORKER, worker_identity())
             context = self.prepare(trial.study)
             return self._run(trial, context)
@@ -130,8 +135,8 @@ class Objective:
             candidate = self.method.build(trial, context)
             values = self._measure(trial, candidate, context)
             self._store(trial, candidate, values, context)
-        except optuna.TrialPruned:
-            raise
+        except (optuna.TrialPruned, UpdateFinishedTrialError, StorageInternalError):
+            raise  # nothing can be written to a trial that others ended, or to a database that is gone
         except KeyboardInterrupt as error:
             trial.set_user_attr(attributes.INTERRUPTED, True)
             trial.set_user_attr(attributes.FAILURE, f"interrupted: {str(error) or 'Ctrl-C'}")
@@ -223,9 +228,12 @@ class Objective:
         """Keeps the fp32 weights for children and export, and says what the candidate is."""
         context.on_phase("storing", 0, 0)
         lineage = candidate.lineage
-        key = context.checkpoints.write(candidate.model.state_dict(), candidate.architecture)
+        key = context.checkpoints.write(
+            candidate.model.state_dict(),
+            candidate.architecture,
+            announce=lambda key: trial.set_user_attr(attributes.CHECKPOINT, key),
+        )
         described = {
-            attributes.CHECKPOINT: key,
             attributes.PARENT: lineage.parent,
             "finetune_epochs": lineage.finetune_epochs,
             "distill_epochs": lineage.distill_epochs,
@@ -235,7 +243,8 @@ class Objective:
         }
         for name, value in described.items():
             trial.set_user_attr(name, value)
-        if lineage.parent is None and key == context.base_key:
+        is_full = candidate.architecture == Architecture.full(context.shape)
+        if lineage.parent is None and is_full and key == context.base_key:
             trial.set_user_attr(attributes.IS_BASE, True)
         facts = self._facts(trial, candidate, values, context)
         attach(trial, context.folder, attached_documents(facts))
@@ -263,29 +272,32 @@ class Objective:
     def collect(self, study: optuna.Study) -> None:
         """Deletes checkpoints that nobody needs: neither possible parents, nor on the Pareto front, nor being used."""
         assert self._context is not None
-        complete = attributes.complete_trials(study)
-        keep = {self._context.base_key}
-        keep.update(trial.user_attrs.get(attributes.CHECKPOINT, "") for trial in self.method.parents(study))
-        if complete:
-            front = pareto_mask(attributes.minimised(complete, study))
-            keep.update(
-                trial.user_attrs[attributes.CHECKPOINT] for trial, on in zip(complete, front, strict=True) if on
-            )
-        keep.update(_keys_in_use(study))
-        candidates = (trial.user_attrs.get(attributes.CHECKPOINT, "") for trial in complete)
-        self._context.checkpoints.collect(candidates, keep)
+        checkpoints = self._context.checkpoints
+        with checkpoints.lock():
+            trials = study.get_trials(deepcopy=False)
+            complete = attributes.complete_trials(study)
+            keep = {self._context.base_key}
+            keep.update(trial.user_attrs.get(attributes.CHECKPOINT, "") for trial in self.method.parents(study))
+            if complete:
+                front = pareto_mask(attributes.minimised(complete, study))
+                keep.update(
+                    trial.user_attrs[attributes.CHECKPOINT] for trial, on in zip(complete, front, strict=True) if on
+                )
+            keep.update(_keys_in_use(trials))
+            checkpoints.collect((trial.user_attrs.get(attributes.CHECKPOINT, "") for trial in trials), keep)
 
 
 def _latency_name(latency: LatencyConfig) -> str:
     return "latency_ms" if latency.name is None else f"latency_ms_{latency.name}"
 
 
-def _keys_in_use(study: optuna.Study) -> set[str]:
-    """Checkpoints that trials under way, or waiting, inherit from."""
-    states = (optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING)
-    trials = study.get_trials(deepcopy=False)
-    parents = {parent_of(trial) for trial in trials if trial.state in states}
-    return {trials[number].user_attrs.get(attributes.CHECKPOINT, "") for number in parents if number is not None}
+def _keys_in_use(trials: Sequence[FrozenTrial]) -> set[str]:
+    """Checkpoints that trials under way, or waiting, have written or inherit from."""
+    states = (TrialState.RUNNING, TrialState.WAITING)
+    unfinished = [trial for trial in trials if trial.state in states]
+    parents = {parent_of(trial) for trial in unfinished}
+    users = [*unfinished, *(trials[number] for number in parents if number is not None)]
+    return {trial.user_attrs.get(attributes.CHECKPOINT, "") for trial in users}
 
 
 def _default_artifacts(study: optuna.Study) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -11,13 +12,14 @@ import torch
 from filelock import FileLock
 
 from nasopt.config import StudyConfig
-from nasopt.errors import DatasetError
+from nasopt.errors import CheckpointError, DatasetError
 from nasopt.measurement.device import resolve_device
 from nasopt.methods.base import Context, PhaseCallback
 from nasopt.models.architecture import Architecture
 from nasopt.models.families import encoder_shape
-from nasopt.storage.checkpoints import CheckpointStore, write_atomically
+from nasopt.storage.checkpoints import CheckpointStore, remove_partial_files, write_atomically
 from nasopt.tasks.classification import TextClassification
+from nasopt.tasks.datasets import content_hash
 from nasopt.training.loop import train
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from nasopt.tasks.batches import EncodedSplit
 
 BASE_RECORD = "base.json"
+CHECKPOINTS = "checkpoints"
 
 logger = logging.getLogger("nasopt")
 
@@ -50,22 +53,32 @@ def open_task(config: StudyConfig) -> Task:
     return task
 
 
-def prepare(config: StudyConfig, folder: Path, on_phase: PhaseCallback) -> Context:
+def prepare(config: StudyConfig, folder: Path, on_phase: PhaseCallback, *, has_trials: bool) -> Context:
     """Tokenises the data and trains the base model, or finds both in the study's artifact folder.
+
+    Args:
+        config: the study's configuration.
+        folder: the study's artifact folder.
+        on_phase: told what is being done.
+        has_trials: whether trials have been compared with the base model in the folder, so that it must stay. If not,
+            one that was made from something else (for a former study of the same name) is made anew.
 
     Raises:
         ArtifactFolderError: the folder cannot be written.
         CheckpointError: the stored base model is damaged.
     """
     task = open_task(config)
-    checkpoints = CheckpointStore(folder / "checkpoints")
+    checkpoints = CheckpointStore(folder / CHECKPOINTS)
+    remove_partial_files(folder)
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     # Workers on this host that start together prepare one after the other; the second finds what the first made.
     with FileLock(folder / ".preparation.lock"):
         (folder / "data").mkdir(exist_ok=True)
+        for partial in (folder / "data").glob("tmp*"):
+            partial.unlink()  # the library `datasets` names what it writes so; a writer that was killed left it
         on_phase("tokenising", 0, 0)
         splits = task.encode(folder / "data")
-        model, key = _base_model(config, task, splits["train"], folder, checkpoints, device, on_phase)
+        model, key = _base_model(config, task, splits["train"], folder, checkpoints, device, on_phase, has_trials)
     return Context(
         config=config,
         task=task,
@@ -88,6 +101,7 @@ def _base_model(
     checkpoints: CheckpointStore,
     device: torch.device,
     on_phase: PhaseCallback,
+    has_trials: bool,
 ) -> tuple[PreTrainedModel, str]:
     """The trained base model on the CPU, and its checkpoint."""
     record = folder / BASE_RECORD
@@ -95,12 +109,16 @@ def _base_model(
         torch.manual_seed(config.seed)  # a new head starts the same way in every study with this seed
         model = task.load_model()
     architecture = Architecture.full(encoder_shape(model.config))
-    if record.is_file():
-        key = json.loads(record.read_text())["checkpoint"]
-        weights, _ = checkpoints.read(key)
+    origin = _origin(config, train_split)
+    made = json.loads(record.read_text()) if record.is_file() else None
+    if made is not None and (has_trials or made.get("origin") == origin):
+        key = made["checkpoint"]
+        try:
+            weights, _ = checkpoints.read(key)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; pass --rebuild to make the base model again") from None
         model.load_state_dict(weights)
         return model.eval(), key
-    checkpoints.remove_partial_files()
     if not task.has_head:
         logger.info("fine-tuning the base model (%d epochs), once for this study", config.base_training.epochs)
         train(
@@ -114,5 +132,23 @@ def _base_model(
         )
         model.to("cpu")
     key = checkpoints.write(model.state_dict(), architecture)
-    write_atomically(record, json.dumps({"checkpoint": key}))
+    write_atomically(record, json.dumps({"checkpoint": key, "origin": origin}))
     return model.eval(), key
+
+
+def forget_damaged_base(folder: Path) -> None:
+    """Lets the base model be made again if its checkpoint, in the study's artifact folder, is lost or damaged."""
+    record = folder / BASE_RECORD
+    if record.is_file():
+        try:
+            CheckpointStore(folder / CHECKPOINTS).read(json.loads(record.read_text())["checkpoint"])
+        except CheckpointError:
+            record.unlink()
+
+
+def _origin(config: StudyConfig, train_split: EncodedSplit) -> str:
+    """What a base model is made from, in one hash."""
+    task = config.task
+    settings = [task.model, content_hash(task.model), task.revision, task.new_head, config.seed]
+    text = json.dumps([*settings, config.base_training.model_dump(mode="json"), train_split.fingerprint])
+    return hashlib.sha256(text.encode()).hexdigest()

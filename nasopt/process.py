@@ -1,17 +1,11 @@
-"""This process: what it prints (our own words; what libraries say belongs to --debug), how it waits, who it is."""
+"""How a command's process behaves: it prints our own words (what libraries say belongs to --debug), and waits idly."""
 
 from __future__ import annotations
 
 import logging
 import os
-import socket
 import sys
 import warnings
-from collections.abc import Mapping
-from functools import cache
-from typing import Any
-
-import psutil
 
 
 def configure(debug: bool, quiet: bool) -> None:
@@ -38,20 +32,3 @@ def quiet_optuna(debug: bool) -> None:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.INFO if debug else optuna.logging.ERROR)
-
-
-@cache
-def worker_identity() -> dict[str, str | int | float]:
-    """This process, so that another one on this host can tell whether it is still alive."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
-
-
-def is_gone(worker: Mapping[str, Any]) -> bool:
-    """Whether a process, by its identity, was one of this host and is no more."""
-    if worker["host"] != socket.gethostname():
-        return False
-    try:
-        started = psutil.Process(worker["pid"]).create_time()
-    except psutil.NoSuchProcess:
-        return True
-    return abs(started - float(worker["started"])) > 1.0

@@ -9,14 +9,13 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import optuna
+from filelock import FileLock
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL
@@ -25,15 +24,11 @@ from nasopt.config import StudyConfig, check_document, check_section, read_toml,
 from nasopt.errors import ArtifactFolderError, StorageError, StudyExistsError, StudyNotFoundError, choices
 from nasopt.methods.base import available
 from nasopt.objective import Objective
-from nasopt.process import is_gone, worker_identity
-from nasopt.samplers.history import WORKER, parent_of, proposed_params
+from nasopt.recovery import recording_interruptions, retry, settle_interrupted, was_given_up
 from nasopt.storage import attributes
 from nasopt.storage.attachments import remove_uploads
 from nasopt.storage.checkpoints import ensure_writable
 from nasopt.storage.rdb import artifact_folder, open_storage, shown, sqlite_path
-
-UNIDENTIFIED_GRACE = timedelta(seconds=30)
-"""A running trial that names no process this long after its start belonged to one that was killed in between."""
 
 logger = logging.getLogger("nasopt")
 
@@ -193,6 +188,10 @@ def check_artifacts(opened: OpenStudy, rebuild: bool) -> None:
             "pass --rebuild to make the base model again and restart inheritance from it"
         )
     ensure_writable(opened.folder)
+    if rebuild:
+        from nasopt.preparation import forget_damaged_base
+
+        forget_damaged_base(opened.folder)
 
 
 def remaining_budget(opened: OpenStudy, budget: int) -> int:
@@ -207,16 +206,25 @@ def run_base(opened: OpenStudy, objective: Objective) -> None:
         StorageError: it failed; nothing can be compared without it.
     """
     study = opened.study
-    settle_interrupted(study)
     if attributes.base_of(study) is not None:
         return
     context = objective.prepare(study)
-    study.enqueue_trial(objective.method.base_params(context.shape), user_attrs={attributes.IS_BASE: True})
-    with _recording_interruptions(study):
-        study.optimize(objective, n_trials=1)
+    # Under a lock, so that of two commands that start together one measures it, and the other compares with it.
+    with FileLock(opened.folder / ".base.lock"), recording_interruptions(study):
+        settle_interrupted(study, opened.folder)
+        if attributes.base_of(study) is None and not _waiting_bases(study):
+            study.enqueue_trial(objective.method.base_params(context.shape), user_attrs={attributes.IS_BASE: True})
+        while attributes.base_of(study) is None and _waiting_bases(study):
+            study.optimize(objective, n_trials=1)
     if attributes.base_of(study) is None:
-        reason = study.get_trials(deepcopy=False)[-1].user_attrs.get(attributes.FAILURE, "unknown")
+        bases = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get(attributes.IS_BASE)]
+        reason = bases[-1].user_attrs.get(attributes.FAILURE, "unknown")
         raise StorageError(f"the base model could not be measured: {reason}")
+
+
+def _waiting_bases(study: optuna.Study) -> list[FrozenTrial]:
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    return [trial for trial in waiting if trial.user_attrs.get(attributes.IS_BASE)]
 
 
 def run_trials(
@@ -233,24 +241,24 @@ def run_trials(
     """
     study = opened.study
     objective.prepare(study)
-    with _recording_interruptions(study):
+    with recording_interruptions(study):
         while not is_over(opened, objective) and take_ticket():
-            settle_interrupted(study)
-            study.optimize(objective, n_trials=1, callbacks=[lambda _, trial: on_finished(trial)])
-        settle_interrupted(study)
+            settle_interrupted(study, opened.folder)
+            _run_trial(study, objective, on_finished)
+        settle_interrupted(study, opened.folder)
         objective.collect(study)
 
 
-@contextmanager
-def _recording_interruptions(study: optuna.Study) -> Iterator[None]:
-    """Fails this process's trial where Ctrl-C or SIGTERM came before the objective could, while it was being made."""
+def _run_trial(study: optuna.Study, objective: Objective, on_finished: Callable[[FrozenTrial], None]) -> None:
+    before = objective.trial_number
     try:
-        yield
-    except KeyboardInterrupt as error:
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if _worker_of(trial) in (None, worker_identity()):
-                _fail_interrupted(study, trial, f"interrupted: {str(error) or 'Ctrl-C'}")
-        raise
+        study.optimize(objective, n_trials=1, callbacks=[lambda _, trial: on_finished(trial)])
+    except (UpdateFinishedTrialError, ValueError, AssertionError):  # Optuna has three ways to say so
+        # A process that stood still (a suspended machine) may find that others have given its trial up.
+        number = objective.trial_number
+        if number == before or not was_given_up(study, number):
+            raise
+        logger.warning("trial %d: this process stood still and was taken for dead; the trial is tried again", number)
 
 
 def is_over(opened: OpenStudy, objective: Objective) -> str | None:
@@ -267,58 +275,6 @@ def is_over(opened: OpenStudy, objective: Objective) -> str | None:
         if trial.values[0] >= target and smaller_and_faster:
             return f"trial {trial.number} reaches the target quality {target:g} and is smaller and faster than the base"
     return None
-
-
-def settle_interrupted(study: optuna.Study) -> None:
-    """Fails the trials of dead processes and queues what was interrupted, once.
-
-    Trials of live processes, here or on other hosts, are left alone: Optuna's heartbeat settles those of other hosts.
-    """
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if _is_dead(trial):
-            _fail_interrupted(study, trial, "interrupted: its process is gone")
-    trials = study.get_trials(deepcopy=False)
-    retried = {trial.user_attrs.get(attributes.RETRY_OF) for trial in trials}
-    for trial in trials:
-        if (
-            trial.state == TrialState.FAIL
-            and trial.user_attrs.get(attributes.INTERRUPTED)
-            and trial.number not in retried
-        ):
-            retry(study, trial)
-
-
-def retry(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queues an interrupted trial once more: same parameters, same parent. A retry is not retried."""
-    if attributes.RETRY_OF in trial.user_attrs:
-        return
-    params = proposed_params(trial)
-    if not params:
-        return
-    marks: dict[str, Any] = {attributes.RETRY_OF: trial.number, attributes.PARENT: parent_of(trial)}
-    if trial.user_attrs.get(attributes.IS_BASE):
-        marks[attributes.IS_BASE] = True
-    study.enqueue_trial(params, user_attrs=marks)
-
-
-def _worker_of(trial: FrozenTrial) -> dict[str, Any] | None:
-    worker: dict[str, Any] | None = trial.user_attrs.get(attributes.WORKER) or trial.system_attrs.get(WORKER)
-    return worker
-
-
-def _is_dead(trial: FrozenTrial) -> bool:
-    """Whether a running trial's process on this host is gone."""
-    worker = _worker_of(trial)
-    if worker is not None:
-        return is_gone(worker)
-    assert trial.datetime_start is not None
-    return datetime.now() - trial.datetime_start > UNIDENTIFIED_GRACE
-
-
-def _fail_interrupted(study: optuna.Study, trial: FrozenTrial, reason: str) -> None:
-    study._storage.set_trial_user_attr(trial._trial_id, attributes.INTERRUPTED, True)
-    study._storage.set_trial_user_attr(trial._trial_id, attributes.FAILURE, reason)
-    study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
 def _exists(storage: RDBStorage, name: str) -> bool:

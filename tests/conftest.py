@@ -5,10 +5,15 @@ from __future__ import annotations
 import csv
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from postgres import Server
 
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # before anything imports datasets, as the command line does
 
@@ -137,3 +142,23 @@ mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """A real PostgreSQL server; tests that ask for it skip, with the reason, where there can be none."""
+    pytest.importorskip("psycopg", reason="PostgreSQL's driver is not installed: pip install 'nasopt[dev]'")
+    from postgres import CannotStartError, running_server
+
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(running_server())
+        except (CannotStartError, OSError) as error:
+            pytest.skip(f"PostgreSQL cannot start here: {error}")
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Server) -> str:
+    """A new database on the server, as a user writes it: without a driver, with a password."""
+    return postgres_server.new_database()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig, PreTrainedModel, pipeline
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, pipeline
 
 import nasopt
 from nasopt import export
@@ -39,12 +39,18 @@ def make(family: str, shape: str) -> PreTrainedModel:
     """Hidden size 128, heads of size 32: sizes that NF4 can do, but for the one-head layer of `pruned`."""
     labels: dict[str, Any] = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
     sizes: dict[str, Any] = {"vocab_size": 40, "num_attention_heads": 4, "num_hidden_layers": 3, "hidden_size": 128}
+    sizes |= {"max_position_embeddings": 64, "pad_token_id": 0}
+    if family == "deberta-v2":
+        sizes |= {
+            "relative_attention": True,
+            "pos_att_type": "p2c|c2p",
+            "position_buckets": 8,
+            "norm_rel_ebd": "layer_norm",
+        }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        if family == "bert":
-            config: Any = BertConfig(**sizes, **labels, intermediate_size=128, max_position_embeddings=64)
-        else:
-            config = DistilBertConfig(**sizes, **labels, hidden_dim=128, max_position_embeddings=64)
+        sizes["hidden_dim" if family == "distilbert" else "intermediate_size"] = 128
+        config = AutoConfig.for_model(family, **sizes, **labels)
         model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -68,7 +74,7 @@ def write(model: PreTrainedModel, tokenizer, shape: str, precision, to: Path, **
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet", "deberta-v2", "modernbert"])
 def test_exported_models_load_the_same(tokenizer, texts, tmp_path: Path, family, shape, precision):
     model = quantize(make(family, shape), precision, "cpu")
     tensors = {name: tensor.clone() for name, tensor in stored_tensors(model).items()}
@@ -193,7 +199,7 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 folder = Path(sys.argv[1])
 expected = load_file(folder / "expected.safetensors")
@@ -222,6 +228,9 @@ def test_exports_load_where_nasopt_is_not_installed(tokenizer, texts, tmp_path: 
         ("two", "bert", "empty blocks", "int4"),
         ("three", "distilbert", "empty blocks", "int8"),
         ("four", "bert", "fewer layers", "int4"),
+        ("five", "mpnet", "pruned", "fp32"),
+        ("seven", "deberta-v2", "pruned", "int4"),
+        ("six", "modernbert", "empty blocks", "int8"),
     ):
         model = quantize(make(family, shape), precision, "cpu")
         write(model, tokenizer, shape, precision, tmp_path / name)

@@ -5,24 +5,29 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
 
+from nasopt.errors import NasoptError, StorageError
+from nasopt.execution.interruption import Interruption, interruptible
 from nasopt.execution.progress import ProgressView
 from nasopt.objective import Objective
 from nasopt.process import configure, quiet_optuna
 from nasopt.storage import attributes
-from nasopt.storage.rdb import parse_url
+from nasopt.storage.rdb import explaining_failures, parse_url
 from nasopt.study import OpenStudy, is_over, open_study, run_base, run_trials, with_data
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 JOIN_SECONDS = 60
 """How long workers may take to finish cleanly after an interruption."""
@@ -80,16 +85,18 @@ def optimize(
 
     Raises:
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the trials under way were recorded as interrupted.
+        StorageError: the database failed.
         ChildProcessError: a worker died; the others have finished.
     """
     tickets = Tickets(multiprocessing.get_context("spawn"), n_trials, timeout)
-    with _terminable(), view:
-        objective = Objective(opened.config, opened.artifacts, view.phase)
+    with interruptible(signal.SIGINT, signal.SIGTERM) as asked, view, explaining_failures(opened.url):
+        objective = Objective(opened.config, opened.artifacts, _between_steps(asked, view.phase))
         run_base(opened, objective)
         if workers == 1:
-            run_trials(opened, objective, tickets.take, lambda trial: view.finished(trial.number, summary(trial)))
+            take = _between_steps(asked, tickets.take)
+            run_trials(opened, objective, take, lambda trial: view.finished(trial.number, summary(trial)))
         else:
-            _run_workers(opened, view, tickets, workers, debug)
+            _run_workers(opened, view, tickets, asked, workers, debug)
         return is_over(opened, objective)
 
 
@@ -109,10 +116,23 @@ def summary(trial: FrozenTrial) -> str:
     )
 
 
-def _run_workers(opened: OpenStudy, view: ProgressView, tickets: Tickets, workers: int, debug: bool) -> None:
+def _between_steps(asked: Interruption, step: Callable[P, R]) -> Callable[P, R]:
+    """The function, asked first whether the process is to end."""
+
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        asked.check()
+        return step(*args, **kwargs)
+
+    return checked
+
+
+def _run_workers(
+    opened: OpenStudy, view: ProgressView, tickets: Tickets, asked: Interruption, workers: int, debug: bool
+) -> None:
     context = multiprocessing.get_context("spawn")
     events: Any = context.SimpleQueue()
     processes: list[BaseProcess] = []
+    errors: list[str] = []
     for index in range(workers):
         setup = WorkerSetup(
             opened.url.render_as_string(hide_password=False),
@@ -128,12 +148,15 @@ def _run_workers(opened: OpenStudy, view: ProgressView, tickets: Tickets, worker
         processes.append(process)
     try:
         while any(process.is_alive() for process in processes):
-            _show(events, view)
+            asked.check()
+            _show(events, view, errors)
             time.sleep(0.1)
-        _show(events, view)
+        _show(events, view, errors)
     except KeyboardInterrupt:
         _stop(processes)
         raise
+    if errors:
+        raise StorageError(errors[0])
     failed = [f"{process.name} (exit code {process.exitcode})" for process in processes if process.exitcode != 0]
     if failed:
         raise ChildProcessError(f"{', '.join(failed)} died; what was interrupted is tried again by the next optimize")
@@ -153,27 +176,43 @@ def _worker(setup: WorkerSetup, tickets: Tickets, events: Any) -> None:
         if torch.cuda.is_available():
             torch.cuda.set_device(setup.index % torch.cuda.device_count())
     _limit_threads(setup.workers)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        with _terminable():
+        with interruptible(signal.SIGTERM) as asked, explaining_failures(parse_url(setup.url)):
             opened = with_data(open_study(parse_url(setup.url), setup.name, setup.artifacts), setup.dataset)
-            objective = Objective(opened.config, setup.artifacts, lambda *event: events.put(("phase", event)))
+            report = _between_steps(asked, lambda *event: events.put(("phase", event)))
             run_trials(
                 opened,
-                objective,
-                tickets.take,
+                Objective(opened.config, setup.artifacts, report),
+                _between_steps(asked, tickets.take),
                 lambda trial: events.put(("finished", (trial.number, summary(trial)))),
             )
     except KeyboardInterrupt:
         return
+    except NasoptError as error:
+        events.put(("error", str(error)))
+        sys.exit(2)
 
 
-def _show(events: Any, view: ProgressView) -> None:
+def _end_with_parent() -> None:
+    """Ends a worker cleanly when its parent was killed: nobody reads what it reports, and the pipe would fill up."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(JOIN_SECONDS / 2)
+    os.kill(os.getpid(), signal.SIGTERM)  # it may be waiting for the pipe, and does not see the first one
+
+
+def _show(events: Any, view: ProgressView, errors: list[str]) -> None:
     while not events.empty():
         kind, event = events.get()
         if kind == "phase":
             view.phase(*event)
-        else:
+        elif kind == "finished":
             view.finished(*event)
+        else:
+            errors.append(event)
 
 
 def _stop(processes: list[BaseProcess]) -> None:
@@ -191,18 +230,3 @@ def _limit_threads(workers: int) -> None:
     import torch
 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the work as Ctrl-C does: cleanly."""
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the clean end
-        raise KeyboardInterrupt("SIGTERM")
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

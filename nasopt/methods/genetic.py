@@ -39,7 +39,7 @@ class GeneticOptions(Section):
     """`[method_options]` of the genetic method. Defaults are the published ones where those are given."""
 
     population_size: int = Field(100, ge=2, description="Survivors, and trials of one generation.")
-    generations: int = Field(100, ge=1)
+    generations: int = Field(100, ge=1, description="Trials of a whole search / population_size.")
     selection: Literal["pareto", "fitness"] = Field(
         "pareto", description="Non-dominated sort and crowding distance, or F = (Q/Qmax)^a (Tmin/T)^b (Mmin/M)^c."
     )
@@ -47,7 +47,9 @@ class GeneticOptions(Section):
     b: float = Field(1.0, ge=0, allow_inf_nan=False, description="Exponent of latency in F.")
     c: float = Field(1.0, ge=0, allow_inf_nan=False, description="Exponent of memory in F.")
     target_quality: float | None = Field(
-        None, description="Stop after the first trial that reaches it and is smaller and faster than the base model."
+        None,
+        allow_inf_nan=False,
+        description="Stop after the first trial that reaches it and is smaller and faster than the base model.",
     )
     mutation_prob: float = Field(0.9, ge=0, le=1, description="A child is pruned or restored somewhere.")
     quantization_prob: float = Field(0.3, ge=0, le=1, description="A child gets another precision.")
@@ -57,12 +59,14 @@ class GeneticOptions(Section):
     )
     max_layers: int = Field(1, ge=1, description="Layers one mutation removes at most (K1).")
     max_heads: int = Field(2, ge=1, description="Heads one mutation removes at most (K2).")
-    precisions: tuple[Precision, ...] = ("fp32", "bf16", "fp16", "int8", "int4")
+    precisions: tuple[Precision, ...] = Field(
+        ("fp32", "bf16", "fp16", "int8", "int4"), description="Which ones may be proposed; fp32 must be."
+    )
     temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="t of the prediction loss.")
     scale_by_t2: bool = Field(False, description="Multiply the prediction loss by t^2.")
-    task_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
-    hidden_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
-    prediction_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
+    task_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Of L_task in a distillation.")
+    hidden_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Of L_hidn in a distillation.")
+    prediction_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Of L_pred in a distillation.")
     pruning: str | None = Field(None, description="`package.module:function` that chooses the units that stay.")
     quantization: str | None = Field(None, description="`package.module:function` (model, precision) -> model.")
 

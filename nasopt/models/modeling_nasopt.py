@@ -11,30 +11,15 @@ This file is copied into every exported folder that needs it and stands alone: i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForSequenceClassification,
-    BertConfig,
-    BertForSequenceClassification,
-    BertModel,
-    DistilBertConfig,
-    DistilBertForSequenceClassification,
-    DistilBertModel,
-    ElectraConfig,
-    ElectraForSequenceClassification,
-    ElectraModel,
-    PretrainedConfig,
-    PreTrainedModel,
-    RobertaConfig,
-    RobertaForSequenceClassification,
-    RobertaModel,
-)
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
 MODEL_TYPE_PREFIX = "nasopt-"
 
@@ -44,14 +29,14 @@ class LayerParts:
     """Where the parts of an encoder are: `layers` below the base model, all others below one layer.
 
     `attention` is the module that returns (output, attention weights); `attention_output`, the projection of the heads'
-    outputs to the hidden size, may be part of it (DistilBERT) or not.
+    outputs to the hidden size, may be part of it (DistilBERT) or not. `projections` are the linear layers whose rows
+    belong to heads; those that a model of the family lacks do not matter. They, and `up`, may hold several matrices of
+    the same height one below the other (ModernBERT's query, key and value).
     """
 
     layers: str
     attention: str
-    query: str
-    key: str
-    value: str
+    projections: tuple[str, ...]
     attention_output: str
     up: str
     activation: str
@@ -64,13 +49,16 @@ class LayerParts:
         assert isinstance(layers, nn.ModuleList)
         return layers
 
+    def head_linears(self, layer: nn.Module) -> dict[str, nn.Linear]:
+        """The linear layers, by name, whose rows belong to the heads of a layer that has some."""
+        modules = dict(layer.named_modules())
+        return {name: module for name in self.projections if isinstance(module := modules.get(name), nn.Linear)}
+
 
 _BERT_PARTS = LayerParts(
     layers="encoder.layer",
     attention="attention.self",
-    query="attention.self.query",
-    key="attention.self.key",
-    value="attention.self.value",
+    projections=("attention.self.query", "attention.self.key", "attention.self.value"),
     attention_output="attention.output.dense",
     up="intermediate.dense",
     activation="intermediate.intermediate_act_fn",
@@ -84,13 +72,36 @@ LAYER_PARTS = {
     "distilbert": LayerParts(
         layers="transformer.layer",
         attention="attention",
-        query="attention.q_lin",
-        key="attention.k_lin",
-        value="attention.v_lin",
+        projections=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
         attention_output="attention.out_lin",
         up="ffn.lin1",
         activation="ffn.activation",
         down="ffn.lin2",
+    ),
+    "mpnet": replace(
+        _BERT_PARTS,
+        attention="attention.attn",
+        projections=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+        attention_output="attention.attn.o",
+    ),
+    "deberta-v2": replace(
+        _BERT_PARTS,
+        projections=(
+            "attention.self.query_proj",
+            "attention.self.key_proj",
+            "attention.self.value_proj",
+            "attention.self.pos_key_proj",
+            "attention.self.pos_query_proj",
+        ),
+    ),
+    "modernbert": LayerParts(
+        layers="layers",
+        attention="attn",
+        projections=("attn.Wqkv",),
+        attention_output="attn.Wo",
+        up="mlp.Wi",
+        activation="mlp.act",
+        down="mlp.Wo",
     ),
 }
 """By the model type of the configuration."""
@@ -107,6 +118,17 @@ class OutputBias(nn.Module):
         return self.bias.expand(*hidden_states.shape[:-1], -1)
 
 
+class NoOutput(nn.Module):
+    """What is left of an output projection without a bias: zeros of its size."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return hidden_states.new_zeros((*hidden_states.shape[:-1], self.size))
+
+
 class NoAttention(nn.Module):
     """Stands where self-attention was. Its child, if it has one, is the output projection that was part of it."""
 
@@ -114,6 +136,50 @@ class NoAttention(nn.Module):
         for projection in self.children():
             hidden_states = projection(hidden_states)
         return hidden_states, None
+
+
+class MPNetHeads(MPNetSelfAttention):
+    """MPNet's self-attention with some of its heads.
+
+    All layers add one shared bias to their attention scores, of shape (batch, heads of the full model, tokens, tokens);
+    each takes what belongs to its own heads.
+    """
+
+    def __init__(self, attention: MPNetSelfAttention, heads: Sequence[int]) -> None:
+        """Takes over the parts of `attention`, which are those of `heads` (in the full model's numbering) already."""
+        nn.Module.__init__(self)
+        for name, module in attention.named_children():
+            self.add_module(name, module)
+        self.kept_heads = list(heads)
+        self.num_attention_heads = len(self.kept_heads)
+        self.attention_head_size = attention.attention_head_size
+        self.all_head_size = self.num_attention_heads * self.attention_head_size
+        self.train(attention.training)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_bias: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, ...]:
+        if position_bias is not None:
+            # Slices, not an index: this costs no copy from host to device, and nothing where all heads are kept.
+            runs = [position_bias[:, first:end] for first, end in _runs(self.kept_heads)]
+            position_bias = runs[0] if len(runs) == 1 else torch.cat(runs, dim=1)
+        outputs: tuple[Tensor, ...] = super().forward(hidden_states, attention_mask, position_bias, **kwargs)
+        return outputs
+
+
+def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Ascending numbers as ranges: `[0, 1, 2, 5]` gives `[(0, 3), (5, 6)]`."""
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number:
+            runs[-1] = (runs[-1][0], number + 1)
+        else:
+            runs.append((number, number + 1))
+    return runs
 
 
 def remove_attention(layer: nn.Module, parts: LayerParts) -> None:
@@ -136,37 +202,55 @@ def remove_ffn(layer: nn.Module, parts: LayerParts) -> None:
     layer.set_submodule(parts.down, bias)
 
 
-def note_heads(attention: nn.Module, heads: int, head_size: int) -> None:
-    """Tells an attention module how many heads its projections have now."""
-    for name, value in (("num_attention_heads", heads), ("n_heads", heads), ("all_head_size", heads * head_size)):
+def note_heads(layer: nn.Module, parts: LayerParts, heads: Sequence[int], head_size: int) -> None:
+    """Tells the attention of a layer which heads, in the full model's numbering, its projections have now."""
+    attention = layer.get_submodule(parts.attention)
+    if isinstance(attention, MPNetSelfAttention):
+        layer.set_submodule(parts.attention, MPNetHeads(attention, heads))
+        return
+    count = len(heads)
+    for name, value in (("num_attention_heads", count), ("n_heads", count), ("all_head_size", count * head_size)):
         if hasattr(attention, name):
             setattr(attention, name, value)
 
 
-def _bias_of(linear: nn.Module) -> OutputBias:
+def _bias_of(linear: nn.Module) -> nn.Module:
     assert isinstance(linear, nn.Linear)
-    bias = torch.zeros_like(linear.weight[:, 0]) if linear.bias is None else linear.bias
-    return OutputBias(bias.detach().clone().requires_grad_(linear.weight.requires_grad))
+    if linear.bias is None:
+        return NoOutput(linear.out_features)
+    return OutputBias(linear.bias.detach().clone().requires_grad_(linear.weight.requires_grad))
+
+
+def _resized(linear: nn.Module, in_features: int, out_features: int) -> nn.Linear:
+    assert isinstance(linear, nn.Linear)
+    return nn.Linear(in_features, out_features, bias=linear.bias is not None)
 
 
 def _shape_encoder(model: nn.Module, config: Any) -> None:
     """Gives the layers of a full-size model, whose weights do not matter yet, the sizes that its configuration says."""
     parts = LAYER_PARTS[config.model_type.removeprefix(MODEL_TYPE_PREFIX)]
     hidden_size, head_size = config.hidden_size, config.hidden_size // config.num_attention_heads
-    layers = parts.encoder_layers(model)
-    for layer, heads, neurons in zip(layers, config.layer_heads, config.layer_ffn, strict=True):
-        if heads == 0:
+    kept = getattr(config, "layer_kept_heads", None) or [range(heads) for heads in config.layer_heads]
+    for layer, heads, neurons in zip(parts.encoder_layers(model), kept, config.layer_ffn, strict=True):
+        if heads:
+            size = len(heads) * head_size
+            for name, linear in parts.head_linears(layer).items():
+                matrices = linear.out_features // hidden_size
+                layer.set_submodule(name, _resized(linear, hidden_size, matrices * size))
+            output = layer.get_submodule(parts.attention_output)
+            layer.set_submodule(parts.attention_output, _resized(output, size, hidden_size))
+            note_heads(layer, parts, heads, head_size)
+        else:
             remove_attention(layer, parts)
+        if neurons:
+            up, down = layer.get_submodule(parts.up), layer.get_submodule(parts.down)
+            assert isinstance(up, nn.Linear)
+            assert isinstance(down, nn.Linear)
+            matrices = up.out_features // down.in_features
+            layer.set_submodule(parts.up, _resized(up, hidden_size, matrices * neurons))
+            layer.set_submodule(parts.down, _resized(down, neurons, hidden_size))
         else:
-            for name in (parts.query, parts.key, parts.value):
-                layer.set_submodule(name, nn.Linear(hidden_size, heads * head_size))
-            layer.set_submodule(parts.attention_output, nn.Linear(heads * head_size, hidden_size))
-            note_heads(layer.get_submodule(parts.attention), heads, head_size)
-        if neurons == 0:
             remove_ffn(layer, parts)
-        else:
-            layer.set_submodule(parts.up, nn.Linear(hidden_size, neurons))
-            layer.set_submodule(parts.down, nn.Linear(neurons, hidden_size))
 
 
 class _LayerCounts(PretrainedConfig):
@@ -201,71 +285,104 @@ class _Shaped(PreTrainedModel):
         super().save_pretrained(save_directory, **{"save_original_format": False, **kwargs})
 
 
-class NasoptBertConfig(_LayerCounts, BertConfig):
-    model_type = "nasopt-bert"
+def _models(config: Any, *bases: Any, shaped: type = _Shaped) -> tuple[Any, ...]:
+    """The models of a family whose layers have the sizes that a configuration of the class `config` says."""
+    values = {"config_class": config, "__module__": __name__}
+    return tuple(type(f"Nasopt{base.__name__}", (shaped, base), values) for base in bases)
 
-    def __init__(self, **kwargs: Any) -> None:
+
+def _config(base: Any) -> Any:
+    """The configuration of a family that needs to say nothing but the counts of its layers."""
+
+    class Config(_LayerCounts, base):
+        model_type = f"{MODEL_TYPE_PREFIX}{base.model_type}"
+
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+
+    Config.__name__ = Config.__qualname__ = f"Nasopt{base.__name__}"
+    return Config
+
+
+NasoptBertConfig = _config(transformers.BertConfig)
+NasoptBertModel, NasoptBertForSequenceClassification = _models(
+    NasoptBertConfig, transformers.BertModel, transformers.BertForSequenceClassification
+)
+
+NasoptRobertaConfig = _config(transformers.RobertaConfig)
+NasoptRobertaModel, NasoptRobertaForSequenceClassification = _models(
+    NasoptRobertaConfig, transformers.RobertaModel, transformers.RobertaForSequenceClassification
+)
+
+NasoptDistilBertConfig = _config(transformers.DistilBertConfig)
+NasoptDistilBertModel, NasoptDistilBertForSequenceClassification = _models(
+    NasoptDistilBertConfig, transformers.DistilBertModel, transformers.DistilBertForSequenceClassification
+)
+
+NasoptElectraConfig = _config(transformers.ElectraConfig)
+NasoptElectraModel, NasoptElectraForSequenceClassification = _models(
+    NasoptElectraConfig, transformers.ElectraModel, transformers.ElectraForSequenceClassification
+)
+
+
+class NasoptMPNetConfig(_LayerCounts, transformers.MPNetConfig):
+    """With `layer_kept_heads` too: the heads of each layer, for the layers share a bias that has a column per head."""
+
+    model_type = "nasopt-mpnet"
+
+    def __init__(self, layer_kept_heads: list[list[int]] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.layer_kept_heads = layer_kept_heads or [list(range(heads)) for heads in self.layer_heads]
+        if [len(heads) for heads in self.layer_kept_heads] != self.layer_heads:
+            raise ValueError(
+                f"`layer_kept_heads` ({self.layer_kept_heads}) does not have as many heads for each layer as "
+                f"`layer_heads` ({self.layer_heads})"
+            )
 
 
-class NasoptBertModel(_Shaped, BertModel):
-    config_class = NasoptBertConfig
+NasoptMPNetModel, NasoptMPNetForSequenceClassification = _models(
+    NasoptMPNetConfig, transformers.MPNetModel, transformers.MPNetForSequenceClassification
+)
+
+NasoptDebertaV2Config = _config(transformers.DebertaV2Config)
+NasoptDebertaV2Model, NasoptDebertaV2ForSequenceClassification = _models(
+    NasoptDebertaV2Config, transformers.DebertaV2Model, transformers.DebertaV2ForSequenceClassification
+)
 
 
-class NasoptBertForSequenceClassification(_Shaped, BertForSequenceClassification):
-    config_class = NasoptBertConfig
+class NasoptModernBertConfig(_LayerCounts, transformers.ModernBertConfig):
+    """With `first_layer_norm` too: only the first layer of the full model takes the embeddings as they are."""
 
+    model_type = "nasopt-modernbert"
 
-class NasoptRobertaConfig(_LayerCounts, RobertaConfig):
-    model_type = "nasopt-roberta"
-
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, first_layer_norm: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.first_layer_norm = first_layer_norm
 
 
-class NasoptRobertaModel(_Shaped, RobertaModel):
-    config_class = NasoptRobertaConfig
+class _ShapedModernBert(_Shaped):
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        if config.first_layer_norm:
+            first = LAYER_PARTS["modernbert"].encoder_layers(self)[0]
+            first.attn_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
 
 
-class NasoptRobertaForSequenceClassification(_Shaped, RobertaForSequenceClassification):
-    config_class = NasoptRobertaConfig
+NasoptModernBertModel, NasoptModernBertForSequenceClassification = _models(
+    NasoptModernBertConfig,
+    transformers.ModernBertModel,
+    transformers.ModernBertForSequenceClassification,
+    shaped=_ShapedModernBert,
+)
 
-
-class NasoptDistilBertConfig(_LayerCounts, DistilBertConfig):
-    model_type = "nasopt-distilbert"
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-
-
-class NasoptDistilBertModel(_Shaped, DistilBertModel):
-    config_class = NasoptDistilBertConfig
-
-
-class NasoptDistilBertForSequenceClassification(_Shaped, DistilBertForSequenceClassification):
-    config_class = NasoptDistilBertConfig
-
-
-class NasoptElectraConfig(_LayerCounts, ElectraConfig):
-    model_type = "nasopt-electra"
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-
-
-class NasoptElectraModel(_Shaped, ElectraModel):
-    config_class = NasoptElectraConfig
-
-
-class NasoptElectraForSequenceClassification(_Shaped, ElectraForSequenceClassification):
-    config_class = NasoptElectraConfig
-
-
-MODELS = {
+MODELS: dict[Any, tuple[Any, Any]] = {
     NasoptBertConfig: (NasoptBertModel, NasoptBertForSequenceClassification),
     NasoptRobertaConfig: (NasoptRobertaModel, NasoptRobertaForSequenceClassification),
     NasoptDistilBertConfig: (NasoptDistilBertModel, NasoptDistilBertForSequenceClassification),
     NasoptElectraConfig: (NasoptElectraModel, NasoptElectraForSequenceClassification),
+    NasoptMPNetConfig: (NasoptMPNetModel, NasoptMPNetForSequenceClassification),
+    NasoptDebertaV2Config: (NasoptDebertaV2Model, NasoptDebertaV2ForSequenceClassification),
+    NasoptModernBertConfig: (NasoptModernBertModel, NasoptModernBertForSequenceClassification),
 }
 CONFIGS = {config.model_type: config for config in MODELS}
 

@@ -81,7 +81,7 @@ def quantize(model: PreTrainedModel, precision: Precision, device: torch.device 
     smaller: PreTrainedModel = copy.deepcopy(model).eval().requires_grad_(False)
     smaller.zero_grad(set_to_none=True)
     if precision in _FLOAT_DTYPES:
-        return smaller.to(device=device, dtype=_FLOAT_DTYPES[precision])
+        return _converted(smaller, device, _FLOAT_DTYPES[precision])
     rest = rest_dtype(device)
     build = _int8_linear if precision == "int8" else _nf4_linear
     quantized = {
@@ -89,10 +89,22 @@ def quantize(model: PreTrainedModel, precision: Precision, device: torch.device 
         for name, module in _encoder_linears(smaller).items()
         if precision == "int8" or is_nf4_legal(module)
     }
-    smaller.to(device=device, dtype=rest)
+    _converted(smaller, device, rest)
     for name, linear in quantized.items():
         smaller.set_submodule(name, linear)
     return smaller.eval()
+
+
+def _converted(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """Moves and converts, in place, what is stored. Tables that are computed (ModernBERT's angles) stay as they are, as
+    they do where `from_pretrained` computes them."""
+    stored = model.state_dict().keys()
+    computed = {name: buffer for name, buffer in model.named_buffers() if name not in stored}
+    model.to(device=device, dtype=dtype)
+    for name, buffer in computed.items():
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, buffer.to(device))
+    return model
 
 
 def rest_dtype(device: torch.device) -> torch.dtype:

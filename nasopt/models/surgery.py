@@ -1,9 +1,11 @@
 """Makes encoders physically smaller, and full-size again.
 
-Cutting goes through torch-pruning's dependency graph, which finds out itself that a head of the query projection
-belongs to rows of the key and value projections and to columns of the output projection. Measured on MiniLM (6 layers,
-hidden size 384) with one thread: 17 ms to trace the graph (130 ms the first time in a process) and under 1 ms per
-group, so the graph costs next to nothing.
+Cutting goes through torch-pruning's dependency graph where the graph understands the model: it finds out itself that a
+head of the query projection belongs to rows of the key and value projections and to columns of the output projection.
+Measured on MiniLM (6 layers, hidden size 384) with one thread: 17 ms to trace the graph (130 ms the first time in a
+process) and under 1 ms per group, so the graph costs next to nothing. Where it does not (a bias that layers share, a
+matrix that holds several projections; see :class:`nasopt.models.families.Family`) weights are gathered by the same
+table of indices that :func:`expand` scatters them with.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nasopt.errors import CheckpointError, NasoptError
-from nasopt.models.architecture import Architecture, EncoderShape, KeptUnits
+from nasopt.models.architecture import Architecture, KeptUnits
 from nasopt.models.families import encoder_shape, family_of
 from nasopt.models.modeling_nasopt import (
     LayerParts,
@@ -38,6 +40,10 @@ UnitSelector: TypeAlias = Callable[[nn.Module, int, Block, tuple[int, ...], int]
 `candidates` are indices of heads or of FFN neurons in the base model's numbering, ascending."""
 
 
+_Shrinking: TypeAlias = tuple[nn.Module, KeptUnits, KeptUnits]
+"""A layer with its units before and after."""
+
+
 def cut(model: PreTrainedModel, target: Architecture, current: Architecture | None = None) -> PreTrainedModel:
     """Removes, in place, the layers, heads and FFN neurons that `target` does not keep.
 
@@ -53,8 +59,8 @@ def cut(model: PreTrainedModel, target: Architecture, current: Architecture | No
         UnsupportedModelError: the model is not an encoder that can be cut.
         ValueError: `target` keeps something that `current` does not have, or no layer at all.
     """
-    parts = family_of(model).parts
-    shape = encoder_shape(model.config)
+    family, shape = family_of(model), encoder_shape(model.config)
+    parts = family.parts
     current = current or Architecture.full(shape)
     if not target.kept_layers:
         raise ValueError("`target` must keep at least one layer")
@@ -66,8 +72,13 @@ def cut(model: PreTrainedModel, target: Architecture, current: Architecture | No
         for layer, index in zip(layers, target.kept_layers, strict=True)
     ]
     _empty_blocks(blocks, parts)
-    if any(before != after for _, before, after in blocks):
-        _cut_units(model, blocks, parts, shape.head_size)
+    shrinking = [block for block in blocks if block[1] != block[2]]
+    if shrinking:
+        slice_units = _prune_units if family.is_traceable else _gather_units
+        slice_units(model, shrinking, parts, shape.head_size)
+    for layer, before, after in shrinking:
+        if after.heads and after.heads != before.heads:
+            note_heads(layer, parts, after.heads, shape.head_size)
     return model
 
 
@@ -142,16 +153,16 @@ def keep_largest(model: nn.Module, layer: int, block: Block, candidates: tuple[i
     parts = family_of(model).parts
     module = parts.encoder_layers(model)[layer]
     if block == "heads":
-        incoming: tuple[str, ...] = (parts.query, parts.key, parts.value)
+        incoming = parts.head_linears(module)
         outgoing, size = parts.attention_output, encoder_shape(model.config).head_size
     else:
-        incoming, outgoing, size = (parts.up,), parts.down, 1
+        incoming, outgoing, size = {parts.up: _linear(module, parts.up)}, parts.down, 1
     squares = _linear(module, outgoing).weight.detach().square().sum(dim=0)  # one per head channel or neuron
-    for name in incoming:
-        linear = _linear(module, name)
-        squares = squares + linear.weight.detach().square().sum(dim=1)
+    for linear in incoming.values():
+        rows = linear.weight.detach().square().sum(dim=1)
         if linear.bias is not None:
-            squares = squares + linear.bias.detach().square()
+            rows = rows + linear.bias.detach().square()
+        squares = squares + rows.view(-1, len(squares)).sum(dim=0)  # matrices one below the other
     scores = squares.view(-1, size).sum(dim=1).tolist()
     return tuple(sorted(candidates, key=lambda unit: (-scores[unit], unit))[:keep])
 
@@ -168,9 +179,9 @@ def layer_counts(model: PreTrainedModel) -> tuple[list[int], list[int]]:
     heads, neurons = [], []
     for layer in parts.encoder_layers(model):
         empty = isinstance(layer.get_submodule(parts.attention), NoAttention)
-        heads.append(0 if empty else _linear(layer, parts.query).out_features // head_size)
-        up = layer.get_submodule(parts.up)
-        neurons.append(0 if isinstance(up, nn.Identity) else _linear(layer, parts.up).out_features)
+        heads.append(0 if empty else _linear(layer, parts.attention_output).in_features // head_size)
+        empty = isinstance(layer.get_submodule(parts.up), nn.Identity)
+        neurons.append(0 if empty else _linear(layer, parts.down).in_features)
     return heads, neurons
 
 
@@ -184,6 +195,10 @@ def _cut_layers(
         del layers[:]
         layers.extend(stay)
         model.config.num_hidden_layers = len(stay)
+        types = getattr(model.config, "layer_types", None)  # local or global attention, of each layer
+        if types is not None:
+            kept = dict(zip(current.kept_layers, types, strict=True))
+            model.config.layer_types = [kept[index] for index in target.kept_layers]
         for module in model.modules():
             if hasattr(module, "n_layers"):
                 module.n_layers = len(stay)
@@ -200,7 +215,7 @@ def _units(architecture: Architecture, index: int) -> KeptUnits:
     return units
 
 
-def _empty_blocks(blocks: list[tuple[nn.Module, KeptUnits, KeptUnits]], parts: LayerParts) -> None:
+def _empty_blocks(blocks: list[_Shrinking], parts: LayerParts) -> None:
     for layer, before, after in blocks:
         if before.heads and not after.heads:
             remove_attention(layer, parts)
@@ -208,10 +223,8 @@ def _empty_blocks(blocks: list[tuple[nn.Module, KeptUnits, KeptUnits]], parts: L
             remove_ffn(layer, parts)
 
 
-def _cut_units(
-    model: PreTrainedModel, blocks: list[tuple[nn.Module, KeptUnits, KeptUnits]], parts: LayerParts, head_size: int
-) -> None:
-    """Slices the weights of blocks that lose some of their units, but not all."""
+def _prune_units(model: PreTrainedModel, blocks: list[_Shrinking], parts: LayerParts, head_size: int) -> None:
+    """Slices the weights of blocks that lose some of their units, but not all, through the dependency graph."""
     with _traceable(model):
         tokens = torch.zeros((1, 2), dtype=torch.long, device=model.device)
         inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
@@ -222,12 +235,30 @@ def _cut_units(
         for layer, before, after in blocks:
             heads = _positions_gone(before.heads, after.heads)
             if heads:
-                channels = [head * head_size + channel for head in heads for channel in range(head_size)]
-                _prune(graph, layer.get_submodule(parts.query), channels)
-                note_heads(layer.get_submodule(parts.attention), len(after.heads), head_size)
+                _prune(graph, layer.get_submodule(parts.projections[0]), _channels(heads, head_size).tolist())
             neurons = _positions_gone(before.neurons, after.neurons)
             if neurons:
                 _prune(graph, layer.get_submodule(parts.up), neurons)
+
+
+def _gather_units(model: PreTrainedModel, blocks: list[_Shrinking], parts: LayerParts, head_size: int) -> None:
+    """Does the same without the graph. Units are counted among those that a block has now."""
+    with torch.inference_mode(False), torch.no_grad():
+        for layer, before, after in blocks:
+            positions = KeptUnits(
+                tuple(before.heads.index(head) for head in after.heads),
+                tuple(before.neurons.index(neuron) for neuron in after.neurons),
+            )
+            for name, index in _indices(layer, parts, positions, head_size).items():
+                if index is not None:
+                    _keep(layer.get_parameter(name), index)
+            for linear in (module for module in layer.modules() if isinstance(module, nn.Linear)):
+                linear.out_features, linear.in_features = linear.weight.shape
+
+
+def _keep(parameter: nn.Parameter, index: tuple[Any, ...]) -> None:
+    parameter.grad = None
+    parameter.data = parameter.data[index].clone()
 
 
 def _prune(graph: Any, linear: nn.Module, channels: list[int]) -> None:
@@ -268,7 +299,7 @@ def _places(
     shape = encoder_shape(model.config)
     for position, index in enumerate(architecture.kept_layers):
         start = f"{prefix}{index}."
-        indices = _indices(parts, _units(architecture, index), shape)
+        indices = _indices(layers[index], parts, _units(architecture, index), shape.head_size)
         for full_name in full_names:
             if full_name.startswith(start):
                 name = full_name.removeprefix(start)
@@ -278,20 +309,37 @@ def _places(
     return places
 
 
-def _indices(parts: LayerParts, units: KeptUnits, shape: EncoderShape) -> dict[str, tuple[Any, ...] | None]:
-    """Where the weights of one layer's kept units are in the full-size tensors; None for weights that are gone."""
-    channels = torch.tensor(
-        [head * shape.head_size + channel for head in units.heads for channel in range(shape.head_size)]
-    )
+def _indices(
+    layer: nn.Module, parts: LayerParts, units: KeptUnits, head_size: int
+) -> dict[str, tuple[Any, ...] | None]:
+    """Where the weights of some of a layer's units are in its parameters; None for weights without any.
+
+    A block that the layer does not have is left out, as are parameters that do not depend on the units.
+    """
     indices: dict[str, tuple[Any, ...] | None] = {}
-    for incoming, outgoing, kept in (
-        ((parts.query, parts.key, parts.value), parts.attention_output, channels),
-        ((parts.up,), parts.down, torch.tensor(units.neurons)),
+    modules = dict(layer.named_modules())
+    for names, outgoing, kept in (
+        (parts.projections, parts.attention_output, _channels(units.heads, head_size)),
+        ((parts.up,), parts.down, torch.tensor(units.neurons, dtype=torch.long)),
     ):
-        for name in incoming:
-            indices[f"{name}.weight"] = indices[f"{name}.bias"] = (kept,) if len(kept) else None
+        output = modules.get(outgoing)
+        if not isinstance(output, nn.Linear):
+            continue
         indices[f"{outgoing}.weight"] = (slice(None), kept) if len(kept) else None
+        for name in names:
+            linear = modules.get(name)
+            if isinstance(linear, nn.Linear):
+                offsets = torch.arange(0, linear.out_features, output.in_features)  # matrices one below the other
+                rows = (offsets[:, None] + kept).flatten()
+                indices[f"{name}.weight"] = (rows,) if len(kept) else None
+                if linear.bias is not None:
+                    indices[f"{name}.bias"] = (rows,) if len(kept) else None
     return indices
+
+
+def _channels(heads: Sequence[int], head_size: int) -> Tensor:
+    """Rows of the query projection that belong to some heads."""
+    return (torch.tensor(heads, dtype=torch.long)[:, None] * head_size + torch.arange(head_size)).flatten()
 
 
 def _choose(

@@ -16,9 +16,9 @@ from optuna.samplers import NSGAIISampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
+from nasopt.identity import worker_identity
 from nasopt.models.architecture import canonical
 from nasopt.pareto import crowding_distance, non_domination_ranks
-from nasopt.process import worker_identity
 from nasopt.samplers.genotype import Genotype, Space, fit, is_own
 from nasopt.samplers.history import (
     EXHAUSTED,

@@ -37,9 +37,22 @@ REFERENCE_MARGIN = 1.1
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials a user counts: complete or failed, without the base model and controls."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
-    return [trial for trial in trials if not trial.user_attrs.get(IS_BASE) and CONTROL not in trial.user_attrs]
+    """Trials a user counts: complete or failed, without the base model, controls and what was interrupted."""
+    trials = study.get_trials(deepcopy=False)
+    tried_again = retried(trials)
+    return [
+        trial
+        for trial in trials
+        if trial.state in (TrialState.COMPLETE, TrialState.FAIL)
+        and not any(trial.user_attrs.get(mark) for mark in (IS_BASE, CONTROL, INTERRUPTED))
+        and trial.number not in tried_again
+    ]
+
+
+def retried(trials: Sequence[FrozenTrial]) -> set[int]:
+    """Numbers of the trials that others are a second try of."""
+    numbers = (trial.user_attrs.get(RETRY_OF) for trial in trials)
+    return {number for number in numbers if number is not None}
 
 
 def complete_trials(study: optuna.Study) -> list[FrozenTrial]:

@@ -3,18 +3,24 @@
 A checkpoint is one safetensors file that holds a candidate's fp32 weights and, as metadata, its architecture. Its name
 is the SHA-256 of its content, so that equal weights (a child that only changes the precision) are stored once, and
 damage is seen when it is read. Files are written under a temporary name and renamed: a reader never sees half of one.
+The temporary name says who writes, so that what a killed process left behind can be told from what is being written.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
+import re
+import secrets
 import tempfile
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
+
 from nasopt.errors import ArtifactFolderError, CheckpointError
+from nasopt.identity import is_gone, worker_identity
 from nasopt.models.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -22,6 +28,10 @@ if TYPE_CHECKING:
 
 SUFFIX = ".safetensors"
 ARCHITECTURE_KEY = "architecture"
+PARTIAL_SECONDS = 24 * 3600
+"""A temporary file of another host this old was left behind: there is no telling whether its writer lives."""
+
+_PARTIAL = re.compile(r"\.tmp-(?P<pid>\d+)-(?P<started>[\d.]+)-(?P<host>.+)-[0-9a-f]{8}")
 
 
 class CheckpointStore:
@@ -33,26 +43,40 @@ class CheckpointStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._damaged: set[str] = set()
         ensure_writable(folder)
 
-    def write(self, weights: Mapping[str, Tensor], architecture: Architecture) -> str:
+    def lock(self) -> FileLock:
+        """Held while a checkpoint is published, and by who decides which ones go until they are gone."""
+        return FileLock(self.folder.parent / f".{self.folder.name}.lock")
+
+    def write(
+        self,
+        weights: Mapping[str, Tensor],
+        architecture: Architecture,
+        announce: Callable[[str], None] = lambda key: None,
+    ) -> str:
         """Stores fp32 weights and returns the key under which they are found again.
 
         Args:
             weights: a state dict; tensors may share storage (it is written once for each name).
             architecture: what the weights are the weights of. Its precision is not part of the content.
+            announce: told the key before the checkpoint is there. Who writes down in it who needs the checkpoint leaves
+                none behind that nobody knows, and collection spares it.
         """
         from safetensors.torch import save_file
 
         metadata = {ARCHITECTURE_KEY: architecture.with_precision("fp32").to_json()}
-        with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".tmp-", delete=False) as temporary:
-            partial = Path(temporary.name)
+        partial = self.folder / partial_name()
         try:
             save_file({name: tensor.detach().cpu().clone() for name, tensor in weights.items()}, partial, metadata)
             key = _sha256(partial)
-            partial.replace(self._path(key))
+            with self.lock():
+                announce(key)
+                partial.replace(self._path(key))
         finally:
             partial.unlink(missing_ok=True)
+        self._damaged.discard(key)
         return key
 
     def read(self, key: str) -> tuple[dict[str, Tensor], Architecture]:
@@ -68,13 +92,15 @@ class CheckpointStore:
         if not path.is_file():
             raise CheckpointError(f"{path}: the checkpoint is not there")
         if _sha256(path) != key:
+            self._damaged.add(key)
             raise CheckpointError(f"{path}: the checkpoint is damaged (its checksum does not match)")
         with safe_open(path, framework="pt") as file:
             architecture = Architecture.from_json(file.metadata()[ARCHITECTURE_KEY])
         return load_file(path), architecture
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and self._path(key).is_file()
+        """Whether the checkpoint is there and, as far as this process has seen, whole."""
+        return isinstance(key, str) and key not in self._damaged and self._path(key).is_file()
 
     def keys(self) -> set[str]:
         return {path.stem for path in self.folder.glob(f"*{SUFFIX}")}
@@ -82,21 +108,12 @@ class CheckpointStore:
     def collect(self, candidates: Iterable[str], keep: set[str]) -> int:
         """Deletes the `candidates` that are not in `keep`, and returns how many went.
 
-        Only checkpoints of trials that the caller knows to be finished may be candidates: another worker may be
-        writing one that no trial names yet.
+        To be called under :meth:`lock`, with candidates and `keep` found out under it.
         """
-        dropped = 0
-        for key in set(candidates) - keep:
-            path = self._path(key)
-            if path.is_file():
-                path.unlink(missing_ok=True)
-                dropped += 1
-        return dropped
-
-    def remove_partial_files(self) -> None:
-        """Removes what writers that were killed left behind. Only while nobody writes."""
-        for path in self.folder.glob(".tmp-*"):
-            path.unlink(missing_ok=True)
+        dropped = (set(candidates) & self.keys()) - keep
+        for key in dropped:
+            self._path(key).unlink(missing_ok=True)
+        return len(dropped)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{SUFFIX}"
@@ -120,9 +137,31 @@ def ensure_writable(folder: Path) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a small text file so that a reader sees the old content or the new, never half of it."""
-    partial = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    partial = path.with_name(partial_name())
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def partial_name() -> str:
+    """A new name for a file that this process is writing."""
+    worker = worker_identity()
+    place = re.sub(r"[^\w.-]", "_", str(worker["host"]))
+    return f".tmp-{worker['pid']}-{worker['started']:.2f}-{place}-{secrets.token_hex(4)}"
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Removes what writers that were killed left behind, in the folder and below; what is being written stays."""
+    for path in folder.rglob(".tmp-*"):
+        writer = _PARTIAL.fullmatch(path.name)
+        try:
+            old = time.time() - path.stat().st_mtime > PARTIAL_SECONDS
+            if old or (writer is not None and is_gone({**writer.groupdict(), "pid": int(writer["pid"])})):
+                path.unlink()
+        except FileNotFoundError:
+            continue  # its writer has renamed it, or another worker removed it
 
 
 def _sha256(path: Path) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
@@ -20,8 +24,27 @@ DEFAULT_URL = "sqlite:///nasopt.db"
 HEARTBEAT_SECONDS = 20
 GRACE_SECONDS = 120
 SQLITE_TIMEOUT_SECONDS = 60
+CONNECT_TIMEOUT_SECONDS = 10
+"""A server that does not answer is waited for this long; its driver would wait for minutes."""
+
+DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
+"""What the extras install, for URLs that name no driver; SQLAlchemy's own choices are others."""
+EXTRAS = {"postgresql": "postgres", "mysql": "mysql"}
 
 StaleTrialCallback = Callable[["optuna.Study", "optuna.trial.FrozenTrial"], None]
+
+logger = logging.getLogger("nasopt")
+
+
+class Storage(RDBStorage):
+    """Optuna's storage, whose heartbeats outlive an interruption of the connection."""
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """Runs in a thread of its own, where an error would be printed and end all further heartbeats."""
+        try:
+            super().record_heartbeat(trial_id)
+        except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError):
+            logger.debug("a heartbeat could not be written", exc_info=True)
 
 
 def resolve_url(option: str | None) -> str:
@@ -30,16 +53,22 @@ def resolve_url(option: str | None) -> str:
 
 
 def parse_url(url: str) -> URL:
-    """The parsed URL, with the path of an SQLite file made absolute.
+    """The parsed URL, with the path of an SQLite file made absolute, and a driver that is installed.
 
     Raises:
         StorageError: not a database URL.
     """
     try:
         parsed = make_url(url)
-    except sqlalchemy.exc.ArgumentError:
+    except (sqlalchemy.exc.ArgumentError, ValueError):
         # NOTE: the text is not repeated, for it may hold a password.
-        raise StorageError("--storage is not a database URL: write for example sqlite:///nasopt.db") from None
+        raise StorageError(
+            "--storage is not a database URL: write for example sqlite:///nasopt.db or "
+            "postgresql://user:password@host:5432/database (special characters in a password as %40 and the like)"
+        ) from None
+    ours = DRIVERS.get(parsed.drivername)
+    if ours is not None and importlib.util.find_spec(ours.partition("+")[2]) is not None:
+        parsed = parsed.set(drivername=ours)
     if (path := sqlite_path(parsed)) is not None:
         return parsed.set(database=str(path.resolve()))
     return parsed
@@ -60,7 +89,7 @@ def artifact_folder(url: URL) -> Path:
 
 def shown(url: URL) -> str:
     """The URL without its password, for messages."""
-    return url.render_as_string(hide_password=True)
+    return url.difference_update_query(["password", "sslpassword"]).render_as_string(hide_password=True)
 
 
 def open_storage(
@@ -76,10 +105,10 @@ def open_storage(
         raise StorageError(f"{shown(url)}: no such database; `nasopt study create` makes one, or pass --storage")
     if path is not None and not path.parent.is_dir():
         raise StorageError(f"{shown(url)}: the folder {path.parent} does not exist; create it first")
-    arguments: dict[str, Any] = {"connect_args": {"timeout": SQLITE_TIMEOUT_SECONDS}} if path is not None else {}
+    arguments = _engine_arguments(url)
     try:
-        _refuse_foreign_database(url)
-        storage = RDBStorage(
+        _refuse_foreign_database(url, arguments)
+        storage = Storage(
             url.render_as_string(hide_password=False),
             engine_kwargs=arguments,
             heartbeat_interval=HEARTBEAT_SECONDS,
@@ -89,15 +118,52 @@ def open_storage(
         if path is not None:
             _make_concurrent(storage.engine)
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
-        raise StorageError(f"{shown(url)}: its database driver is not installed: {_first_line(error)}") from None
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError, OSError) as error:
+        extra = EXTRAS.get(url.get_backend_name())
+        cure = f"; pip install 'nasopt[{extra}]'" if extra else ""
+        raise StorageError(f"{shown(url)}: its database driver is not installed: {_first_line(error)}{cure}") from None
+    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError, OSError) as error:
         raise StorageError(f"{shown(url)}: the database cannot be opened: {_first_line(error)}") from None
     return storage
 
 
-def _refuse_foreign_database(url: URL) -> None:
+@contextmanager
+def explaining_failures(url: URL) -> Iterator[None]:
+    """Makes one line of what a database does wrong once it is open: its server ends, its disk is full.
+
+    Raises:
+        StorageError: with that line.
+    """
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, UnboundLocalError) as caught:
+        error: BaseException | None = caught
+        while isinstance(error, UnboundLocalError):
+            error = error.__context__  # NOTE: what Optuna's clean-up stumbles over when it cannot read the trial back
+        if not isinstance(error, (sqlalchemy.exc.SQLAlchemyError, StorageInternalError)):
+            raise
+        logger.debug("%s", shown(url), exc_info=True)
+        raise StorageError(
+            f"{shown(url)}: the database failed: {_first_line(error)}; once it is back, "
+            "`nasopt study optimize` goes on where this stopped"
+        ) from None
+
+
+def _engine_arguments(url: URL) -> dict[str, Any]:
+    backend = url.get_backend_name()
+    if backend == "sqlite":
+        return {"connect_args": {"timeout": SQLITE_TIMEOUT_SECONDS}} if sqlite_path(url) is not None else {}
+    if backend not in EXTRAS:
+        return {}
+    # A connection that broke while a trial was trained is replaced instead of failing the trial.
+    arguments: dict[str, Any] = {"pool_pre_ping": True}
+    if "connect_timeout" not in url.query:
+        arguments["connect_args"] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
+    return arguments
+
+
+def _refuse_foreign_database(url: URL, arguments: dict[str, Any]) -> None:
     """Optuna would create its tables inside anybody's database: look before it does."""
-    engine = sqlalchemy.create_engine(url)
+    engine = sqlalchemy.create_engine(url, **arguments)
     try:
         tables = set(sqlalchemy.inspect(engine).get_table_names())
     finally:
@@ -127,5 +193,7 @@ def _make_concurrent(engine: sqlalchemy.Engine) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    original = getattr(error, "orig", None) or error.__cause__ or error
+    """What the driver said, without SQLAlchemy's words and statements around it."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+    original = getattr(cause, "orig", None) or cause.__cause__ or cause
     return (str(original).strip() or type(original).__name__).splitlines()[0]

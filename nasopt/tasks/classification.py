@@ -20,7 +20,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from nasopt.config import CLASSIFICATION_METRICS, REGRESSION_METRICS, TaskConfig
 from nasopt.errors import DatasetError, choices
 from nasopt.models import loading
-from nasopt.models.families import family_of
+from nasopt.models.families import family_of, max_positions
 from nasopt.tasks.base import Evaluation, Task
 from nasopt.tasks.batches import EncodedSplit, sorted_batches
 from nasopt.tasks.datasets import load_splits
@@ -71,9 +71,7 @@ class TextClassification(Task):
 
     @property
     def max_positions(self) -> int:
-        # RoBERTa numbers positions from pad_token_id + 1 on, so that its table is longer than its texts may be.
-        offset = self._model_config.pad_token_id + 1 if self._model_config.model_type == "roberta" else 0
-        return int(self._model_config.max_position_embeddings) - offset
+        return max_positions(self._model_config)
 
     def _check_metric(self) -> None:
         allowed = CLASSIFICATION_METRICS if self.is_classification else REGRESSION_METRICS
@@ -121,7 +119,7 @@ class TextClassification(Task):
             logger.warning(
                 "task.max_length: %d tokens cut off the end of %.0f %% of the training texts", limit, 100 * truncated
             )
-        names = [name for name in self.tokenizer.model_input_names if name != "attention_mask"]
+        names = self._input_names()
         flat = {name: _flatten(table, name) for name in names}
         padding = {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": 0}
         dtype = torch.int64 if self.is_classification else torch.float32
@@ -133,6 +131,12 @@ class TextClassification(Task):
             flat["input_ids"][1],
             torch.tensor(labels, dtype=dtype),
         )
+
+    def _input_names(self) -> list[str]:
+        """What of the tokenizer's output the model reads, but the mask: segments only if it tells them apart."""
+        segments = getattr(self._model_config, "type_vocab_size", 0) or 0
+        wanted = {"input_ids"} | ({"token_type_ids"} if segments > 1 else set())
+        return [name for name in self.tokenizer.model_input_names if name in wanted]
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy for classes, mean squared error for numbers; `outputs` of shape (batch, outputs)."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -89,13 +91,15 @@ def make_teacher(
         return LiveTeacher(model, device)
     content = hashlib.sha256(f"{identity} {split.fingerprint}".encode()).hexdigest()[:16]
     cache = folder / content
-    if not (cache / "shape.json").is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        logits = _map(cache / "logits.bin", torch.float32, (len(split), outputs))
-        hidden = _map(cache / "hidden.bin", torch.bfloat16, (split.total_tokens, hidden_size))
-        _fill(LiveTeacher(model, device), split, logits, hidden, device, on_step)
-        # The shape is written last: a cache without it was interrupted and is filled again.
-        write_atomically(cache / "shape.json", json.dumps({"outputs": outputs, "hidden": hidden_size}))
+    cache.mkdir(parents=True, exist_ok=True)
+    # Workers that start together fill it one after the other; the second finds what the first made.
+    with FileLock(cache / ".lock"):
+        if not (cache / "shape.json").is_file():
+            logits = _allocate(cache / "logits.bin", torch.float32, (len(split), outputs))
+            hidden = _allocate(cache / "hidden.bin", torch.bfloat16, (split.total_tokens, hidden_size))
+            _fill(LiveTeacher(model, device), split, logits, hidden, device, on_step)
+            # The shape is written last: a cache without it was interrupted and is filled again.
+            write_atomically(cache / "shape.json", json.dumps({"outputs": outputs, "hidden": hidden_size}))
     return CachedTeacher(cache, split)
 
 
@@ -116,6 +120,23 @@ def _fill(
         hidden[positions[mask]] = batch_hidden.cpu()[mask].to(torch.bfloat16)
         if on_step is not None:
             on_step(done, len(batches))
+
+
+def _allocate(path: Path, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:
+    """Creates the file with its disk space, and maps it.
+
+    Raises:
+        OSError: the disk is too full; nothing is left of the file.
+    """
+    # NOTE: where a disk fills up under a mapped file with holes, the process is killed (SIGBUS) instead of told.
+    if hasattr(os, "posix_fallocate"):
+        try:
+            with path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, max(1, math.prod(shape) * dtype.itemsize))
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+    return _map(path, dtype, shape)
 
 
 def _map(path: Path, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:

@@ -11,10 +11,16 @@ from torch import Tensor
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     ElectraConfig,
     ElectraForSequenceClassification,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+    MPNetConfig,
+    MPNetForSequenceClassification,
     PreTrainedModel,
     RobertaConfig,
     RobertaForSequenceClassification,
@@ -27,7 +33,9 @@ MakeModel = Callable[..., PreTrainedModel]
 def make_model() -> MakeModel:
     """(family, sizes...) -> classifier in eval mode whose every weight is random, biases and layer norms included."""
 
-    def make(family: str, hidden: int = 32, layers: int = 3, heads: int = 4, ffn: int = 128) -> PreTrainedModel:
+    def make(
+        family: str, hidden: int = 32, layers: int = 3, heads: int = 4, ffn: int = 128, share_keys: bool = True
+    ) -> PreTrainedModel:
         sizes: dict[str, Any] = {
             "vocab_size": 100,
             "hidden_size": hidden,
@@ -45,6 +53,17 @@ def make_model() -> MakeModel:
                 model = RobertaForSequenceClassification(RobertaConfig(**sizes))
             elif family == "electra":
                 model = ElectraForSequenceClassification(ElectraConfig(**sizes, embedding_size=16))
+            elif family == "mpnet":
+                model = MPNetForSequenceClassification(MPNetConfig(**sizes))
+            elif family == "deberta-v2":  # as version 3
+                positions = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}
+                positions |= {"norm_rel_ebd": "layer_norm", "position_biased_input": False, "share_att_key": share_keys}
+                model = DebertaV2ForSequenceClassification(DebertaV2Config(**sizes, **positions))
+            elif family == "modernbert":
+                # A window that the test's texts are longer than, and a pattern of layers that starts with a global one.
+                tokens = {f"{name}_token_id": index for index, name in enumerate(("pad", "bos", "eos", "cls", "sep"))}
+                config = ModernBertConfig(**sizes, **tokens, local_attention=4, global_attn_every_n_layers=3)
+                model = ModernBertForSequenceClassification(config)
             else:
                 model = BertForSequenceClassification(BertConfig(**sizes))
             with torch.no_grad():

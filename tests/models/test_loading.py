@@ -45,7 +45,7 @@ def test_encoder_without_a_head_gets_a_new_one(tiny_bert: Path, capfd):
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert", "mpnet", "deberta-v2", "modernbert"])
 def test_new_head_replaces_one_of_any_size_and_follows_the_seed(make_model, tmp_path: Path, family):
     old = make_model(family)
     old.save_pretrained(tmp_path)

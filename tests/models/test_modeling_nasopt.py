@@ -2,18 +2,30 @@ from __future__ import annotations
 
 import ast
 import copy
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, MPNetConfig
+from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
 from nasopt.models import modeling_nasopt
 from nasopt.models.architecture import Architecture, KeptUnits
-from nasopt.models.modeling_nasopt import NasoptBertConfig, NasoptDistilBertConfig, NoAttention, OutputBias
+from nasopt.models.families import family_of
+from nasopt.models.modeling_nasopt import (
+    MPNetHeads,
+    NasoptBertConfig,
+    NasoptDistilBertConfig,
+    NasoptModernBertConfig,
+    NasoptMPNetConfig,
+    NoAttention,
+    NoOutput,
+    OutputBias,
+)
 from nasopt.models.surgery import cut, layer_counts
 
-FAMILIES = ["bert", "roberta", "electra", "distilbert"]
+FAMILIES = ["bert", "roberta", "electra", "distilbert", "mpnet", "deberta-v2", "modernbert"]
 TARGET = Architecture(
     (
         KeptUnits((0, 2), tuple(range(64))),
@@ -27,6 +39,7 @@ COUNTS = {"layer_heads": [2, 0, 3], "layer_ffn": [64, 128, 0]}
 
 def own_config(model):
     values = {key: value for key, value in model.config.to_dict().items() if key != "model_type"}
+    values |= family_of(model).own_values(model)
     return modeling_nasopt.CONFIGS[f"nasopt-{model.config.model_type}"](**values, **COUNTS)
 
 
@@ -90,6 +103,47 @@ def test_counts_must_be_one_per_layer():
         NasoptBertConfig(num_hidden_layers=4, **COUNTS)
 
 
+def test_mpnet_layers_name_their_heads():
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "vocab_size": 100, "num_hidden_layers": 3}
+    config = NasoptMPNetConfig(**sizes, **COUNTS)
+    assert config.layer_kept_heads == [[0, 1], [], [0, 1, 2]]
+    config = NasoptMPNetConfig(**sizes, **COUNTS, layer_kept_heads=[[0, 3], [], [0, 1, 3]])
+    assert NasoptMPNetConfig.from_dict(config.to_dict()).layer_kept_heads == [[0, 3], [], [0, 1, 3]]
+    with pytest.raises(ValueError, match="as many heads for each layer"):
+        NasoptMPNetConfig(**sizes, **COUNTS, layer_kept_heads=[[0], [], [0, 1, 3]])
+
+
+def test_mpnet_heads_add_their_own_columns_of_the_shared_bias():
+    """Against attention written out for one head."""
+    torch.manual_seed(0)
+    config = MPNetConfig(hidden_size=32, num_attention_heads=4, vocab_size=100, num_hidden_layers=1)
+    full = MPNetSelfAttention(config).eval()
+    hidden, bias = torch.randn(2, 5, 32), torch.randn(2, 6, 5, 5)
+    with torch.inference_mode():
+        heads = MPNetHeads(full, (0, 2, 3, 5))(hidden, position_bias=bias, output_attentions=True)
+        for head, column in enumerate((0, 2, 3, 5)):
+            rows = slice(head * 8, head * 8 + 8)
+            query, key = full.q(hidden)[..., rows], full.k(hidden)[..., rows]
+            expected = (query @ key.mT / 8**0.5 + bias[:, column]).softmax(dim=-1)
+            assert torch.allclose(heads[1][:, head], expected, atol=1e-6)
+
+
+def test_modernbert_without_its_first_layer(make_model, batch, tmp_path: Path):
+    """Its second layer, which normalises its input, becomes the first one, and its attention stays local."""
+    everything = KeptUnits((0, 1, 2, 3), tuple(range(128)))
+    model = cut(make_model("modernbert"), Architecture((None, everything, everything)))
+    assert model.config.layer_types == ["sliding_attention"] * 2
+    config = NasoptModernBertConfig(**model.config.to_dict() | family_of(model).own_values(model))
+    assert config.first_layer_norm
+    own = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    own.load_state_dict(model.state_dict())
+    own.save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path, trust_remote_code=False).eval()
+    with torch.inference_mode():
+        assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+    assert family_of(model).own_values(make_model("modernbert")) == {}
+
+
 def test_empty_blocks():
     bias = OutputBias(torch.tensor([1.0, 2.0]))
     assert torch.equal(bias(torch.zeros(3, 5, 7)), torch.tensor([1.0, 2.0]).expand(3, 5, 2))
@@ -97,6 +151,7 @@ def test_empty_blocks():
     output, weights = NoAttention()(hidden, None, output_attentions=True)
     assert output is hidden
     assert weights is None
+    assert torch.equal(NoOutput(2)(torch.ones(3, 5, 7)), torch.zeros(3, 5, 2))
     inside = NoAttention()
     inside.add_module("out_lin", bias)
     assert torch.equal(inside(hidden)[0], bias(hidden))
@@ -110,4 +165,4 @@ def test_the_file_stands_alone():
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0
             imported.add((node.module or "").split(".")[0])
-    assert imported <= {"__future__", "dataclasses", "typing", "torch", "transformers"}
+    assert imported <= {*sys.stdlib_module_names, "torch", "transformers"}

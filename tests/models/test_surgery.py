@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from nasopt.errors import CheckpointError, NasoptError, UnsupportedModelError
+from nasopt.models import families, surgery
 from nasopt.models.architecture import Architecture, KeptUnits
 from nasopt.models.families import encoder_shape
 from nasopt.models.surgery import choose_units, cut, expand, keep_first, keep_largest, layer_counts
 
-FAMILIES = ["bert", "roberta", "electra", "distilbert"]
+FAMILIES = ["bert", "roberta", "electra", "distilbert", "mpnet", "deberta-v2", "modernbert"]
 ALL_HEADS, ALL_NEURONS = (0, 1, 2, 3), tuple(range(128))
 FULL = KeptUnits(ALL_HEADS, ALL_NEURONS)
 SOME = KeptUnits((1, 3), tuple(range(0, 128, 2)))
@@ -20,6 +21,7 @@ SOME = KeptUnits((1, 3), tuple(range(0, 128, 2)))
 TARGETS = {
     "layers": (FULL, None, FULL),
     "last layers": (FULL, None, None),
+    "first layer": (None, SOME, FULL),
     "heads": (KeptUnits((0, 2), ALL_NEURONS), FULL, KeptUnits((3,), ALL_NEURONS)),
     "neurons": (KeptUnits(ALL_HEADS, tuple(range(64, 128))), FULL, KeptUnits(ALL_HEADS, tuple(range(1, 128, 2)))),
     "combined": (SOME, None, KeptUnits((0, 1, 2), tuple(range(64)))),
@@ -32,6 +34,9 @@ TARGETS = {
 # (layers, output projection of the heads, second FFN matrix), written down apart from the code under test.
 PATHS = {
     "distilbert": ("distilbert.transformer.layer", "attention.out_lin", "ffn.lin2"),
+    "modernbert": ("model.layers", "attn.Wo", "mlp.Wo"),
+    "deberta-v2": ("deberta.encoder.layer", "attention.output.dense", "output.dense"),
+    "mpnet": ("mpnet.encoder.layer", "attention.attn.o", "output.dense"),
     **{name: (f"{name}.encoder.layer", "attention.output.dense", "output.dense") for name in FAMILIES[:3]},
 }
 
@@ -42,7 +47,9 @@ def masked(model, family: str, layers) -> torch.nn.Module:
     path, attention_output, down = PATHS[family]
     for layer, units in zip(model.get_submodule(path), layers, strict=True):
         if units is None:
-            layer.register_forward_hook(lambda module, args, output: args[0])
+            layer.register_forward_hook(
+                lambda module, args, output: (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
+            )
             continue
         head_size = model.config.hidden_size // 4
         channels = [head * head_size + i for head in units.heads for i in range(head_size)]
@@ -79,6 +86,23 @@ def test_cut_equals_masked(make_model, batch, family, target):
     )
 
 
+def test_deberta_with_projections_of_its_own_for_positions(make_model, batch):
+    """As version 2; in version 3 they are those of the contents."""
+    model = make_model("deberta-v2", share_keys=False)
+    base = copy.deepcopy(model)
+    for target in (TARGETS["heads"], TARGETS["combined"], TARGETS["empty layers"]):
+        architecture = Architecture(target)
+        small = cut(copy.deepcopy(model), architecture)
+        expected = logits_of(masked(model, "deberta-v2", target), batch)
+        assert (logits_of(small, batch) - expected).abs().max() < 1e-5
+        again = cut(expand(base, small.state_dict(), architecture), architecture)
+        assert torch.equal(logits_of(again, batch), logits_of(small, batch))
+    assert model.deberta.encoder.layer[0].attention.self.pos_key_proj.out_features == 32
+    cut(model, Architecture((SOME, FULL, FULL)))
+    attention = model.deberta.encoder.layer[0].attention.self
+    assert attention.pos_key_proj.out_features == attention.pos_query_proj.out_features == 16
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_hidden_states_and_layer_numbers_follow(make_model, batch, family):
     model = make_model(family)
@@ -93,7 +117,8 @@ def test_hidden_states_and_layer_numbers_follow(make_model, batch, family):
     for mine, theirs in zip(found, (expected[0], expected[2], expected[3]), strict=True):
         assert (mine - theirs).abs().max() < 1e-5
     numbers = [module.layer_idx for module in model.modules() if hasattr(module, "layer_idx")]
-    assert numbers == ([] if family == "distilbert" else [0, 1])
+    expected_numbers = {"distilbert": [], "mpnet": [], "deberta-v2": [], "modernbert": [0, 0, 1, 1]}
+    assert numbers == expected_numbers.get(family, [0, 1])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -131,10 +156,22 @@ def test_dependency_graph_takes_the_rows_and_columns_of_the_units(make_model):
     )
 
 
+@pytest.mark.parametrize("family", [name for name in FAMILIES if families.FAMILIES[name].is_traceable])
+@pytest.mark.parametrize("target", [TARGETS["combined"], TARGETS["no attention"], TARGETS["no ffn"]])
+def test_gathering_and_the_dependency_graph_agree(make_model, family, target, monkeypatch):
+    traced = cut(make_model(family), Architecture(target))
+    monkeypatch.setattr(surgery, "_prune_units", surgery._gather_units)
+    gathered = cut(make_model(family), Architecture(target))
+    assert traced.state_dict().keys() == gathered.state_dict().keys()
+    for name, tensor in traced.state_dict().items():
+        assert torch.equal(tensor, gathered.state_dict()[name]), name
+    assert str(traced) == str(gathered), "sizes that modules say of themselves"
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_training_goes_on_after_a_cut(make_model, batch, family):
     model = make_model(family).train()
-    frozen = model.base_model.embeddings.word_embeddings.weight.requires_grad_(False)
+    frozen = model.get_input_embeddings().weight.requires_grad_(False)
     cut(model, Architecture((SOME, KeptUnits((), ALL_NEURONS), KeptUnits(ALL_HEADS, ()))))
     assert model.training
     assert not frozen.requires_grad
@@ -150,7 +187,10 @@ def test_training_goes_on_after_a_cut(make_model, batch, family):
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     layers = model.get_submodule(PATHS[family][0])
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in layers[1].parameters())
+    for name, parameter in layers[1].named_parameters():
+        if not name.startswith("attn_norm"):  # ModernBERT: in front of an attention that is gone
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
 
 
 def test_cut_works_where_gradients_are_off(make_model, batch):

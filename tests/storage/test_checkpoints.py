@@ -1,5 +1,7 @@
 """Checkpoints: content addressing, damage, collection."""
 
+import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 
 from nasopt.errors import ArtifactFolderError, CheckpointError
 from nasopt.models.architecture import Architecture, EncoderShape
-from nasopt.storage.checkpoints import CheckpointStore, write_atomically
+from nasopt.storage.checkpoints import CheckpointStore, partial_name, remove_partial_files, write_atomically
 
 ARCHITECTURE = Architecture.full(EncoderShape(num_layers=2, num_heads=2, ffn_size=64, hidden_size=8))
 
@@ -49,6 +51,9 @@ def test_damage_is_seen(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="damaged"):
         store.read(key)
+    assert key not in store
+    assert store.write(weights(), ARCHITECTURE) == key
+    assert key in store
     with pytest.raises(CheckpointError, match="not there"):
         store.read("0" * 64)
 
@@ -69,11 +74,24 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_partial_files_of_killed_writers_are_removed(tmp_path: Path) -> None:
+    key = CheckpointStore(tmp_path).write(weights(), ARCHITECTURE)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        abandoned = tmp_path / pool.apply(partial_name)
+    live = tmp_path / partial_name()
+    elsewhere, forgotten = (tmp_path / f".tmp-1-1.00-{host}-00000000" for host in ("otherhost", "longgone"))
+    for path in (abandoned, live, elsewhere, forgotten):
+        path.write_bytes(b"half")
+    os.utime(forgotten, (0, 0))
+    remove_partial_files(tmp_path.parent)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{key}.safetensors", live.name, elsewhere.name}
+
+
+def test_the_key_is_announced_before_the_checkpoint_is_there(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
-    key = store.write(weights(), ARCHITECTURE)
-    (tmp_path / ".tmp-abc").write_bytes(b"half")
-    store.remove_partial_files()
-    assert [path.stem for path in tmp_path.iterdir()] == [key]
+    seen = []
+    key = store.write(weights(), ARCHITECTURE, announce=lambda key: seen.append((key, key in store)))
+    assert seen == [(key, False)]
+    assert key in store
 
 
 def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:

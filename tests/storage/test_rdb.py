@@ -1,6 +1,7 @@
 """Opening databases: options, defaults and the errors a user can cause."""
 
 import sqlite3
+import sys
 from pathlib import Path
 
 import optuna
@@ -43,6 +44,10 @@ def test_artifact_folder_lies_beside_sqlite(tmp_path: Path, monkeypatch: pytest.
         ("sqlite:////no/such/folder/x.db", "does not exist"),
         ("oraclex://u:secret@h/db", "driver is not installed"),
         ("mysql+nosuchdriver://u:secret@h/db", "driver is not installed"),
+        ("postgresql://u:sec/secret@h/db", "cannot be opened|not a database URL"),
+        ("postgresql://u:secret@h:port/db", "not a database URL"),
+        ("postgresql://u:secret@127.0.0.1:1/db", "cannot be opened|driver is not installed"),
+        ("postgresql://127.0.0.1:1/db?user=u&password=secret", "cannot be opened|driver is not installed"),
     ],
 )
 def test_errors_are_one_line_without_the_password(url: str, message: str) -> None:
@@ -50,6 +55,42 @@ def test_errors_are_one_line_without_the_password(url: str, message: str) -> Non
         rdb.open_storage(rdb.parse_url(url))
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", ["postgresql", "postgres"])
+def test_a_url_without_a_driver_takes_the_one_of_the_extra(given: str) -> None:
+    pytest.importorskip("psycopg")
+    assert rdb.parse_url(f"{given}://u@h/db").drivername == "postgresql+psycopg"
+    assert rdb.parse_url("postgresql+psycopg2://u@h/db").drivername == "postgresql+psycopg2"
+
+
+def test_a_missing_driver_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    with pytest.raises(StorageError, match=r"pip install 'nasopt\[postgres\]'"):
+        rdb.open_storage(rdb.parse_url("postgresql+psycopg2://u@h/db"))
+
+
+def test_a_failing_database_is_explained_in_one_line() -> None:
+    url = rdb.parse_url("postgresql://u:secret@h/db")
+    failure = sqlalchemy.exc.OperationalError("SELECT 1", {}, RuntimeError("server gone\nHINT"))
+    message = "the database failed: server gone; once it is back"
+    with pytest.raises(StorageError, match=message) as caught, rdb.explaining_failures(url):
+        raise optuna.exceptions.StorageInternalError("wrapped\nlines") from failure
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_heartbeats_outlive_an_interruption(tmp_path: Path) -> None:
+    storage = rdb.open_storage(rdb.parse_url(f"sqlite:///{tmp_path}/a.db"))
+    trial = optuna.create_study(storage=storage, study_name="s").ask()
+    with storage.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE trial_heartbeats RENAME TO away")
+    storage.record_heartbeat(trial._trial_id)
+    with storage.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE away RENAME TO trial_heartbeats")
+    storage.record_heartbeat(trial._trial_id)
+    with storage.engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM trial_heartbeats").scalar() == 1
 
 
 def test_a_database_that_must_exist_is_not_created(tmp_path: Path) -> None:

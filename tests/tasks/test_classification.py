@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from nasopt.config import TaskConfig
+from nasopt.config import TaskConfig, TrainingConfig
 from nasopt.errors import DatasetError
+from nasopt.models.architecture import Architecture, KeptUnits
+from nasopt.models.families import FAMILIES
+from nasopt.models.surgery import cut
 from nasopt.tasks.classification import TextClassification
+from nasopt.training.loop import train
+from nasopt.training.teacher import run_with_hidden
 
 CPU = torch.device("cpu")
 
@@ -28,6 +35,30 @@ def open_task(model: Path, data: Path, **changes: Any) -> TextClassification:
     dataset = {"path": str(data), "text": changes.pop("text", ["text"])}
     dataset |= {key: changes.pop(key) for key in ("max_samples", "splits") if key in changes}
     return TextClassification(TaskConfig.model_validate({"model": str(model), "dataset": dataset, **changes}))
+
+
+@pytest.fixture
+def encoder(tiny_bert: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """(family) -> folder of an encoder without a head: 2 layers, 4 heads, FFN 128, hidden size 32, 64 positions.
+
+    The tokenizer offers segments whether the model knows them or not."""
+
+    def make(family: str) -> Path:
+        names = ("num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_size")
+        sizes = dict(zip(names, (2, 4, 128, 32), strict=True)) | {"max_position_embeddings": 64, "pad_token_id": 0}
+        if family == "distilbert":
+            sizes["hidden_dim"] = sizes.pop("intermediate_size")
+        if family == "deberta-v2":
+            sizes |= {"relative_attention": True, "pos_att_type": "p2c|c2p", "position_buckets": 8}
+        tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+        config = AutoConfig.for_model(family, vocab_size=len(tokenizer), **sizes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            AutoModel.from_config(config).save_pretrained(tmp_path / family)
+        tokenizer.save_pretrained(tmp_path / family)
+        return tmp_path / family
+
+    return make
 
 
 def with_head(tiny_bert: Path, folder: Path, classes: list[str]) -> Path:
@@ -74,6 +105,59 @@ def test_pairs_have_two_segments(tiny_bert: Path, tmp_path: Path) -> None:
     split = open_task(tiny_bert, data, text=["a", "b"]).encode(tmp_path)["train"]
     batch = split.batch(torch.tensor([0]))
     assert batch.inputs["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 1, 1, 1]]
+
+
+RTE = ["a good film,the film was good,entailment", "a sad story,the story was great,not_entailment"] * 8
+STS = ["a good film,a fine film,4.5", "a good film,the plot,0.5", "the sad story,the poor story,3.75"] * 6
+TOPICS = ["the film was good,good", "the film was bad,bad", "the story and plot,neither"] * 6
+TASKS: dict[str, tuple[list[str], str, list[str], str, int]] = {
+    "pairs": (RTE, "a,b,label", ["a", "b"], "accuracy", 2),
+    "regression of pairs": (STS, "a,b,label", ["a", "b"], "spearmanr", 1),
+    "three classes": (TOPICS, "text,label", ["text"], "accuracy", 3),
+}
+
+
+@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_encoder_trains_on_every_kind_of_task(
+    encoder: Callable[[str], Path], tmp_path: Path, family: str, kind: str
+) -> None:
+    """And is cut and evaluated after that."""
+    rows, header, columns, metric, outputs = TASKS[kind]
+    task = open_task(encoder(family), write(tmp_path / "d", rows, header), text=columns, metric=metric)
+    split = task.encode(tmp_path)["train"]
+    assert ("token_type_ids" in split.columns) is (family in ("bert", "roberta", "electra"))
+    torch.manual_seed(0)
+    model = task.load_model()
+    before = task.evaluate(model, split, CPU)
+    assert before.outputs.shape == (len(rows), outputs)
+
+    def loss(module: Any, batch: Any) -> torch.Tensor:
+        return task.loss(task.outputs(module, batch), batch.labels)
+
+    with torch.inference_mode():
+        first = float(task.loss(torch.from_numpy(before.outputs), split.labels))
+    settings = TrainingConfig(epochs=30, batch_size=16, learning_rate=1e-2)
+    train(model, split, loss, settings, device=CPU, seed=0)
+    after = task.evaluate(model, split, CPU)
+    assert float(task.loss(torch.from_numpy(after.outputs), split.labels)) < 0.95 * first
+    assert -1 <= after.quality <= 1
+    cut(model, Architecture((KeptUnits((1, 3), tuple(range(64))), None)))
+    assert np.isfinite(task.evaluate(model, split, CPU).outputs).all()
+    logits, hidden = run_with_hidden(model, split.batch(torch.arange(3)))
+    assert logits.shape == (3, outputs)
+    assert hidden.shape[2] == 32
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_long_texts_are_cut_to_what_the_model_reads(
+    encoder: Callable[[str], Path], tmp_path: Path, family: str
+) -> None:
+    task = open_task(encoder(family), write(tmp_path / "d", [f"{'good ' * 100},1", f"{'bad ' * 100},0"]))
+    split = task.encode(tmp_path)["train"]
+    longest = {"roberta": 63, "mpnet": 62}.get(family, 64)
+    assert split.lengths.tolist() == [longest, longest]
+    assert np.isfinite(task.evaluate(task.load_model(), split, CPU).outputs).all()
 
 
 def test_numbers_with_fractions_mean_regression(tiny_bert: Path, tmp_path: Path) -> None:

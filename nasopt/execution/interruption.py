@@ -1,0 +1,48 @@
+"""Ctrl-C and SIGTERM, taken note of at once and acted on where it does no harm.
+
+A signal handler that raises does so between any two instructions, in Optuna's and SQLAlchemy's code as well as in ours:
+a trial may then stay RUNNING, a heartbeat thread may never end. So the first signal is only noted, and the work asks
+between its steps.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+
+
+class Interruption:
+    """Whether this process has been asked to end."""
+
+    def __init__(self) -> None:
+        self.by: str | None = None
+
+    def check(self) -> None:
+        """To be called between steps.
+
+        Raises:
+            KeyboardInterrupt: the process has been asked to end; the message says by what.
+        """
+        if self.by is not None:
+            raise KeyboardInterrupt(self.by)
+
+    def note(self, number: int, _frame: FrameType | None) -> None:
+        """The signal handler. Who asks twice will not wait for the end of a step."""
+        self.check()
+        self.by = NAMES[signal.Signals(number)]
+
+
+@contextmanager
+def interruptible(*signals: signal.Signals) -> Iterator[Interruption]:
+    """Takes note of `signals` while the block runs."""
+    interruption = Interruption()
+    before = {number: signal.signal(number, interruption.note) for number in signals}
+    try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,50 @@
+"""Which process this is, and whether another one is still alive."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import psutil
+
+CLOCK_TOLERANCE_SECONDS = 5
+"""When a process started is known by the wall clock, and that may be set in between."""
+
+
+def worker_identity() -> dict[str, str | int | float]:
+    """This process, so that another one on this host can tell whether it is still alive."""
+    return dict(_identity(os.getpid()))
+
+
+@cache
+def _identity(pid: int) -> dict[str, str | int | float]:
+    # By pid, for a forked child inherits the cache.
+    return {"host": host(), "pid": pid, "started": psutil.Process(pid).create_time()}
+
+
+@cache
+def host() -> str:
+    """Where a process id means something: the host, and on Linux the container (those may share the host's name)."""
+    try:
+        namespace = f"-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        namespace = ""
+    return re.sub(r"[^\w.-]", "_", socket.gethostname()) + namespace  # it becomes a part of file names
+
+
+def is_gone(worker: Mapping[str, Any]) -> bool:
+    """Whether a process, by its identity, was one of this host and is no more."""
+    if worker["host"] != host():
+        return False
+    try:
+        process = psutil.Process(worker["pid"])
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        started = process.create_time()
+    except psutil.NoSuchProcess:
+        return True
+    return abs(started - float(worker["started"])) > CLOCK_TOLERANCE_SECONDS

@@ -1,0 +1,112 @@
+"""The error lines that docs/troubleshooting.md explains are those that the product prints."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from command_line import Result, run
+
+PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
+EXPLAINED = re.findall(r"^    (nasopt: .+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+WriteStudy = Callable[..., Path]
+
+
+def mistakes_in_files(write: WriteStudy, model: Path, data: Path, folder: Path) -> Iterator[Result]:
+    """Study files that are refused, and the data and models they name."""
+    changes = [
+        {"[task]": "[task"},
+        {"[training]": "[training]\nepoch = 1"},
+        {'"genetic"': '"genetics"'},
+        {'"accuracy"': '"spearmanr"'},
+        {'device = "cpu"': 'device = "a100"'},
+        {"sequence_length = 16": "sequence_length = 100"},
+        {"generations = 2": 'generations = 2\npruning = "no.such:f"'},
+        {'text = ["text"]': 'text = ["sentence"]'},
+        {'test = "test"': 'test = "tset"'},
+        {'name = "tiny"': 'name = ".."'},
+        {str(data): "/no/such/data"},
+        {str(model): "/no/such/model"},
+    ]
+    for change in changes:
+        yield run("study", "create", write(**change))
+    yield run("study", "create", "none.toml")
+    other = folder / "other"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    yield run("study", "create", write(**{str(model): str(other)}))
+    small = folder / "small"
+    small.mkdir()
+    for file in data.iterdir():
+        (small / file.name).write_bytes(file.read_bytes())
+    for text in ("text,label\n", "text,label\na,x\nb,x\n", "text,label\na,x\nb,y\n"):
+        (small / "train.csv").write_text(text)
+        yield run("study", "create", write(**{str(data): str(small)}))
+    for file in model.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    config = json.loads((other / "config.json").read_text()) | {"label2id": {"spam": 0, "ham": 1}}
+    config |= {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "spam", "1": "ham"}}
+    (other / "config.json").write_text(json.dumps(config))
+    yield run("study", "create", write(**{str(model): str(other)}))
+
+
+def mistakes_with_databases(write: WriteStudy) -> Iterator[Result]:
+    yield run("study", "show", "tiny")
+    for url in ("hello", "sqlite:////no/such/folder/a.db", "postgresql+nodriver://me:secret@localhost/db"):
+        yield run("study", "create", write(), "--storage", url)
+    connection = sqlite3.connect("shop.db")
+    connection.execute("CREATE TABLE orders (id INTEGER)")
+    connection.close()
+    yield run("study", "create", write(), "--storage", "sqlite:///shop.db")
+    optuna.create_study(study_name="plain", storage="sqlite:///nasopt.db")
+    yield run("study", "show", "plain")
+    Path("file").write_text("")
+    yield run("study", "create", write(), "--artifacts", "file")
+
+
+def mistakes_with_studies(write: WriteStudy, data: Path, folder: Path) -> Iterator[Result]:
+    """A study is there, and asked for what it does not have."""
+    moved = folder / "moved"
+    moved.mkdir()
+    for file in data.iterdir():
+        (moved / file.name).write_bytes(file.read_bytes())
+    assert run("study", "create", write(**{str(data): str(moved)})).code == 0
+    yield run("study", "create", write())
+    yield run("study", "create", write(), "--skip-if-exists")
+    yield run("study", "show", "tinny")
+    yield run("study", "delete", "tiny")
+    yield run("study", "export", "tiny", "--to", "m")
+    for choice in (("--trial", 3), ("--best", "size<3"), ("--best", "memory_mb<3")):
+        yield run("study", "export", "tiny", "--to", "m", *choice)
+    yield run("study", "optimize", "tiny", "--n-trials", 0)
+    (moved / "test.csv").write_text("text,label\n")
+    yield run("study", "optimize", "tiny")
+    moved.rename(folder / "gone")
+    yield run("study", "optimize", "tiny")
+
+
+def test_every_explained_line_is_printed(
+    write_study: WriteStudy, tiny_bert: Path, sentiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("NASOPT_STORAGE", raising=False)
+    results = [
+        *mistakes_in_files(write_study, tiny_bert, sentiment, tmp_path),
+        *mistakes_with_databases(write_study),
+        *mistakes_with_studies(write_study, sentiment, tmp_path),
+    ]
+    printed = [result.err.removesuffix("\n") for result in results]
+    assert {result.code for result in results} == {2}
+    patterns = {line: ".*".join(map(re.escape, line.split("..."))) for line in EXPLAINED}
+    assert len(patterns) > 20
+    for line, pattern in patterns.items():
+        assert any(re.fullmatch(pattern, text) for text in printed), f"not printed: {line}\n" + "\n".join(printed)
+    for text in printed:
+        assert any(re.fullmatch(pattern, text) for pattern in patterns.values()), f"not explained: {text}"

@@ -1,0 +1,131 @@
+"""Runs the command line in a process of its own that is killed (-9) at a chosen moment.
+
+The product runs as it is; only what it calls at that moment is replaced by something that sends SIGKILL. Processes are
+forked from one that has imported everything, so that a start takes no seconds.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(
+    [
+        "alembic.config",
+        "bitsandbytes",
+        "nasopt.cli",
+        "nasopt.execution.local",
+        "nasopt.measurement.latency",
+        "nasopt.models.quantization",
+        "nasopt.models.surgery",
+        "nasopt.preparation",
+        "transformers.models.bert.modeling_bert",
+        "killing",
+    ]
+)
+
+
+def run_killed(moment: str, *arguments: object) -> None:
+    """`nasopt ARGUMENTS`, killed at one of :data:`MOMENTS`."""
+    process = start(moment, *arguments)
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL, f"not killed at {moment!r}: exit code {process.exitcode}"
+
+
+def start(moment: str, *arguments: object) -> Any:
+    process = _CONTEXT.Process(target=_main, args=(moment, [str(argument) for argument in arguments]))
+    process.start()
+    return process
+
+
+def _main(moment: str, arguments: list[str]) -> None:
+    from nasopt import cli
+
+    MOMENTS[moment]()
+    sys.argv = ["nasopt", *arguments, "--quiet"]
+    cli.main()
+
+
+def _die() -> NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("SIGKILL came back")
+
+
+def _in_phase(phase: str, at_step: int) -> Callable[[], None]:
+    def patch() -> None:
+        from nasopt.execution.progress import QuietView
+
+        def watch(self: QuietView, number: int, current: str, done: int, total: int) -> None:
+            if current == phase and done >= at_step:
+                _die()
+
+        QuietView.phase = watch  # type: ignore[method-assign]
+
+    return patch
+
+
+def _half_written() -> None:
+    import safetensors.torch
+
+    save_file = safetensors.torch.save_file
+
+    def save_half(tensors: Any, path: Path, metadata: Any) -> None:
+        save_file(tensors, path, metadata)
+        os.truncate(path, path.stat().st_size // 2)
+        _die()
+
+    safetensors.torch.save_file = save_half
+
+
+def _announced() -> None:
+    from nasopt.storage.checkpoints import CheckpointStore
+
+    write = CheckpointStore.write
+
+    def write_and_die(self: CheckpointStore, weights: Any, architecture: Any, announce: Callable[[str], None]) -> str:
+        def announce_and_die(key: str) -> None:
+            announce(key)
+            _die()
+
+        return write(self, weights, architecture, announce_and_die)
+
+    CheckpointStore.write = write_and_die  # type: ignore[method-assign]
+
+
+def _telling(after: bool) -> Callable[[], None]:
+    def patch() -> None:
+        from optuna.trial import TrialState
+
+        from nasopt.storage.rdb import Storage
+
+        tell = Storage.set_trial_state_values
+
+        def tell_and_die(self: Storage, trial_id: int, state: TrialState, values: Any = None) -> bool:
+            if state == TrialState.COMPLETE and not after:
+                _die()
+            told = tell(self, trial_id, state, values)
+            if state == TrialState.COMPLETE:
+                _die()
+            return told
+
+        Storage.set_trial_state_values = tell_and_die  # type: ignore[method-assign]
+
+    return patch
+
+
+MOMENTS: dict[str, Callable[[], None]] = {
+    "never": lambda: None,
+    "base model": _in_phase("base model", 3),
+    "training": _in_phase("training", 2),
+    "measuring": _in_phase("measuring", 0),
+    "writing": _half_written,
+    "announced": _announced,
+    "telling": _telling(after=False),
+    "told": _telling(after=True),
+}
