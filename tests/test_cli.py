@@ -28,7 +28,7 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NASOPT_STORAGE", raising=False)
 
 
-def refused(result: Result, *parts: str) -> None:
+def assert_refused(result: Result, *parts: str) -> None:
     """One line on stderr that holds `parts`, nothing on stdout, exit code 2."""
     assert result.code == 2, result.err
     assert result.out == ""
@@ -67,7 +67,7 @@ def test_methods() -> None:
     ],
 )
 def test_usage_errors_are_one_line(arguments: tuple[str, ...]) -> None:
-    refused(run(*arguments))
+    assert_refused(run(*arguments))
 
 
 STUDY_FILE_MISTAKES = [
@@ -91,21 +91,21 @@ STUDY_FILE_MISTAKES = [
 
 @pytest.mark.parametrize(("change", "parts"), STUDY_FILE_MISTAKES, ids=lambda value: str(value)[:40])
 def test_mistakes_in_a_study_file(write_study: WriteStudy, change: dict[str, str], parts: list[str]) -> None:
-    refused(run("study", "create", write_study(**change)), *parts)
+    assert_refused(run("study", "create", write_study(**change)), *parts)
     assert os.listdir() == []
 
 
 def test_file_and_option_mistakes_are_shown_together(write_study: WriteStudy) -> None:
     path = write_study(**{"[training]": "[training]\nepochs = 0", "population_size = 4": "population_size = 1"})
-    refused(run("study", "create", path), "2 errors", "training.epochs", "method_options.population_size")
+    assert_refused(run("study", "create", path), "2 errors", "training.epochs", "method_options.population_size")
 
 
 def test_a_missing_study_file() -> None:
-    refused(run("study", "create", "none.toml"), "none.toml: no such study file")
+    assert_refused(run("study", "create", "none.toml"), "none.toml: no such study file")
 
 
 def test_data_that_do_not_exist(write_study: WriteStudy, sentiment: Path) -> None:
-    refused(run("study", "create", write_study(**{str(sentiment): "/no/such/data"})), "/no/such/data")
+    assert_refused(run("study", "create", write_study(**{str(sentiment): "/no/such/data"})), "/no/such/data")
 
 
 @pytest.mark.parametrize(
@@ -124,15 +124,15 @@ def test_data_that_do_not_fit(
     for file in sentiment.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     (folder / "train.csv").write_text(content)
-    refused(run("study", "create", write_study(**{str(sentiment): str(folder)})), *parts)
+    assert_refused(run("study", "create", write_study(**{str(sentiment): str(folder)})), *parts)
 
 
 def test_models_that_cannot_be_cut(write_study: WriteStudy, tiny_bert: Path, tmp_path: Path) -> None:
-    refused(run("study", "create", write_study(**{str(tiny_bert): str(tmp_path / "nothing")})), "nothing")
+    assert_refused(run("study", "create", write_study(**{str(tiny_bert): str(tmp_path / "nothing")})), "nothing")
     gpt = tmp_path / "gpt"
     gpt.mkdir()
     (gpt / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    refused(run("study", "create", write_study(**{str(tiny_bert): str(gpt)})), "gpt2", "bert")
+    assert_refused(run("study", "create", write_study(**{str(tiny_bert): str(gpt)})), "gpt2", "bert")
 
 
 def test_labels_that_are_not_the_classes_of_the_head(write_study: WriteStudy, tiny_bert: Path, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_labels_that_are_not_the_classes_of_the_head(write_study: WriteStudy, ti
     config |= {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "spam", "1": "ham"}}
     (headed / "config.json").write_text(json.dumps(config | {"label2id": {"spam": 0, "ham": 1}}))
     result = run("study", "create", write_study(**{str(tiny_bert): str(headed)}))
-    refused(result, "negative, positive", "spam, ham", "new_head")
+    assert_refused(result, "negative, positive", "spam, ham", "new_head")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_labels_that_are_not_the_classes_of_the_head(write_study: WriteStudy, ti
 )
 def test_databases_that_cannot_be_opened(write_study: WriteStudy, url: str, parts: list[str]) -> None:
     result = run("study", "create", write_study(), "--storage", url)
-    refused(result, *parts)
+    assert_refused(result, *parts)
     assert "secret" not in result.err
 
 
@@ -165,58 +165,60 @@ def test_somebody_elses_database(write_study: WriteStudy) -> None:
     connection = sqlite3.connect("shop.db")
     connection.execute("CREATE TABLE orders (id INTEGER)")
     connection.close()
-    refused(run("study", "create", write_study(), "--storage", "sqlite:///shop.db"), "not a study database", "orders")
+    assert_refused(
+        run("study", "create", write_study(), "--storage", "sqlite:///shop.db"), "not a study database", "orders"
+    )
 
 
 def test_optuna_studies_that_are_not_ours() -> None:
     optuna.create_study(study_name="plain", storage="sqlite:///nasopt.db")
-    refused(run("study", "show", "plain"), "'plain' was not made by nasopt")
+    assert_refused(run("study", "show", "plain"), "'plain' was not made by nasopt")
     assert json.loads(run("study", "list", "-f", "json").out) == []
 
 
 def test_an_unwritable_artifact_folder(write_study: WriteStudy) -> None:
     Path("file").write_text("")
-    refused(run("study", "create", write_study(), "--artifacts", "file"), "cannot be written", "--artifacts")
+    assert_refused(run("study", "create", write_study(), "--artifacts", "file"), "cannot be written", "--artifacts")
     assert not Path("nasopt.db").exists()
 
 
 def test_reading_commands_create_no_database() -> None:
     for command in ("show", "trials", "pareto", "optimize"):
-        refused(run("study", command, "x"), "no such database", "nasopt study create")
-    refused(run("study", "list"), "no such database")
+        assert_refused(run("study", command, "x"), "no such database", "nasopt study create")
+    assert_refused(run("study", "list"), "no such database")
     assert os.listdir() == []
 
 
 def test_creating_twice(write_study: WriteStudy) -> None:
     path = write_study()
     assert run("study", "create", path).code == 0
-    refused(run("study", "create", path), "'tiny' exists already", "--skip-if-exists")
+    assert_refused(run("study", "create", path), "'tiny' exists already", "--skip-if-exists")
     assert run("study", "create", path, "--skip-if-exists").code == 0
     changed = write_study(**{"seed = 1": "seed = 2"})
-    refused(run("study", "create", changed, "--skip-if-exists"), "its configuration differs")
+    assert_refused(run("study", "create", changed, "--skip-if-exists"), "its configuration differs")
     assert run("study", "create", changed, "--name", "other").code == 0
     assert [study["name"] for study in json.loads(run("study", "list", "-f", "json").out)] == ["other", "tiny"]
 
 
 def test_a_study_that_does_not_exist(write_study: WriteStudy) -> None:
     run("study", "create", write_study())
-    refused(run("study", "show", "tinny"), "no study 'tinny'", "it has: tiny")
+    assert_refused(run("study", "show", "tinny"), "no study 'tinny'", "it has: tiny")
 
 
 def test_deleting_asks_only_on_a_terminal(write_study: WriteStudy) -> None:
     run("study", "create", write_study())
-    refused(run("study", "delete", "tiny"), "--yes")
+    assert_refused(run("study", "delete", "tiny"), "--yes")
     assert run("study", "delete", "tiny", "--yes").code == 0
-    refused(run("study", "show", "tiny"), "no study 'tiny'", "none")
+    assert_refused(run("study", "show", "tiny"), "no study 'tiny'", "none")
     assert not list(Path("nasopt.db.artifacts").iterdir())
 
 
 def test_exporting_needs_one_choice_and_a_trial(write_study: WriteStudy) -> None:
     run("study", "create", write_study())
-    refused(run("study", "export", "tiny", "--to", "m"), "--trial N or", "--best")
-    refused(run("study", "export", "tiny", "--to", "m", "--trial", 3), "there is no such trial")
-    refused(run("study", "export", "tiny", "--to", "m", "--best", "size<3"), "no value 'size'")
-    refused(run("study", "export", "tiny", "--to", "m", "--best", "memory_mb<3"), "no complete trial")
+    assert_refused(run("study", "export", "tiny", "--to", "m"), "--trial N or", "--best")
+    assert_refused(run("study", "export", "tiny", "--to", "m", "--trial", 3), "there is no such trial")
+    assert_refused(run("study", "export", "tiny", "--to", "m", "--best", "size<3"), "no value 'size'")
+    assert_refused(run("study", "export", "tiny", "--to", "m", "--best", "memory_mb<3"), "no complete trial")
     assert not Path("m").exists()
 
 
