@@ -163,8 +163,8 @@ def plain_distillation_seconds(
         for indices in torch.randperm(len(split)).split(settings.batch_size):
             batch: Batch = split.batch(indices)
             with torch.no_grad():
-                teacher_logits, teacher_hidden = run_with_hidden(teacher, batch)
-            logits, hidden = run_with_hidden(student, batch)
+                teacher_logits, (*_, teacher_hidden) = run_with_hidden(teacher, batch)
+            logits, (*_, hidden) = run_with_hidden(student, batch)
             loss = task.loss(logits, batch.labels) + prediction_kl(logits, teacher_logits, 1.0)
             loss = loss + hidden_cosine(hidden, teacher_hidden, batch.attention_mask)
             optimizer.zero_grad()

@@ -20,7 +20,6 @@ from nasopt.study import OpenStudy
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
 
     from nasopt.tasks.base import Task
 
@@ -42,7 +41,8 @@ def choose(opened: OpenStudy, number: int | None, condition: str | None) -> Froz
     store = _store(opened)
     if condition is not None:
         names = opened.study.metric_names or []
-        kept = [t for t in attributes.complete_trials(opened.study) if t.user_attrs.get(attributes.CHECKPOINT) in store]
+        complete = attributes.feasible(attributes.complete_trials(opened.study))
+        kept = [t for t in complete if t.user_attrs.get(attributes.CHECKPOINT) in store]
         return best_trial(kept, condition, names)
     trials = opened.study.get_trials(deepcopy=False)
     if number is None or number >= len(trials):
@@ -94,7 +94,7 @@ def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool) -
     from nasopt.export_onnx import check_convertible, export_onnx
     from nasopt.preparation import open_task
 
-    check_convertible(trial.params["precision"])
+    check_convertible(attributes.precision_of(trial))
     task = open_task(opened.config)
     candidate = rebuild(opened, trial, task)
     artifact = make_method(opened.config).quantize(candidate, torch.device("cpu"))
@@ -107,13 +107,11 @@ def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool) -
 
 def rebuild(opened: OpenStudy, trial: FrozenTrial, task: Task) -> Candidate:
     """The candidate of a complete trial, from its checkpoint."""
-    from nasopt.models.surgery import cut
-
     weights, architecture = _store(opened).read(trial.user_attrs[attributes.CHECKPOINT])
-    model: PreTrainedModel = cut(task.load_model(), architecture)
+    model = make_method(opened.config).module(architecture, task)
     model.load_state_dict(weights)
     model.eval()
-    return Candidate(model, architecture.with_precision(trial.params["precision"]), Lineage())
+    return Candidate(model, architecture.with_precision(attributes.precision_of(trial)), Lineage())
 
 
 def _test_qualities(
@@ -223,7 +221,7 @@ def model_card(
 # {opened.config.name}, trial {trial.number}
 
 Made from `{Path(task.model).name}` by nasopt's {opened.config.method} search, for {task.type} on
-`{Path(task.dataset.path).name}`. Precision {trial.params["precision"]},
+`{Path(task.dataset.path).name}`. Precision {attributes.precision_of(trial)},
 {trial.user_attrs.get("parameters", 0):,} parameters.
 
 | | this model | base model |

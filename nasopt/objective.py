@@ -18,9 +18,10 @@ from optuna.trial import FrozenTrial, TrialState
 from nasopt.config import LatencyConfig, StudyConfig, check_section
 from nasopt.errors import StudyFileError
 from nasopt.identity import worker_identity
-from nasopt.methods.base import Candidate, Context, Method, find
+from nasopt.methods.base import Candidate, Context, Lineage, Method, RejectedCandidateError, find
 from nasopt.models.architecture import Architecture
 from nasopt.pareto import pareto_mask
+from nasopt.repetition import DoneWork, repeat
 from nasopt.samplers.history import is_exhausted, parent_of
 from nasopt.storage import attributes
 from nasopt.storage.attachments import attach
@@ -80,6 +81,7 @@ class Objective:
         self.trial_number = -1
         """The latest trial that this process began; -1 before the first."""
         self._busy = threading.Lock()
+        self._done = DoneWork()
 
     @property
     def directions(self) -> list[StudyDirection]:
@@ -95,7 +97,9 @@ class Objective:
         return self.method.sampler(self.config.seed if seed is None else seed)
 
     def prepare(self, study: optuna.Study) -> Context:
-        """Tokenises the data and trains the base model if that has not been done.
+        """Tokenises the data, trains the base model and, once there is a base trial, prepares the method.
+
+        What has been done before, by any process, is not done again.
 
         Raises:
             NasoptError: what the user can mend (see :func:`nasopt.preparation.prepare`).
@@ -110,6 +114,8 @@ class Objective:
                 lambda phase, done, total: self._on_phase(self.trial_number, phase, done, total),
                 has_trials=attributes.base_of(study) is not None,
             )
+        if attributes.base_of(study) is not None:
+            self.method.prepare(study, self._context)
         return self._context
 
     def __call__(self, trial: optuna.Trial) -> tuple[float, ...]:
@@ -132,9 +138,13 @@ class Objective:
             trial.study.stop()
             raise optuna.TrialPruned("every genotype the method can reach has been tried")
         try:
-            candidate = self.method.build(trial, context)
-            values = self._measure(trial, candidate, context)
-            self._store(trial, candidate, values, context)
+            values = self._values(trial, context)
+        except RejectedCandidateError as rejected:
+            for name, violation in rejected.constraints.items():
+                trial.set_constraint(name, violation)
+            trial.set_user_attr(attributes.REJECTED, str(rejected))
+            context.on_phase("rejected", 0, 0)
+            raise optuna.TrialPruned(str(rejected)) from None
         except (optuna.TrialPruned, UpdateFinishedTrialError, StorageInternalError):
             raise  # nothing can be written to a trial that others ended, or to a database that is gone
         except KeyboardInterrupt as error:
@@ -151,6 +161,22 @@ class Objective:
             _free_memory()
             return (math.nan,) * len(self.directions)
         self.collect(trial.study)
+        return values
+
+    def _values(self, trial: optuna.Trial, context: Context) -> tuple[float, ...]:
+        """The trial's values, from the work it describes or from the trial that has done the same work before."""
+        base_params = self.method.base_params(context.shape)
+        is_base = not base_params and attributes.base_of(trial.study) is None
+        params = {} if is_base else self.method.suggest(trial, context.shape)
+        known = None if is_base else self._done.get(trial, params)
+        if known is not None:
+            return repeat(trial, known)
+        if params == base_params and parent_of(trial) is None:
+            candidate = Candidate(context.base_model, Architecture.full(context.shape), Lineage())
+        else:
+            candidate = self.method.build(trial, params, context)
+        values = self._measure(trial, candidate, context)
+        self._store(trial, candidate, values, context)
         return values
 
     def _measure(self, trial: optuna.Trial, candidate: Candidate, context: Context) -> tuple[float, ...]:
@@ -233,18 +259,22 @@ class Objective:
             candidate.architecture,
             announce=lambda key: trial.set_user_attr(attributes.CHECKPOINT, key),
         )
+        parameters = candidate.model.num_parameters()
+        for name, violation in self.method.constraints(values[0], parameters).items():
+            trial.set_constraint(name, violation)
         described = {
+            attributes.ARCHITECTURE: candidate.architecture.brief(),
+            attributes.PRECISION: candidate.architecture.precision,
             attributes.PARENT: lineage.parent,
             "finetune_epochs": lineage.finetune_epochs,
             "distill_epochs": lineage.distill_epochs,
             "training_result": candidate.training,
-            "parameters": candidate.model.num_parameters(),
+            "parameters": parameters,
             **self.method.scores(trial.study, values),
         }
         for name, value in described.items():
             trial.set_user_attr(name, value)
-        is_full = candidate.architecture == Architecture.full(context.shape)
-        if lineage.parent is None and is_full and key == context.base_key:
+        if lineage.parent is None and key == context.base_key:
             trial.set_user_attr(attributes.IS_BASE, True)
         facts = self._facts(trial, candidate, values, context)
         attach(trial, context.folder, attached_documents(facts))
@@ -275,7 +305,7 @@ class Objective:
         checkpoints = self._context.checkpoints
         with checkpoints.lock():
             trials = study.get_trials(deepcopy=False)
-            complete = attributes.complete_trials(study)
+            complete = attributes.feasible(attributes.complete_trials(study))
             keep = {self._context.base_key}
             keep.update(trial.user_attrs.get(attributes.CHECKPOINT, "") for trial in self.method.parents(study))
             if complete:

@@ -56,11 +56,10 @@ def settle_interrupted(study: optuna.Study, folder: Path) -> None:
 def retry(study: optuna.Study, trial: FrozenTrial) -> None:
     """Queues an interrupted trial once more: same parameters, same parent. A retry is not retried."""
     params = {**proposed_params(trial), **trial.params}
-    if attributes.RETRY_OF in trial.user_attrs or not params:
+    purpose = {name: trial.user_attrs[name] for name in attributes.PURPOSE if name in trial.user_attrs}
+    if attributes.RETRY_OF in trial.user_attrs or not (params or purpose):
         return
-    marks: dict[str, Any] = {attributes.RETRY_OF: trial.number, attributes.PARENT: parent_of(trial)}
-    if trial.user_attrs.get(attributes.IS_BASE):
-        marks[attributes.IS_BASE] = True
+    marks: dict[str, Any] = {attributes.RETRY_OF: trial.number, attributes.PARENT: parent_of(trial), **purpose}
     study.enqueue_trial(params, user_attrs=marks)
 
 

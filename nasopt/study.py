@@ -99,7 +99,7 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
         hint = "its configuration differs" if skip_if_exists else "choose another --name, or pass --skip-if-exists"
         raise StudyExistsError(f"the study {config.name!r} exists already in {shown(url)}: {hint}")
     objective = Objective(config)
-    open_task(config)
+    objective.method.check(open_task(config))
     folder = (artifacts or artifact_folder(url)).resolve()
     ensure_writable(folder / config.name)
     storage = storage or open_storage(url)
@@ -251,8 +251,12 @@ def run_trials(
 
 def _run_trial(study: optuna.Study, objective: Objective, on_finished: Callable[[FrozenTrial], None]) -> None:
     before = objective.trial_number
+    ended: list[FrozenTrial] = []
     try:
-        study.optimize(objective, n_trials=1, callbacks=[lambda _, trial: on_finished(trial)])
+        # A rejected candidate has cost nothing, and does not count.
+        while not ended or attributes.REJECTED in ended[-1].user_attrs:
+            study.optimize(objective, n_trials=1, callbacks=[lambda _, trial: ended.append(trial)])
+        on_finished(ended[-1])
     except (UpdateFinishedTrialError, ValueError, AssertionError):  # Optuna has three ways to say so
         # A process that stood still (a suspended machine) may find that others have given its trial up.
         number = objective.trial_number
@@ -270,7 +274,7 @@ def is_over(opened: OpenStudy, objective: Objective) -> str | None:
     base = attributes.base_of(study)
     if target is None or base is None:
         return None
-    for trial in attributes.complete_trials(study):
+    for trial in attributes.feasible(attributes.complete_trials(study)):
         smaller_and_faster = all(mine < its for mine, its in zip(trial.values[1:], base.values[1:], strict=True))
         if trial.values[0] >= target and smaller_and_faster:
             return f"trial {trial.number} reaches the target quality {target:g} and is smaller and faster than the base"

@@ -107,13 +107,13 @@ def summary(trial: FrozenTrial) -> str:
         return f"trial {trial.number} {trial.state.name.lower()}: {reason}"
     quality, *latencies, memory = trial.values
     shown = " / ".join(f"{latency:.2f}" for latency in latencies)
-    genotype = trial.params
-    layers = sum(value for name, value in genotype.items() if name.startswith("layer_"))
-    how = f"{genotype.get('training')} from {trial.user_attrs.get(attributes.PARENT)}"
-    return (
-        f"trial {trial.number}: quality {quality:.4f}, {shown} ms, {memory:.1f} MB"
-        f"  ({layers} layers, {genotype.get('precision')}, {how})"
-    )
+    attrs = trial.user_attrs
+    kind = [attrs[attributes.ARCHITECTURE], attributes.precision_of(trial)]
+    if "training" in trial.params:
+        kind.append(f"{trial.params['training']} from {attrs.get(attributes.PARENT)}")
+    if attributes.REPEATS in attrs:
+        kind.append(f"the same as trial {attrs[attributes.REPEATS]}: not trained again")
+    return f"trial {trial.number}: quality {quality:.4f}, {shown} ms, {memory:.1f} MB  ({', '.join(kind)})"
 
 
 def _between_steps(asked: Interruption, step: Callable[P, R]) -> Callable[P, R]:

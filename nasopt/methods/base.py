@@ -7,9 +7,8 @@ A new method is one file in this folder (and one sampler, if Optuna's do not ser
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,7 +17,7 @@ from pydantic import BaseModel
 
 from nasopt.config import StudyConfig
 from nasopt.errors import StudyFileError, choices
-from nasopt.models.architecture import Architecture, EncoderShape
+from nasopt.models.architecture import Architecture, CandidateArchitecture, EncoderShape
 
 if TYPE_CHECKING:
     import torch
@@ -65,9 +64,22 @@ class Candidate:
     """
 
     model: PreTrainedModel
-    architecture: Architecture
+    architecture: CandidateArchitecture
     lineage: Lineage
     training: dict[str, Any] = field(default_factory=dict)
+
+
+class RejectedCandidateError(Exception):
+    """A candidate that need not be built: what is known of it beforehand breaks a constraint.
+
+    Args:
+        reason: what it breaks, with both numbers.
+        constraints: by name, above 0 where violated, for Optuna.
+    """
+
+    def __init__(self, reason: str, constraints: Mapping[str, float]) -> None:
+        super().__init__(reason)
+        self.constraints = dict(constraints)
 
 
 @dataclass
@@ -97,20 +109,25 @@ class Context:
     device: torch.device
     on_phase: PhaseCallback
 
-    @cached_property
-    def teacher(self) -> Teacher:
-        """The base model's outputs on the training split."""
+    _teachers: dict[tuple[int, ...], Teacher] = field(default_factory=dict)
+
+    def teacher(self, layers: Sequence[int] = (-1,)) -> Teacher:
+        """The base model's outputs on the training split: logits and the hidden states of `layers` (0: embeddings)."""
         from nasopt.training.teacher import make_teacher
 
-        return make_teacher(
-            self.base_model,
-            self.splits["train"],
-            self.folder / "teacher",
-            self.base_key,
-            device=self.device,
-            max_bytes=self.config.teacher_cache_mb * 10**6,
-            on_step=lambda done, total: self.on_phase("teacher outputs", done, total),
-        )
+        wanted = tuple(layers)
+        if wanted not in self._teachers:
+            self._teachers[wanted] = make_teacher(
+                self.base_model,
+                self.splits["train"],
+                self.folder / "teacher",
+                self.base_key,
+                layers=wanted,
+                device=self.device,
+                max_bytes=self.config.teacher_cache_mb * 10**6,
+                on_step=lambda done, total: self.on_phase("teacher outputs", done, total),
+            )
+        return self._teachers[wanted]
 
 
 class Method(ABC):
@@ -139,17 +156,48 @@ class Method(ABC):
     def sampler(self, seed: int | None) -> BaseSampler:
         """The sampler that proposes trials, unless the user passes another."""
 
+    def check(self, task: Task) -> None:  # noqa: B027
+        """Refuses what can be known to fail before anything is trained.
+
+        Raises:
+            StudyFileError: an option does not fit the base model.
+        """
+
+    def prepare(self, study: Study, context: Context) -> None:  # noqa: B027
+        """What the trials need once per study, beside the base model. Called after trial 0, before any other."""
+
     @abstractmethod
     def base_params(self, shape: EncoderShape) -> dict[str, Any]:
-        """The parameters of trial 0, the base model."""
+        """The parameters of trial 0, the base model; empty if it lies outside what the method searches."""
 
     @abstractmethod
-    def build(self, trial: Trial, context: Context) -> Candidate:
-        """Turns the trial's parameters into a trained candidate."""
+    def suggest(self, trial: Trial, shape: EncoderShape) -> dict[str, Any]:
+        """The trial's parameters."""
 
     @abstractmethod
+    def build(self, trial: Trial, params: Mapping[str, Any], context: Context) -> Candidate:
+        """Turns the trial's parameters, which are not the base model's, into a trained candidate.
+
+        Raises:
+            RejectedCandidateError: it breaks a constraint that needs no training to be known.
+        """
+
+    def constraints(self, quality: float, parameters: int) -> dict[str, float]:
+        """By name, above 0 where a measured candidate violates it."""
+        return {}
+
+    def module(self, architecture: CandidateArchitecture, task: Task) -> PreTrainedModel:
+        """A model of that architecture, with any weights: a checkpoint's are loaded into it."""
+        from nasopt.models.surgery import cut
+
+        assert isinstance(architecture, Architecture)
+        return cut(task.load_model(), architecture)
+
     def quantize(self, candidate: Candidate, device: torch.device) -> PreTrainedModel:
         """The artifact that is measured and exported: a copy of the candidate in its precision, on `device`."""
+        from nasopt.models.quantization import quantize
+
+        return quantize(candidate.model, candidate.architecture.precision, device)
 
     def parents(self, study: Study) -> Sequence[FrozenTrial]:
         """Trials that may still become parents, so that their checkpoints are kept."""

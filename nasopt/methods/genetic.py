@@ -8,7 +8,7 @@ architecture unchanged; a change of precision alone is post-training quantisatio
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -139,19 +139,24 @@ class GeneticMethod(Method):
     def base_params(self, shape: EncoderShape) -> dict[str, Any]:
         return {**Architecture.full(shape).to_params(), "training": "none"}
 
-    def build(self, trial: Trial, context: Context) -> Candidate:
-        """Suggests the genotype, inherits the parent's weights, cuts and trains.
+    def suggest(self, trial: Trial, shape: EncoderShape) -> dict[str, Any]:
+        """The flat genotype: every parameter is always present."""
+        params: dict[str, Any] = {}
+        for layer in range(shape.num_layers):
+            params[f"layer_{layer}"] = trial.suggest_int(f"layer_{layer}", 0, 1)
+            params[f"heads_{layer}"] = trial.suggest_int(f"heads_{layer}", 0, shape.num_heads)
+            # A width that is no multiple of the step keeps its remainder, so that the full width can be said.
+            lowest = shape.ffn_size % FFN_STEP
+            params[f"ffn_{layer}"] = trial.suggest_int(f"ffn_{layer}", lowest, shape.ffn_size, step=FFN_STEP)
+        params["precision"] = trial.suggest_categorical("precision", self.options.precisions)
+        params["training"] = trial.suggest_categorical("training", TRAININGS)
+        return params
 
-        Raises:
-            optuna.TrialPruned: the genotype keeps no layer (a sampler that is not ours proposed it).
-        """
+    def build(self, trial: Trial, params: Mapping[str, Any], context: Context) -> Candidate:
+        """Inherits the parent's weights, cuts and trains."""
         from nasopt.models.surgery import choose_units, cut, expand, keep_largest
 
-        params = self._suggest(trial, context.shape)
-        parent = parent_of(trial)
-        if parent is None and params == self.base_params(context.shape):
-            return Candidate(context.base_model, Architecture.full(context.shape), Lineage())
-        weights, parent_architecture, lineage = _inherit(trial, parent, context)
+        weights, parent_architecture, lineage = _inherit(trial, parent_of(trial), context)
         model = expand(context.base_model, weights, parent_architecture)
         select = load_function(self.options.pruning) if self.options.pruning else keep_largest
         architecture = choose_units(model, parent_architecture, params, select)
@@ -160,11 +165,11 @@ class GeneticMethod(Method):
         return candidate
 
     def quantize(self, candidate: Candidate, device: torch.device) -> PreTrainedModel:
-        from nasopt.models.quantization import check_storable, quantize
+        from nasopt.models.quantization import check_storable
 
-        precision = candidate.architecture.precision
         if self.options.quantization is None:
-            return quantize(candidate.model, precision, device)
+            return super().quantize(candidate, device)
+        precision = candidate.architecture.precision
         model = load_function(self.options.quantization)(candidate.model, precision)
         check_storable(model, precision)
         quantized: PreTrainedModel = model.to(device).eval()
@@ -179,19 +184,6 @@ class GeneticMethod(Method):
         population = [trial.values for trial in self.parents(study)]
         return {"fitness": float(fitness([*population, list(values)], self._exponents)[-1])}
 
-    def _suggest(self, trial: Trial, shape: EncoderShape) -> dict[str, Any]:
-        """The flat genotype: every parameter is always present."""
-        params: dict[str, Any] = {}
-        for layer in range(shape.num_layers):
-            params[f"layer_{layer}"] = trial.suggest_int(f"layer_{layer}", 0, 1)
-            params[f"heads_{layer}"] = trial.suggest_int(f"heads_{layer}", 0, shape.num_heads)
-            # A width that is no multiple of the step keeps its remainder, so that the full width can be said.
-            lowest = shape.ffn_size % FFN_STEP
-            params[f"ffn_{layer}"] = trial.suggest_int(f"ffn_{layer}", lowest, shape.ffn_size, step=FFN_STEP)
-        params["precision"] = trial.suggest_categorical("precision", self.options.precisions)
-        params["training"] = trial.suggest_categorical("training", TRAININGS)
-        return params
-
     def _train(self, candidate: Candidate, training: str, trial: Trial, context: Context) -> None:
         from nasopt.training.loop import train
 
@@ -199,7 +191,7 @@ class GeneticMethod(Method):
             return
         settings = context.config.training
         if training == "distill":
-            loss = self.distillation_loss(context.task, context.teacher)
+            loss = self.distillation_loss(context.task, context.teacher())
         else:
             loss = context.task.training_loss
         result = train(
@@ -227,10 +219,12 @@ class GeneticMethod(Method):
         options = self.options
 
         def loss(model: nn.Module, batch: Batch) -> Tensor:
-            logits, hidden = run_with_hidden(model, batch)
-            teacher_logits, teacher_hidden = teacher(batch)
+            logits, hidden_states = run_with_hidden(model, batch)
+            teacher_logits, (teacher_hidden,) = teacher(batch)
             total = options.task_weight * task.loss(logits, batch.labels)
-            total = total + options.hidden_weight * hidden_cosine(hidden, teacher_hidden, batch.attention_mask)
+            total = total + options.hidden_weight * hidden_cosine(
+                hidden_states[-1], teacher_hidden, batch.attention_mask
+            )
             if task.is_classification:
                 divergence = prediction_kl(logits, teacher_logits, options.temperature, options.scale_by_t2)
                 total = total + options.prediction_weight * divergence
@@ -247,6 +241,7 @@ def _inherit(trial: Trial, parent: int | None, context: Context) -> tuple[dict[s
         key = attributes.get(CHECKPOINT, "")
         if key in context.checkpoints:
             weights, architecture = context.checkpoints.read(key)
+            assert isinstance(architecture, Architecture)
             epochs = (attributes.get("finetune_epochs", 0), attributes.get("distill_epochs", 0))
             return weights, architecture, Lineage(parent, *epochs)
     weights = context.base_model.state_dict()

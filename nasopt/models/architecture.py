@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, Protocol, Self, TypeAlias, get_args
 
 FFN_STEP = 64
 """FFN widths are multiples of 64: nf4 kernels on AVX512-BF16 CPUs need `in_features` to be one."""
@@ -22,7 +22,33 @@ Training: TypeAlias = Literal["none", "finetune", "distill"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 TRAININGS: tuple[Training, ...] = get_args(Training)
 
-GENOTYPE_NAME = re.compile(r"(layer|heads|ffn)_(0|[1-9]\d*)|precision|training")
+GENOTYPE_NAME = re.compile(r"(layer|heads|ffn|cell)_(0|[1-9]\d*)|precision|training")
+
+
+class CandidateArchitecture(Protocol):
+    """What every kind of candidate says of its shape: an encoder's layers, or a chain of cells."""
+
+    @property
+    def precision(self) -> Precision:
+        """In which its weights are stored."""
+
+    def with_precision(self, precision: Precision) -> Self:
+        """The same shape, stored otherwise."""
+
+    def to_json(self) -> str:
+        """Everything, for :func:`read_architecture`."""
+
+    def brief(self) -> str:
+        """The shape in a few words, without the precision."""
+
+    def in_words(self, base: EncoderShape) -> str:
+        """The shape on one line, beside the base model's."""
+
+    def table(self, base: EncoderShape) -> tuple[list[str], list[list[str]]]:
+        """Part by part: headings, and a row for each part."""
+
+    def summary(self, base: EncoderShape) -> dict[str, Any]:
+        """The shape as a small JSON object."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +116,36 @@ class Architecture:
         params["precision"] = self.precision
         return params
 
+    def brief(self) -> str:
+        kept = [units for units in self.layers if units is not None]
+        heads, neurons = sum(len(units.heads) for units in kept), sum(len(units.neurons) for units in kept)
+        return f"{len(kept)} layers, {heads} heads, {neurons} FFN neurons"
+
+    def in_words(self, base: EncoderShape) -> str:
+        kept = [units for units in self.layers if units is not None]
+        heads, neurons = sum(len(units.heads) for units in kept), sum(len(units.neurons) for units in kept)
+        return (
+            f"{len(kept)} of {base.num_layers} layers, "
+            f"{heads} of {base.num_layers * base.num_heads} attention heads, "
+            f"{neurons:,} of {base.num_layers * base.ffn_size:,} FFN neurons"
+        )
+
+    def table(self, base: EncoderShape) -> tuple[list[str], list[list[str]]]:
+        rows = [
+            [str(index), "removed", "-"]
+            if units is None
+            else [str(index), f"{len(units.heads)} of {base.num_heads}", f"{len(units.neurons)} of {base.ffn_size}"]
+            for index, units in enumerate(self.layers)
+        ]
+        return ["layer", "attention heads", "FFN neurons"], rows
+
+    def summary(self, base: EncoderShape) -> dict[str, Any]:
+        layers = [
+            None if units is None else {"heads": list(units.heads), "ffn": len(units.neurons)} for units in self.layers
+        ]
+        sizes = {"layers": base.num_layers, "heads": base.num_heads, "ffn": base.ffn_size}
+        return {"precision": self.precision, "layers": layers, "base": sizes}
+
     def to_json(self) -> str:
         layers = [
             None if units is None else {"heads": _to_ranges(units.heads), "neurons": _to_ranges(units.neurons)}
@@ -107,6 +163,15 @@ class Architecture:
             ),
             document["precision"],
         )
+
+
+def read_architecture(text: str) -> CandidateArchitecture:
+    """The architecture, of whatever kind, that `to_json` wrote."""
+    if json.loads(text).get("kind") == "cells":
+        from nasopt.models.cells import CellArchitecture
+
+        return CellArchitecture.from_json(text)
+    return Architecture.from_json(text)
 
 
 def canonical(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""The shape of a convolutional student, as data (METHODS.md section 3, AdaBERT). No torch: samplers and reports read it.
+"""The shape of a convolutional student, as data (METHODS.md section 3, AdaBERT).
+
+No torch here: samplers and reports read it too.
 
 A student is a chain of cells, each with one operation. What an operation looks like is said in
 :mod:`nasopt.models.modeling_adabert`; here is what it costs.

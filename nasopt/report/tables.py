@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from nasopt.pareto import hypervolume, pareto_mask
+from nasopt.samplers.history import known_draws
 from nasopt.storage import attributes
-from nasopt.storage.attributes import complete_trials, minimised
+from nasopt.storage.attributes import complete_trials, feasible, minimised
 from nasopt.study import OpenStudy
 
 Format: TypeAlias = Literal["table", "json", "csv"]
@@ -27,8 +28,8 @@ LATENCY_DIGITS = 3
 
 
 def pareto_trials(opened: OpenStudy) -> list[FrozenTrial]:
-    """Complete trials, without controls, that no other one dominates, by falling quality."""
-    trials = complete_trials(opened.study)
+    """Complete feasible trials, without controls, that no other one dominates, by falling quality."""
+    trials = feasible(complete_trials(opened.study))
     if not trials:
         return []
     front = pareto_mask(minimised(trials, opened.study))
@@ -47,10 +48,11 @@ def trial_record(trial: FrozenTrial, metric_names: Sequence[str]) -> Record:
         "values": dict(zip(metric_names, trial.values, strict=True)) if complete else None,
         "params": trial.params,
         "parent": trial.user_attrs.get(attributes.PARENT),
-        "precision": trial.params.get("precision"),
+        "precision": attributes.precision_of(trial) if complete else trial.params.get("precision"),
         "source": next((item["source"] for item in latencies.values()), None),
+        "feasible": all(value <= 0 for value in trial.constraints.values()),
         "control": trial.user_attrs.get(attributes.CONTROL),
-        "failure": trial.user_attrs.get(attributes.FAILURE),
+        "failure": trial.user_attrs.get(attributes.FAILURE) or trial.user_attrs.get(attributes.REJECTED),
         "duration_s": None if trial.duration is None else trial.duration.total_seconds(),
     }
 
@@ -58,8 +60,9 @@ def trial_record(trial: FrozenTrial, metric_names: Sequence[str]) -> Record:
 def study_record(opened: OpenStudy) -> Record:
     """What `study show` tells of a study, and `study list` of each."""
     study, config = opened.study, opened.config
+    trials = study.get_trials(deepcopy=False)
     names = study.metric_names or []
-    complete = complete_trials(study)
+    complete = feasible(complete_trials(study))
     base = attributes.base_of(study)
     measured: Record = base.user_attrs.get(attributes.LATENCY, {}) if base else {}
     environment: Record = next(iter(measured.values()), {})
@@ -70,12 +73,22 @@ def study_record(opened: OpenStudy) -> Record:
         "data": config.task.dataset.path,
         "metric": config.task.metric,
         "device": environment.get("device") or config.latency[0].device,
-        "trials": dict(Counter(trial.state.name for trial in study.get_trials(deepcopy=False))),
+        "trials": dict(Counter(trial.state.name for trial in trials)),
+        "not_trained": not_trained(trials),
         "best": {name: best for name, best in zip(names, _best(opened, complete), strict=False)},
         "base": dict(zip(names, base.values, strict=True)) if base else None,
         "pareto": len(pareto_trials(opened)),
         "hypervolume": _hypervolume(opened, complete),
         "artifacts": str(opened.folder),
+    }
+
+
+def not_trained(trials: Sequence[FrozenTrial]) -> Record:
+    """How much work was not done: candidates that break a constraint by what is known beforehand, and known ones."""
+    return {
+        "rejected": sum(attributes.REJECTED in trial.user_attrs for trial in trials),
+        "repeated": sum(attributes.REPEATS in trial.user_attrs for trial in trials),
+        "known_drawn": sum(known_draws(trial) for trial in trials),
     }
 
 

@@ -226,8 +226,8 @@ class EvolutionSampler(NSGAIISampler):
     def _propose(self, study: Study, trial: FrozenTrial, history: History, space: Space) -> dict[str, Any]:
         """Finds a child that is not known, and writes it and its parent to the trial before anyone else takes it."""
         for _ in range(_REVISIONS):
-            params, parent, key = self._unknown_child(study, trial, history, space)
-            proposal = {"parent": parent, "params": params}
+            params, parent, key, known = self._unknown_child(study, trial, history, space)
+            proposal = {"parent": parent, "params": params, "known": known}
             study._storage.set_trial_system_attr(trial._trial_id, PROPOSAL, proposal)
             trial.system_attrs[PROPOSAL] = proposal  # the caller's copy, which `sample_relative` gets
             if history.is_known(key, trial.number):  # there was none left
@@ -243,17 +243,20 @@ class EvolutionSampler(NSGAIISampler):
 
     def _unknown_child(
         self, study: Study, trial: FrozenTrial, history: History, space: Space
-    ) -> tuple[dict[str, Any], int | None, Hashable]:
-        """`(params, parent, key)` of a child that is not known, or where there is none, of the last one drawn."""
+    ) -> tuple[dict[str, Any], int | None, Hashable, int]:
+        """`(params, parent, key, known)` of a child that is not known, or where there is none, of the last one drawn.
+
+        `known` is how many were drawn in vain before it.
+        """
         own = {name: distribution for name, distribution in space.items() if is_own(name, distribution)}
         foreign = {name: distribution for name, distribution in space.items() if name not in own}
-        last: tuple[dict[str, Any], int | None, Hashable] | None = None
-        for parent, genotype in self._children(history, own, trial.number):
+        last: tuple[dict[str, Any], int | None, Hashable, int] | None = None
+        for drawn, (parent, genotype) in enumerate(self._children(history, own, trial.number)):
             params = fit(canonical(genotype), own)
             if foreign:
                 params |= self._draw_foreign(study, trial, history, foreign)
             key = history.identity(params, parent)
-            last = params, parent, key
+            last = params, parent, key, drawn
             if not history.is_known(key, trial.number):
                 break
         assert last is not None, "`_children` ends with a known child"

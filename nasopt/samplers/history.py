@@ -59,6 +59,11 @@ def is_exhausted(trial: BaseTrial | FrozenTrial) -> bool:
     return bool(_system_attrs(trial).get(EXHAUSTED, False))
 
 
+def known_draws(trial: FrozenTrial) -> int:
+    """How many known children the sampler drew, and did not propose, before this one."""
+    return int(trial.system_attrs.get(PROPOSAL, {}).get("known", 0))
+
+
 def is_fixed(trial: FrozenTrial) -> bool:
     """Whether somebody asked for this trial's parameters with `enqueue_trial`."""
     return _FIXED in trial.system_attrs

@@ -27,17 +27,8 @@ UPLOADS = ".uploads"
 
 def documents(facts: TrialFacts) -> dict[str, Any]:
     """JSON documents by file name; a few kB together, whatever the model."""
-    layers = [
-        None if units is None else {"heads": list(units.heads), "ffn": len(units.neurons)}
-        for units in facts.architecture.layers
-    ]
     return {
-        "architecture.json": {
-            "precision": facts.architecture.precision,
-            "parameters": facts.parameters,
-            "layers": layers,
-            "base": {"layers": facts.shape.num_layers, "heads": facts.shape.num_heads, "ffn": facts.shape.ffn_size},
-        },
+        "architecture.json": {"parameters": facts.parameters, **facts.architecture.summary(facts.shape)},
         "latency.json": dict(facts.latencies),
     }
 

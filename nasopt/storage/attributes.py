@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from nasopt.models.architecture import Precision
+
 # Study user attributes.
 CONFIG = "nasopt:config"
 ARTIFACTS = "nasopt:artifacts"
@@ -23,14 +25,24 @@ REFERENCE_POINT = "nasopt:reference_point"
 # Trial user attributes.
 CHECKPOINT = "checkpoint"
 CONTROL = "control"
+ARCHITECTURE = "architecture"
+"""The candidate's shape in a few words."""
 EXHAUSTED = "exhausted"
 FAILURE = "failure"
 INTERRUPTED = "interrupted"
 IS_BASE = "base"
 LATENCY = "latency"
 PARENT = "parent"
+PRECISION = "precision"
+REJECTED = "rejected"
+"""Why a candidate was not built: it breaks a constraint that needs no training to be known."""
+REPEATS = "repeats"
+"""Number of the trial whose work this one would have done again; its values are that one's."""
 RETRY_OF = "retry_of"
 WORKER = "worker"
+
+PURPOSE = (IS_BASE, CONTROL)
+"""What a trial is for, if it is not the search: who tries it again must say so, too."""
 
 REFERENCE_MARGIN = 1.1
 """The hypervolume's reference point lies this factor beyond the base model's latency and memory."""
@@ -59,6 +71,17 @@ def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Complete trials without controls, the base model among them."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return [trial for trial in trials if CONTROL not in trial.user_attrs]
+
+
+def feasible(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Those that violate no constraint."""
+    return [trial for trial in trials if all(value <= 0 for value in trial.constraints.values())]
+
+
+def precision_of(trial: FrozenTrial) -> Precision:
+    """In which precision a complete trial's model is stored."""
+    precision: Precision = trial.user_attrs.get(PRECISION) or trial.params.get("precision", "fp32")
+    return precision
 
 
 def base_of(study: optuna.Study) -> FrozenTrial | None:

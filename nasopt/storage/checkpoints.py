@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from nasopt.errors import ArtifactFolderError, CheckpointError
 from nasopt.identity import is_gone, worker_identity
-from nasopt.models.architecture import Architecture
+from nasopt.models.architecture import CandidateArchitecture, read_architecture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +53,7 @@ class CheckpointStore:
     def write(
         self,
         weights: Mapping[str, Tensor],
-        architecture: Architecture,
+        architecture: CandidateArchitecture,
         announce: Callable[[str], None] = lambda key: None,
     ) -> str:
         """Stores fp32 weights and returns the key under which they are found again.
@@ -79,7 +79,7 @@ class CheckpointStore:
         self._damaged.discard(key)
         return key
 
-    def read(self, key: str) -> tuple[dict[str, Tensor], Architecture]:
+    def read(self, key: str) -> tuple[dict[str, Tensor], CandidateArchitecture]:
         """The weights and the architecture of a checkpoint.
 
         Raises:
@@ -95,7 +95,7 @@ class CheckpointStore:
             self._damaged.add(key)
             raise CheckpointError(f"{path}: the checkpoint is damaged (its checksum does not match)")
         with safe_open(path, framework="pt") as file:
-            architecture = Architecture.from_json(file.metadata()[ARCHITECTURE_KEY])
+            architecture = read_architecture(file.metadata()[ARCHITECTURE_KEY])
         return load_file(path), architecture
 
     def __contains__(self, key: object) -> bool:

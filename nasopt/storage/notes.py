@@ -12,7 +12,7 @@ from typing import Any
 
 import optuna
 
-from nasopt.models.architecture import Architecture, EncoderShape
+from nasopt.models.architecture import CandidateArchitecture, EncoderShape
 
 ROW_LENGTH = 2045
 """Characters of one piece of a note: optuna-dashboard's `SYSTEM_ATTR_MAX_LENGTH`."""
@@ -37,7 +37,7 @@ class TrialFacts:
         epochs: epochs over the whole line of parents, by kind of training.
     """
 
-    architecture: Architecture
+    architecture: CandidateArchitecture
     shape: EncoderShape
     parameters: int
     values: Mapping[str, float]
@@ -53,7 +53,8 @@ class TrialFacts:
 def note_text(facts: TrialFacts) -> str:
     """The note of a measured trial, in Markdown."""
     parts = [f"**{in_words(facts)}**", _origin(facts), _values_table(facts)]
-    parts += ["**Layer by layer**", _layers_table(facts), "**Latency**", _latency_table(facts)]
+    parts += ["**Part by part**", _table(*facts.architecture.table(facts.shape))]
+    parts += ["**Latency**", _latency_table(facts)]
     return "\n\n".join(parts)
 
 
@@ -67,14 +68,8 @@ def failure_text(reason: str, parent: int | None) -> str:
 
 def in_words(facts: TrialFacts) -> str:
     """The architecture on one line."""
-    shape, kept = facts.shape, [units for units in facts.architecture.layers if units is not None]
-    heads, neurons = sum(len(units.heads) for units in kept), sum(len(units.neurons) for units in kept)
-    return (
-        f"{len(kept)} of {shape.num_layers} layers, "
-        f"{heads} of {shape.num_layers * shape.num_heads} attention heads, "
-        f"{neurons:,} of {shape.num_layers * shape.ffn_size:,} FFN neurons, "
-        f"{facts.architecture.precision}, {facts.parameters:,} parameters"
-    )
+    architecture = facts.architecture
+    return f"{architecture.in_words(facts.shape)}, {architecture.precision}, {facts.parameters:,} parameters"
 
 
 def save_note(trial: optuna.Trial, text: str) -> None:
@@ -125,17 +120,6 @@ def _value_row(facts: TrialFacts, name: str, value: float) -> list[str]:
     elif base:
         ratio = f"{value / base:.3f}"
     return [label, f"{value:.{digits}f}{unit}", "-" if base is None else f"{base:.{digits}f}{unit}", ratio]
-
-
-def _layers_table(facts: TrialFacts) -> str:
-    shape = facts.shape
-    rows = [
-        [str(index), "removed", "-"]
-        if units is None
-        else [str(index), f"{len(units.heads)} of {shape.num_heads}", f"{len(units.neurons)} of {shape.ffn_size}"]
-        for index, units in enumerate(facts.architecture.layers)
-    ]
-    return _table(["layer", "attention heads", "FFN neurons"], rows)
 
 
 def _latency_table(facts: TrialFacts) -> str:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ CACHE_BATCH = 64
 
 
 class Teacher(ABC):
-    """Gives, for a training batch, the teacher's logits (B, C) and last hidden states (B, T, H)."""
+    """Gives, for a training batch, the teacher's logits (B, C) and hidden states (layers, B, T, H)."""
 
     @abstractmethod
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -32,36 +33,39 @@ class Teacher(ABC):
 class LiveTeacher(Teacher):
     """Runs the teacher on every batch, in bf16 where that is fast."""
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, device: torch.device, layers: Sequence[int]) -> None:
         self._model = model.to(device).eval()
         self._device = device
+        self._layers = layers
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         with autocast(self._device):
-            logits, hidden = run_with_hidden(self._model, batch)
-        return logits, hidden
+            logits, hidden_states = run_with_hidden(self._model, batch)
+        return logits, torch.stack([hidden_states[layer] for layer in self._layers])
 
 
 class CachedTeacher(Teacher):
-    """Reads what :func:`make_teacher` wrote. Hidden states are bf16, one row for each real token, memory-mapped."""
+    """Reads what :func:`make_teacher` wrote. Hidden states are bf16, for each layer a row for each real token."""
 
     def __init__(self, folder: Path, split: EncodedSplit) -> None:
         shape = json.loads((folder / "shape.json").read_text())
         self._offsets = split.offsets
         self._logits = _map(folder / "logits.bin", torch.float32, (len(split), shape["outputs"]))
-        self._hidden = _map(folder / "hidden.bin", torch.bfloat16, (split.total_tokens, shape["hidden"]))
+        self._hidden = _map(
+            folder / "hidden.bin", torch.bfloat16, (shape["layers"], split.total_tokens, shape["hidden"])
+        )
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         positions, _ = gather_positions(self._offsets, batch.indices)
         device = batch.labels.device
-        return self._logits[batch.indices].to(device), self._hidden[positions].to(device)
+        return self._logits[batch.indices].to(device), self._hidden[:, positions].to(device)
 
 
-def run_with_hidden(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """One forward pass: logits (B, C) and last hidden states (B, T, H)."""
+def run_with_hidden(model: nn.Module, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One forward pass: logits (B, C), and hidden states (B, T, H) of the embeddings and after each layer."""
     outputs = model(**batch.inputs, output_hidden_states=True)
-    return outputs.logits, outputs.hidden_states[-1]
+    return outputs.logits, outputs.hidden_states
 
 
 def make_teacher(
@@ -70,6 +74,7 @@ def make_teacher(
     folder: Path,
     identity: str,
     *,
+    layers: Sequence[int] = (-1,),
     device: torch.device,
     max_bytes: int,
     on_step: StepCallback | None = None,
@@ -81,25 +86,27 @@ def make_teacher(
         split: the training split.
         folder: where caches lie.
         identity: what the teacher's weights are (a checkpoint's key).
+        layers: which hidden states are wanted: 0 is the embeddings, -1 the last layer.
         device: where the teacher runs.
         max_bytes: above this the outputs are not stored and the teacher runs live.
         on_step: told how many batches of how many are done.
     """
     config = model.config
     hidden_size, outputs = int(config.hidden_size), int(config.num_labels)
-    if split.total_tokens * hidden_size * 2 + len(split) * outputs * 4 > max_bytes:
-        return LiveTeacher(model, device)
-    content = hashlib.sha256(f"{identity} {split.fingerprint}".encode()).hexdigest()[:16]
+    if len(layers) * split.total_tokens * hidden_size * 2 + len(split) * outputs * 4 > max_bytes:
+        return LiveTeacher(model, device, layers)
+    content = hashlib.sha256(f"{identity} {split.fingerprint} {tuple(layers)}".encode()).hexdigest()[:16]
     cache = folder / content
     cache.mkdir(parents=True, exist_ok=True)
     # Workers that start together fill it one after the other; the second finds what the first made.
     with FileLock(cache / ".lock"):
         if not (cache / "shape.json").is_file():
             logits = _allocate(cache / "logits.bin", torch.float32, (len(split), outputs))
-            hidden = _allocate(cache / "hidden.bin", torch.bfloat16, (split.total_tokens, hidden_size))
-            _fill(LiveTeacher(model, device), split, logits, hidden, device, on_step)
+            hidden = _allocate(cache / "hidden.bin", torch.bfloat16, (len(layers), split.total_tokens, hidden_size))
+            _fill(LiveTeacher(model, device, layers), split, logits, hidden, device, on_step)
             # The shape is written last: a cache without it was interrupted and is filled again.
-            write_atomically(cache / "shape.json", json.dumps({"outputs": outputs, "hidden": hidden_size}))
+            sizes = {"layers": len(layers), "outputs": outputs, "hidden": hidden_size}
+            write_atomically(cache / "shape.json", json.dumps(sizes))
     return CachedTeacher(cache, split)
 
 
@@ -117,12 +124,12 @@ def _fill(
         positions, mask = gather_positions(split.offsets, indices)
         batch_logits, batch_hidden = teacher(batch.to(device))
         logits[indices] = batch_logits.float().cpu()
-        hidden[positions[mask]] = batch_hidden.cpu()[mask].to(torch.bfloat16)
+        hidden[:, positions[mask]] = batch_hidden.cpu()[:, mask].to(torch.bfloat16)
         if on_step is not None:
             on_step(done, len(batches))
 
 
-def _allocate(path: Path, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:
+def _allocate(path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """Creates the file with its disk space, and maps it.
 
     Raises:
@@ -139,6 +146,6 @@ def _allocate(path: Path, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:
     return _map(path, dtype, shape)
 
 
-def _map(path: Path, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:
+def _map(path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """A tensor of `shape` whose memory is the file (created if need be)."""
     return torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype).view(shape)

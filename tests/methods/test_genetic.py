@@ -107,7 +107,7 @@ def test_the_distillation_loss_is_the_weighted_sum() -> None:
 
     options = GeneticOptions(task_weight=0.5, hidden_weight=2.0, prediction_weight=3.0, temperature=2.0)
     loss = GeneticMethod(options).distillation_loss(
-        _Task(), lambda batch: (torch.tensor(teacher), torch.tensor(teacher_hidden))
+        _Task(), lambda batch: (torch.tensor(teacher), torch.tensor(teacher_hidden)[None])
     )
     batch = Batch({"attention_mask": torch.tensor(mask)}, torch.tensor(labels), torch.arange(2))
 

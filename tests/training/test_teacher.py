@@ -42,11 +42,11 @@ def test_cached_outputs_are_those_of_the_live_teacher(
 ) -> None:
     cached = make(teacher, split, tmp_path)
     assert isinstance(cached, CachedTeacher)
-    live = LiveTeacher(teacher, CPU)
+    live = LiveTeacher(teacher, CPU, (-1,))
     for indices in training_batches(split.lengths, 16, torch.Generator().manual_seed(1)):
         batch = split.batch(indices)
         mask = batch.attention_mask.bool()
-        (logits, hidden), (live_logits, live_hidden) = cached(batch), live(batch)
+        (logits, (hidden,)), (live_logits, (live_hidden,)) = cached(batch), live(batch)
         assert hidden.shape == live_hidden.shape
         assert torch.allclose(logits, live_logits.float(), atol=0.03)
         assert torch.allclose(hidden[mask].float(), live_hidden[mask].float(), atol=0.06)
@@ -81,7 +81,7 @@ def test_an_interrupted_cache_is_filled_again(
         make(teacher, split, tmp_path, on_step=interrupt)
     cached = make(teacher, split, tmp_path)
     batch = split.batch(torch.arange(150))
-    assert torch.allclose(cached(batch)[0], LiveTeacher(teacher, CPU)(batch)[0].float(), atol=0.03)
+    assert torch.allclose(cached(batch)[0], LiveTeacher(teacher, CPU, (-1,))(batch)[0].float(), atol=0.03)
 
 
 def test_above_the_cap_nothing_is_stored(
