@@ -27,8 +27,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from nasopt.errors import ExportError, NasoptError
 from nasopt.models import loading, modeling_nasopt
-from nasopt.models.architecture import Architecture
-from nasopt.models.cells import CellArchitecture
+from nasopt.models.architecture import CandidateArchitecture
 from nasopt.models.families import OWN_CLASSES, encoder_shape, family_of, max_positions
 from nasopt.models.quantization import quantization_settings, stored_dtype, stored_tensors
 from nasopt.models.surgery import layer_counts
@@ -57,7 +56,7 @@ def check_target(to: Path, force: bool) -> None:
 def export_hf(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    architecture: Architecture | CellArchitecture,
+    architecture: CandidateArchitecture,
     to: Path,
     *,
     card: str,
@@ -68,7 +67,7 @@ def export_hf(
     Args:
         model: the artifact itself, in its precision, before its first forward pass (see :func:`stored_tensors`).
         tokenizer: the base model's.
-        architecture: what the model keeps of the base model, or its cells, and its precision; recorded in `nasopt.json`.
+        architecture: what the model keeps of the base model (or its cells), and precision; recorded in `nasopt.json`.
         to: the folder. Files of an existing one are overwritten by name, others stay.
         card: text of README.md.
         force: whether the folder may hold something already.
@@ -140,7 +139,7 @@ def write_around(
 
 def export_config(model: PreTrainedModel) -> PretrainedConfig:
     """The configuration from which `from_pretrained` builds a model of these sizes and this quantisation."""
-    config = own_config(model) if model.config.model_type in OWN_CLASSES else _encoder_config(model)
+    config = _own_config(model) if model.config.model_type in OWN_CLASSES else _encoder_config(model)
     config.dtype = stored_dtype(model)
     settings = quantization_settings(model)
     if settings:
@@ -148,7 +147,7 @@ def export_config(model: PreTrainedModel) -> PretrainedConfig:
     return config
 
 
-def own_config(model: PreTrainedModel) -> PretrainedConfig:
+def _own_config(model: PreTrainedModel) -> PretrainedConfig:
     """The configuration of a model of a class of ours, which names the modelling file beside it."""
     config: PretrainedConfig = copy.deepcopy(model.config)
     return _with_code(config, type(model).__name__)
@@ -189,7 +188,7 @@ def _irregular_config(model: PreTrainedModel, heads: list[int], neurons: list[in
     return _with_code(config_class(layer_heads=heads, layer_ffn=neurons, **values), own_class)
 
 
-def export_record(model: PreTrainedModel, architecture: Architecture | CellArchitecture) -> dict[str, Any]:
+def export_record(model: PreTrainedModel, architecture: CandidateArchitecture) -> dict[str, Any]:
     """What `nasopt.json` says: the architecture, and the versions of what made the folder."""
     record: dict[str, Any] = {
         "nasopt": __version__,
@@ -203,7 +202,7 @@ def export_record(model: PreTrainedModel, architecture: Architecture | CellArchi
     return record
 
 
-def _verify(folder: Path, model: PreTrainedModel, architecture: Architecture | CellArchitecture, to: Path) -> None:
+def _verify(folder: Path, model: PreTrainedModel, architecture: CandidateArchitecture, to: Path) -> None:
     """Reads the folder and compares outputs on a fixed batch: within 1e-4 in fp32, else equal.
 
     Raises:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasopt.errors import choices
-from nasopt.models.architecture import Precision
+from nasopt.models.architecture import EncoderShape, Precision
 
 Operation: TypeAlias = Literal["conv1", "conv3", "conv5", "dilconv3", "maxpool", "avgpool", "skip"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -113,6 +113,20 @@ class CellArchitecture:
         """For people, for example "conv3 skip avgpool, 256 wide"."""
         rank = "" if self.embedding_rank is None else f", embedding rank {self.embedding_rank}"
         return f"{' '.join(self.cells) or 'no cells'}, {self.hidden_size} wide{rank}"
+
+    def in_words(self, base: EncoderShape) -> str:
+        return f"{self.brief()} (base: {base.num_layers} layers, {base.hidden_size} wide)"
+
+    def table(self, base: EncoderShape) -> tuple[list[str], list[list[str]]]:
+        rows = [
+            [str(index), operation, f"{operation_parameters(operation, self.hidden_size):,}"]
+            for index, operation in enumerate(self.cells)
+        ]
+        return ["cell", "operation", "parameters"], rows
+
+    def summary(self, base: EncoderShape) -> dict[str, Any]:
+        sizes = {"layers": base.num_layers, "hidden_size": base.hidden_size}
+        return {**asdict(self), "cells": list(self.cells), "base": sizes}
 
 
 def operation_flops(operation: Operation, hidden_size: int) -> int:
