@@ -26,7 +26,7 @@ def register_with_transformers() -> None:
 
 def _register() -> None:
     for name in MODULES:
-        # One that is loaded is what imports the Auto classes just now, and is not complete: those who import it register.
+        # One that is there is what imports the Auto classes just now, and is not complete: who imports it registers it.
         if name not in sys.modules:
             import_module(name).register()
 

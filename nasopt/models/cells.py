@@ -1,4 +1,6 @@
-"""The shape of a convolutional student, as data (METHODS.md section 3, AdaBERT). No torch: samplers and reports read it.
+"""The shape of a convolutional student, as data (METHODS.md section 3, AdaBERT).
+
+No torch here: samplers and reports read it too.
 
 A student is a chain of cells, each with one operation. What an operation looks like is said in
 :mod:`nasopt.models.modeling_adabert`; here is what it costs.
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasopt.errors import choices
-from nasopt.models.architecture import Precision
+from nasopt.models.architecture import EncoderShape, Precision
 
 Operation: TypeAlias = Literal["conv1", "conv3", "conv5", "dilconv3", "maxpool", "avgpool", "skip"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -111,6 +113,20 @@ class CellArchitecture:
         """For people, for example "conv3 skip avgpool, 256 wide"."""
         rank = "" if self.embedding_rank is None else f", embedding rank {self.embedding_rank}"
         return f"{' '.join(self.cells) or 'no cells'}, {self.hidden_size} wide{rank}"
+
+    def in_words(self, base: EncoderShape) -> str:
+        return f"{self.brief()} (base: {base.num_layers} layers, {base.hidden_size} wide)"
+
+    def table(self, base: EncoderShape) -> tuple[list[str], list[list[str]]]:
+        rows = [
+            [str(index), operation, f"{operation_parameters(operation, self.hidden_size):,}"]
+            for index, operation in enumerate(self.cells)
+        ]
+        return ["cell", "operation", "parameters"], rows
+
+    def summary(self, base: EncoderShape) -> dict[str, Any]:
+        sizes = {"layers": base.num_layers, "hidden_size": base.hidden_size}
+        return {**asdict(self), "cells": list(self.cells), "base": sizes}
 
 
 def operation_flops(operation: Operation, hidden_size: int) -> int:

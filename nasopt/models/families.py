@@ -14,8 +14,8 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from nasopt.errors import UnsupportedModelError, choices
-from nasopt.models.architecture import EncoderShape
 from nasopt.models import modeling_adabert, modeling_nasopt
+from nasopt.models.architecture import EncoderShape
 from nasopt.models.modeling_nasopt import LAYER_PARTS, MODEL_TYPE_PREFIX, LayerParts
 
 OWN_CLASSES: dict[str, tuple[Any, Any]] = {
@@ -23,7 +23,7 @@ OWN_CLASSES: dict[str, tuple[Any, Any]] = {
     for module in (modeling_nasopt, modeling_adabert)
     for config, classes in module.MODELS.items()
 }
-"""Our own encoder and classifier, by model type. Each is defined in a modelling file that exported folders bring along."""
+"""Our own encoder and classifier, by model type; exported folders bring along the file that defines them."""
 
 # For those who import this before transformers' Auto classes: see nasopt.registration.
 for module in (modeling_nasopt, modeling_adabert):

@@ -144,7 +144,8 @@ class Supernet(nn.Module):
 
     def entropy(self) -> Tensor:
         """The entropy of theta in nats, (C,): ln 7 = 1.946 where nothing is decided, 0 where all is."""
-        return torch.special.entr(self.theta()).sum(dim=-1)
+        theta = self.theta()
+        return -(theta * torch.log_softmax(self.architecture_logits, dim=-1)).sum(dim=-1)
 
     def architecture_parameters(self) -> list[nn.Parameter]:
         """The architecture logits alone."""
@@ -202,7 +203,8 @@ def freeze(supernet: Supernet, architecture: CellArchitecture) -> AdaBertForSequ
         operation = supernet.get_submodule(f"cells.{index}.operations.{architecture.cells[index]}")
         cell.load_state_dict(operation.state_dict())
     student.classifier.load_state_dict(supernet.classifier.state_dict())
-    return student.to(supernet.architecture_logits.device).eval()
+    student.to(supernet.architecture_logits.device).eval()
+    return student
 
 
 def strongest(supernet: Supernet) -> CellArchitecture:
@@ -254,8 +256,7 @@ def embeddings_from_teacher(weight: Tensor, hidden_size: int, rank: int | None =
 
 def _principal_directions(centred: Tensor) -> Tensor:
     """Right singular vectors, strongest first, as columns; the largest entry of each is positive, on every machine."""
-    _, vectors = torch.linalg.eigh(centred.T @ centred)
-    vectors = vectors.flip(dims=(1,))
+    vectors: Tensor = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(dims=(1,))
     largest = vectors.abs().argmax(dim=0, keepdim=True)
     return vectors * vectors.gather(0, largest).sign()
 

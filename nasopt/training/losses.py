@@ -5,7 +5,7 @@ Shapes: B examples, T tokens (padding included), H hidden units, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -60,12 +60,12 @@ def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     return (per_token * weights).sum() / weights.sum()
 
 
-def layer_matched_mse(students: Sequence[Tensor], teachers: Sequence[Tensor], mask: Tensor) -> Tensor:
+def layer_matched_mse(students: Sequence[Tensor], teachers: Iterable[Tensor], mask: Tensor) -> Tensor:
     """`L_KD` of AdaBERT: :func:`hidden_mse`, averaged over the layer pairs.
 
     Args:
         students: one (B, T, H) for each pair, projected to the teacher's width.
-        teachers: one (B, T, H) for each pair.
+        teachers: one (B, T, H) for each pair, or all of them (pairs, B, T, H).
         mask: 1 for real tokens, (B, T).
     """
     pairs = zip(students, teachers, strict=True)
