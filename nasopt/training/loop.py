@@ -219,7 +219,9 @@ def _first_optimizer(model: Any, settings: TrainingConfig, apart: Collection[nn.
     """AdamW over all that is trained but what is `apart`; biases and LayerNorms (vectors) do not decay."""
     model.get_input_embeddings().requires_grad_(not settings.freeze_word_embeddings)
     others = {id(parameter) for parameter in apart}
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in others]
+    trainable = [
+        parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in others
+    ]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
