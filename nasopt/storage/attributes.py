@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import optuna
@@ -25,6 +27,10 @@ REFERENCE_POINT = "nasopt:reference_point"
 # Trial user attributes.
 CHECKPOINT = "checkpoint"
 CONTROL = "control"
+"""What a control is, in a word: a trial without parameters that the search is compared with."""
+CONTROL_DEPTH = "control_depth"
+CONTROL_RECIPE = "control_recipe"
+"""What is needed to make a control: equal recipes are the same one."""
 ARCHITECTURE = "architecture"
 """The candidate's shape in a few words."""
 EXHAUSTED = "exhausted"
@@ -41,11 +47,16 @@ REPEATS = "repeats"
 RETRY_OF = "retry_of"
 WORKER = "worker"
 
-PURPOSE = (IS_BASE, CONTROL)
+PURPOSE = (IS_BASE, CONTROL, CONTROL_RECIPE, CONTROL_DEPTH)
 """What a trial is for, if it is not the search: who tries it again must say so, too."""
 
 REFERENCE_MARGIN = 1.1
 """The hypervolume's reference point lies this factor beyond the base model's latency and memory."""
+
+
+def recipe_key(recipe: Mapping[str, Any]) -> str:
+    """A control's recipe as a text that is the same for equal ones."""
+    return json.dumps(recipe, sort_keys=True)
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
