@@ -268,6 +268,7 @@ class Objective:
             attributes.PARENT: lineage.parent,
             "finetune_epochs": lineage.finetune_epochs,
             "distill_epochs": lineage.distill_epochs,
+            "search_epochs": lineage.search_epochs,
             "training_result": candidate.training,
             "parameters": parameters,
             **self.method.scores(trial.study, values),
@@ -296,7 +297,11 @@ class Objective:
             parent=lineage.parent,
             trained=trial.params.get("training", "none"),
             training=candidate.training,
-            epochs={"fine-tuning": lineage.finetune_epochs, "distillation": lineage.distill_epochs},
+            epochs={
+                "fine-tuning": lineage.finetune_epochs,
+                "distillation": lineage.distill_epochs,
+                "search": lineage.search_epochs,
+            },
         )
 
     def collect(self, study: optuna.Study) -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nasopt.pareto import hypervolume, pareto_mask
+from nasopt.samplers.adabert import SUPERNET
 from nasopt.samplers.history import known_draws
 from nasopt.storage import attributes
 from nasopt.storage.attributes import complete_trials, feasible, minimised
@@ -79,8 +80,15 @@ def study_record(opened: OpenStudy) -> Record:
         "base": dict(zip(names, base.values, strict=True)) if base else None,
         "pareto": len(pareto_trials(opened)),
         "hypervolume": _hypervolume(opened, complete),
+        **_supernet(opened),
         "artifacts": str(opened.folder),
     }
+
+
+def _supernet(opened: OpenStudy) -> Record:
+    """What became of the search of a supernet, where the method has one."""
+    record = opened.study.user_attrs.get(SUPERNET)
+    return {} if record is None else {"supernet": {"epochs": record["epochs"], "verdict": record["text"]}}
 
 
 def not_trained(trials: Sequence[FrozenTrial]) -> Record:

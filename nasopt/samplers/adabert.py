@@ -44,7 +44,8 @@ def by_probability(costs: Sequence[FloatArray]) -> Iterator[tuple[int, ...]]:
     """Every choice of one entry from each row, cheapest sum first, lazily.
 
     Args:
-        costs: for each cell the costs of its operations, shape `(n,)` each; minus the logits, for the most probable first.
+        costs: for each cell the costs of its operations, shape `(n,)` each: minus the logits, and the most probable
+            choice comes first.
     """
     orders = [np.argsort(row, kind="stable") for row in costs]
 
@@ -67,12 +68,12 @@ def by_probability(costs: Sequence[FloatArray]) -> Iterator[tuple[int, ...]]:
 class AdaBERTSampler(ProposingSampler, RandomSampler):
     """Samples architectures from the distribution that a supernet has learnt, without replacement.
 
-    Parameters are `cell_0`, `cell_1`... with the seven operations. The architecture weights `a` are read from the study's
-    user attribute `nasopt:supernet`; before it is there, every operation is equally likely. The first proposal is the most
-    probable architecture (argmax a, without noise) unless somebody has tried it already; the others are drawn cell by
-    cell by Gumbel-max, `argmax(a / T + g)`. Architectures that were tried, are under way or wait are never proposed. When
-    draws give known ones only, the most probable one that is left is taken; when none is left, the trial gets the system
-    attribute `nasopt:exhausted`: see :func:`nasopt.samplers.history.is_exhausted`.
+    Parameters are `cell_0`, `cell_1`... with the seven operations. The architecture weights `a` are read from the
+    study's user attribute `nasopt:supernet`; before it is there, every operation is equally likely. The first proposal
+    is the most probable architecture (argmax a, without noise) unless somebody has tried it already; the others are
+    drawn cell by cell by Gumbel-max, `argmax(a / T + g)`. Architectures that were tried, are under way or wait are
+    never proposed. When draws give known ones only, the most probable one that is left is taken; when none is left, the
+    trial gets the system attribute `nasopt:exhausted`: see :func:`nasopt.samplers.history.is_exhausted`.
 
     What a trial draws depends on `seed` and the trial's number only, the seed is recorded in the trial, and state comes
     from the database alone. Other parameters than cells are drawn at random.
@@ -94,25 +95,25 @@ class AdaBERTSampler(ProposingSampler, RandomSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        space = {param_name: param_distribution}
-        if not _is_cell(param_name, param_distribution):
+        cell = _cells({param_name: param_distribution})
+        if not cell:
             return super().sample_independent(study, trial, param_name, param_distribution)
         if is_fixed(trial):
-            return fit({}, space)[param_name]
+            return fit({}, {param_name: param_distribution})[param_name]
         # The space was not known before this trial, so it is the first one with cells, or one that began beside it.
         with self._lock:
             is_first = self._history_of(study).position(trial.number) == 0
-        (row,) = _logits(study, space) or [np.zeros(len(OPERATIONS))]
-        index = int(np.argmax(row)) if is_first and np.ptp(row) else gumbel_max(row, self._temperature, self._rng.rng)
-        assert isinstance(param_distribution, CategoricalDistribution)
-        return param_distribution.choices[index]
+        choices = cell[param_name].choices
+        (row,) = _logits(study, cell) or [np.zeros(len(choices))]
+        index = int(np.argmax(row)) if is_first and row.any() else gumbel_max(row, self._temperature, self._rng.rng)
+        return choices[index]
 
     def _new_history(self, signs: FloatArray) -> History:
         return _CellHistory(EliteFold(1, lambda points, violations: points, signs))
 
     def _space(self, study: Study, history: History) -> Space:
         space = history.space
-        if any(_is_cell(*item) for item in space.items()):
+        if _cells(space):
             return space
         cells = study._storage.get_study_user_attrs(study._study_id).get(SUPERNET, {}).get("logits", [])
         return {**space, **{f"cell_{index}": CategoricalDistribution(OPERATIONS) for index in range(len(cells))}}
@@ -120,7 +121,7 @@ class AdaBERTSampler(ProposingSampler, RandomSampler):
     def _children(
         self, study: Study, history: History, own: Space, number: int
     ) -> Iterator[tuple[int | None, Genotype]]:
-        cells = {name: item for name, item in own.items() if _is_cell(name, item)}
+        cells = _cells(own)
         others = fit({}, {name: item for name, item in own.items() if name not in cells})
         if not cells:
             yield from repeat((None, others), FOREIGN_DRAWS)
@@ -154,11 +155,16 @@ class _CellHistory(History):
         return super().identity(params, None)
 
 
-def _is_cell(name: str, distribution: BaseDistribution) -> bool:
-    return name.startswith("cell_") and is_own(name, distribution)
+def _cells(space: Space) -> dict[str, CategoricalDistribution]:
+    """Those parameters that are cells."""
+    return {
+        name: distribution
+        for name, distribution in space.items()
+        if name.startswith("cell_") and isinstance(distribution, CategoricalDistribution) and is_own(name, distribution)
+    }
 
 
-def _logits(study: Study, cells: Mapping[str, BaseDistribution]) -> list[FloatArray]:
+def _logits(study: Study, cells: Mapping[str, CategoricalDistribution]) -> list[FloatArray]:
     """For each cell the learnt weights of its choices; empty before there are any."""
     record = study._storage.get_study_user_attrs(study._study_id).get(SUPERNET)
     if record is None:
@@ -166,7 +172,6 @@ def _logits(study: Study, cells: Mapping[str, BaseDistribution]) -> list[FloatAr
     learnt = record["logits"]
     rows = []
     for name, distribution in cells.items():
-        assert isinstance(distribution, CategoricalDistribution)
         index = int(name.removeprefix("cell_"))
         weights = dict(zip(OPERATIONS, learnt[index], strict=True)) if index < len(learnt) else {}
         rows.append(np.array([weights.get(choice, 0.0) for choice in distribution.choices]))

@@ -1,4 +1,7 @@
-"""Whether a differentiable search has found anything, in plain words (METHODS.md section 3: collapse is the known failure)."""
+"""Whether a differentiable search has found anything, in plain words.
+
+METHODS.md section 3: collapse to operations without parameters is the known failure.
+"""
 
 from __future__ import annotations
 
@@ -44,13 +47,13 @@ def judge(winners: Sequence[str], entropies: Sequence[Sequence[float]]) -> Verdi
     if all(winner in PARAMETER_FREE for winner in winners):
         return Verdict(
             "parameter-free",
-            f"collapsed: every cell chose an operation without parameters ({chosen}), so the student is a bag of words; "
-            f"{course}",
+            f"collapsed: every cell chose an operation without parameters ({chosen}), so the student is hardly more "
+            f"than a bag of words; {course}",
         )
     if mean > UNDECIDED * highest:
         return Verdict(
             "undecided",
-            f"undecided: {course}, {100 * (1 - mean / highest):.0f} % below a uniform choice, so the winners ({chosen}) are "
+            f"undecided: {course}, it has fallen by {100 * (1 - mean / highest):.0f} %, so the winners ({chosen}) are "
             "close to chance",
         )
     return Verdict("fine", f"fine: chose {chosen}; {course}")

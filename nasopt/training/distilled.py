@@ -1,4 +1,4 @@
-"""A student beside the projections that compare it with its teacher, and AdaBERT's loss for it (METHODS.md section 3)."""
+"""A student beside the projections that compare it with its teacher, and its loss (METHODS.md section 3, AdaBERT)."""
 
 from __future__ import annotations
 

@@ -22,7 +22,6 @@ from nasopt.measurement.device import supports_bf16
 from nasopt.tasks.batches import Batch, EncodedSplit, training_batches
 from nasopt.training.state import TrainingState, load_state, save_state
 
-
 LossFunction = Callable[[Any, Batch], Tensor]
 """(model, batch) -> scalar loss, averaged over the batch."""
 StepCallback = Callable[[int, int], None]

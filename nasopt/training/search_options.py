@@ -24,12 +24,10 @@ class SearchOptions(Section):
     efficiency_weight: float = Field(1.5, ge=0, allow_inf_nan=False, description="Of L_eff (l3).")
     layer_pairs: tuple[tuple[int, int], ...] = Field(
         ((0, 0), (1, 3), (2, 6)),
-        description="Hidden states of student and teacher that L_KD compares; 0: the embeddings, i: after cell or layer i.",
+        description="Hidden states (student, teacher) that L_KD compares; 0: the embeddings, i: after cell or layer i.",
     )
     search_epochs: int = Field(15, ge=1, description="Of the supernet, the warm-up included.")
-    warmup_epochs: int = Field(
-        0, ge=0, description="The first of them, in which the network learns and no choice is made."
-    )
+    warmup_epochs: int = Field(0, ge=0, description="The first of them: the network learns, no choice is made.")
     tau_start: float = Field(1.0, gt=0, allow_inf_nan=False, description="Temperature of the Gumbel-softmax at first.")
     tau_end: float = Field(
         1.0, gt=0, allow_inf_nan=False, description="And in the last epoch; in between geometrically."
@@ -41,7 +39,7 @@ class SearchOptions(Section):
         0.0,
         ge=0,
         lt=1,
-        description="Share of the training split kept for the architecture weights; 0: they share all of it.",
+        description="Share of the training split kept for the architecture weights; 0: they share it.",
     )
     architecture_learning_rate: float = Field(
         3e-3, gt=0, allow_inf_nan=False, description="Of the architecture weights; constant."
@@ -90,7 +88,7 @@ class SearchOptions(Section):
     def _schedule_fits(self) -> SearchOptions:
         if self.warmup_epochs >= self.search_epochs:
             raise ValueError(
-                f"warmup_epochs is {self.warmup_epochs} of search_epochs = {self.search_epochs}: none is left to choose in"
+                f"warmup_epochs is {self.warmup_epochs} and search_epochs {self.search_epochs}: none is left to choose"
             )
         return self
 

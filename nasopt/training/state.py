@@ -1,4 +1,4 @@
-"""A training at the end of an epoch, as tensors that safetensors can store: going on from it ends in the same weights."""
+"""A training at the end of an epoch, as tensors: going on from them ends in the same weights."""
 
 from __future__ import annotations
 

@@ -147,6 +147,17 @@ class SupernetSearch:
         with FileLock(self.folder / ".lock"):  # workers that start together: the second finds what the first made
             return self._finished(store) or self._train(store, on_step)
 
+    def load(self, checkpoint: str) -> Distilled:
+        """The trained supernet with its projections, on the CPU.
+
+        Raises:
+            CheckpointError: it is not there, or damaged.
+        """
+        weights, _ = CheckpointStore(self.folder).read(checkpoint)
+        model = make_supernet(self.base_model, self.options, self.seed)
+        model.load_state_dict(weights)
+        return model.eval()
+
     def _finished(self, store: CheckpointStore) -> dict[str, Any] | None:
         path = self.folder / RECORD
         if not path.is_file():
