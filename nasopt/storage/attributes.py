@@ -13,6 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.models.architecture import Precision
+from nasopt.pareto import pareto_mask
 
 # Study user attributes.
 CONFIG = "nasopt:config"
@@ -21,6 +22,8 @@ DATA = "nasopt:data"
 """Content hashes of the local data and model."""
 BASE = "nasopt:base"
 """Number of the base trial."""
+TFIDF = "nasopt:tfidf"
+"""What TF-IDF and a linear model reach: `{"quality": ..., "metric": ..., "seconds": ...}`."""
 REFERENCE_POINT = "nasopt:reference_point"
 """The hypervolume's reference point, in the units of the objectives."""
 
@@ -84,9 +87,23 @@ def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in trials if CONTROL not in trial.user_attrs]
 
 
+def complete_controls(study: optuna.Study) -> list[FrozenTrial]:
+    """Complete controls, by number."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [trial for trial in trials if CONTROL in trial.user_attrs]
+
+
 def feasible(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Those that violate no constraint."""
     return [trial for trial in trials if all(value <= 0 for value in trial.constraints.values())]
+
+
+def pareto_front(study: optuna.Study) -> list[FrozenTrial]:
+    """Complete feasible trials, without controls, that no other one dominates, by number."""
+    trials = feasible(complete_trials(study))
+    if not trials:
+        return []
+    return [trial for trial, on in zip(trials, pareto_mask(minimised(trials, study)), strict=True) if on]
 
 
 def precision_of(trial: FrozenTrial) -> Precision:

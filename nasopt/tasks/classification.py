@@ -75,6 +75,16 @@ class TextClassification(Task):
         return encoder_shape(self._model_config)
 
     @property
+    def num_outputs(self) -> int:
+        return self._labels.num_outputs
+
+    def texts(self, role: str) -> list[str]:
+        split = self._data[role]
+        return [
+            " ".join(map(str, texts)) for texts in zip(*map(split.__getitem__, self.config.dataset.text), strict=True)
+        ]
+
+    @property
     def max_positions(self) -> int:
         return max_positions(self._model_config)
 
