@@ -14,6 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
+from nasopt.objective import make_method
 from nasopt.pareto import hypervolume, pareto_mask
 from nasopt.samplers.history import known_draws
 from nasopt.storage import attributes
@@ -79,6 +80,7 @@ def study_record(opened: OpenStudy) -> Record:
         "base": dict(zip(names, base.values, strict=True)) if base else None,
         "pareto": len(pareto_trials(opened)),
         "hypervolume": _hypervolume(opened, complete),
+        **make_method(config).record(study),
         "artifacts": str(opened.folder),
     }
 
