@@ -51,10 +51,10 @@ def trial_record(trial: FrozenTrial, metric_names: Sequence[str]) -> Record:
         "parent": trial.user_attrs.get(attributes.PARENT),
         "precision": attributes.precision_of(trial) if complete else trial.params.get("precision"),
         "source": next((item["source"] for item in latencies.values()), None),
-        "feasible": all(value <= 0 for value in trial.constraints.values()),
         "control": trial.user_attrs.get(attributes.CONTROL),
         "failure": trial.user_attrs.get(attributes.FAILURE) or trial.user_attrs.get(attributes.REJECTED),
         "duration_s": None if trial.duration is None else trial.duration.total_seconds(),
+        "feasible": all(value <= 0 for value in trial.constraints.values()),
     }
 
 
