@@ -1,13 +1,15 @@
 """Writes model folders that `from_pretrained` reads, and verifies each before it is there.
 
 What a standard configuration can express (layers removed, one FFN width for all layers, bitsandbytes' quantisation)
-loads with plain transformers. Anything else brings :mod:`nasopt.models.modeling_nasopt` along, one file that stands
-alone: it loads where nasopt is installed, and elsewhere with `trust_remote_code=True`.
+loads with plain transformers. Anything else brings the modelling file of its class along (:mod:`modeling_nasopt
+<nasopt.models.modeling_nasopt>`, :mod:`modeling_adabert <nasopt.models.modeling_adabert>`), one file that stands alone:
+it loads where nasopt is installed, and elsewhere with `trust_remote_code=True`.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import shutil
 import uuid
@@ -25,16 +27,17 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from nasopt.errors import ExportError, NasoptError
 from nasopt.models import loading, modeling_nasopt
-from nasopt.models.architecture import Architecture
-from nasopt.models.families import encoder_shape, family_of, max_positions
+from nasopt.models.architecture import CandidateArchitecture
+from nasopt.models.families import OWN_CLASSES, encoder_shape, family_of, max_positions
 from nasopt.models.quantization import quantization_settings, stored_dtype, stored_tensors
 from nasopt.models.surgery import layer_counts
 from nasopt.version import __version__
 
 RECORD = "nasopt.json"
-CODE = "modeling_nasopt.py"
 WEIGHTS = "model.safetensors"
 ONNX = "model.onnx"
+CODE = {f"{encoder.__module__.rpartition('.')[2]}.py" for encoder, _ in OWN_CLASSES.values()}
+"""Names of the modelling files that a folder may bring along."""
 FP32_TOLERANCE = 1e-4
 
 
@@ -53,7 +56,7 @@ def check_target(to: Path, force: bool) -> None:
 def export_hf(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    architecture: Architecture,
+    architecture: CandidateArchitecture,
     to: Path,
     *,
     card: str,
@@ -64,7 +67,7 @@ def export_hf(
     Args:
         model: the artifact itself, in its precision, before its first forward pass (see :func:`stored_tensors`).
         tokenizer: the base model's.
-        architecture: what the model keeps of the base model, and its precision; recorded in `nasopt.json`.
+        architecture: what the model keeps of the base model (or its cells), and precision; recorded in `nasopt.json`.
         to: the folder. Files of an existing one are overwritten by name, others stay.
         card: text of README.md.
         force: whether the folder may hold something already.
@@ -81,8 +84,6 @@ def export_hf(
         config = export_config(model)
         tensors: dict[str, Tensor] = {name: tensor.cpu() for name, tensor in stored_tensors(model).items()}
         save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
-        if hasattr(config, "auto_map"):
-            shutil.copyfile(modeling_nasopt.__file__, partial / CODE)
         write_around(partial, config, tokenizer, card, export_record(model, architecture))
         _verify(partial, model, architecture, to)
     return to
@@ -112,7 +113,7 @@ def new_folder(to: Path, force: bool) -> Iterator[Path]:
             written = [file.name for file in partial.iterdir()]
             for name in written:
                 (partial / name).replace(to / name)
-            for name in {WEIGHTS, ONNX, CODE}.difference(written):
+            for name in {WEIGHTS, ONNX, *CODE}.difference(written):
                 (to / name).unlink(missing_ok=True)
         else:
             partial.rename(to)
@@ -125,8 +126,12 @@ def new_folder(to: Path, force: bool) -> Iterator[Path]:
 def write_around(
     folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, card: str, record: dict[str, Any]
 ) -> None:
-    """Writes what stands beside the weights: configuration, tokenizer, model card and `nasopt.json`."""
+    """Writes what stands beside the weights: configuration, with the modelling file that it names, tokenizer, model
+    card and `nasopt.json`."""
     config.save_pretrained(folder)
+    if hasattr(config, "auto_map"):
+        code = inspect.getfile(type(config))
+        shutil.copyfile(code, folder / Path(code).name)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -134,15 +139,7 @@ def write_around(
 
 def export_config(model: PreTrainedModel) -> PretrainedConfig:
     """The configuration from which `from_pretrained` builds a model of these sizes and this quantisation."""
-    shape, family = encoder_shape(model.config), family_of(model)
-    heads, neurons = layer_counts(model)
-    same_sizes = set(heads) == {shape.num_heads} and len(set(neurons)) == 1 and neurons[0]
-    if same_sizes and not family.own_values(model):
-        config: PretrainedConfig = copy.deepcopy(model.config)
-        setattr(config, family.ffn_key, neurons[0])
-        config.architectures = [type(model).__name__]
-    else:
-        config = _own_config(model, heads, neurons)
+    config = _own_config(model) if model.config.model_type in OWN_CLASSES else _encoder_config(model)
     config.dtype = stored_dtype(model)
     settings = quantization_settings(model)
     if settings:
@@ -150,7 +147,37 @@ def export_config(model: PreTrainedModel) -> PretrainedConfig:
     return config
 
 
-def _own_config(model: PreTrainedModel, heads: list[int], neurons: list[int]) -> PretrainedConfig:
+def _own_config(model: PreTrainedModel) -> PretrainedConfig:
+    """The configuration of a model of a class of ours, which names the modelling file beside it."""
+    config: PretrainedConfig = copy.deepcopy(model.config)
+    return _with_code(config, type(model).__name__)
+
+
+def _with_code(config: PretrainedConfig, own_class: str) -> PretrainedConfig:
+    encoder, classifier = OWN_CLASSES[config.model_type]
+    module = Path(inspect.getfile(type(config))).stem
+    config.architectures = [own_class]
+    config.auto_map = {
+        "AutoConfig": f"{module}.{type(config).__name__}",
+        "AutoModel": f"{module}.{encoder.__name__}",
+        "AutoModelForSequenceClassification": f"{module}.{classifier.__name__}",
+    }
+    return config
+
+
+def _encoder_config(model: PreTrainedModel) -> PretrainedConfig:
+    """The standard configuration of a cut encoder where that can express its sizes, else one of ours."""
+    shape, family = encoder_shape(model.config), family_of(model)
+    heads, neurons = layer_counts(model)
+    if set(heads) != {shape.num_heads} or len(set(neurons)) > 1 or not neurons[0] or family.own_values(model):
+        return _irregular_config(model, heads, neurons)
+    config: PretrainedConfig = copy.deepcopy(model.config)
+    setattr(config, family.ffn_key, neurons[0])
+    config.architectures = [type(model).__name__]
+    return config
+
+
+def _irregular_config(model: PreTrainedModel, heads: list[int], neurons: list[int]) -> PretrainedConfig:
     config_class = modeling_nasopt.CONFIGS[modeling_nasopt.MODEL_TYPE_PREFIX + model.config.model_type]
     encoder, classifier = modeling_nasopt.MODELS[config_class]
     own_class = f"Nasopt{type(model).__name__}"
@@ -158,18 +185,10 @@ def _own_config(model: PreTrainedModel, heads: list[int], neurons: list[int]) ->
         raise ExportError(f"a {type(model).__name__} whose layers differ in size cannot be exported yet")
     values = {key: value for key, value in model.config.to_dict().items() if key not in ("model_type", "architectures")}
     values |= family_of(model).own_values(model)
-    config: PretrainedConfig = config_class(layer_heads=heads, layer_ffn=neurons, **values)
-    module = Path(CODE).stem
-    config.architectures = [own_class]
-    config.auto_map = {
-        "AutoConfig": f"{module}.{config_class.__name__}",
-        "AutoModel": f"{module}.{encoder.__name__}",
-        "AutoModelForSequenceClassification": f"{module}.{classifier.__name__}",
-    }
-    return config
+    return _with_code(config_class(layer_heads=heads, layer_ffn=neurons, **values), own_class)
 
 
-def export_record(model: PreTrainedModel, architecture: Architecture) -> dict[str, Any]:
+def export_record(model: PreTrainedModel, architecture: CandidateArchitecture) -> dict[str, Any]:
     """What `nasopt.json` says: the architecture, and the versions of what made the folder."""
     record: dict[str, Any] = {
         "nasopt": __version__,
@@ -183,7 +202,7 @@ def export_record(model: PreTrainedModel, architecture: Architecture) -> dict[st
     return record
 
 
-def _verify(folder: Path, model: PreTrainedModel, architecture: Architecture, to: Path) -> None:
+def _verify(folder: Path, model: PreTrainedModel, architecture: CandidateArchitecture, to: Path) -> None:
     """Reads the folder and compares outputs on a fixed batch: within 1e-4 in fp32, else equal.
 
     Raises:

@@ -2,7 +2,8 @@
 
 A folder holds `model.onnx` with batch and length left open, the tokenizer, a model card, `nasopt.json` (versions, and
 what each layer keeps) and the base model's configuration with the labels, which is for readers of labels and tokenizers
-and cannot say the sizes of single layers.
+and cannot say the sizes of single layers. A model of a class of ours has its own configuration, and the modelling file
+with which that is read.
 
 ======  ============================================================================================================
 fp32    as it is
@@ -36,13 +37,15 @@ from nasopt.export import (
     FP32_TOLERANCE,
     ONNX,
     check_outputs,
+    export_config,
     export_record,
     fixed_batch,
     new_folder,
     write_around,
 )
 from nasopt.measurement.memory import memory_mb
-from nasopt.models.architecture import Architecture, Precision
+from nasopt.models.architecture import CandidateArchitecture, Precision
+from nasopt.models.families import OWN_CLASSES
 from nasopt.models.quantization import quantization_settings, stored_dtype, stored_tensors
 
 FP16_TOLERANCE = 2e-2
@@ -107,7 +110,7 @@ def check_convertible(precision: Precision) -> None:
 def export_onnx(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    architecture: Architecture,
+    architecture: CandidateArchitecture,
     to: Path,
     *,
     card: str | Callable[[Path], str],
@@ -163,6 +166,8 @@ def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
 
 
 def _config(model: PreTrainedModel) -> PretrainedConfig:
+    if model.config.model_type in OWN_CLASSES:
+        return export_config(model)
     config: PretrainedConfig = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
     config.dtype = stored_dtype(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -12,7 +13,7 @@ from types import ModuleType
 TRIGGER = "transformers.models.auto.modeling_auto"
 """The module that defines the Auto classes: once it is imported, registering costs nothing more."""
 
-CLASSES = "nasopt.models.modeling_nasopt"
+MODULES = ("nasopt.models.modeling_nasopt", "nasopt.models.modeling_adabert")
 
 
 def register_with_transformers() -> None:
@@ -24,11 +25,10 @@ def register_with_transformers() -> None:
 
 
 def _register() -> None:
-    if CLASSES in sys.modules:
-        return  # it is what imports the Auto classes just now, and is not complete; `nasopt.models.loading` registers
-    from nasopt.models.modeling_nasopt import register
-
-    register()
+    for name in MODULES:
+        # One that is there is what imports the Auto classes just now, and is not complete: who imports it registers it.
+        if name not in sys.modules:
+            import_module(name).register()
 
 
 class _RegisterAfterImport(MetaPathFinder):

@@ -16,8 +16,10 @@ from nasopt import export
 from nasopt.errors import ExportError
 from nasopt.export import check_target, export_hf
 from nasopt.measurement.memory import memory_mb
-from nasopt.models.architecture import PRECISIONS, Architecture, KeptUnits
+from nasopt.models.architecture import PRECISIONS, Architecture, KeptUnits, read_architecture
+from nasopt.models.cells import CellArchitecture
 from nasopt.models.loading import load_tokenizer
+from nasopt.models.modeling_adabert import AdaBertConfig
 from nasopt.models.quantization import bitsandbytes, quantize, stored_tensors
 from nasopt.models.surgery import cut
 
@@ -30,6 +32,11 @@ SHAPES = {
         (KeptUnits((0, 3), NEURONS), KeptUnits((1,), tuple(range(64, 128))), KeptUnits(HEADS, NEURONS))
     ),
     "empty blocks": Architecture((KeptUnits((), NEURONS), None, KeptUnits((2, 3), ()))),
+}
+CHAINS = {
+    "chain": CellArchitecture(("conv3", "skip", "maxpool", "dilconv3", "avgpool", "conv5"), 128),
+    "low rank": CellArchitecture(("conv1", "skip"), 128, embedding_rank=64),
+    "bag": CellArchitecture(("skip",), 128),
 }
 STANDARD = {"full", "fewer layers", "narrower"}
 FILES = {"README.md", "config.json", "model.safetensors", "nasopt.json", "tokenizer.json", "tokenizer_config.json"}
@@ -56,6 +63,26 @@ def make(family: str, shape: str) -> PreTrainedModel:
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     return cut(model.eval(), SHAPES[shape])
+
+
+def make_student(chain: str) -> PreTrainedModel:
+    architecture = CHAINS[chain]
+    config = AdaBertConfig(
+        vocab_size=40,
+        hidden_size=128,
+        embedding_rank=architecture.embedding_rank,
+        cells=[architecture.cells[index] for index in architecture.kept_cells],
+        max_position_embeddings=64,
+        id2label={0: "negative", 1: "positive"},
+        label2id={"negative": 0, "positive": 1},
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
 
 
 @pytest.fixture
@@ -119,6 +146,32 @@ def test_pipelines_and_saving_again(tokenizer, texts, tmp_path: Path, precision)
         assert torch.equal(again(**texts).logits, model(**texts).logits)
     assert (tmp_path / "again" / "modeling_nasopt.py").is_file()
     assert load_file(tmp_path / "again" / "model.safetensors").keys() == load_file(folder / "model.safetensors").keys()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("chain", CHAINS)
+def test_convolutional_students_load_the_same(tokenizer, texts, tmp_path: Path, chain, precision):
+    model, architecture = quantize(make_student(chain), precision, "cpu"), CHAINS[chain].with_precision(precision)
+    tensors = {name: tensor.clone() for name, tensor in stored_tensors(model).items()}
+    folder = export_hf(model, tokenizer, architecture, tmp_path / "out", card="# A model\n")
+    assert {file.name for file in folder.iterdir()} == FILES | {"modeling_adabert.py"}
+    stored = load_file(folder / "model.safetensors")
+    assert stored.keys() == tensors.keys()
+    assert all(torch.equal(stored[name], tensors[name]) for name in stored)
+    record = json.loads((folder / "nasopt.json").read_text())
+    assert read_architecture(json.dumps(record["architecture"])) == architecture
+
+    loaded, tokenizer = nasopt.load(folder)
+    loaded.save_pretrained(tmp_path / "again")
+    tokenizer.save_pretrained(tmp_path / "again")
+    again, _ = nasopt.load(tmp_path / "again")
+    with torch.inference_mode():
+        expected = model(**texts).logits
+        assert torch.equal(loaded(**texts).logits, expected)
+        assert torch.equal(again(**texts).logits, expected)
+    assert (tmp_path / "again" / "modeling_adabert.py").is_file()
+    classify = pipeline("text-classification", str(folder), trust_remote_code=False)
+    assert {item["label"] for item in classify(["a good film", "sad"], top_k=2)[0]} == {"negative", "positive"}
 
 
 def test_a_users_quantisation_with_other_settings_is_kept(tokenizer, texts, tmp_path: Path):
@@ -236,6 +289,11 @@ def test_exports_load_where_nasopt_is_not_installed(tokenizer, texts, tmp_path: 
         write(model, tokenizer, shape, precision, tmp_path / name)
         with torch.inference_mode():
             expected[name] = model(**texts).logits
+    for chain, precision in (("chain", "fp32"), ("low rank", "int8"), ("bag", "bf16")):
+        model = quantize(make_student(chain), precision, "cpu")
+        export_hf(model, tokenizer, CHAINS[chain].with_precision(precision), tmp_path / chain, card="")
+        with torch.inference_mode():
+            expected[chain] = model(**texts).logits
     save_file(expected, tmp_path / "expected.safetensors")
     script = tmp_path / "script.py"
     script.write_text(WITHOUT_NASOPT)

@@ -17,10 +17,13 @@ from nasopt import export_onnx as module
 from nasopt.errors import ExportError, MissingExtraError
 from nasopt.export import export_hf
 from nasopt.export_onnx import BF16_NOTE, FP16_TOLERANCE, OnnxModel, check_convertible, export_onnx, input_names
-from nasopt.models.architecture import Architecture, KeptUnits
+from nasopt.models.architecture import Architecture, KeptUnits, read_architecture
+from nasopt.models.cells import CellArchitecture
 from nasopt.models.families import FAMILIES
 from nasopt.models.loading import load_tokenizer
+from nasopt.models.modeling_adabert import AdaBertConfig
 from nasopt.models.quantization import quantize
+from nasopt.models.searchcell import Supernet, freeze
 from nasopt.models.surgery import cut
 
 for package in module.PACKAGES:
@@ -87,6 +90,32 @@ def test_every_family_runs_the_same_with_empty_blocks(tokenizer, tmp_path: Path,
     assert [(item.name, item.shape) for item in session.get_outputs()] == [("logits", ["batch", 2])]
     for trace in (b"stack_trace", b"site-packages", str(Path(nasopt.__file__).parent).encode()):
         assert trace not in (folder / "model.onnx").read_bytes()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        CellArchitecture(("conv3", "conv1", "maxpool", "dilconv3", "avgpool", "conv5"), 32),
+        CellArchitecture(("skip", "skip"), 32, embedding_rank=8),
+    ],
+    ids=["chain", "bag"],
+)
+def test_convolutional_students_run_the_same(tokenizer, tmp_path: Path, architecture: CellArchitecture, precision):
+    config = AdaBertConfig(vocab_size=40, hidden_size=32, embedding_rank=architecture.embedding_rank, num_labels=2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = quantize(freeze(Supernet(config, len(architecture.cells)), architecture), precision, "cpu")
+    folder = export_onnx(model, tokenizer, architecture.with_precision(precision), tmp_path / "out", card="")
+    assert {file.name for file in folder.iterdir()} == FILES | {"modeling_adabert.py"}
+    for batch_size, tokens in ((1, 1), (1, 2), (2, 33), (9, 60)):
+        assert difference(model, folder, batch_size, tokens) <= (1e-5 if precision == "fp32" else FP16_TOLERANCE)
+    record = json.loads((folder / "nasopt.json").read_text())
+    assert read_architecture(json.dumps(record["architecture"])) == architecture.with_precision(precision)
+    assert AutoConfig.from_pretrained(folder, trust_remote_code=False).cells == model.config.cells
+    read = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    assert read("the film was good").input_ids == tokenizer("the film was good").input_ids
 
 
 @pytest.mark.integration

@@ -24,10 +24,12 @@ def test_importing_nasopt_imports_no_torch() -> None:
         "import nasopt; from transformers import AutoConfig, AutoModel",
         "from transformers import AutoConfig, AutoModel; import nasopt",
         "import nasopt.models.surgery, nasopt.models.loading; from transformers import AutoConfig",
+        "import nasopt.models.searchcell; from transformers import AutoConfig",
     ],
 )
 def test_transformers_knows_our_models(imports: str) -> None:
-    assert python(f"{imports}\nprint(AutoConfig.for_model('nasopt-bert').model_type)") == "nasopt-bert"
+    code = "print(*(AutoConfig.for_model(name).model_type for name in ('nasopt-bert', 'nasopt-adabert')))"
+    assert python(f"{imports}\n{code}") == "nasopt-bert nasopt-adabert"
 
 
 def test_unknown_names_are_errors() -> None:

@@ -14,11 +14,20 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from nasopt.errors import UnsupportedModelError, choices
+from nasopt.models import modeling_adabert, modeling_nasopt
 from nasopt.models.architecture import EncoderShape
-from nasopt.models.modeling_nasopt import LAYER_PARTS, MODEL_TYPE_PREFIX, LayerParts, register
+from nasopt.models.modeling_nasopt import LAYER_PARTS, MODEL_TYPE_PREFIX, LayerParts
+
+OWN_CLASSES: dict[str, tuple[Any, Any]] = {
+    config.model_type: classes
+    for module in (modeling_nasopt, modeling_adabert)
+    for config, classes in module.MODELS.items()
+}
+"""Our own encoder and classifier, by model type; exported folders bring along the file that defines them."""
 
 # For those who import this before transformers' Auto classes: see nasopt.registration.
-register()
+for module in (modeling_nasopt, modeling_adabert):
+    module.register()
 
 
 def _nothing(model: PreTrainedModel) -> dict[str, Any]:
@@ -137,11 +146,13 @@ def family_of(model: PreTrainedModel | PretrainedConfig) -> Family:
 
 
 def max_positions(config: PretrainedConfig) -> int:
-    """The longest text that a model can read, in tokens.
+    """The longest text that a model can read, in tokens (that it was made for, where it has no positions).
 
     Raises:
         UnsupportedModelError: see :func:`family_of`.
     """
+    if config.model_type in modeling_adabert.CONFIGS:
+        return int(config.max_position_embeddings)
     return int(config.max_position_embeddings) - family_of(config).first_position(config)
 
 

@@ -22,8 +22,7 @@ from transformers import (
 )
 
 from nasopt.errors import ExportError, UnsupportedModelError
-from nasopt.models import modeling_nasopt
-from nasopt.models.families import FAMILIES, family_of
+from nasopt.models.families import FAMILIES, OWN_CLASSES, family_of
 from nasopt.models.quantization import bitsandbytes
 
 HEAD_SUFFIX = "ForSequenceClassification"
@@ -52,7 +51,7 @@ def load(path: str | Path, device: torch.device | str | None = None) -> tuple[Pr
     if not (folder / "config.json").is_file():
         raise ExportError(f"{folder}: holds no model (there is no config.json)")
     config = load_config(str(folder), None, False)
-    if config.model_type not in modeling_nasopt.CONFIGS and config.model_type not in FAMILIES:
+    if config.model_type not in OWN_CLASSES and config.model_type not in FAMILIES:
         family_of(config)
     target = torch.device(device or "cpu")
     options: dict[str, Any] = {}

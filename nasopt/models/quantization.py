@@ -10,8 +10,9 @@ int4  linear layers of the encoder in bitsandbytes' NF4 (one scale per 64 weight
       rest in bfloat16
 ====  ==========================================================================================================
 
-The head (what stands above the encoder: the pooler is part of the encoder, the classifier is not) is never quantised.
-On GPUs without bfloat16 "the rest" is in float16.
+Only linear layers are quantised: the convolutions of AdaBERT's students stay in bfloat16, as embeddings do, so that
+int8 and int4 gain next to nothing there. The head (what stands above the encoder: the pooler is part of the encoder,
+the classifier is not) is never quantised. On GPUs without bfloat16 "the rest" is in float16.
 
 On CPUs with AVX512-BF16 bitsandbytes packs NF4 weights in blocks of 32 outputs x 64 inputs, and crashes on anything
 else. So int4 leaves linear layers whose `in_features` are no multiple of 64 or whose `out_features` are no multiple of

@@ -5,8 +5,13 @@ Shapes: B examples, T tokens (padding included), H hidden units, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
+import torch
 from torch import Tensor
 from torch.nn import functional
+
+from nasopt.models.cells import all_operation_flops, all_operation_parameters
 
 
 def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -40,3 +45,45 @@ def prediction_kl(student: Tensor, teacher: Tensor, temperature: float, scale_by
         log_target=True,
     )
     return divergence * temperature**2 if scale_by_t2 else divergence
+
+
+def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """`|| h_s^S - h_t^T ||^2` of AdaBERT: squared difference, averaged over real tokens and hidden units.
+
+    Args:
+        student: hidden states, projected to the teacher's width, (B, T, H).
+        teacher: hidden states, (B, T, H); anything finite at padding.
+        mask: 1 for real tokens, (B, T).
+    """
+    per_token = (student.float() - teacher.float()).square().mean(dim=-1)
+    weights = mask.to(per_token.dtype)
+    return (per_token * weights).sum() / weights.sum()
+
+
+def layer_matched_mse(students: Sequence[Tensor], teachers: Iterable[Tensor], mask: Tensor) -> Tensor:
+    """`L_KD` of AdaBERT: :func:`hidden_mse`, averaged over the layer pairs.
+
+    Args:
+        students: one (B, T, H) for each pair, projected to the teacher's width.
+        teachers: one (B, T, H) for each pair, or all of them (pairs, B, T, H).
+        mask: 1 for real tokens, (B, T).
+    """
+    pairs = zip(students, teachers, strict=True)
+    return torch.stack([hidden_mse(student, teacher, mask) for student, teacher in pairs]).mean()
+
+
+def efficiency(theta: Tensor, hidden_size: int) -> Tensor:
+    """`L_eff` of AdaBERT: expected FLOPs and parameters, each as part of the costliest operation's, over the cells.
+
+    Embedding and classifier do not count.
+
+    Args:
+        theta: probabilities of the operations, (cells, 7), in the order of :data:`nasopt.models.cells.OPERATIONS`.
+        hidden_size: width of the cells.
+
+    Returns:
+        A number from 0 (skips and pools alone) to 2 (the widest convolution in every cell).
+    """
+    flops, parameters = all_operation_flops(hidden_size), all_operation_parameters(hidden_size)
+    costs = torch.as_tensor(flops / flops.max() + parameters / parameters.max(), dtype=theta.dtype, device=theta.device)
+    return (theta @ costs).mean()
