@@ -260,7 +260,7 @@ class Objective:
             announce=lambda key: trial.set_user_attr(attributes.CHECKPOINT, key),
         )
         parameters = candidate.model.num_parameters()
-        for name, violation in self.method.constraints(values[0], parameters).items():
+        for name, violation in self.method.constraints(self.config.task.metric, values[0], parameters).items():
             trial.set_constraint(name, violation)
         described = {
             attributes.ARCHITECTURE: candidate.architecture.brief(),
@@ -270,7 +270,7 @@ class Objective:
             "distill_epochs": lineage.distill_epochs,
             "training_result": candidate.training,
             "parameters": parameters,
-            **self.method.scores(trial.study, values),
+            **self.method.scores(trial.study, values, parameters),
         }
         for name, value in described.items():
             trial.set_user_attr(name, value)

@@ -182,8 +182,8 @@ class Method(ABC):
             RejectedCandidateError: it breaks a constraint that needs no training to be known.
         """
 
-    def constraints(self, quality: float, parameters: int) -> dict[str, float]:
-        """By name, above 0 where a measured candidate violates it."""
+    def constraints(self, metric: str, quality: float, parameters: int) -> dict[str, float]:
+        """By name, above 0 where a candidate of that quality (in that metric) and so many weights violates it."""
         return {}
 
     def module(self, architecture: CandidateArchitecture, task: Task) -> PreTrainedModel:
@@ -203,8 +203,12 @@ class Method(ABC):
         """Trials that may still become parents, so that their checkpoints are kept."""
         return ()
 
-    def scores(self, study: Study, values: Sequence[float]) -> dict[str, float]:
-        """Scalar scores of a trial, stored as user attributes beside its objectives."""
+    def scores(self, study: Study, values: Sequence[float], parameters: int) -> dict[str, float]:
+        """Scalar scores of a trial with these values and so many weights, stored beside its objectives."""
+        return {}
+
+    def record(self, study: Study) -> dict[str, Any]:
+        """What `nasopt study show` tells of a study beside what it tells of every method's."""
         return {}
 
 

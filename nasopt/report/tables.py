@@ -14,6 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
+from nasopt.objective import make_method
 from nasopt.pareto import hypervolume, pareto_mask
 from nasopt.samplers.history import known_draws
 from nasopt.storage import attributes
@@ -50,10 +51,10 @@ def trial_record(trial: FrozenTrial, metric_names: Sequence[str]) -> Record:
         "parent": trial.user_attrs.get(attributes.PARENT),
         "precision": attributes.precision_of(trial) if complete else trial.params.get("precision"),
         "source": next((item["source"] for item in latencies.values()), None),
-        "feasible": all(value <= 0 for value in trial.constraints.values()),
         "control": trial.user_attrs.get(attributes.CONTROL),
         "failure": trial.user_attrs.get(attributes.FAILURE) or trial.user_attrs.get(attributes.REJECTED),
         "duration_s": None if trial.duration is None else trial.duration.total_seconds(),
+        "feasible": all(value <= 0 for value in trial.constraints.values()),
     }
 
 
@@ -79,6 +80,7 @@ def study_record(opened: OpenStudy) -> Record:
         "base": dict(zip(names, base.values, strict=True)) if base else None,
         "pareto": len(pareto_trials(opened)),
         "hypervolume": _hypervolume(opened, complete),
+        **make_method(config).record(study),
         "artifacts": str(opened.folder),
     }
 

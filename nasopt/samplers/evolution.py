@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Protocol, TypeAlias
@@ -91,9 +91,11 @@ class Operators:
     preference: Preference
     select: Selection
     vary: Variation
+    inherits: bool = True
+    """Whether a child starts from its parent's weights, so that the parent is part of what makes it known."""
 
 
-def pareto_preference(points: FloatArray, violations: FloatArray) -> FloatArray:
+def pareto_preference(trials: Sequence[FrozenTrial], points: FloatArray, violations: FloatArray) -> FloatArray:
     """Keys `(rank, -crowding distance)`, shape `(n, 2)`: NSGA-II's crowded comparison, under constraints."""
     ranks = non_domination_ranks(points, violations)
     return np.stack([ranks, -crowding_distance(points, ranks)], axis=1)
@@ -252,6 +254,7 @@ class EvolutionSampler(NSGAIISampler):
         foreign = {name: distribution for name, distribution in space.items() if name not in own}
         last: tuple[dict[str, Any], int | None, Hashable, int] | None = None
         for drawn, (parent, genotype) in enumerate(self._children(history, own, trial.number)):
+            parent = parent if self._operators.inherits else None
             params = fit(canonical(genotype), own)
             if foreign:
                 params |= self._draw_foreign(study, trial, history, foreign)

@@ -6,10 +6,16 @@ import pytest
 from optuna.samplers import BaseSampler
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase
 
-from nasopt.samplers import GeneticSampler
+from nasopt.samplers import AlphaNASSampler, GeneticSampler
 
 
 class TestGeneticSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
         return lambda: GeneticSampler(population_size=4, seed=0)
+
+
+class TestAlphaNASSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return lambda: AlphaNASSampler(population_size=4, seed=0)
