@@ -274,7 +274,7 @@ class Objective:
         )
         parameters = candidate.model.num_parameters()
         is_control = attributes.CONTROL in trial.user_attrs
-        for name, violation in self.method.constraints(values[0], parameters).items():
+        for name, violation in self.method.constraints(self.config.task.metric, values[0], parameters).items():
             trial.set_constraint(name, violation)
         described = {
             attributes.ARCHITECTURE: candidate.architecture.brief(),
@@ -285,7 +285,7 @@ class Objective:
             "search_epochs": lineage.search_epochs,
             "training_result": candidate.training,
             "parameters": parameters,
-            **({} if is_control else self.method.scores(trial.study, values)),
+            **({} if is_control else self.method.scores(trial.study, values, parameters)),
         }
         for name, value in described.items():
             trial.set_user_attr(name, value)

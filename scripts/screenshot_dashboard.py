@@ -108,7 +108,7 @@ def pages(study_id: int, trial: int, metrics: Sequence[str]) -> dict[str, tuple[
     return {
         "history": (root, ["Pareto Front", "History", *metrics[:2]]),
         "analytics": (f"{root}/analytics", ["Slice", "Param "]),
-        "trial": (f"{root}/trials?numbers={trial}", ["Layer by layer", "Artifacts"]),
+        "trial": (f"{root}/trials?numbers={trial}", ["Part by part", "Artifacts"]),
     }
 
 

@@ -152,6 +152,11 @@ class AdaBERTMethod(Method):
         config = student_config(task.load_model().config, architecture.hidden_size, architecture.embedding_rank)
         return AdaBertForSequenceClassification(frozen_config(config, architecture))
 
+    def record(self, study: Study) -> dict[str, Any]:
+        """What became of the search."""
+        record = study.user_attrs.get(SUPERNET)
+        return {} if record is None else {"supernet": {"epochs": record["epochs"], "verdict": record["text"]}}
+
     def _from_supernet(self, cells: Sequence[Operation], trial: Trial, context: Context) -> Candidate:
         """A student of these cells with the supernet's weights, fine-tuned."""
         from nasopt.models.searchcell import Supernet, freeze

@@ -275,8 +275,8 @@ class Method(ABC):
 
         return build_layers(self, recipe, trial, context)
 
-    def constraints(self, quality: float, parameters: int) -> dict[str, float]:
-        """By name, above 0 where a measured candidate violates it."""
+    def constraints(self, metric: str, quality: float, parameters: int) -> dict[str, float]:
+        """By name, above 0 where a candidate of that quality (in that metric) and so many weights violates it."""
         return {}
 
     def module(self, architecture: CandidateArchitecture, task: Task) -> PreTrainedModel:
@@ -296,8 +296,12 @@ class Method(ABC):
         """Trials that may still become parents, so that their checkpoints are kept."""
         return ()
 
-    def scores(self, study: Study, values: Sequence[float]) -> dict[str, float]:
-        """Scalar scores of a trial, stored as user attributes beside its objectives."""
+    def scores(self, study: Study, values: Sequence[float], parameters: int) -> dict[str, float]:
+        """Scalar scores of a trial with these values and so many weights, stored beside its objectives."""
+        return {}
+
+    def record(self, study: Study) -> dict[str, Any]:
+        """What `nasopt study show` tells of a study beside what it tells of every method's."""
         return {}
 
 

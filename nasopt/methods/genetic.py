@@ -183,7 +183,7 @@ class GeneticMethod(Method):
         sampler: BaseSampler = study.sampler
         return sampler.elite(study) if isinstance(sampler, GeneticSampler) else ()
 
-    def scores(self, study: Study, values: Sequence[float]) -> dict[str, float]:
+    def scores(self, study: Study, values: Sequence[float], parameters: int) -> dict[str, float]:
         """F among the current population: a snapshot, for its extremes move with the population."""
         population = [trial.values for trial in self.parents(study)]
         return {"fitness": float(fitness([*population, list(values)], self._exponents)[-1])}

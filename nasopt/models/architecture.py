@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, Self, TypeAlias, get_args
 
@@ -84,6 +84,22 @@ class Architecture:
     def full(cls, shape: EncoderShape, precision: Precision = "fp32") -> Architecture:
         units = KeptUnits(tuple(range(shape.num_heads)), tuple(range(shape.ffn_size)))
         return cls((units,) * shape.num_layers, precision)
+
+    @classmethod
+    def masked(cls, shape: EncoderShape, mask: Sequence[int]) -> Architecture:
+        """The full layers whose bit is 1 (METHODS.md, section 2: synthesis).
+
+        Raises:
+            ValueError: the mask has not one bit for each layer, or keeps none.
+        """
+        if len(mask) != shape.num_layers or not set(mask) <= {0, 1}:
+            raise ValueError(
+                f"the mask {list(mask)} must have {shape.num_layers} bits, one for each layer of the model"
+            )
+        if not any(mask):
+            raise ValueError("the mask keeps no layer: at least one bit must be 1")
+        full = cls.full(shape).layers
+        return cls(tuple(units if bit else None for units, bit in zip(full, mask, strict=True)))
 
     @property
     def kept_layers(self) -> tuple[int, ...]:

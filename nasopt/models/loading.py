@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,22 +100,22 @@ def has_head(config: PretrainedConfig) -> bool:
     return any(name.endswith(HEAD_SUFFIX) for name in config.architectures or ())
 
 
+@dataclass(frozen=True)
+class Head:
+    """A head for sequence classification, as Hugging Face's configurations say it: labels in the order of their ids."""
+
+    labels: tuple[str, ...]
+    problem_type: str
+
+
 def load_base(
-    source: str,
-    *,
-    num_labels: int,
-    id2label: Mapping[int, str],
-    label2id: Mapping[str, int],
-    problem_type: str,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    new_head: bool = False,
+    source: str, head: Head, *, revision: str | None = None, trust_remote_code: bool = False, new_head: bool = False
 ) -> PreTrainedModel:
     """A model to start from, in fp32 whatever its checkpoint is in, with a head for sequence classification.
 
     Args:
         source: a folder, or an id on the hub.
-        num_labels, id2label, label2id, problem_type: the head, as Hugging Face's configurations say it.
+        head: what the head is for.
         revision: branch, tag or commit on the hub.
         trust_remote_code: whether code that comes with the model may run.
         new_head: start with a random head (drawn from torch's generator) though the checkpoint may have one.
@@ -122,25 +123,46 @@ def load_base(
     Raises:
         UnsupportedModelError: the model does not exist, is no encoder that can be cut, or lacks weights.
     """
-    config = load_config(source, revision, trust_remote_code)
-    family_of(config)
-    config.num_labels = num_labels
-    config.id2label, config.label2id = dict(id2label), dict(label2id)
-    config.problem_type = problem_type
-    options = {"revision": revision or "main", "trust_remote_code": trust_remote_code, "config": config}
+    config = _config_with(head, source, revision, trust_remote_code)
     with _quiet(), _explained(source):
         model, report = AutoModelForSequenceClassification.from_pretrained(
             source,
+            config=config,
+            revision=revision or "main",
+            trust_remote_code=trust_remote_code,
             dtype=torch.float32,
             ignore_mismatched_sizes=new_head,
             output_loading_info=True,
-            **options,
         )
     _check_weights(source, model, report, new_head)
     if new_head:
         _draw_head(model)
     loaded: PreTrainedModel = model
     return loaded
+
+
+def blank_base(source: str, head: Head, revision: str | None, trust_remote_code: bool) -> PreTrainedModel:
+    """The modules of :func:`load_base`'s model on the device `meta`: their sizes, without any weights.
+
+    Raises:
+        UnsupportedModelError: the model does not exist, or is no encoder that can be cut.
+    """
+    config = _config_with(head, source, revision, trust_remote_code)
+    with _quiet(), _explained(source), torch.device("meta"):
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
+            config, trust_remote_code=trust_remote_code
+        )
+    return model
+
+
+def _config_with(head: Head, source: str, revision: str | None, trust_remote_code: bool) -> PretrainedConfig:
+    config = load_config(source, revision, trust_remote_code)
+    family_of(config)
+    config.num_labels = len(head.labels)
+    config.id2label = dict(enumerate(head.labels))
+    config.label2id = {label: index for index, label in enumerate(head.labels)}
+    config.problem_type = head.problem_type
+    return config
 
 
 def _check_weights(source: str, model: PreTrainedModel, report: Mapping[str, Any], new_head: bool) -> None:

@@ -14,8 +14,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
+from nasopt.objective import make_method
 from nasopt.pareto import hypervolume
-from nasopt.samplers.adabert import SUPERNET
 from nasopt.samplers.history import known_draws
 from nasopt.storage import attributes
 from nasopt.storage.attributes import complete_trials, feasible, minimised
@@ -45,10 +45,10 @@ def trial_record(trial: FrozenTrial, metric_names: Sequence[str]) -> Record:
         "parent": trial.user_attrs.get(attributes.PARENT),
         "precision": attributes.precision_of(trial) if complete else trial.params.get("precision"),
         "source": next((item["source"] for item in latencies.values()), None),
-        "feasible": all(value <= 0 for value in trial.constraints.values()),
         "control": trial.user_attrs.get(attributes.CONTROL),
         "failure": trial.user_attrs.get(attributes.FAILURE) or trial.user_attrs.get(attributes.REJECTED),
         "duration_s": None if trial.duration is None else trial.duration.total_seconds(),
+        "feasible": all(value <= 0 for value in trial.constraints.values()),
     }
 
 
@@ -76,15 +76,9 @@ def study_record(opened: OpenStudy) -> Record:
         "controls": len(attributes.complete_controls(study)),
         "tfidf": study.user_attrs.get(attributes.TFIDF, {}).get("quality"),
         "hypervolume": _hypervolume(opened, complete),
-        **_supernet(opened),
+        **make_method(config).record(study),
         "artifacts": str(opened.folder),
     }
-
-
-def _supernet(opened: OpenStudy) -> Record:
-    """What became of the search of a supernet, where the method has one."""
-    record = opened.study.user_attrs.get(SUPERNET)
-    return {} if record is None else {"supernet": {"epochs": record["epochs"], "verdict": record["text"]}}
 
 
 def not_trained(trials: Sequence[FrozenTrial]) -> Record:

@@ -109,7 +109,7 @@ class AdaBERTSampler(ProposingSampler, RandomSampler):
         return choices[index]
 
     def _new_history(self, signs: FloatArray) -> History:
-        return _CellHistory(EliteFold(1, lambda points, violations: points, signs))
+        return _CellHistory(EliteFold(1, lambda trials, points, violations: points, signs))
 
     def _space(self, study: Study, history: History) -> Space:
         space = history.space

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Protocol, TypeAlias
@@ -79,9 +79,11 @@ class Operators:
     preference: Preference
     select: Selection
     vary: Variation
+    inherits: bool = True
+    """Whether a child starts from its parent's weights, so that the parent is part of what makes it known."""
 
 
-def pareto_preference(points: FloatArray, violations: FloatArray) -> FloatArray:
+def pareto_preference(trials: Sequence[FrozenTrial], points: FloatArray, violations: FloatArray) -> FloatArray:
     """Keys `(rank, -crowding distance)`, shape `(n, 2)`: NSGA-II's crowded comparison, under constraints."""
     ranks = non_domination_ranks(points, violations)
     return np.stack([ranks, -crowding_distance(points, ranks)], axis=1)
@@ -173,15 +175,18 @@ class EvolutionSampler(ProposingSampler, NSGAIISampler):
                 return Parent(None, fit({}, own))
             return Parent(elite.trials[index].number, fit(elite.trials[index].params, own))
 
+        def inherited(parent: Parent) -> int | None:
+            return parent.trial if operators.inherits else None
+
         for _ in range(_DRAWS):
             parent = parent_at(operators.select(keys, rng))
             child = operators.vary(parent, own, rng)
             if child is not None:
-                yield parent.trial, child
+                yield inherited(parent), child
         for index in np.lexsort(keys.T[::-1]):
             parent = parent_at(index)
-            yield from zip(repeat(parent.trial), operators.vary.neighbours(parent, own, rng))
-        yield parent.trial, parent.genotype
+            yield from zip(repeat(inherited(parent)), operators.vary.neighbours(parent, own, rng))
+        yield inherited(parent), parent.genotype
 
     def _draw_foreign(self, study: Study, trial: FrozenTrial, history: History, space: Space) -> dict[str, Any]:
         """Values of the parameters that are not the genotype's: by NSGA-II, at random until the elite is full."""

@@ -63,7 +63,9 @@ def fitness(values: ArrayLike, exponents: Sequence[float] = (5.0, 1.0, 1.0)) -> 
     return scaled
 
 
-def fitness_preference(exponents: Sequence[float], points: FloatArray, violations: FloatArray) -> FloatArray:
+def fitness_preference(
+    exponents: Sequence[float], trials: Sequence[FrozenTrial], points: FloatArray, violations: FloatArray
+) -> FloatArray:
     """Keys `(violation, -ln F)`, shape `(n, 2)`; `points` is `(n, n_objectives)`, quality negated, all minimised."""
     values = np.hstack([-points[:, :1], points[:, 1:]])
     return np.stack([violations, -log_fitness(values, exponents)], axis=1)

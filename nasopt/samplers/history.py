@@ -30,9 +30,9 @@ _FIXED = "fixed_params"  # Optuna's own name for what `enqueue_trial` asks for
 
 FloatArray: TypeAlias = NDArray[np.float64]
 
-Preference: TypeAlias = Callable[[FloatArray, FloatArray], FloatArray]
-"""`(points, violations) -> keys`: `(n, n_objectives)` all minimised and `(n,)`, to `(n, n_keys)`; of two points the one
-whose row of keys comes first in lexicographic order is better."""
+Preference: TypeAlias = Callable[[Sequence[FrozenTrial], FloatArray, FloatArray], FloatArray]
+"""`(trials, points, violations) -> keys`: `n` trials, their values `(n, n_objectives)` all minimised and `(n,)`, to
+`(n, n_keys)`; of two trials the one whose row of keys comes first in lexicographic order is better."""
 
 _SNAPSHOT_EVERY = 64
 _NOTHING = np.zeros(0)
@@ -136,14 +136,14 @@ class EliteFold:
         trials = (*self._elite.trials, trial)
         points = np.vstack([self._elite.points, np.asarray(trial.values) * self._signs])
         violations = np.append(self._elite.violations, violation)
-        keys = self._preference(points, violations)
+        keys = self._preference(trials, points, violations)
         if len(trials) > self._size:
             worst = int(np.lexsort(keys.T[::-1])[-1])  # of equals the last to come
             if worst == len(trials) - 1:
                 return
             trials = trials[:worst] + trials[worst + 1 :]
             points, violations = np.delete(points, worst, axis=0), np.delete(violations, worst)
-            keys = self._preference(points, violations)
+            keys = self._preference(trials, points, violations)
         self._elite = _Elite(trials, points, violations, keys)
 
 

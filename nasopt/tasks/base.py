@@ -66,6 +66,10 @@ class Task(ABC):
         """The base model in fp32, as it comes, with a head for this task (a new one if it has none)."""
 
     @abstractmethod
+    def blank_model(self) -> PreTrainedModel:
+        """The base model's modules on torch's device `meta`: sizes without weights."""
+
+    @abstractmethod
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The task's loss, averaged over the batch."""
 

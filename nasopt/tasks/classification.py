@@ -98,17 +98,21 @@ class TextClassification(Task):
             )
 
     def load_model(self) -> PreTrainedModel:
-        names = self._labels.names or ("LABEL_0",)
         return loading.load_base(
             self.config.model,
+            self._head(),
             revision=self.config.revision,
             trust_remote_code=self.config.trust_remote_code,
-            num_labels=self._labels.num_outputs,
-            id2label=dict(enumerate(names)),
-            label2id={name: index for index, name in enumerate(names)},
-            problem_type="single_label_classification" if self.is_classification else "regression",
             new_head=not self.has_head,
         )
+
+    def blank_model(self) -> PreTrainedModel:
+        return loading.blank_base(self.config.model, self._head(), self.config.revision, self.config.trust_remote_code)
+
+    def _head(self) -> loading.Head:
+        names = self._labels.names or ("LABEL_0",)
+        kind = "single_label_classification" if self.is_classification else "regression"
+        return loading.Head(names, kind)
 
     def encode(self, folder: Path) -> dict[str, EncodedSplit]:
         return {role: self._encode(split, role, folder) for role, split in self._data.items()}

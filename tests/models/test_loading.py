@@ -8,14 +8,9 @@ import torch
 from transformers import AutoConfig, GPT2Config
 
 from nasopt.errors import ExportError, UnsupportedModelError
-from nasopt.models.loading import has_head, load, load_base, load_config, load_tokenizer
+from nasopt.models.loading import Head, has_head, load, load_base, load_config, load_tokenizer
 
-HEAD = {
-    "num_labels": 2,
-    "id2label": {0: "no", 1: "yes"},
-    "label2id": {"no": 0, "yes": 1},
-    "problem_type": "single_label_classification",
-}
+HEAD = Head(("no", "yes"), "single_label_classification")
 
 
 @pytest.fixture
@@ -27,19 +22,18 @@ def classifier(make_model, tmp_path: Path) -> Path:
 
 def test_base_is_loaded_in_fp32_with_its_head(classifier, make_model, capfd):
     capfd.readouterr()
-    model = load_base(str(classifier), **HEAD)
+    model = load_base(str(classifier), HEAD)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert torch.equal(model.classifier.weight, make_model("bert").classifier.weight.half().float())
-    assert model.config.id2label == HEAD["id2label"]
-    assert model.config.problem_type == HEAD["problem_type"]
+    assert model.config.id2label == {0: "no", 1: "yes"}
+    assert model.config.problem_type == HEAD.problem_type
     assert has_head(load_config(str(classifier), None, False))
     assert capfd.readouterr().err == ""
 
 
 def test_encoder_without_a_head_gets_a_new_one(tiny_bert: Path, capfd):
     assert not has_head(load_config(str(tiny_bert), None, False))
-    labels = {"num_labels": 3, "id2label": dict(enumerate("abc")), "label2id": {"a": 0, "b": 1, "c": 2}}
-    model = load_base(str(tiny_bert), **(HEAD | labels), new_head=True)
+    model = load_base(str(tiny_bert), Head(("a", "b", "c"), HEAD.problem_type), new_head=True)
     assert model.classifier.weight.shape == (3, 64)
     assert float(model.classifier.weight.detach().std()) == pytest.approx(0.02, rel=0.5)
     assert capfd.readouterr().err == ""
@@ -50,17 +44,15 @@ def test_new_head_replaces_one_of_any_size_and_follows_the_seed(make_model, tmp_
     old = make_model(family)
     old.save_pretrained(tmp_path)
     torch.manual_seed(3)
-    one = load_base(str(tmp_path), **HEAD, new_head=True)
+    one = load_base(str(tmp_path), HEAD, new_head=True)
     torch.manual_seed(3)
-    two = load_base(str(tmp_path), **HEAD, new_head=True)
+    two = load_base(str(tmp_path), HEAD, new_head=True)
     for (name, new), again, before in zip(
         one.named_parameters(), two.parameters(), old.state_dict().values(), strict=True
     ):
         assert torch.equal(new, again)
         assert torch.equal(new, before) is name.startswith(one.base_model_prefix), name
-    three = load_base(
-        str(tmp_path), **(HEAD | {"num_labels": 3, "id2label": dict(enumerate("abc")), "label2id": {}}), new_head=True
-    )
+    three = load_base(str(tmp_path), Head(("a", "b", "c"), HEAD.problem_type), new_head=True)
     assert three.config.num_labels == 3
     assert three(torch.tensor([[5, 6]])).logits.shape == (1, 3)
 
@@ -73,16 +65,16 @@ def test_missing_weights_are_not_made_up(classifier, make_model, tmp_path: Path)
     del weights[name]
     save_file(weights, classifier / "model.safetensors", {"format": "pt"})
     with pytest.raises(UnsupportedModelError, match=rf"lacks 1 of the weights .*{name}"):
-        load_base(str(classifier), **HEAD)
+        load_base(str(classifier), HEAD)
     make_model("bert").bert.save_pretrained(tmp_path / "headless")
     with pytest.raises(UnsupportedModelError, match="lacks 2 of the weights"):
-        load_base(str(tmp_path / "headless"), **HEAD)
+        load_base(str(tmp_path / "headless"), HEAD)
 
 
 def test_models_that_cannot_be_cut_are_refused(tmp_path: Path):
     GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=10).save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModelError, match="'gpt2'"):
-        load_base(str(tmp_path), **HEAD)
+        load_base(str(tmp_path), HEAD)
 
 
 @pytest.mark.parametrize("read", [load_config, load_tokenizer])

@@ -28,7 +28,7 @@ def test_a_trial_as_a_record() -> None:
     assert record["values"] == {"quality": 0.9, "latency_ms": 12.5, "memory_mb": 40.0}
     assert (record["parent"], record["control"], record["failure"], record["source"]) == (3, None, None, None)
     assert list(record)[:5] == ["number", "state", "values", "params", "parent"]
-    assert list(record)[5:] == ["precision", "source", "control", "failure", "duration_s"]
+    assert list(record)[5:] == ["precision", "source", "control", "failure", "duration_s", "feasible"]
 
 
 def test_a_failed_trial_has_no_values() -> None:

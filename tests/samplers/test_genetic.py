@@ -45,7 +45,7 @@ def test_log_fitness_ranks_as_fitness_does():
 
 def test_fitness_preference_puts_feasible_points_first():
     points = np.array([[-0.8, 10, 100], [-0.9, 1, 1], [-0.7, 1, 1]])
-    keys = fitness_preference((5, 1, 1), points, np.array([0.0, 2.0, 0.0]))
+    keys = fitness_preference((5, 1, 1), (), points, np.array([0.0, 2.0, 0.0]))
     assert list(np.lexsort(keys.T[::-1])) == [2, 0, 1]
 
 

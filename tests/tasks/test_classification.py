@@ -144,7 +144,7 @@ def test_every_encoder_trains_on_every_kind_of_task(
     assert -1 <= after.quality <= 1
     cut(model, Architecture((KeptUnits((1, 3), tuple(range(64))), None)))
     assert np.isfinite(task.evaluate(model, split, CPU).outputs).all()
-    logits, hidden = run_with_hidden(model, split.batch(torch.arange(3)))
+    logits, (*_, hidden) = run_with_hidden(model, split.batch(torch.arange(3)))
     assert logits.shape == (3, outputs)
     assert hidden.shape[2] == 32
 

@@ -1,0 +1,44 @@
+"""How many weights a model has, and how many it would have with fewer layers: known before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from nasopt.models.architecture import Architecture
+from nasopt.models.families import family_of
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Weights of an encoder; a tensor that several modules share counts once.
+
+    Attributes:
+        layers: of each encoder layer.
+        rest: of everything else: embeddings, pooler, head.
+    """
+
+    layers: tuple[int, ...]
+    rest: int
+
+    def of(self, architecture: Architecture) -> int:
+        """Weights of the model that keeps these layers, whole."""
+        return self.rest + sum(self.layers[layer] for layer in architecture.kept_layers)
+
+    @property
+    def smallest(self) -> int:
+        """Weights of the smallest model with one layer."""
+        return self.rest + min(self.layers)
+
+
+def count_parameters(model: PreTrainedModel) -> ParameterCounts:
+    """Counts the weights of a model; one on torch's device `meta` will do."""
+    layers = family_of(model).parts.encoder_layers(model)
+    counts = tuple(_count(layer) for layer in layers)
+    return ParameterCounts(counts, _count(model) - sum(counts))
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
