@@ -30,7 +30,9 @@ from nasopt.storage.notes import TrialFacts, failure_text, note_text, save_note
 from nasopt.storage.rdb import artifact_folder, parse_url
 
 if TYPE_CHECKING:
+    import torch
     from optuna.samplers import BaseSampler
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 TrialPhaseCallback = Callable[[int, str, int, int], None]
@@ -214,17 +216,11 @@ class Objective:
     ) -> dict[str, Any]:
         """One latency objective: its value, and everything that is needed to defend it."""
         from nasopt.measurement.device import Environment, device_identity, resolve_device
-        from nasopt.measurement.latency import fixed_inputs, measure_latency, normalised_ms
+        from nasopt.measurement.latency import measure_latency, normalised_ms
 
         device = resolve_device(latency.device)
         threads = latency.threads or os.cpu_count() or 1
-        inputs = fixed_inputs(
-            latency.batch_size,
-            latency.sequence_length,
-            vocab_size=context.base_model.config.vocab_size,
-            special_ids=context.task.tokenizer.all_special_ids,
-            device=device,
-        )
+        inputs = _inputs(latency, context, device)
         base = context.base_model.to(device)
         measurement = measure_latency(artifact, base, inputs, device=device, threads=threads)
         name = _latency_name(latency)
@@ -252,6 +248,8 @@ class Objective:
 
     def _store(self, trial: optuna.Trial, candidate: Candidate, values: tuple[float, ...], context: Context) -> None:
         """Keeps the fp32 weights for children and export, and says what the candidate is."""
+        from nasopt.measurement.flops import count_flops
+
         context.on_phase("storing", 0, 0)
         lineage = candidate.lineage
         key = context.checkpoints.write(
@@ -260,6 +258,7 @@ class Objective:
             announce=lambda key: trial.set_user_attr(attributes.CHECKPOINT, key),
         )
         parameters = candidate.model.num_parameters()
+        flops = count_flops(candidate.model, _inputs(self.config.latency[0], context, candidate.model.device))
         for name, violation in self.method.constraints(self.config.task.metric, values[0], parameters).items():
             trial.set_constraint(name, violation)
         described = {
@@ -270,6 +269,7 @@ class Objective:
             "distill_epochs": lineage.distill_epochs,
             "training_result": candidate.training,
             "parameters": parameters,
+            "flops": flops,
             **self.method.scores(trial.study, values, parameters),
         }
         for name, value in described.items():
@@ -289,6 +289,7 @@ class Objective:
             architecture=candidate.architecture,
             shape=context.shape,
             parameters=candidate.model.num_parameters(),
+            flops=trial.user_attrs["flops"],
             values=dict(zip(self.metric_names, values, strict=True)),
             base_values=dict(zip(self.metric_names, base.values, strict=True)) if base else {},
             metric=self.config.task.metric,
@@ -315,6 +316,19 @@ class Objective:
                 )
             keep.update(_keys_in_use(trials))
             checkpoints.collect((trial.user_attrs.get(attributes.CHECKPOINT, "") for trial in trials), keep)
+
+
+def _inputs(latency: LatencyConfig, context: Context, device: torch.device) -> dict[str, Tensor]:
+    """The batch that is measured."""
+    from nasopt.measurement.latency import fixed_inputs
+
+    return fixed_inputs(
+        latency.batch_size,
+        latency.sequence_length,
+        vocab_size=context.base_model.config.vocab_size,
+        special_ids=context.task.tokenizer.all_special_ids,
+        device=device,
+    )
 
 
 def _latency_name(latency: LatencyConfig) -> str:

@@ -28,7 +28,7 @@ UPLOADS = ".uploads"
 def documents(facts: TrialFacts) -> dict[str, Any]:
     """JSON documents by file name; a few kB together, whatever the model."""
     return {
-        "architecture.json": {"parameters": facts.parameters, **facts.architecture.summary(facts.shape)},
+        "architecture.json": {"parameters": facts.parameters, "flops": facts.flops, **facts.architecture.summary(facts.shape)},
         "latency.json": dict(facts.latencies),
     }
 
