@@ -101,7 +101,8 @@ def table(model: type[BaseModel]) -> list[str]:
     rows = ["| key | value | default | |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
         if section_of(field.annotation) is None:
-            cells = (f"`{field.alias or name}`", allowed(field.annotation, field.metadata), default(field), field.description or "")
+            value = allowed(field.annotation, field.metadata)
+            cells = (f"`{field.alias or name}`", value, default(field), field.description or "")
             rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return rows
 

@@ -71,7 +71,8 @@ def failure_text(reason: str, parent: int | None) -> str:
 def in_words(facts: TrialFacts) -> str:
     """The architecture on one line."""
     architecture = facts.architecture
-    return f"{architecture.in_words(facts.shape)}, {architecture.precision}, {facts.parameters:,} parameters, {facts.flops / 1e9:.3g} GFLOPs a batch"
+    counts = f"{facts.parameters:,} parameters, {facts.flops / 1e9:.3g} GFLOPs a batch"
+    return f"{architecture.in_words(facts.shape)}, {architecture.precision}, {counts}"
 
 
 def save_note(trial: optuna.Trial, text: str) -> None:
