@@ -199,11 +199,57 @@ def pareto(
     debug: Debug = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show the Pareto front, best quality first."""
-    from nasopt.report.tables import pareto_trials
+    """Show the Pareto front, best quality first, and whether its members beat their controls."""
+    from nasopt.report import controls as report
+    from nasopt.report import tables
 
     opened = _open(storage, name, artifacts)
-    _print_trials(opened, pareto_trials(opened), output)
+    front = tables.pareto_trials(opened)
+    names = opened.study.metric_names or []
+    comparisons = report.Comparisons(opened)
+    records = report.pareto_records(comparisons, front, names)
+    columns = tables.trial_columns(names)
+    shown = records
+    if output is Format.table:
+        shown = [tables.with_totals(record) for record in records]
+        if comparisons.controls:
+            pairs = zip(shown, front, strict=True)
+            shown = [report.with_verdict(record, comparisons.is_member(trial)) for record, trial in pairs]
+            columns |= report.VERDICT_COLUMNS
+    tables.print_records(shown, output.value, columns, _stdout())
+    for line in report.summary_lines(comparisons, front, records, name):
+        _say(line)
+
+
+@study_app.command("controls")
+def controls(
+    name: Name,
+    random_masks: Annotated[
+        int, typer.Option("--random-masks", min=0, help="Random masks of the depth of each Pareto member.")
+    ] = 5,
+    data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
+    output: Output = Format.table,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate what the search must beat: models that need none, made with the budgets of the Pareto front's."""
+    from nasopt import study as studies
+    from nasopt.controls import members_of
+    from nasopt.execution import local
+    from nasopt.execution.progress import make_view
+    from nasopt.report import controls as report
+    from nasopt.report import tables
+
+    opened = _open(storage, name, artifacts)
+    members_of(opened)
+    opened = studies.with_data(opened, data)
+    studies.check_artifacts(opened, rebuild=False)
+    local.evaluate_controls(opened, make_view(Console(stderr=True), 0, Settings.quiet), random_masks=random_masks)
+    columns = report.control_columns(opened.study.metric_names or [])
+    tables.print_records(report.control_records(opened), output.value, columns, _stdout())
+    _say(f"`nasopt study pareto {name}` compares the search with them")
 
 
 @study_app.command("trials")
@@ -352,7 +398,7 @@ def _run(command: Callable[[], Any]) -> int:
     except NasoptError as error:
         return _fail(str(error), 2, error)
     except KeyboardInterrupt:
-        return _fail("interrupted; what was under way is tried again by the next `nasopt study optimize`", 1)
+        return _fail("interrupted; what was under way is tried again next time", 1)
     except BrokenPipeError:
         return 1
     except Exception as error:

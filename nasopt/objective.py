@@ -20,13 +20,13 @@ from nasopt.errors import StudyFileError
 from nasopt.identity import worker_identity
 from nasopt.methods.base import Candidate, Context, Lineage, Method, RejectedCandidateError, find
 from nasopt.models.architecture import Architecture
-from nasopt.pareto import pareto_mask
 from nasopt.repetition import DoneWork, repeat
 from nasopt.samplers.history import is_exhausted, parent_of
 from nasopt.storage import attributes
 from nasopt.storage.attachments import attach
 from nasopt.storage.attachments import documents as attached_documents
 from nasopt.storage.notes import TrialFacts, failure_text, note_text, save_note
+from nasopt.storage.predictions import Predictions, PredictionStore
 from nasopt.storage.rdb import artifact_folder, parse_url
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from torch import Tensor
     from transformers import PreTrainedModel
+
+    from nasopt.tasks.base import Evaluation
 
 TrialPhaseCallback = Callable[[int, str, int, int], None]
 """(trial number, what is being done, steps done, steps in all; 0 of 0 where that is not known)."""
@@ -167,16 +169,20 @@ class Objective:
 
     def _values(self, trial: optuna.Trial, context: Context) -> tuple[float, ...]:
         """The trial's values, from the work it describes or from the trial that has done the same work before."""
-        base_params = self.method.base_params(context.shape)
-        is_base = not base_params and attributes.base_of(trial.study) is None
-        params = {} if is_base else self.method.suggest(trial, context.shape)
-        known = None if is_base else self._done.get(trial, params)
-        if known is not None:
-            return repeat(trial, known)
-        if params == base_params and parent_of(trial) is None:
-            candidate = Candidate(context.base_model, Architecture.full(context.shape), Lineage())
+        if attributes.CONTROL_RECIPE in trial.user_attrs:
+            candidate = self.method.build_control(trial.user_attrs[attributes.CONTROL_RECIPE], trial, context)
         else:
-            candidate = self.method.build(trial, params, context)
+            base_params = self.method.base_params(context.shape)
+            is_base = not base_params and attributes.base_of(trial.study) is None
+            params = {} if is_base else self.method.suggest(trial, context.shape)
+            known = None if is_base else self._done.get(trial, params)
+            if known is not None:
+                PredictionStore(context.folder).copy(known.number, trial.number)
+                return repeat(trial, known)
+            if params == base_params and parent_of(trial) is None:
+                candidate = Candidate(context.base_model, Architecture.full(context.shape), Lineage())
+            else:
+                candidate = self.method.build(trial, params, context)
         values = self._measure(trial, candidate, context)
         self._store(trial, candidate, values, context)
         return values
@@ -195,6 +201,7 @@ class Objective:
         evaluation = context.task.evaluate(artifact, context.splits["validation"], device)
         if not math.isfinite(evaluation.quality):
             raise ValueError(f"the quality is {evaluation.quality}")
+        self._keep_predictions(trial, evaluation, context)
         measured = {}
         for latency in self.config.latency:
             context.on_phase("measuring", 0, 0)
@@ -205,6 +212,12 @@ class Objective:
             measured[_latency_name(latency)] = self._measure_latency(trial.study, artifact, candidate, latency, context)
         trial.set_user_attr(attributes.LATENCY, measured)
         return evaluation.quality, *[item["value_ms"] for item in measured.values()], memory
+
+    def _keep_predictions(self, trial: optuna.Trial, evaluation: Evaluation, context: Context) -> None:
+        split = context.splits["validation"]
+        labels, classes = split.labels.numpy(), context.task.is_classification
+        predictions = Predictions.of_outputs(evaluation.outputs, labels, split.fingerprint, classes=classes)
+        PredictionStore(context.folder).write(trial.number, predictions)
 
     def _measure_latency(
         self,
@@ -258,6 +271,7 @@ class Objective:
             announce=lambda key: trial.set_user_attr(attributes.CHECKPOINT, key),
         )
         parameters = candidate.model.num_parameters()
+        is_control = attributes.CONTROL in trial.user_attrs
         flops = count_flops(candidate.model, _inputs(self.config.latency[0], context, candidate.model.device))
         for name, violation in self.method.constraints(self.config.task.metric, values[0], parameters).items():
             trial.set_constraint(name, violation)
@@ -270,11 +284,11 @@ class Objective:
             "training_result": candidate.training,
             "parameters": parameters,
             "flops": flops,
-            **self.method.scores(trial.study, values, parameters),
+            **({} if is_control else self.method.scores(trial.study, values, parameters)),
         }
         for name, value in described.items():
             trial.set_user_attr(name, value)
-        if lineage.parent is None and key == context.base_key:
+        if lineage.parent is None and key == context.base_key and not is_control:
             trial.set_user_attr(attributes.IS_BASE, True)
         facts = self._facts(trial, candidate, values, context)
         attach(trial, context.folder, attached_documents(facts))
@@ -298,24 +312,29 @@ class Objective:
             trained=trial.params.get("training", "none"),
             training=candidate.training,
             epochs={"fine-tuning": lineage.finetune_epochs, "distillation": lineage.distill_epochs},
+            control=trial.user_attrs.get(attributes.CONTROL),
         )
 
     def collect(self, study: optuna.Study) -> None:
-        """Deletes checkpoints that nobody needs: neither possible parents, nor on the Pareto front, nor being used."""
+        """Deletes what nobody needs.
+
+        Of the checkpoints those stay that are possible parents', on the Pareto front or being used, and the latest
+        control's, which the next one may only store in another precision; of the predictions the front's, the base
+        model's and all controls'.
+        """
         assert self._context is not None
         checkpoints = self._context.checkpoints
         with checkpoints.lock():
             trials = study.get_trials(deepcopy=False)
-            complete = attributes.feasible(attributes.complete_trials(study))
-            keep = {self._context.base_key}
-            keep.update(trial.user_attrs.get(attributes.CHECKPOINT, "") for trial in self.method.parents(study))
-            if complete:
-                front = pareto_mask(attributes.minimised(complete, study))
-                keep.update(
-                    trial.user_attrs[attributes.CHECKPOINT] for trial, on in zip(complete, front, strict=True) if on
-                )
+            front = attributes.pareto_front(study)
+            controls = attributes.complete_controls(study)
+            users = [*self.method.parents(study), *front, *controls[-1:]]
+            keep = {self._context.base_key, *(trial.user_attrs.get(attributes.CHECKPOINT, "") for trial in users)}
             keep.update(_keys_in_use(trials))
             checkpoints.collect((trial.user_attrs.get(attributes.CHECKPOINT, "") for trial in trials), keep)
+            compared = {trial.number for trial in (*front, *controls)} | {study.user_attrs.get(attributes.BASE, 0)}
+            finished = (trial.number for trial in trials if trial.state.is_finished())
+            PredictionStore(self._context.folder).collect(finished, compared)
 
 
 def _inputs(latency: LatencyConfig, context: Context, device: torch.device) -> dict[str, Tensor]:

@@ -244,17 +244,26 @@ def run_trials(
     with recording_interruptions(study):
         while not is_over(opened, objective) and take_ticket():
             settle_interrupted(study, opened.folder)
-            _run_trial(study, objective, on_finished)
+            run_trial(study, objective, on_finished, _counts)
         settle_interrupted(study, opened.folder)
         objective.collect(study)
 
 
-def _run_trial(study: optuna.Study, objective: Objective, on_finished: Callable[[FrozenTrial], None]) -> None:
+def run_trial(
+    study: optuna.Study,
+    objective: Objective,
+    on_finished: Callable[[FrozenTrial], None],
+    counts: Callable[[FrozenTrial], bool] = lambda trial: True,
+) -> None:
+    """Runs one trial, and as many more as it takes until one counts.
+
+    Args:
+        on_finished: told of the one that counts.
+    """
     before = objective.trial_number
     ended: list[FrozenTrial] = []
     try:
-        # A rejected candidate has cost nothing, and does not count.
-        while not ended or attributes.REJECTED in ended[-1].user_attrs:
+        while not ended or not counts(ended[-1]):
             study.optimize(objective, n_trials=1, callbacks=[lambda _, trial: ended.append(trial)])
         on_finished(ended[-1])
     except (UpdateFinishedTrialError, ValueError, AssertionError):  # Optuna has three ways to say so
@@ -263,6 +272,11 @@ def _run_trial(study: optuna.Study, objective: Objective, on_finished: Callable[
         if number == before or not was_given_up(study, number):
             raise
         logger.warning("trial %d: this process stood still and was taken for dead; the trial is tried again", number)
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Whether a trial is one of the search: a rejected candidate has cost nothing, a control was left behind."""
+    return attributes.REJECTED not in trial.user_attrs and attributes.CONTROL not in trial.user_attrs
 
 
 def is_over(opened: OpenStudy, objective: Objective) -> str | None:

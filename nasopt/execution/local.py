@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
 
+from nasopt.controls import evaluate_tfidf, missing_controls, run_controls
 from nasopt.errors import NasoptError, StorageError
 from nasopt.execution.interruption import Interruption, interruptible
 from nasopt.execution.progress import ProgressView
@@ -100,6 +101,21 @@ def optimize(
         return is_over(opened, objective)
 
 
+def evaluate_controls(opened: OpenStudy, view: ProgressView, *, random_masks: int) -> None:
+    """Runs the controls of the study's Pareto front that have not been run before, and TF-IDF.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the control under way was recorded as interrupted.
+        StorageError: the database failed.
+    """
+    with interruptible(signal.SIGINT, signal.SIGTERM) as asked, view, explaining_failures(opened.url):
+        objective = Objective(opened.config, opened.artifacts, _between_steps(asked, view.phase))
+        missing = missing_controls(opened, objective, random_masks)
+        view.expect(len(missing))
+        evaluate_tfidf(opened, objective)
+        run_controls(opened, objective, missing, lambda trial: view.finished(trial.number, summary(trial)))
+
+
 def summary(trial: FrozenTrial) -> str:
     """One line about a trial that has ended."""
     if trial.state != TrialState.COMPLETE:
@@ -109,6 +125,8 @@ def summary(trial: FrozenTrial) -> str:
     shown = " / ".join(f"{latency:.2f}" for latency in latencies)
     attrs = trial.user_attrs
     kind = [attrs[attributes.ARCHITECTURE], attributes.precision_of(trial)]
+    if attributes.CONTROL in attrs:
+        kind.insert(0, f"control {attrs[attributes.CONTROL]}")
     if "training" in trial.params:
         kind.append(f"{trial.params['training']} from {attrs.get(attributes.PARENT)}")
     if attributes.REPEATS in attrs:

@@ -33,6 +33,9 @@ class ProgressView(ABC):
     def finished(self, number: int, summary: str) -> None:
         """Trial `number` has ended."""
 
+    def expect(self, total: int) -> None:  # noqa: B027
+        """So many trials are going to run: where that was not known at the start."""
+
     def __enter__(self) -> Self:
         return self
 
@@ -61,6 +64,10 @@ class PlainView(ProgressView):
         self._started = time.monotonic()
         self._ended = 0
         self._announced: set[tuple[str, int]] = set()
+
+    def expect(self, total: int) -> None:
+        self._total = total
+        self._started = time.monotonic()
 
     def phase(self, number: int, phase: str, done: int, total: int) -> None:
         percent = 25 * (4 * done // total) if total else 0
@@ -93,6 +100,9 @@ class LiveView(ProgressView):
         )
         self._trials = self._progress.add_task("trials", total=total)
         self._running: dict[int, tuple[str, TaskID]] = {}
+
+    def expect(self, total: int) -> None:
+        self._progress.update(self._trials, total=total)
 
     def __enter__(self) -> Self:
         self._progress.start()

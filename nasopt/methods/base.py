@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from nasopt.config import StudyConfig
 from nasopt.errors import StudyFileError, choices
-from nasopt.models.architecture import Architecture, CandidateArchitecture, EncoderShape
+from nasopt.models.architecture import Architecture, CandidateArchitecture, EncoderShape, Training
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nasopt.storage.checkpoints import CheckpointStore
     from nasopt.tasks.base import Task
     from nasopt.tasks.batches import EncodedSplit
+    from nasopt.training.loop import LossFunction
     from nasopt.training.teacher import Teacher
 
 ENTRY_POINTS = "nasopt.methods"
@@ -67,6 +68,23 @@ class Candidate:
     architecture: CandidateArchitecture
     lineage: Lineage
     training: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Control:
+    """A model that needs no search, made with the budget of one that was found, to be compared with it.
+
+    Attributes:
+        label: what a reader is shown, for example ``first-3``. Controls may share one (stored in another precision,
+            trained for another number of epochs).
+        recipe: a small JSON object with everything that :meth:`Method.build_control` needs. Equal recipes are the same
+            control, which a study makes once.
+        depth: how many layers it keeps, comparable with :meth:`Method.depth`; None where it has no such thing.
+    """
+
+    label: str
+    recipe: dict[str, Any]
+    depth: int | None = None
 
 
 class RejectedCandidateError(Exception):
@@ -181,6 +199,79 @@ class Method(ABC):
         Raises:
             RejectedCandidateError: it breaks a constraint that needs no training to be known.
         """
+
+    def loss(self, training: Training, context: Context) -> LossFunction:
+        """What a kind of training minimises: the task's loss, unless a method that distils says more.
+
+        Raises:
+            ValueError: the method does not train that way.
+        """
+        if training != "finetune":
+            raise ValueError(f"{self.name} does not train by {training!r}")
+        return context.task.training_loss
+
+    def train(self, candidate: Candidate, training: Training, epochs: int, seed: int, context: Context) -> None:
+        """Trains a candidate in place, with the study's `[training]` settings but for `epochs`.
+
+        Its lineage gets the epochs, its `training` what they took (added to what earlier calls took).
+        """
+        from nasopt.training.loop import train
+
+        if epochs == 0:
+            return
+        taken = train(
+            candidate.model,
+            context.splits["train"],
+            self.loss(training, context),
+            context.config.training.model_copy(update={"epochs": epochs}),
+            device=context.device,
+            seed=seed,
+            on_step=lambda done, total: context.on_phase("training", done, total),
+        ).to_dict()
+        sums = {name: taken[name] + candidate.training.get(name, 0) for name in ("steps", "tokens", "seconds")}
+        candidate.training = {**taken, **sums}
+        lineage = candidate.lineage
+        candidate.lineage = Lineage(
+            lineage.parent,
+            lineage.finetune_epochs + (epochs if training == "finetune" else 0),
+            lineage.distill_epochs + (epochs if training == "distill" else 0),
+        )
+
+    def depth(self, params: Mapping[str, Any]) -> int | None:
+        """Layers that a genotype keeps; None where depth says nothing of it. Members are compared at equal depth."""
+        layers = [value for name, value in params.items() if name.startswith("layer_")]
+        return sum(layers) if layers else None
+
+    def controls(
+        self, members: Sequence[FrozenTrial], shape: EncoderShape, random_masks: int, seed: int
+    ) -> list[Control]:
+        """What `nasopt study controls` compares the members of the Pareto front with.
+
+        By default layers cut from the base model: the first, the last, evenly spaced and random ones, as many as a
+        member keeps, in its precision and trained for as many epochs (see :mod:`nasopt.methods.controls`).
+
+        Args:
+            members: complete feasible trials, without the base model. Precision, depth and the epochs of their lineage
+                (`finetune_epochs`, `distill_epochs`) are in their user attributes and parameters.
+            shape: the base model's.
+            random_masks: how many random ones each depth gets; those of fewer are among those of more.
+            seed: the study's.
+
+        Returns:
+            Controls with different recipes, in the order in which to make them.
+        """
+        from nasopt.methods.controls import budgets_of, layer_controls
+
+        return layer_controls(budgets_of(self, members), shape.num_layers, random_masks, seed)
+
+    def build_control(self, recipe: Mapping[str, Any], trial: Trial, context: Context) -> Candidate:
+        """Makes the control of a recipe, trained; called as :meth:`build` is, for a trial without parameters.
+
+        The seed of training is the study's, so that controls see the same batches in the same order.
+        """
+        from nasopt.methods.controls import build_layers
+
+        return build_layers(self, recipe, trial, context)
 
     def constraints(self, metric: str, quality: float, parameters: int) -> dict[str, float]:
         """By name, above 0 where a candidate of that quality (in that metric) and so many weights violates it."""

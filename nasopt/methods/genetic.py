@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from nasopt.config import Section
-from nasopt.methods.base import Candidate, Context, Lineage, Method
-from nasopt.models.architecture import FFN_STEP, TRAININGS, Architecture, EncoderShape, Precision
+from nasopt.methods.base import Candidate, Context, Control, Lineage, Method
+from nasopt.methods.controls import budgets_of, build_cut, distinct, full_label, layer_recipe, whole_layers
+from nasopt.models.architecture import FFN_STEP, TRAININGS, Architecture, EncoderShape, Precision, Training
 from nasopt.plugins import load_function
 from nasopt.samplers.genetic import GeneticSampler, fitness
 from nasopt.samplers.history import parent_of
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from nasopt.tasks.base import Task
     from nasopt.tasks.batches import Batch
+    from nasopt.training.loop import LossFunction
     from nasopt.training.teacher import Teacher
 
 
@@ -161,7 +163,9 @@ class GeneticMethod(Method):
         select = load_function(self.options.pruning) if self.options.pruning else keep_largest
         architecture = choose_units(model, parent_architecture, params, select)
         candidate = Candidate(cut(model, architecture), architecture, lineage)
-        self._train(candidate, params["training"], trial, context)
+        if params["training"] != "none":
+            seed = _training_seed(context.config.seed, trial.number)
+            self.train(candidate, params["training"], context.config.training.epochs, seed, context)
         return candidate
 
     def quantize(self, candidate: Candidate, device: torch.device) -> PreTrainedModel:
@@ -184,32 +188,32 @@ class GeneticMethod(Method):
         population = [trial.values for trial in self.parents(study)]
         return {"fitness": float(fitness([*population, list(values)], self._exponents)[-1])}
 
-    def _train(self, candidate: Candidate, training: str, trial: Trial, context: Context) -> None:
-        from nasopt.training.loop import train
-
-        if training == "none":
-            return
-        settings = context.config.training
+    def loss(self, training: Training, context: Context) -> LossFunction:
         if training == "distill":
-            loss = self.distillation_loss(context.task, context.teacher())
-        else:
-            loss = context.task.training_loss
-        result = train(
-            candidate.model,
-            context.splits["train"],
-            loss,
-            settings,
-            device=context.device,
-            seed=_training_seed(context.config.seed, trial.number),
-            on_step=lambda done, total: context.on_phase("training", done, total),
-        )
-        candidate.training = result.to_dict()
-        lineage = candidate.lineage
-        candidate.lineage = Lineage(
-            lineage.parent,
-            lineage.finetune_epochs + (settings.epochs if training == "finetune" else 0),
-            lineage.distill_epochs + (settings.epochs if training == "distill" else 0),
-        )
+            return self.distillation_loss(context.task, context.teacher())
+        return super().loss(training, context)
+
+    def controls(
+        self, members: Sequence[FrozenTrial], shape: EncoderShape, random_masks: int, seed: int
+    ) -> list[Control]:
+        """Also the base model, and each member's own architecture cut from it, trained for as many epochs."""
+        found = super().controls(members, shape, random_masks, seed)
+        for member, budget in zip(members, budgets_of(self, members), strict=True):
+            every_layer = range(shape.num_layers)
+            found.append(Control(full_label(budget), layer_recipe(every_layer, budget), shape.num_layers))
+            label = f"same-as-{member.number}"
+            if (layers := whole_layers(member.params, shape)) is not None:
+                found.append(Control(label, layer_recipe(layers, budget), budget.depth))
+            else:
+                found.append(Control(label, {"cut_as": member.user_attrs[CHECKPOINT], **budget.recipe}, budget.depth))
+        return distinct(found)
+
+    def build_control(self, recipe: Mapping[str, Any], trial: Trial, context: Context) -> Candidate:
+        if "cut_as" not in recipe:
+            return super().build_control(recipe, trial, context)
+        _, architecture = context.checkpoints.read(recipe["cut_as"])
+        assert isinstance(architecture, Architecture)
+        return build_cut(self, architecture, recipe, trial, context)
 
     def distillation_loss(self, task: Task, teacher: Teacher) -> Callable[[nn.Module, Batch], Tensor]:
         """`L_task + L_hidn + L_pred`, weighted; without L_pred where the outputs are not classes."""

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nasopt.objective import make_method
-from nasopt.pareto import hypervolume, pareto_mask
+from nasopt.pareto import hypervolume
 from nasopt.samplers.history import known_draws
 from nasopt.storage import attributes
 from nasopt.storage.attributes import complete_trials, feasible, minimised
@@ -24,19 +24,13 @@ from nasopt.study import OpenStudy
 Format: TypeAlias = Literal["table", "json", "csv"]
 Record: TypeAlias = dict[str, Any]
 
-DIGITS = {"quality": 4, "memory_mb": 2, "duration_s": 1, "hypervolume": 2}
+DIGITS = {"quality": 4, "tfidf": 4, "memory_mb": 2, "duration_s": 1, "hypervolume": 2}
 LATENCY_DIGITS = 3
 
 
 def pareto_trials(opened: OpenStudy) -> list[FrozenTrial]:
     """Complete feasible trials, without controls, that no other one dominates, by falling quality."""
-    trials = feasible(complete_trials(opened.study))
-    if not trials:
-        return []
-    front = pareto_mask(minimised(trials, opened.study))
-    return sorted(
-        (trial for trial, on in zip(trials, front, strict=True) if on), key=lambda trial: trial.values[0], reverse=True
-    )
+    return sorted(attributes.pareto_front(opened.study), key=lambda trial: trial.values[0], reverse=True)
 
 
 def trial_record(trial: FrozenTrial, metric_names: Sequence[str]) -> Record:
@@ -79,6 +73,8 @@ def study_record(opened: OpenStudy) -> Record:
         "best": {name: best for name, best in zip(names, _best(opened, complete), strict=False)},
         "base": dict(zip(names, base.values, strict=True)) if base else None,
         "pareto": len(pareto_trials(opened)),
+        "controls": len(attributes.complete_controls(study)),
+        "tfidf": study.user_attrs.get(attributes.TFIDF, {}).get("quality"),
         "hypervolume": _hypervolume(opened, complete),
         **make_method(config).record(study),
         "artifacts": str(opened.folder),
@@ -118,7 +114,8 @@ def print_records(records: Sequence[Record], form: Format, columns: Mapping[str,
     Args:
         records: nested at will.
         form: `table` shows `columns` only; `json` an array of the records; `csv` the records flattened.
-        columns: heading of each column of the table and the (dotted) key it shows.
+        columns: heading of each column of the table and the (dotted) key it shows. One that no record has a value for
+            is left out.
         console: for the table.
     """
     if form == "json":
@@ -131,6 +128,7 @@ def print_records(records: Sequence[Record], form: Format, columns: Mapping[str,
         writer.writeheader()
         writer.writerows(flat)
         return
+    columns = {head: key for head, key in columns.items() if any(item.get(key) is not None for item in flat)} or columns
     # NOTE: not by rich's Table, which takes 6 s for 10,000 rows. Long texts are in the last column and may wrap.
     rows = [list(columns), *([shown(key, record.get(key)) for key in columns.values()] for record in flat)]
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
@@ -198,6 +196,7 @@ def trial_columns(metric_names: Sequence[str]) -> dict[str, str]:
         "precision": "precision",
         "training": "params.training",
         "parent": "parent",
+        "control": "control",
         "failure": "failure",
     }
 

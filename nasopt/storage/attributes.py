@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import optuna
@@ -11,6 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.models.architecture import Precision
+from nasopt.pareto import pareto_mask
 
 # Study user attributes.
 CONFIG = "nasopt:config"
@@ -19,12 +22,18 @@ DATA = "nasopt:data"
 """Content hashes of the local data and model."""
 BASE = "nasopt:base"
 """Number of the base trial."""
+TFIDF = "nasopt:tfidf"
+"""What TF-IDF and a linear model reach: `{"quality": ..., "metric": ..., "seconds": ...}`."""
 REFERENCE_POINT = "nasopt:reference_point"
 """The hypervolume's reference point, in the units of the objectives."""
 
 # Trial user attributes.
 CHECKPOINT = "checkpoint"
 CONTROL = "control"
+"""What a control is, in a word: a trial without parameters that the search is compared with."""
+CONTROL_DEPTH = "control_depth"
+CONTROL_RECIPE = "control_recipe"
+"""What is needed to make a control: equal recipes are the same one."""
 ARCHITECTURE = "architecture"
 """The candidate's shape in a few words."""
 EXHAUSTED = "exhausted"
@@ -41,11 +50,16 @@ REPEATS = "repeats"
 RETRY_OF = "retry_of"
 WORKER = "worker"
 
-PURPOSE = (IS_BASE, CONTROL)
+PURPOSE = (IS_BASE, CONTROL, CONTROL_RECIPE, CONTROL_DEPTH)
 """What a trial is for, if it is not the search: who tries it again must say so, too."""
 
 REFERENCE_MARGIN = 1.1
 """The hypervolume's reference point lies this factor beyond the base model's latency and memory."""
+
+
+def recipe_key(recipe: Mapping[str, Any]) -> str:
+    """A control's recipe as a text that is the same for equal ones."""
+    return json.dumps(recipe, sort_keys=True)
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -73,9 +87,23 @@ def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in trials if CONTROL not in trial.user_attrs]
 
 
+def complete_controls(study: optuna.Study) -> list[FrozenTrial]:
+    """Complete controls, by number."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [trial for trial in trials if CONTROL in trial.user_attrs]
+
+
 def feasible(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Those that violate no constraint."""
     return [trial for trial in trials if all(value <= 0 for value in trial.constraints.values())]
+
+
+def pareto_front(study: optuna.Study) -> list[FrozenTrial]:
+    """Complete feasible trials, without controls, that no other one dominates, by number."""
+    trials = feasible(complete_trials(study))
+    if not trials:
+        return []
+    return [trial for trial, on in zip(trials, pareto_mask(minimised(trials, study)), strict=True) if on]
 
 
 def precision_of(trial: FrozenTrial) -> Precision:

@@ -36,6 +36,7 @@ class TrialFacts:
         trained: how it was trained in this trial (``none``, ``finetune``, ``distill``).
         training: what that took; empty if nothing was trained.
         epochs: epochs over the whole line of parents, by kind of training.
+        control: what it is, if it is a control.
     """
 
     architecture: CandidateArchitecture
@@ -50,6 +51,7 @@ class TrialFacts:
     trained: str = "none"
     training: Mapping[str, Any] = field(default_factory=dict)
     epochs: Mapping[str, int] = field(default_factory=dict)
+    control: str | None = None
 
 
 def note_text(facts: TrialFacts) -> str:
@@ -90,6 +92,9 @@ def save_note(trial: optuna.Trial, text: str) -> None:
 
 def _origin(facts: TrialFacts) -> str:
     """Where the weights came from, and how they were trained."""
+    line = ", ".join(f"{count} of {kind}" for kind, count in facts.epochs.items() if count)
+    if facts.control is not None:
+        return f"Control `{facts.control}`, made without a search. Epochs since the base model: {line or 'none'}."
     if facts.parent is None:
         return "The base model."
     how = {"none": "not trained", "finetune": "fine-tuned", "distill": "distilled from the base model"}
@@ -98,7 +103,6 @@ def _origin(facts: TrialFacts) -> str:
         text += (
             f" ({facts.training['seconds']:.1f} s, {facts.training['steps']} steps, loss {facts.training['loss']:.4f})"
         )
-    line = ", ".join(f"{count} of {kind}" for kind, count in facts.epochs.items() if count)
     return f"{text}. Epochs since the base model: {line or 'none'}."
 
 

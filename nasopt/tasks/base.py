@@ -47,6 +47,15 @@ class Task(ABC):
     def is_classification(self) -> bool:
         """Whether outputs are logits over classes."""
 
+    @property
+    @abstractmethod
+    def num_outputs(self) -> int:
+        """Classes; 1 for regression."""
+
+    @abstractmethod
+    def texts(self, role: str) -> list[str]:
+        """The raw texts of the split with that role (train, validation, test); the two texts of a pair as one."""
+
     @abstractmethod
     def encode(self, folder: Path) -> dict[str, EncodedSplit]:
         """Tokenises every split, or reads what an earlier call left in `folder` (an Arrow cache)."""

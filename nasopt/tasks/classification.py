@@ -70,6 +70,16 @@ class TextClassification(Task):
         return bool(self._labels.names)
 
     @property
+    def num_outputs(self) -> int:
+        return self._labels.num_outputs
+
+    def texts(self, role: str) -> list[str]:
+        split = self._data[role]
+        return [
+            " ".join(map(str, texts)) for texts in zip(*map(split.__getitem__, self.config.dataset.text), strict=True)
+        ]
+
+    @property
     def max_positions(self) -> int:
         return max_positions(self._model_config)
 

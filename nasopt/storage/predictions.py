@@ -1,0 +1,120 @@
+"""Predictions on the validation split, one small file for each trial, so that comparing two trials needs no second run.
+
+A file is compressed NumPy arrays (`.npz`, never pickled) that say all that a comparison needs: predictions, labels, and
+which examples they belong to. Files are written under a temporary name and renamed.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nasopt.storage.checkpoints import partial_name
+
+FOLDER = "predictions"
+SUFFIX = ".npz"
+TFIDF = "tfidf"
+"""Name of the file of the control that is no trial."""
+
+logger = logging.getLogger("nasopt")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of each validation example.
+
+    Attributes:
+        values: shape (examples,): the predicted class, or the number.
+        labels: shape (examples,): the right one.
+        classes: how many classes there are; 0 for regression.
+        split: identifies examples and labels; predictions of different splits cannot be paired.
+    """
+
+    values: NDArray[np.generic]
+    labels: NDArray[np.generic]
+    classes: int
+    split: str
+
+    @classmethod
+    def of_outputs(
+        cls, outputs: NDArray[np.float32], labels: NDArray[np.generic], split: str, *, classes: bool
+    ) -> Predictions:
+        """From a model's outputs, shape (examples, outputs): logits if `classes`, else the first one is the number."""
+        if not classes:
+            return cls(outputs[:, 0].astype(np.float32), labels.astype(np.float32), 0, split)
+        smallest = np.min_scalar_type(outputs.shape[1] - 1)
+        return cls(outputs.argmax(axis=1).astype(smallest), labels.astype(smallest), outputs.shape[1], split)
+
+
+class PredictionStore:
+    """The predictions of one study's trials.
+
+    Args:
+        study_folder: the study's artifact folder.
+    """
+
+    def __init__(self, study_folder: Path) -> None:
+        self.folder = study_folder / FOLDER
+
+    def write(self, name: int | str, predictions: Predictions) -> None:
+        """Stores predictions under a trial's number (or, for what is no trial, a name)."""
+
+        def save(file: BinaryIO) -> None:
+            np.savez_compressed(
+                file,
+                values=predictions.values,
+                labels=predictions.labels,
+                classes=np.array(predictions.classes),
+                split=np.array(predictions.split),
+            )
+
+        self._publish(name, save)
+
+    def read(self, name: int | str) -> Predictions | None:
+        """The predictions of that name; None if there are none, or the file is damaged."""
+        try:
+            with np.load(self._path(name), allow_pickle=False) as arrays:
+                return Predictions(arrays["values"], arrays["labels"], int(arrays["classes"]), str(arrays["split"]))
+        except FileNotFoundError:
+            return None
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+            logger.warning("%s: cannot be read: %s", self._path(name), error)
+            return None
+
+    def copy(self, source: int, target: int) -> None:
+        """Gives a trial the predictions of one that did the same work, where those are still there."""
+        try:
+            with self._path(source).open("rb") as original:
+                self._publish(target, lambda file: shutil.copyfileobj(original, file))
+        except FileNotFoundError:
+            return
+
+    def collect(self, finished: Iterable[int], keep: set[int]) -> int:
+        """Deletes the files of the `finished` trials that are not in `keep`, and returns how many went."""
+        there = {int(path.stem) for path in self.folder.glob(f"*{SUFFIX}") if path.stem.isdecimal()}
+        dropped = (set(finished) & there) - keep
+        for number in dropped:
+            self._path(number).unlink(missing_ok=True)
+        return len(dropped)
+
+    def _publish(self, name: int | str, save: Callable[[BinaryIO], None]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / partial_name()
+        try:
+            with partial.open("wb") as file:
+                save(file)
+            partial.replace(self._path(name))
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _path(self, name: int | str) -> Path:
+        return self.folder / f"{name}{SUFFIX}"
