@@ -206,7 +206,7 @@ def pareto(
     opened = _open(storage, name, artifacts)
     front = tables.pareto_trials(opened)
     names = opened.study.metric_names or []
-    comparisons = report.Comparisons(opened)
+    comparisons = report.Comparisons(opened, front)
     records = report.pareto_records(comparisons, front, names)
     columns = tables.trial_columns(names)
     shown = records
@@ -217,7 +217,7 @@ def pareto(
             shown = [report.with_verdict(record, comparisons.is_member(trial)) for record, trial in pairs]
             columns |= report.VERDICT_COLUMNS
     tables.print_records(shown, output.value, columns, _stdout())
-    for line in report.summary_lines(comparisons, front, records, name):
+    for line in report.summary_lines(comparisons, records, name):
         _say(line)
 
 
