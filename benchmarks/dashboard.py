@@ -69,7 +69,8 @@ def note_of(trial: optuna.trial.FrozenTrial) -> str:
     ]
     values = dict(zip(("quality", "latency_ms", "memory_mb"), trial.values, strict=True))
     architecture = Architecture(tuple(layers), params["precision"])
-    facts = TrialFacts(architecture, SHAPE, 1_000_000, values, values, "accuracy", {"latency_ms": LATENCY}, parent=0)
+    measured = {"latency_ms": LATENCY}
+    facts = TrialFacts(architecture, SHAPE, 1_000_000, 10**9, values, values, "accuracy", measured, parent=0)
     return note_text(facts)
 
 

@@ -30,7 +30,9 @@ from nasopt.storage.predictions import Predictions, PredictionStore
 from nasopt.storage.rdb import artifact_folder, parse_url
 
 if TYPE_CHECKING:
+    import torch
     from optuna.samplers import BaseSampler
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from nasopt.tasks.base import Evaluation
@@ -227,17 +229,11 @@ class Objective:
     ) -> dict[str, Any]:
         """One latency objective: its value, and everything that is needed to defend it."""
         from nasopt.measurement.device import Environment, device_identity, resolve_device
-        from nasopt.measurement.latency import fixed_inputs, measure_latency, normalised_ms
+        from nasopt.measurement.latency import measure_latency, normalised_ms
 
         device = resolve_device(latency.device)
         threads = latency.threads or os.cpu_count() or 1
-        inputs = fixed_inputs(
-            latency.batch_size,
-            latency.sequence_length,
-            vocab_size=context.base_model.config.vocab_size,
-            special_ids=context.task.tokenizer.all_special_ids,
-            device=device,
-        )
+        inputs = _inputs(latency, context, device)
         base = context.base_model.to(device)
         measurement = measure_latency(artifact, base, inputs, device=device, threads=threads)
         name = _latency_name(latency)
@@ -265,6 +261,8 @@ class Objective:
 
     def _store(self, trial: optuna.Trial, candidate: Candidate, values: tuple[float, ...], context: Context) -> None:
         """Keeps the fp32 weights for children and export, and says what the candidate is."""
+        from nasopt.measurement.flops import count_flops
+
         context.on_phase("storing", 0, 0)
         lineage = candidate.lineage
         key = context.checkpoints.write(
@@ -274,6 +272,7 @@ class Objective:
         )
         parameters = candidate.model.num_parameters()
         is_control = attributes.CONTROL in trial.user_attrs
+        flops = count_flops(candidate.model, _inputs(self.config.latency[0], context, candidate.model.device))
         for name, violation in self.method.constraints(self.config.task.metric, values[0], parameters).items():
             trial.set_constraint(name, violation)
         described = {
@@ -285,6 +284,7 @@ class Objective:
             "search_epochs": lineage.search_epochs,
             "training_result": candidate.training,
             "parameters": parameters,
+            "flops": flops,
             **({} if is_control else self.method.scores(trial.study, values, parameters)),
         }
         for name, value in described.items():
@@ -304,6 +304,7 @@ class Objective:
             architecture=candidate.architecture,
             shape=context.shape,
             parameters=candidate.model.num_parameters(),
+            flops=trial.user_attrs["flops"],
             values=dict(zip(self.metric_names, values, strict=True)),
             base_values=dict(zip(self.metric_names, base.values, strict=True)) if base else {},
             metric=self.config.task.metric,
@@ -339,6 +340,19 @@ class Objective:
             compared = {trial.number for trial in (*front, *controls)} | {study.user_attrs.get(attributes.BASE, 0)}
             finished = (trial.number for trial in trials if trial.state.is_finished())
             PredictionStore(self._context.folder).collect(finished, compared)
+
+
+def _inputs(latency: LatencyConfig, context: Context, device: torch.device) -> dict[str, Tensor]:
+    """The batch that is measured."""
+    from nasopt.measurement.latency import fixed_inputs
+
+    return fixed_inputs(
+        latency.batch_size,
+        latency.sequence_length,
+        vocab_size=context.base_model.config.vocab_size,
+        special_ids=context.task.tokenizer.all_special_ids,
+        device=device,
+    )
 
 
 def _latency_name(latency: LatencyConfig) -> str:

@@ -11,6 +11,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -21,7 +22,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from nasopt.config import StudyConfig
-from nasopt.methods.genetic import GeneticOptions
+from nasopt.methods.base import available
 from nasopt.samplers import mutations
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -100,7 +101,8 @@ def table(model: type[BaseModel]) -> list[str]:
     rows = ["| key | value | default | |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
         if section_of(field.annotation) is None:
-            cells = (f"`{name}`", allowed(field.annotation, field.metadata), default(field), field.description or "")
+            value = allowed(field.annotation, field.metadata)
+            cells = (f"`{field.alias or name}`", value, default(field), field.description or "")
             rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return rows
 
@@ -133,8 +135,8 @@ def mutation_names() -> list[str]:
 
 BLOCKS: dict[str, Callable[[], list[str]]] = {
     "study file": study_file,
-    "genetic options": lambda: table(GeneticOptions),
     "mutations": mutation_names,
+    **{f"{name} options": partial(table, method.options_model) for name, method in available().items()},
 }
 
 

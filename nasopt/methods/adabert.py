@@ -153,9 +153,9 @@ class AdaBERTMethod(Method):
         return AdaBertForSequenceClassification(frozen_config(config, architecture))
 
     def record(self, study: Study) -> dict[str, Any]:
-        """What became of the search."""
-        record = study.user_attrs.get(SUPERNET)
-        return {} if record is None else {"supernet": {"epochs": record["epochs"], "verdict": record["text"]}}
+        """What became of the search of the supernet."""
+        found = study.user_attrs.get(SUPERNET)
+        return {"supernet": None if found is None else {"epochs": found["epochs"], "verdict": found["text"]}}
 
     def _from_supernet(self, cells: Sequence[Operation], trial: Trial, context: Context) -> Candidate:
         """A student of these cells with the supernet's weights, fine-tuned."""

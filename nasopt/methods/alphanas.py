@@ -116,7 +116,6 @@ class AlphaNASMethod(Method):
         """
         from nasopt.models.counts import count_parameters
         from nasopt.models.surgery import cut
-        from nasopt.training.loop import train
 
         mask = [params[f"layer_{layer}"] for layer in range(context.shape.num_layers)]
         if not any(mask):
@@ -129,22 +128,13 @@ class AlphaNASMethod(Method):
                 f"{parameters:,} parameters, above max_parameters ({self.options.max_parameters:,}): not trained",
                 {"parameters": excess},
             )
+        base = base_of(trial.study)
         model = cut(copy.deepcopy(context.base_model), architecture)
-        settings = context.config.training
+        candidate = Candidate(model, architecture, Lineage(None if base is None else base.number))
         # NOTE: every mask is trained with the same seed, so with the same batches in the same order: what differs
         # between two masks is the masks, and the same mask gives the same model in every trial.
-        result = train(
-            model,
-            context.splits["train"],
-            context.task.training_loss,
-            settings,
-            device=context.device,
-            seed=context.config.seed,
-            on_step=lambda done, total: context.on_phase("training", done, total),
-        )
-        base = base_of(trial.study)
-        lineage = Lineage(None if base is None else base.number, finetune_epochs=settings.epochs)
-        return Candidate(model, architecture, lineage, result.to_dict())
+        self.train(candidate, "finetune", context.config.training.epochs, context.config.seed, context)
+        return candidate
 
     def constraints(self, metric: str, quality: float, parameters: int) -> dict[str, float]:
         violations = {"parameters": self._excess(parameters)}

@@ -55,7 +55,7 @@ Selection: TypeAlias = Callable[[FloatArray, np.random.RandomState], int]
 
 @dataclass(frozen=True)
 class Parent:
-    """One of the elite. `trial` is its number; None stands for the base model before any trial is complete."""
+    """One of the elite. `trial` is the number whose weights its children inherit; None: they get the base model's."""
 
     trial: int | None
     genotype: Genotype
@@ -173,7 +173,8 @@ class EvolutionSampler(ProposingSampler, NSGAIISampler):
         def parent_at(index: int) -> Parent:
             if not elite.trials:
                 return Parent(None, fit({}, own))
-            return Parent(elite.trials[index].number, fit(elite.trials[index].params, own))
+            number = elite.trials[index].number if operators.inherits else None
+            return Parent(number, fit(elite.trials[index].params, own))
 
         def inherited(parent: Parent) -> int | None:
             return parent.trial if operators.inherits else None

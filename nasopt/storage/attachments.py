@@ -27,8 +27,9 @@ UPLOADS = ".uploads"
 
 def documents(facts: TrialFacts) -> dict[str, Any]:
     """JSON documents by file name; a few kB together, whatever the model."""
+    counts = {"parameters": facts.parameters, "flops": facts.flops}
     return {
-        "architecture.json": {"parameters": facts.parameters, **facts.architecture.summary(facts.shape)},
+        "architecture.json": {**counts, **facts.architecture.summary(facts.shape)},
         "latency.json": dict(facts.latencies),
     }
 

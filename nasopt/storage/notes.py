@@ -27,6 +27,7 @@ class TrialFacts:
         architecture: what it keeps, and its precision.
         shape: the base model's.
         parameters: number of its weights.
+        flops: of one forward pass of the first latency's batch.
         values: the objectives by name, in their order.
         base_values: the base model's; empty for the base model itself.
         metric: what `quality` is.
@@ -41,6 +42,7 @@ class TrialFacts:
     architecture: CandidateArchitecture
     shape: EncoderShape
     parameters: int
+    flops: int
     values: Mapping[str, float]
     base_values: Mapping[str, float]
     metric: str
@@ -71,7 +73,8 @@ def failure_text(reason: str, parent: int | None) -> str:
 def in_words(facts: TrialFacts) -> str:
     """The architecture on one line."""
     architecture = facts.architecture
-    return f"{architecture.in_words(facts.shape)}, {architecture.precision}, {facts.parameters:,} parameters"
+    counts = f"{facts.parameters:,} parameters, {facts.flops / 1e9:.3g} GFLOPs a batch"
+    return f"{architecture.in_words(facts.shape)}, {architecture.precision}, {counts}"
 
 
 def save_note(trial: optuna.Trial, text: str) -> None:

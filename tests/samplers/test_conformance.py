@@ -15,13 +15,13 @@ class TestGeneticSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
         return lambda: GeneticSampler(population_size=4, seed=0)
 
 
-class TestAdaBERTSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
-    @pytest.fixture
-    def sampler(self) -> Callable[[], BaseSampler]:
-        return lambda: AdaBERTSampler(seed=0)
-
-
 class TestAlphaNASSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
         return lambda: AlphaNASSampler(population_size=4, seed=0)
+
+
+class TestAdaBERTSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return lambda: AdaBERTSampler(seed=0)

@@ -22,6 +22,7 @@ def facts(shape: EncoderShape) -> TrialFacts:
         architecture=Architecture((None, *[every_other] * (shape.num_layers - 1))),
         shape=shape,
         parameters=1000,
+        flops=2000,
         values={},
         base_values={},
         metric="accuracy",

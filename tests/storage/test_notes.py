@@ -20,6 +20,7 @@ FACTS = TrialFacts(
     ),
     shape=SHAPE,
     parameters=1_234_567,
+    flops=2_345_000_000,
     values={"quality": 0.875, "latency_ms": 2.5, "memory_mb": 1.5},
     base_values={"quality": 0.9, "latency_ms": 5.0, "memory_mb": 6.0},
     metric="accuracy",
@@ -37,7 +38,8 @@ def lines_of(text: str) -> list[str]:
 
 def test_the_architecture_in_words() -> None:
     assert in_words(FACTS) == (
-        "2 of 3 layers, 6 of 12 attention heads, 2,560 of 4,608 FFN neurons, int8, 1,234,567 parameters"
+        "2 of 3 layers, 6 of 12 attention heads, 2,560 of 4,608 FFN neurons, int8, 1,234,567 parameters, "
+        "2.35 GFLOPs a batch"
     )
 
 
