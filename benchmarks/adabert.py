@@ -1,13 +1,15 @@
 """AdaBERT on data that run here: what each cure does to the collapse, and what a study's members are worth.
 
-`cures` trains supernets that differ in a few options on the first ROWS rows of a study's training data, and shows what they
-chose, and how the winner compares with the bag of embeddings (no cells, the same total epochs). `table` reads a study
-that has been run with its controls. Differences are in points of accuracy, with the 95 % interval of the paired bootstrap
-over the validation split.
+`cures` trains supernets that differ in a few options on the first ROWS rows of a study's training data, and shows what
+they chose, and how the winner compares with the bag of embeddings (no cells, the same total epochs). `table` reads a
+study that has been run with its controls. Differences are in points of accuracy, with the 95 % interval of the paired
+bootstrap over the validation split.
 
 Example:
     python benchmarks/adabert.py cures --study studies/adabert-sst2.toml --rows 8000
-    nasopt study create studies/adabert-sst2.toml && nasopt study optimize adabert-sst2 && nasopt study controls adabert-sst2
+    nasopt study create studies/adabert-sst2.toml
+    nasopt study optimize adabert-sst2
+    nasopt study controls adabert-sst2
     python benchmarks/adabert.py table --name adabert-sst2
 """
 
@@ -109,7 +111,16 @@ def row(config: StudyConfig, folder: Path, name: str) -> str:
     difference = class_difference(labels, *outputs, classes=2, metric="accuracy")
     mine, its = (100 * float(np.mean(output == labels)) for output in outputs)
     entropy = np.mean(record["entropy"][-1])
-    return f"| {name} | {' '.join(chosen)} | {entropy:.2f} | {mine:.2f} | {its:.2f} | {points(difference)} | {seconds:.0f} |"
+    shown = [
+        name,
+        " ".join(chosen),
+        f"{entropy:.2f}",
+        f"{mine:.2f}",
+        f"{its:.2f}",
+        points(difference),
+        f"{seconds:.0f}",
+    ]
+    return f"| {' | '.join(shown)} |"
 
 
 def table(arguments: argparse.Namespace) -> None:
@@ -123,16 +134,17 @@ def table(arguments: argparse.Namespace) -> None:
     vocabulary, width = embedding_of(opened)
     options = opened.config.method_options
     print(opened.study.user_attrs[SUPERNET]["text"], "\n")
-    print("| trial | what | accuracy | weights outside the embedding | ratio of latency (95 %) | minus the bag |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| trial | what | architecture | accuracy | weights outside the embedding | ratio of latency (95 %) | minus the bag |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for trial in [base, *attributes.pareto_front(opened.study), *controls]:
         inner = trial.user_attrs["parameters"] - vocabulary * (width if trial is base else options["hidden_size"])
         measured = next(iter(trial.user_attrs[attributes.LATENCY].values()))
-        print(
-            f"| {trial.number} | {trial.user_attrs.get(attributes.CONTROL) or trial.user_attrs[attributes.ARCHITECTURE]} "
-            f"| {100 * trial.values[0]:.2f} | {inner:,} | {measured['ratio']:.3f} "
-            f"({measured['ratio_low']:.3f} to {measured['ratio_high']:.3f}) | {against(store, trial, bag)} |"
-        )
+        name = trial.user_attrs.get(attributes.CONTROL) or "found"
+        ratio = "{ratio:.3f} ({ratio_low:.3f} to {ratio_high:.3f})".format(**measured)
+        cells = [str(trial.number), name, trial.user_attrs[attributes.ARCHITECTURE], f"{100 * trial.values[0]:.2f}"]
+        print("| " + " | ".join([*cells, f"{inner:,}", ratio, against(store, trial, bag)]) + " |")
 
 
 def embedding_of(opened: Any) -> tuple[int, int]:
