@@ -135,7 +135,7 @@ def table(arguments: argparse.Namespace) -> None:
     options = opened.config.method_options
     print(opened.study.user_attrs[SUPERNET]["text"], "\n")
     print(
-        "| trial | what | architecture | accuracy | weights outside the embedding | ratio of latency (95 %) | minus the bag |"
+        "| trial | what | architecture | accuracy | weights outside the embedding | latency : base (95 %) | minus the bag |"
     )
     print("|---|---|---|---|---|---|---|")
     for trial in [base, *attributes.pareto_front(opened.study), *controls]:
