@@ -134,9 +134,7 @@ def table(arguments: argparse.Namespace) -> None:
     vocabulary, width = embedding_of(opened)
     options = opened.config.method_options
     print(opened.study.user_attrs[SUPERNET]["text"], "\n")
-    print(
-        "| trial | what | architecture | accuracy | weights outside the embedding | latency : base (95 %) | minus the bag |"
-    )
+    print("| trial | what | architecture | accuracy | weights outside the embedding | latency : base | minus the bag |")
     print("|---|---|---|---|---|---|---|")
     for trial in [base, *attributes.pareto_front(opened.study), *controls]:
         inner = trial.user_attrs["parameters"] - vocabulary * (width if trial is base else options["hidden_size"])
