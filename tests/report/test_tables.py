@@ -28,7 +28,7 @@ def test_a_trial_as_a_record() -> None:
     assert record["values"] == {"quality": 0.9, "latency_ms": 12.5, "memory_mb": 40.0}
     assert (record["parent"], record["control"], record["failure"], record["source"]) == (3, None, None, None)
     assert list(record)[:5] == ["number", "state", "values", "params", "parent"]
-    assert list(record)[5:] == ["precision", "source", "control", "failure", "duration_s"]
+    assert list(record)[5:] == ["precision", "source", "feasible", "control", "failure", "duration_s"]
 
 
 def test_a_failed_trial_has_no_values() -> None:
@@ -59,6 +59,14 @@ def test_json_and_csv_hold_every_record(capsys: pytest.CaptureFixture[str]) -> N
 def test_csv_of_nothing_has_a_header(capsys: pytest.CaptureFixture[str]) -> None:
     print_records([], "csv", {"name": "name", "best": "best.quality"}, Console())
     assert capsys.readouterr().out == "name,best.quality\n"
+
+
+def test_a_column_that_nobody_fills_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    records = [{"a": 1, "b": None, "c": {}}, {"a": None, "b": None, "c": {}}]
+    print_records(records, "table", {"A": "a", "B": "b", "C": "c"}, Console(width=200))
+    assert capsys.readouterr().out.split() == ["A", "1", "-"]
+    print_records([], "table", {"A": "a", "B": "b"}, Console(width=200))
+    assert capsys.readouterr().out.split() == ["A", "B"]
 
 
 def test_tables_round_and_show_gaps(capsys: pytest.CaptureFixture[str]) -> None:
