@@ -19,6 +19,9 @@ LATENCY_TOLERANCE = 0.02
 """A control counts as no slower than a member up to this: two measurements of one model differ by as much."""
 
 
+VERBS = {"does": "do", "has": "have"}
+
+
 class Comparisons:
     """How the members of a study's Pareto front compare with their controls.
 
@@ -162,15 +165,15 @@ def summary_lines(comparisons: Comparisons, records: Sequence[Record], name: str
     found = [record["comparison"] for record in records if record["comparison"] is not None]
     verdicts = [item["verdict"] for item in found]
     better = verdicts.count("better")
-    do = "beats" if better == 1 else "beat"
-    lines = [f"{better} of {len(members)} members {do} the best control of their own cost or depth"]
+    beat = "beats" if better == 1 else "beat"
     rest = {
-        "do not (no difference shown)": verdicts.count("no difference shown"),
-        "do worse": verdicts.count("worse"),
-        "cannot be told (predictions are not stored)": verdicts.count("unknown"),
-        f"have no comparable control (run `nasopt study controls {name}`)": len(members) - len(found),
+        "does not (no difference shown)": verdicts.count("no difference shown"),
+        "does worse": verdicts.count("worse"),
+        "has no predictions to compare": verdicts.count("unknown"),
+        f"has no comparable control (run `nasopt study controls {name}`)": len(members) - len(found),
     }
-    lines[0] += "".join(f"; {count} {words}" for words, count in rest.items() if count)
+    line = f"{better} of {len(members)} members {beat} the best control of their own cost or depth"
+    lines = [line + "".join(f"; {count} {_plural(words, count)}" for words, count in rest.items() if count)]
     tfidf = comparisons.tfidf_line()
     if tfidf is not None:
         lines.append(tfidf)
@@ -220,6 +223,12 @@ def control_columns(names: Sequence[str]) -> dict[str, str]:
         "epochs": "epochs",
         "failure": "failure",
     }
+
+
+def _plural(words: str, count: int) -> str:
+    """`does not` of one is `do not` of several."""
+    verb, _, others = words.partition(" ")
+    return words if count == 1 else f"{VERBS[verb]} {others}"
 
 
 def _trials(numbers: Sequence[int]) -> str:

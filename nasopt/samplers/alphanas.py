@@ -68,8 +68,8 @@ class ThinnedMasks:
         bits = _bits(space)
         if position == 0 or len(bits) < 2:
             return full
-        # NOTE: by depth, for random bits would nearly all keep about half of the layers; and in parts, for a front whose
-        # thin end was never seen is found late, one bit at a time.
+        # NOTE: by depth, for random bits would nearly all keep about half of the layers; and in parts, for the thin end
+        # of a front is found late, one bit at a time, where it has not been seen at the start.
         part = (position - 1 + rng.rand()) / (self.population_size - 1)
         depth = 1 + int(part * (len(bits) - 1))
         removed = [str(name) for name in rng.permutation(bits)[depth:]]
@@ -113,8 +113,9 @@ class AlphaNASSampler(EvolutionSampler):
     """Evolution of layer masks (METHODS.md, section 2), on Optuna's NSGA-II.
 
     Parameters are `layer_0 .. layer_{L-1}` in {0, 1}; the empty mask is never proposed, a mask evaluated before never
-    again. The first trial of an empty study is the full mask, the next ones are random masks of every depth, and every later
-    one copies a survivor and flips a few bits. All weights come from the base model, so masks alone tell trials apart.
+    again. The first trial of an empty study is the full mask, the next ones are random masks of every depth, and every
+    later one copies a survivor and flips a few bits. All weights come from the base model, so masks alone tell trials
+    apart.
 
     Constraints are those that the objective sets with :meth:`optuna.trial.Trial.set_constraint`: trials that violate
     one survive only for want of better ones.

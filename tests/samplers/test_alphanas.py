@@ -98,14 +98,18 @@ def test_every_mask_is_proposed_once_then_the_space_is_exhausted(selection):
     assert is_exhausted(study.trials[-1])
 
 
-def test_selection_by_score_finds_the_best_score():
-    study = make_study(selection="score", parameter_penalty=2e-8)
-    run(study, 30)
-    penalty = {trial.number: trial.values[0] - 2e-8 * trial.user_attrs["parameters"] for trial in study.trials}
+def test_selection_by_score_nearly_always_finds_the_best_score():
+    def best(study):
+        return max(trial.values[0] - 2e-8 * trial.user_attrs["parameters"] for trial in study.trials)
+
     everything = make_study()
     run(everything, 2**LAYERS - 1)
-    best = max(trial.values[0] - 2e-8 * trial.user_attrs["parameters"] for trial in everything.trials)
-    assert max(penalty.values()) == pytest.approx(best)
+    found = 0
+    for seed in range(6):
+        study = make_study(selection="score", parameter_penalty=2e-8, seed=seed)
+        run(study, 30)
+        found += best(study) == pytest.approx(best(everything))
+    assert found >= 5  # 30 of 63 masks at random would find it in 3
 
 
 def test_infeasible_masks_do_not_survive():
