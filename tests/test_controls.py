@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from nasopt.controls import members_of, missing_controls, run_controls
 from nasopt.errors import TrialNotFoundError
 from nasopt.identity import host
 from nasopt.objective import Objective
+from nasopt.report.tables import pareto_trials
+from nasopt.samplers.genetic import GeneticSampler
 from nasopt.samplers.history import parent_of, proposed_params
 from nasopt.storage import attributes
 from nasopt.storage.predictions import PredictionStore
@@ -36,20 +39,59 @@ MEMBERS = [
 ]
 
 
-@pytest.fixture
-def opened(write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenStudy:
-    """A study whose front holds (at least) two members, both children of the base model, in the current folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("NASOPT_STORAGE", raising=False)
-    assert run("study", "create", write_study()).code == 0
-    opened = reopened()
+STUDY = """
+name = "tiny"
+method = "genetic"
+seed = 1
+[task]
+model = "{model}"
+max_length = 32
+[task.dataset]
+path = "{data}"
+text = ["text"]
+[training]
+batch_size = 16
+learning_rate = 1e-3
+[base_training]
+epochs = 4
+batch_size = 16
+learning_rate = 3e-3
+[latency]
+batch_size = 2
+sequence_length = 16
+threads = 1
+[method_options]
+population_size = 4
+generations = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentiment: Path) -> Path:
+    """Folder of a study that has found two members, both children of the base model."""
+    folder = tmp_path_factory.mktemp("searched")
+    (folder / "tiny.toml").write_text(STUDY.format(model=tiny_bert, data=sentiment))
+    url = f"sqlite:///{folder}/nasopt.db"
+    assert run("study", "create", folder / "tiny.toml", "--storage", url).code == 0
+    opened = open_study(parse_url(url), "tiny")
     objective = Objective(opened.config, opened.artifacts)
     run_base(opened, objective)
     for params in MEMBERS:
         opened.study.enqueue_trial(params, user_attrs={"parent": 0})
     left = iter([True] * len(MEMBERS))
     run_trials(opened, objective, lambda: next(left, False), lambda trial: None)
-    return opened
+    return folder
+
+
+@pytest.fixture
+def opened(searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenStudy:
+    """A copy of that study in the current folder."""
+    here = tmp_path / "here"
+    shutil.copytree(searched, here)
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("NASOPT_STORAGE", raising=False)
+    reopened().study.set_user_attr(attributes.ARTIFACTS, str(here / "nasopt.db.artifacts"))
+    return reopened()
 
 
 def reopened() -> OpenStudy:
@@ -128,8 +170,8 @@ def check_what_is_shown(opened: OpenStudy, front: set[int]) -> None:
     assert shown["tfidf"] > 0.9
     assert shown["controls"] == len(controls_of(opened.study))
     assert "first-2" in run("study", "trials", "tiny").out
-    note = opened.study.system_attrs if hasattr(opened.study, "system_attrs") else {}
-    assert not note or any("Control `first-2`" in str(text) for text in note.values())
+    notes = opened.study._storage.get_study_system_attrs(opened.study._study_id)
+    assert any(str(text).count("Control `first-2`, made without a search") for text in notes.values())
 
 
 def test_weights_that_differ_in_precision_only_are_trained_once(opened: OpenStudy) -> None:
@@ -152,26 +194,17 @@ def test_weights_that_differ_in_precision_only_are_trained_once(opened: OpenStud
     assert method.module(architecture, context.task).load_state_dict(weights)
 
 
-def test_the_sampler_proposes_as_if_they_were_not_there(opened: OpenStudy, tmp_path: Path) -> None:
-    """With the numbers of trials equal, the next proposals after controls are those without any."""
-
-    def proposals(study: optuna.Study, others: int) -> list[tuple[dict[str, Any], int | None]]:
-        sampler = Objective(opened.config).sampler()
-        copy = optuna.create_study(directions=study.directions, sampler=sampler)
-        copy.add_trials(study.get_trials(states=(TrialState.COMPLETE,)))
-        for _ in range(others):
-            marks = {"control": "c", "control_recipe": {}}
-            copy.add_trial(optuna.trial.create_trial(values=[1.0, 0.0, 0.0], user_attrs=marks))
-        trial = copy.ask()
-        return [(proposed_params(trial), parent_of(trial))]
-
-    asked = proposals(opened.study, 0)
-    elite = Objective(opened.config).sampler()
-    assert asked
-    ((params, parent),) = proposals(opened.study, 3)
-    assert parent in (0, 1, 2)
-    assert set(params) == set(asked[0][0])
-    assert elite is not None
+def test_no_sampler_learns_from_them(opened: OpenStudy) -> None:
+    marks = {"control": "c", "control_recipe": {}}
+    for _ in range(3):  # better than anything in every objective
+        opened.study.add_trial(optuna.trial.create_trial(values=[1.0, 0.0, 0.0], user_attrs=marks))
+    sampler = opened.study.sampler
+    assert isinstance(sampler, GeneticSampler)
+    assert {trial.number for trial in sampler.elite(opened.study)} == {0, 1, 2}
+    trial = opened.study.ask()
+    assert parent_of(trial) in (0, 1, 2)
+    assert set(proposed_params(trial)) == set(BASE)
+    assert {trial.number for trial in pareto_trials(opened)} <= {0, 1, 2}
 
 
 def test_more_random_masks_run_what_is_new(opened: OpenStudy) -> None:

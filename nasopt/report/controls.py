@@ -6,11 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
 
 from nasopt.methods.base import Method
 from nasopt.objective import make_method
 from nasopt.report.comparison import Difference, FloatArray, class_difference, number_scores, score_difference
-from nasopt.report.tables import Record, trial_record
+from nasopt.report.tables import (
+    Format,
+    Record,
+    pareto_trials,
+    print_records,
+    trial_columns,
+    trial_record,
+    with_totals,
+)
 from nasopt.storage import attributes
 from nasopt.storage.predictions import TFIDF, Predictions, PredictionStore
 from nasopt.study import OpenStudy
@@ -214,15 +223,31 @@ def _control_record(trial: FrozenTrial, names: Sequence[str]) -> Record:
     }
 
 
-def control_columns(names: Sequence[str]) -> dict[str, str]:
-    """Columns of a table of controls."""
-    values = {name: f"values.{name}" for name in names}
-    return {"control": "control", "trial": "number", "state": "state", **values} | {
+def print_front(opened: OpenStudy, form: Format, console: Console) -> list[str]:
+    """Prints the Pareto front on stdout, with the comparisons, and returns what they come to, in sentences."""
+    names, front = opened.study.metric_names or [], pareto_trials(opened)
+    comparisons = Comparisons(opened, front)
+    records = pareto_records(comparisons, front, names)
+    columns, rows = trial_columns(names), records
+    if form == "table":
+        rows = [with_totals(record) for record in records]
+        if comparisons.controls:
+            columns |= VERDICT_COLUMNS
+            rows = [with_verdict(row, comparisons.is_member(trial)) for row, trial in zip(rows, front, strict=True)]
+    print_records(rows, form, columns, console)
+    return summary_lines(comparisons, records, opened.config.name)
+
+
+def print_controls(opened: OpenStudy, form: Format, console: Console) -> None:
+    """Prints every control of a study on stdout."""
+    values = {name: f"values.{name}" for name in opened.study.metric_names or []}
+    columns = {"control": "control", "trial": "number", "state": "state", **values} | {
         "depth": "depth",
         "precision": "precision",
         "epochs": "epochs",
         "failure": "failure",
     }
+    print_records(control_records(opened), form, columns, console)
 
 
 def _plural(words: str, count: int) -> str:

@@ -141,8 +141,8 @@ def test_it_is_said_in_words(compared: OpenStudy) -> None:
     comparisons = Comparisons(compared, front)
     records = pareto_records(comparisons, front, NAMES)
     assert summary_lines(comparisons, records, "made") == [
-        "1 of 4 members beats the best control of their own cost or depth; 1 does not (no difference shown); 1 does worse; "
-        "1 has no comparable control (run `nasopt study controls made`)",
+        "1 of 4 members beats the best control of their own cost or depth; 1 does not (no difference shown); "
+        "1 does worse; 1 has no comparable control (run `nasopt study controls made`)",
         "TF-IDF and a linear model reach 0.7500; not shown to beat them: trials 3, 4",
     ]
     rows = [with_verdict(record, comparisons.is_member(trial)) for record, trial in zip(records, front, strict=True)]
