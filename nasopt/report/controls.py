@@ -6,17 +6,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
 
 from nasopt.methods.base import Method
 from nasopt.objective import make_method
 from nasopt.report.comparison import Difference, FloatArray, class_difference, number_scores, score_difference
-from nasopt.report.tables import Record, trial_record
+from nasopt.report.tables import (
+    Format,
+    Record,
+    pareto_trials,
+    print_records,
+    trial_columns,
+    trial_record,
+    with_totals,
+)
 from nasopt.storage import attributes
 from nasopt.storage.predictions import TFIDF, Predictions, PredictionStore
 from nasopt.study import OpenStudy
 
 LATENCY_TOLERANCE = 0.02
 """A control counts as no slower than a member up to this: two measurements of one model differ by as much."""
+
+
+VERBS = {"does": "do", "has": "have"}
 
 
 class Comparisons:
@@ -162,15 +174,15 @@ def summary_lines(comparisons: Comparisons, records: Sequence[Record], name: str
     found = [record["comparison"] for record in records if record["comparison"] is not None]
     verdicts = [item["verdict"] for item in found]
     better = verdicts.count("better")
-    do = "beats" if better == 1 else "beat"
-    lines = [f"{better} of {len(members)} members {do} the best control of their own cost or depth"]
+    beat = "beats" if better == 1 else "beat"
     rest = {
-        "do not (no difference shown)": verdicts.count("no difference shown"),
-        "do worse": verdicts.count("worse"),
-        "cannot be told (predictions are not stored)": verdicts.count("unknown"),
-        f"have no comparable control (run `nasopt study controls {name}`)": len(members) - len(found),
+        "does not (no difference shown)": verdicts.count("no difference shown"),
+        "does worse": verdicts.count("worse"),
+        "has no predictions to compare": verdicts.count("unknown"),
+        f"has no comparable control (run `nasopt study controls {name}`)": len(members) - len(found),
     }
-    lines[0] += "".join(f"; {count} {words}" for words, count in rest.items() if count)
+    line = f"{better} of {len(members)} members {beat} the best control of their own cost or depth"
+    lines = [line + "".join(f"; {count} {_plural(words, count)}" for words, count in rest.items() if count)]
     tfidf = comparisons.tfidf_line()
     if tfidf is not None:
         lines.append(tfidf)
@@ -211,15 +223,37 @@ def _control_record(trial: FrozenTrial, names: Sequence[str]) -> Record:
     }
 
 
-def control_columns(names: Sequence[str]) -> dict[str, str]:
-    """Columns of a table of controls."""
-    values = {name: f"values.{name}" for name in names}
-    return {"control": "control", "trial": "number", "state": "state", **values} | {
+def print_front(opened: OpenStudy, form: Format, console: Console) -> list[str]:
+    """Prints the Pareto front on stdout, with the comparisons, and returns what they come to, in sentences."""
+    names, front = opened.study.metric_names or [], pareto_trials(opened)
+    comparisons = Comparisons(opened, front)
+    records = pareto_records(comparisons, front, names)
+    columns, rows = trial_columns(names), records
+    if form == "table":
+        rows = [with_totals(record) for record in records]
+        if comparisons.controls:
+            columns |= VERDICT_COLUMNS
+            rows = [with_verdict(row, comparisons.is_member(trial)) for row, trial in zip(rows, front, strict=True)]
+    print_records(rows, form, columns, console)
+    return summary_lines(comparisons, records, opened.config.name)
+
+
+def print_controls(opened: OpenStudy, form: Format, console: Console) -> None:
+    """Prints every control of a study on stdout."""
+    values = {name: f"values.{name}" for name in opened.study.metric_names or []}
+    columns = {"control": "control", "trial": "number", "state": "state", **values} | {
         "depth": "depth",
         "precision": "precision",
         "epochs": "epochs",
         "failure": "failure",
     }
+    print_records(control_records(opened), form, columns, console)
+
+
+def _plural(words: str, count: int) -> str:
+    """`does not` of one is `do not` of several."""
+    verb, _, others = words.partition(" ")
+    return words if count == 1 else f"{VERBS[verb]} {others}"
 
 
 def _trials(numbers: Sequence[int]) -> str:
