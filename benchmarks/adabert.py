@@ -136,10 +136,11 @@ def table(arguments: argparse.Namespace) -> None:
     print(opened.study.user_attrs[SUPERNET]["text"], "\n")
     print("| trial | what | architecture | accuracy | weights outside the embedding | latency : base | minus the bag |")
     print("|---|---|---|---|---|---|---|")
-    for trial in [base, *attributes.pareto_front(opened.study), *controls]:
+    found = [trial for trial in attributes.pareto_front(opened.study) if trial.number != base.number]
+    for trial in [base, *found, *controls]:
         inner = trial.user_attrs["parameters"] - vocabulary * (width if trial is base else options["hidden_size"])
         measured = next(iter(trial.user_attrs[attributes.LATENCY].values()))
-        name = trial.user_attrs.get(attributes.CONTROL) or "found"
+        name = "base model" if trial is base else trial.user_attrs.get(attributes.CONTROL, "found")
         ratio = "{ratio:.3f} ({ratio_low:.3f} to {ratio_high:.3f})".format(**measured)
         cells = [str(trial.number), name, trial.user_attrs[attributes.ARCHITECTURE], f"{100 * trial.values[0]:.2f}"]
         print("| " + " | ".join([*cells, f"{inner:,}", ratio, against(store, trial, bag)]) + " |")
