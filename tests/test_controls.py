@@ -139,7 +139,7 @@ def test_the_whole_way(opened: OpenStudy) -> None:
     assert {record["number"] for record in records} == {None, *(trial.number for trial in controls)}
     assert records[-1]["control"] == "tfidf"
     assert {"quality", "latency_ms", "memory_mb"} == set(records[0]["values"])
-    assert {"depth", "epochs", "precision", "failure"} <= set(records[0])
+    assert {"depth", "finetune_epochs", "distill_epochs", "precision", "failure"} <= set(records[0])
     # predictions of the front, of the base model and of all controls are there, and no others
     stored = {path.stem for path in PredictionStore(opened.folder).folder.glob("*.npz")}
     assert stored == {"0", "tfidf", *map(str, front), *(str(trial.number) for trial in controls)}
