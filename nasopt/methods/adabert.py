@@ -116,18 +116,22 @@ class AdaBERTMethod(Method):
         """Cuts the cells out of the supernet and fine-tunes them."""
         return self._from_supernet([params[f"cell_{index}"] for index in range(self.options.cells)], trial, context)
 
+    def depth(self, params: Mapping[str, Any]) -> int:
+        """Cells of the chain, the skipped ones too: every member is compared with every control."""
+        return self.options.cells
+
     def controls(
         self, members: Sequence[FrozenTrial], shape: EncoderShape, random_masks: int, seed: int
     ) -> list[Control]:
         """The bag of embeddings, trained for all epochs of a member's line; and random cells out of the supernet."""
         found = [
-            Control("bag-of-embeddings", {"kind": "bag", "epochs": epochs})
+            Control("bag-of-embeddings", {"kind": "bag", "epochs": epochs}, self.options.cells)
             for epochs in sorted({_epochs(member) for member in members})
         ]
         if members:
             drawn = random_cells(self.options.cells, random_masks, seed)
             found += [
-                Control(f"random-cells-{index}", {"kind": "cells", "cells": list(cells)})
+                Control(f"random-cells-{index}", {"kind": "cells", "cells": list(cells)}, self.options.cells)
                 for index, cells in enumerate(drawn)
             ]
         return found

@@ -176,18 +176,15 @@ class EvolutionSampler(ProposingSampler, NSGAIISampler):
             number = elite.trials[index].number if operators.inherits else None
             return Parent(number, fit(elite.trials[index].params, own))
 
-        def inherited(parent: Parent) -> int | None:
-            return parent.trial if operators.inherits else None
-
         for _ in range(_DRAWS):
             parent = parent_at(operators.select(keys, rng))
             child = operators.vary(parent, own, rng)
             if child is not None:
-                yield inherited(parent), child
+                yield parent.trial, child
         for index in np.lexsort(keys.T[::-1]):
             parent = parent_at(index)
-            yield from zip(repeat(inherited(parent)), operators.vary.neighbours(parent, own, rng))
-        yield inherited(parent), parent.genotype
+            yield from zip(repeat(parent.trial), operators.vary.neighbours(parent, own, rng))
+        yield parent.trial, parent.genotype
 
     def _draw_foreign(self, study: Study, trial: FrozenTrial, history: History, space: Space) -> dict[str, Any]:
         """Values of the parameters that are not the genotype's: by NSGA-II, at random until the elite is full."""

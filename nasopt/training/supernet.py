@@ -199,10 +199,12 @@ class SupernetSearch:
             on_epoch=keep,
             start=start,
         )
-        record = self._record(store.write(model.state_dict(), strongest(supernet)), supernet, history)
+        checkpoint = store.write(model.state_dict(), strongest(supernet))
+        record = self._record(checkpoint, supernet, history)
         record["seconds"] = round(time.perf_counter() - started, 1)  # of the last sitting, where there were several
         write_atomically(self.folder / RECORD, json.dumps(record))
         (self.folder / STATE).unlink(missing_ok=True)
+        store.collect(store.keys(), {checkpoint})  # one of another origin is of no use
         return record
 
     def _examples(self) -> tuple[Tensor | None, Tensor | None]:
