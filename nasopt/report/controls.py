@@ -202,7 +202,8 @@ def control_records(opened: OpenStudy) -> list[Record]:
         if attributes.CONTROL in trial.user_attrs and not trial.user_attrs.get(attributes.INTERRUPTED)
     ]
     records = [_control_record(trial, names) for trial in ended]
-    records.sort(key=lambda record: (record["depth"] or 0, record["epochs"] or 0, record["precision"] or ""))
+    order = ("depth", "precision", "finetune_epochs", "distill_epochs")
+    records.sort(key=lambda record: [(record[key] is not None, record[key]) for key in order])
     tfidf = study.user_attrs.get(attributes.TFIDF)
     if tfidf is not None:
         empty = dict.fromkeys(records[0]) if records else {}
@@ -214,12 +215,12 @@ def control_records(opened: OpenStudy) -> list[Record]:
 def _control_record(trial: FrozenTrial, names: Sequence[str]) -> Record:
     recipe: dict[str, Any] = trial.user_attrs.get(attributes.CONTROL_RECIPE, {})
     record = trial_record(trial, names)
-    trained = [recipe.get(kind) for kind in ("finetune_epochs", "distill_epochs")]
     return {
         **record,
         "precision": record["precision"] or recipe.get("precision"),
         "depth": trial.user_attrs.get(attributes.CONTROL_DEPTH),
-        "epochs": None if None in trained else sum(item for item in trained if item is not None),
+        "finetune_epochs": recipe.get("finetune_epochs"),
+        "distill_epochs": recipe.get("distill_epochs"),
     }
 
 
@@ -244,7 +245,8 @@ def print_controls(opened: OpenStudy, form: Format, console: Console) -> None:
     columns = {"control": "control", "trial": "number", "state": "state", **values} | {
         "depth": "depth",
         "precision": "precision",
-        "epochs": "epochs",
+        "fine-tuned": "finetune_epochs",
+        "distilled": "distill_epochs",
         "failure": "failure",
     }
     print_records(control_records(opened), form, columns, console)

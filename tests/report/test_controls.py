@@ -226,12 +226,12 @@ def test_controls_as_records(compared: OpenStudy) -> None:
     compared.study.set_user_attr(attributes.TFIDF, {"quality": 0.75, "metric": "accuracy", "seconds": 1.0})
     records = control_records(compared)
     assert [record["control"] for record in records] == ["first-1", "first-3", "first-4", "first-5", "tfidf"]
-    assert {key: records[0][key] for key in ("state", "failure", "depth", "epochs", "precision")} == {
+    assert {key: records[0][key] for key in ("state", "failure", "depth", "finetune_epochs", "distill_epochs")} == {
         "state": "FAIL",
         "failure": "it broke",
         "depth": 1,
-        "epochs": 3,
-        "precision": "int8",
+        "finetune_epochs": 2,
+        "distill_epochs": 1,
     }
     assert records[-1]["values"] == {"quality": 0.75}
     assert {tuple(record) for record in records} == {tuple(records[0])}
