@@ -66,6 +66,7 @@ class Constants:
         dispatch_us: What the host needs to start one kernel; hidden as long as the device is slower.
         call_ms: Once for each pass: inputs, outputs, a server.
         energy_pj: Energy of one floating-point operation, in 10^-12 J.
+        byte_energy_pj: Energy of one byte that memory moves, in 10^-12 J.
     """
 
     arithmetic: Floats
@@ -76,6 +77,7 @@ class Constants:
     dispatch_us: Floats
     call_ms: Floats
     energy_pj: Floats
+    byte_energy_pj: Floats
 
 
 Columns = TypeVar("Columns", Machine, Constants)
@@ -96,7 +98,8 @@ def pass_ms(table: KernelTable, machine: Machine, constants: Constants) -> Float
 
     device = per_pass(kernel)
     dispatch = per_pass(np.ones(len(kernel))) * constants.dispatch_us
-    power = per_pass(table.flops) * constants.energy_pj * 1e-6 / machine.power_w
+    joules = table.flops * found.energy_pj + _moved_bytes(table, mine) * found.byte_energy_pj
+    power = per_pass(joules) * 1e-6 / machine.power_w
     return smooth_max(device, dispatch, power) / 1e3 + constants.call_ms
 
 
@@ -136,12 +139,16 @@ def _attention_us(table: KernelTable, machine: Machine, constants: Constants, ch
 
 
 def _memory_us(table: KernelTable, machine: Machine, constants: Constants) -> Floats:
-    """Parameters come from memory; activations from the cache, as far as half of it holds them."""
-    weights, activations = table.weights * machine.element_bytes, table.activations * machine.element_bytes
-    spilled = np.maximum(activations - machine.cache_mb * 1e6 / 2, 0.0)
-    memory = (weights + spilled) / (machine.bandwidth_gbs * 1e3 * constants.bandwidth)
-    cache = activations / (machine.multiprocessors * machine.clock_ghz * 1e3 * constants.cache_bytes)
+    """The larger of what memory and what the second-level cache take to move a kernel's operands."""
+    memory = _moved_bytes(table, machine) / (machine.bandwidth_gbs * 1e3 * constants.bandwidth)
+    cache = table.activations * machine.element_bytes / (machine.multiprocessors * machine.clock_ghz * 1e3 * constants.cache_bytes)
     return np.asarray(np.maximum(memory, cache))
+
+
+def _moved_bytes(table: KernelTable, machine: Machine) -> Floats:
+    """Parameters come from memory; activations from the cache, as far as half of it holds them."""
+    spilled = np.maximum(table.activations * machine.element_bytes - machine.cache_mb * 1e6 / 2, 0.0)
+    return np.asarray(table.weights * machine.element_bytes + spilled)
 
 
 def _rates(machine: Machine, constants: Constants) -> tuple[Floats, Floats]:
