@@ -176,10 +176,7 @@ def held_out_shapes(samples: Sequence[Sample]) -> Held:
     """
 
     def known(sample: Sample, rest: Sequence[Sample]) -> bool:
-        return any(
-            sample.device == other.device and sample.case.family == other.case.family
-            for other in rest
-        )
+        return any(sample.device == other.device and sample.case.family == other.case.family for other in rest)
 
     return _leave_one_out(samples, lambda sample: sample.shape, known)
 
@@ -264,6 +261,4 @@ def calibrate(samples: Sequence[Sample], shapes: Held, devices: Held, *, date: s
 
 def _ranges(samples: Sequence[Sample]) -> dict[str, tuple[int, int]]:
     every = [extents(sample.case.workload) for sample in samples]
-    return {
-        name: (min(item[name][0] for item in every), max(item[name][1] for item in every)) for name in every[0]
-    }
+    return {name: (min(item[name][0] for item in every), max(item[name][1] for item in every)) for name in every[0]}

@@ -141,7 +141,11 @@ def _attention_us(table: KernelTable, machine: Machine, constants: Constants, ch
 def _memory_us(table: KernelTable, machine: Machine, constants: Constants) -> Floats:
     """The larger of what memory and what the second-level cache take to move a kernel's operands."""
     memory = _moved_bytes(table, machine) / (machine.bandwidth_gbs * 1e3 * constants.bandwidth)
-    cache = table.activations * machine.element_bytes / (machine.multiprocessors * machine.clock_ghz * 1e3 * constants.cache_bytes)
+    cache = (
+        table.activations
+        * machine.element_bytes
+        / (machine.multiprocessors * machine.clock_ghz * 1e3 * constants.cache_bytes)
+    )
     return np.asarray(np.maximum(memory, cache))
 
 

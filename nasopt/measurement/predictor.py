@@ -113,8 +113,7 @@ def known_precisions(profile: DeviceProfile, software: Software, runtime: str) -
     return [
         name
         for name in NUMBER_FORMATS
-        if name in profile.peak_tflops
-        and (name != "int8" or f"arithmetic:{software.name}/{runtime}/int8" in constants)
+        if name in profile.peak_tflops and (name != "int8" or f"arithmetic:{software.name}/{runtime}/int8" in constants)
     ]
 
 
@@ -169,7 +168,8 @@ def constants_of(constants: Mapping[str, float], cases: Sequence[Case]) -> Const
             ),
         ),
         call_ms=_each(cases, lambda case: constants[f"call_ms:{case.software.name}"]),
-        energy_pj=dynamic * _each(cases, lambda case: constants[f"energy_pj:{ENERGY_CLASS[case.precision]}"])
+        energy_pj=dynamic
+        * _each(cases, lambda case: constants[f"energy_pj:{ENERGY_CLASS[case.precision]}"])
         * _each(cases, lambda case: (case.profile.process_nm / REFERENCE_PROCESS_NM) ** constants["process_exponent"]),
         byte_energy_pj=dynamic * constants["byte_energy_pj"],
     )
