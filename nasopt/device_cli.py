@@ -166,11 +166,9 @@ def _predict_file(path: Path, profile: str | None, runtime: str | None, precisio
             raise type(error)(f"{where}: {error}") from None
     # A row's own source says where a measured latency came from; these come from here.
     records = [
-        {key: value for key, value in row.fields.items() if key != "source"} | prediction.to_dict()
+        {key: value for key, value in row.fields.items() if key != "source"} | row.sizes | prediction.to_dict()
         for row, prediction in zip(rows, predict_many(cases), strict=True)
     ]
-    if output is Format.csv:
-        records = [record | {"beyond": " ".join(record["beyond"])} for record in records]
     columns = {name: name for name in ("profile", "runtime", "precision", *SIZES, "latency_ms", "low", "high", "note")}
     print_records(records, output.value, columns, stdout())
 
@@ -186,7 +184,13 @@ def _device_records() -> list[dict[str, Any]]:
     found = fitted()
     present = {"cpu": device_name(torch.device("cpu"))}
     present |= {f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
-    empty = {"here": "yes", "source": "measured", "fitted_on": None, "held_out_error": None, "held_out": {}}
+    empty: dict[str, Any] = {
+        "here": "yes",
+        "source": "measured",
+        "fitted_on": None,
+        "held_out_error": None,
+        "held_out": {},
+    }
     records: list[dict[str, Any]] = [{"name": name, "product": product} | empty for name, product in present.items()]
     for profile in profiles().values():
         cells = [cell for cell, names in found.calibrated.items() if profile.name in names]

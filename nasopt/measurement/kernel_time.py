@@ -94,7 +94,7 @@ def pass_ms(table: KernelTable, machine: Machine, constants: Constants) -> Float
     kernel = smooth_max(arithmetic, _memory_us(table, mine, found)) + found.start_us
 
     def per_pass(values: Floats) -> Floats:
-        return np.bincount(table.passes, values * table.count, minlength=count)
+        return np.bincount(table.passes, values * table.count, minlength=count).astype(float)
 
     device = per_pass(kernel)
     dispatch = per_pass(np.ones(len(kernel))) * constants.dispatch_us
