@@ -56,13 +56,13 @@ def as_text(fitted: Fitted) -> str:
 
 
 def report(held: Held, *, by_device: bool) -> None:
-    """A table: all rows, each runtime and precision, and each device's."""
+    """A table: all rows, each software, runtime and precision, and each device's."""
     print("| | rows | median error | 95th percentile | tau | +-x at 90 % |\n|---|---|---|---|---|---|")
     row("all", held)
-    for cell in sorted({sample.cell for sample in held.samples}):
-        row(cell, held.where(named(lambda sample: sample.cell, cell)))
-    for name in sorted({f"{s.device}, {s.cell}" for s in held.samples}) if by_device else ():
-        row(name, held.where(named(lambda sample: f"{sample.device}, {sample.cell}", name)))
+    for family in sorted({sample.family for sample in held.samples}):
+        row(family, held.where(named(lambda sample: sample.family, family)))
+    for name in sorted({f"{s.device}, {s.family}" for s in held.samples}) if by_device else ():
+        row(name, held.where(named(lambda sample: f"{sample.device}, {sample.family}", name)))
 
 
 def named(key: Callable[[Sample], str], value: str) -> Callable[[Sample], bool]:

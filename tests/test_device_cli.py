@@ -76,8 +76,8 @@ def test_devices_are_listed() -> None:
     records = {record["name"]: record for record in json.loads(run("device", "list", "-f", "json").out)}
     assert set(profiles()) | {"cpu"} <= set(records)
     assert records["cpu"]["source"] == "measured"
-    assert records["a30"]["fitted_on"] == "tensorrt fp16, tensorrt int8"
-    assert records["a30"]["held_out"]["tensorrt int8"]["median"] < 0.15
+    assert records["a30"]["fitted_on"] == "tensorrt-10.16/tensorrt/fp16, tensorrt-10.16/tensorrt/int8"
+    assert records["a30"]["held_out"]["tensorrt-10.16/tensorrt/int8"]["median"] < 0.15
     assert "datasheet" in records["l4"]["fitted_on"]
     assert "a100-40gb" in run("device", "list").out
     assert "a100-40gb" in run("device", "list", "-f", "csv").out

@@ -16,7 +16,7 @@ import numpy as np
 
 from nasopt.errors import choices
 from nasopt.measurement.device_profiles import ELEMENT_BYTES, NUMBER_FORMATS, DeviceProfile, NumberFormat
-from nasopt.measurement.fitted import Fitted, cell_name, fitted
+from nasopt.measurement.fitted import Fitted, fitted
 from nasopt.measurement.kernel_time import Constants, Machine, pass_ms
 from nasopt.measurement.runtimes import RuntimeNotKnownError, Software, software_of
 from nasopt.measurement.transformer_cost import Floats, KernelTable, Workload, kernels
@@ -203,10 +203,9 @@ def _process_scale(constants: Mapping[str, float], profile: DeviceProfile) -> fl
 
 def _with_interval(case: Case, milliseconds: float, found: Fitted) -> Prediction:
     beyond = _beyond(case, found)
-    cell = cell_name(case.runtime, case.precision)
-    calibrated = case.profile.name in found.calibrated.get(cell, ())
+    calibrated = case.profile.name in found.calibrated.get(case.family, ())
     errors = found.held_out_shape if calibrated and not beyond else found.held_out_device
-    spread = errors.interval(cell)
+    spread = errors.interval(case.family)
     percent = round(100 * spread, 1)
     note = f"predicted, {case.profile.name}, +-{100 * spread:.0f} %"
     if beyond:
@@ -243,7 +242,7 @@ def extents(workload: Workload) -> dict[str, tuple[int, int]]:
 
 
 def _beyond(case: Case, found: Fitted) -> tuple[str, ...]:
-    ranges = found.ranges.get(cell_name(case.runtime, case.precision))
+    ranges = found.ranges.get(case.family)
     if ranges is None:
         return ("precision",)
     mine = extents(case.workload)

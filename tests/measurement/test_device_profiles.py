@@ -33,7 +33,7 @@ def test_a100_means_the_one_with_40_gb(name: str) -> None:
 
 
 def test_an_unknown_profile_is_told_which_there_are() -> None:
-    with pytest.raises(ProfileError, match="'b200'.*a100-40gb, a100-80gb, a30"):
+    with pytest.raises(ProfileError, match=r"'b200'.*a100-40gb, a100-80gb, a30"):
         find_profile("b200")
 
 

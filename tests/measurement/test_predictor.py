@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasopt.measurement.device_profiles import find_profile, profiles
-from nasopt.measurement.fitted import cell_name, fitted
+from nasopt.measurement.fitted import fitted
 from nasopt.measurement.predictor import Case, known_precisions, make_case, predict, predict_many
 from nasopt.measurement.runtimes import SOFTWARE, RuntimeNotKnownError, runtime_names, software_of
 from nasopt.measurement.transformer_cost import LayerShape, Workload
@@ -92,7 +92,7 @@ def test_layers_count_one_by_one() -> None:
 
 def test_the_interval_and_the_words() -> None:
     prediction = predict(case())
-    spread = fitted().held_out_shape.groups["tensorrt fp16"].interval
+    spread = fitted().held_out_shape.groups["tensorrt-10.16/tensorrt/fp16"].interval
     assert prediction.high == pytest.approx(prediction.latency_ms * (1 + spread))
     assert prediction.low == pytest.approx(prediction.latency_ms / (1 + spread))
     assert prediction.source == "predicted"
@@ -110,7 +110,7 @@ def test_a_device_without_measurements_has_a_wider_interval() -> None:
     [
         (replace(BASE, batch_size=1000), "batch_size"),
         (replace(BASE, sequence_length=16), "sequence_length"),
-        (replace(BASE, layers=BASE.layers[:1] + (LayerShape(1, 64, 3072),)), "layers, attention width"),
+        (replace(BASE, layers=(BASE.layers[0], LayerShape(1, 64, 3072))), "layers, attention width"),
         (replace(BASE, layers=()), "layers, attention width, ffn_size"),
     ],
 )
@@ -156,5 +156,5 @@ def test_a_source_names_a_version() -> None:
 def test_the_fit_covers_what_it_says() -> None:
     found = fitted()
     assert set(found.calibrated) == set(found.ranges)
-    assert set(found.calibrated[cell_name("tensorrt", "int8")]) == {"a100-40gb", "a30"}
+    assert set(found.calibrated["tensorrt-10.16/tensorrt/int8"]) == {"a100-40gb", "a30"}
     assert all(name in profiles() for names in found.calibrated.values() for name in names)
