@@ -228,7 +228,7 @@ def rank_correlation(held: Held) -> float | None:
 
     total, weight = 0.0, 0
     for device in dict.fromkeys(sample.device for sample in held.samples):
-        mine = held.where(lambda sample, device=device: sample.device == device)  # type: ignore[misc]
+        mine = of_device(held, device)
         tau = kendalltau(mine.predicted_ms, mine.measured_ms).statistic if len(mine.samples) > 1 else math.nan
         if not math.isnan(tau):
             total, weight = total + tau * len(mine.samples), weight + len(mine.samples)
@@ -238,10 +238,17 @@ def rank_correlation(held: Held) -> float | None:
 def summary(held: Held) -> HeldOut:
     """Errors by family."""
     families = sorted({sample.family for sample in held.samples})
-    groups = {
-        family: errors_of(held.where(lambda sample, family=family: sample.family == family)) for family in families
-    }  # type: ignore[misc]
-    return HeldOut(all=errors_of(held), groups=groups)
+    return HeldOut(all=errors_of(held), groups={family: errors_of(of_family(held, family)) for family in families})
+
+
+def of_family(held: Held, family: str) -> Held:
+    """Its samples that share these constants."""
+    return held.where(lambda sample: sample.family == family)
+
+
+def of_device(held: Held, device: str) -> Held:
+    """Its samples on this device."""
+    return held.where(lambda sample: sample.device == device)
 
 
 def calibrate(samples: Sequence[Sample], shapes: Held, devices: Held, *, date: str, fitted_on: str) -> Fitted:

@@ -55,6 +55,7 @@ class Prediction:
         source: Always "predicted".
         profile: Name of the device's profile.
         runtime: As in :mod:`nasopt.measurement.runtimes`.
+        software: The version of it whose constants were taken, likewise.
         precision: What the matrix products are computed in.
         interval_percent: The `x` of "+-x %"; the interval is from `latency_ms / (1 + x)` to `latency_ms * (1 + x)`.
         coverage: Part of the held-out latencies that lay within the interval.
@@ -69,6 +70,7 @@ class Prediction:
     source: str
     profile: str
     runtime: str
+    software: str
     precision: str
     interval_percent: float
     coverage: float
@@ -217,6 +219,7 @@ def _with_interval(case: Case, milliseconds: float, found: Fitted) -> Prediction
         source="predicted",
         profile=case.profile.name,
         runtime=case.runtime,
+        software=case.software.name,
         precision=case.precision,
         interval_percent=percent,
         coverage=found.coverage,
