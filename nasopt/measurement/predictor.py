@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nasopt.errors import choices
-from nasopt.measurement.device_profiles import ELEMENT_BYTES, NUMBER_FORMATS, DeviceProfile, NumberFormat
+from nasopt.measurement.device_profiles import ELEMENT_BYTES, NUMBER_FORMATS, DeviceProfile, NumberFormat, profiles
 from nasopt.measurement.fitted import Fitted, fitted
 from nasopt.measurement.kernel_time import Constants, Machine, pass_ms
 from nasopt.measurement.runtimes import RuntimeNotKnownError, Software, software_of
@@ -205,7 +205,9 @@ def _process_scale(constants: Mapping[str, float], profile: DeviceProfile) -> fl
 
 def _with_interval(case: Case, milliseconds: float, found: Fitted) -> Prediction:
     beyond = _beyond(case, found)
-    calibrated = case.profile.name in found.calibrated.get(case.family, ())
+    # A user's own file may bear the name of a profile that was calibrated.
+    is_ours = profiles().get(case.profile.name) == case.profile
+    calibrated = is_ours and case.profile.name in found.calibrated.get(case.family, ())
     errors = found.held_out_shape if calibrated and not beyond else found.held_out_device
     spread = errors.interval(case.family)
     percent = round(100 * spread, 1)

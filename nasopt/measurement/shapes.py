@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,8 @@ SIZES = ("layers", "hidden_size", "heads", "ffn_size", "sequence_length", "batch
 """Columns that every file has, whole numbers of at least 1."""
 TEXTS = ("source", "device", "runtime", "precision")
 """Columns that may be missing or empty."""
+LARGEST = 1_000_000
+"""Of any size; beyond it the file is wrong, not the model large."""
 
 
 class ShapesFileError(NasoptError):
@@ -71,7 +72,7 @@ def read_shapes(path: Path, *, measured: bool = False) -> list[ShapeRow]:
         ShapesFileError: the file cannot be read, lacks a column, or a row holds what is not a number.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             heading = list(reader.fieldnames or [])
             rows = list(reader)
@@ -94,16 +95,23 @@ def _row(path: Path, number: int, fields: dict[str, str], measured: bool) -> Sha
     try:
         given = (fields.get("head_size") or "").strip()
         size = _whole(where, "head_size", given) if given else head_size_of(sizes["hidden_size"], sizes["heads"])
+        workload = uniform_workload(sizes, size)
     except ShapeError as error:
         raise ShapeError(f"{where}: {error}") from None
-    workload = uniform_workload(sizes, size)
     shown = {name: value for name, value in fields.items() if isinstance(name, str) and name != "latency_ms"}
     latency = _positive(where, "latency_ms", fields.get("latency_ms")) if measured else None
     return ShapeRow(number, shown, sizes, workload, **text, latency_ms=latency)
 
 
-def uniform_workload(sizes: Mapping[str, int], head_size: int) -> Workload:
-    """The pass that the columns of :data:`SIZES` describe."""
+def uniform_workload(sizes: dict[str, int], head_size: int) -> Workload:
+    """The pass that the columns of :data:`SIZES` describe.
+
+    Raises:
+        ShapeError: a size is larger than any model's.
+    """
+    for name, value in (sizes | {"head_size": head_size}).items():
+        if value > LARGEST:
+            raise ShapeError(f"{name} = {value} must be at most {LARGEST}")
     shape = (sizes["layers"], sizes["hidden_size"], sizes["heads"], head_size, sizes["ffn_size"])
     return Workload.uniform(*shape, length=sizes["sequence_length"], batch=sizes["batch_size"])
 

@@ -105,6 +105,11 @@ def test_a_device_without_measurements_has_a_wider_interval() -> None:
     assert predict(case(profile="v100-16gb")).latency_ms > predict(case()).latency_ms
 
 
+def test_a_users_own_profile_is_not_taken_for_the_calibrated_one() -> None:
+    own = find_profile(A100).model_copy(update={"multiprocessors": 54})
+    assert predict(make_case(own, "tensorrt", "fp16", BASE)).interval_percent > predict(case()).interval_percent
+
+
 @pytest.mark.parametrize(
     ("workload", "beyond"),
     [

@@ -65,6 +65,17 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
         read_shapes(tmp_path / "none.csv")
 
 
+def test_sizes_that_no_model_has_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ShapeError, match="row 1: batch_size = 10000000 must be at most 1000000"):
+        read_shapes(written(tmp_path, HEADING, "2,768,12,512,128,1e7"))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_heading(tmp_path: Path) -> None:
+    path = tmp_path / "shapes.csv"
+    path.write_text(f"{HEADING}\n{ROW}\n", encoding="utf-8-sig")
+    assert len(read_shapes(path)) == 1
+
+
 def test_heads_must_divide_the_hidden_size(tmp_path: Path) -> None:
     assert head_size_of(768, 12) == 64
     with pytest.raises(ShapeError, match="row 1: 7 heads do not divide the hidden size 768"):
