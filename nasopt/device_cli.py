@@ -92,7 +92,10 @@ def list_devices(output: Output = Format.table, debug: Debug = False, quiet: Qui
 
     columns = {"profile": "name", "device": "product", "here": "here", "fitted on": "fitted_on"}
     columns |= {"held-out error": "held_out_error"}
-    print_records(_device_records(), output.value, columns, stdout())
+    records = _device_records()
+    if output is Format.csv:  # the errors of each family would be a column for each number
+        records = [{key: value for key, value in record.items() if key != "held_out"} for record in records]
+    print_records(records, output.value, columns, stdout())
 
 
 def _case_of_options(
