@@ -11,15 +11,8 @@ from rich.console import Console
 from nasopt.methods.base import Method
 from nasopt.objective import make_method
 from nasopt.report.comparison import Difference, FloatArray, class_difference, number_scores, score_difference
-from nasopt.report.tables import (
-    Format,
-    Record,
-    pareto_trials,
-    print_records,
-    trial_columns,
-    trial_record,
-    with_totals,
-)
+from nasopt.report.records import Format, Record, print_records
+from nasopt.report.tables import pareto_trials, trial_columns, trial_record, with_totals
 from nasopt.storage import attributes
 from nasopt.storage.predictions import TFIDF, Predictions, PredictionStore
 from nasopt.study import OpenStudy

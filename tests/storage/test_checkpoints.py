@@ -27,6 +27,17 @@ def test_read_returns_what_was_written(tmp_path: Path) -> None:
     assert {name: tensor.tolist() for name, tensor in tensors.items()} == {n: t.tolist() for n, t in weights().items()}
 
 
+def test_the_architecture_is_read_without_the_weights(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    key = store.write(weights(), ARCHITECTURE)
+    assert store.architecture(key) == ARCHITECTURE
+    (tmp_path / f"{key}.safetensors").write_bytes(b"no")
+    with pytest.raises(CheckpointError, match="damaged"):
+        store.architecture(key)
+    with pytest.raises(CheckpointError, match="not there"):
+        store.architecture("0" * 64)
+
+
 def test_equal_weights_are_stored_once_whatever_the_precision(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     key = store.write(weights(), ARCHITECTURE)
