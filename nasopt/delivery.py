@@ -148,9 +148,9 @@ def _onnx_text(opened: OpenStudy, trial: FrozenTrial, task: Task, file: Path) ->
     """What the model card says of an ONNX file: how to run it, and its own numbers, for the trial's were torch's."""
     import torch
 
-    from nasopt.export_onnx import OnnxModel
     from nasopt.measurement.device import device_name
     from nasopt.measurement.latency import fixed_inputs, measure_latency
+    from nasopt.models.onnx import OnnxModel
 
     cpu, base = torch.device("cpu"), task.load_model()
     special = task.tokenizer.all_special_ids
