@@ -7,6 +7,7 @@ import gc
 import re
 import statistics
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 
 BYTES_PER_MB = 1e6
 PASSES = 3
-"""Passes whose growth of memory is looked at."""
+"""Passes whose growth of memory is looked at, at most."""
+PASSES_S = 2.0
+"""Seconds after which no further one begins."""
 
 
 def memory_mb(tensors: Mapping[str, Tensor]) -> float:
@@ -42,12 +45,12 @@ def memory_mb(tensors: Mapping[str, Tensor]) -> float:
 def peak_memory_mb(model: nn.Module, inputs: Mapping[str, Tensor], weights_mb: float, device: torch.device) -> float:
     """Memory of a model while it runs, in MB: its weights, and by how much memory grows in one forward pass at most.
 
-    The growth is the median of three passes, after one that is not counted. On CUDA it is that of torch's allocator; on
+    The growth is the median of three passes, or of fewer if they take long. On CUDA it is that of torch's allocator; on
     a CPU that of the process's resident memory (:func:`_resident_growth`). Weights are counted by their size, for those
     of other models are in the process, too.
 
     Args:
-        model: in eval mode, on `device`, as torch runs it.
+        model: in eval mode, on `device`, as torch runs it; it has run before.
         inputs: keyword arguments of the model, on `device`.
         weights_mb: of :func:`memory_mb`.
         device: where it runs.
@@ -57,9 +60,11 @@ def peak_memory_mb(model: nn.Module, inputs: Mapping[str, Tensor], weights_mb: f
     def run() -> None:
         model(**inputs)
 
+    growths: list[int] = []
+    start = time.monotonic()
     with torch.inference_mode():
-        run()
-        growths = [growth_of(run, device) for _ in range(PASSES)]
+        while len(growths) < PASSES and (not growths or time.monotonic() - start < PASSES_S):
+            growths.append(growth_of(run, device))
     return weights_mb + statistics.median(growths) / BYTES_PER_MB
 
 
