@@ -13,13 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nasopt.config import LatencyConfig, StudyConfig
-from nasopt.errors import StudyFileError
 from nasopt.methods.base import Candidate, Context
 from nasopt.models.architecture import Architecture, EncoderShape
 
 if TYPE_CHECKING:
     import torch
-    from optuna.trial import FrozenTrial
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
@@ -222,7 +220,9 @@ class PredictedLatency:
         shapes = shapes_of(self.latency, context)
         columns = zip(
             *(
-                self.predictor.predict(layers_of(architecture, context.shape), context.shape, architecture.precision, *s)
+                self.predictor.predict(
+                    layers_of(architecture, context.shape), context.shape, architecture.precision, *s
+                )
                 for s in shapes
             ),
             strict=True,

@@ -80,8 +80,8 @@ def _allocated_growth(run: Callable[[], None], device: torch.device) -> int:
 def _resident_growth(run: Callable[[], None], device: torch.device) -> int:
     """Bytes by which the process's resident memory grows at most.
 
-    Memory that earlier work freed stays with the process and would be used again, unseen: it is given back to the system
-    first, where the C library can (glibc).
+    Memory that earlier work freed stays with the process and would be used again, unseen: it is given back to the
+    system first, where the C library can (glibc).
     """
     process = psutil.Process()
     gc.collect()

@@ -101,8 +101,8 @@ def check_precisions(runtime: str, precisions: Sequence[str]) -> None:
     refused = [precision for precision in precisions if precision in WITHOUT_ONNX]
     if runtime == "onnxruntime" and refused:
         raise StudyFileError(
-            f"latency.runtime: onnxruntime cannot run {' and '.join(refused)} (bitsandbytes' layers have no counterpart "
-            "there); leave them out of method_options.precisions, or choose the runtime eager"
+            f"latency.runtime: onnxruntime cannot run {' and '.join(refused)}, for bitsandbytes' layers have no "
+            "counterpart there; leave them out of method_options.precisions, or choose the runtime eager"
         )
 
 
