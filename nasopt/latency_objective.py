@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from nasopt.measurement.predictor import Predictor
-    from nasopt.measurement.runtimes import RuntimeSettings
+    from nasopt.measurement.measured_runtimes import RuntimeSettings
 
 Record = dict[str, Any]
 """What is stored of one latency of a trial: `value_ms`, `ratio` to the base model with its interval, `source`, ..."""
@@ -87,7 +87,7 @@ def make_sources(config: StudyConfig, precisions: Sequence[str] = ()) -> dict[st
     Raises:
         NasoptError: see :func:`make_source`; or a runtime has no such precision.
     """
-    from nasopt.measurement.runtimes import check_precisions
+    from nasopt.measurement.measured_runtimes import check_precisions
 
     for latency in config.latency:
         check_precisions(latency.runtime or "eager", precisions)
@@ -98,7 +98,7 @@ class MeasuredLatency:
     """Latencies measured on the device at hand, in alternation with the base model in the same runtime."""
 
     def __init__(self, latency: LatencyConfig, device: torch.device) -> None:
-        from nasopt.measurement.runtimes import RuntimeSettings, check_runtime
+        from nasopt.measurement.measured_runtimes import RuntimeSettings, check_runtime
 
         self.latency = latency
         self.device = device
@@ -119,7 +119,7 @@ class MeasuredLatency:
     def record(self, artifact: PreTrainedModel, candidate: Candidate, context: Context) -> Record:
         from nasopt.measurement.device import Environment
         from nasopt.measurement.latency import measure_latency
-        from nasopt.measurement.runtimes import numerics, prepare
+        from nasopt.measurement.measured_runtimes import numerics, prepare
 
         latency, settings, precision = self.latency, self._settings, candidate.architecture.precision
         batches = inputs_of(latency, context, self.device)
@@ -140,7 +140,7 @@ class MeasuredLatency:
     def _base_model(self, batches: Sequence[Mapping[str, Tensor]], context: Context) -> nn.Module:
         """The base model in the runtime. ONNX files are converted once for a process; compiled programs are made again,
         for `torch.compile` keeps only so many of one class."""
-        from nasopt.measurement.runtimes import forget_compiled, prepare
+        from nasopt.measurement.measured_runtimes import forget_compiled, prepare
 
         settings = self._settings
         if self._base is not None and self._base[0] == context.base_key:
