@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from nasopt.config import LatencyConfig, StudyConfig
 from nasopt.methods.base import Candidate, Context
-from nasopt.models.architecture import Architecture, EncoderShape
+from nasopt.models.architecture import Architecture, CandidateArchitecture
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-    from nasopt.measurement.predictor import Predictor
+    from nasopt.measurement.device_profiles import DeviceProfile
     from nasopt.measurement.measured_runtimes import RuntimeSettings
+    from nasopt.measurement.predictor import Prediction
 
 Record = dict[str, Any]
 """What is stored of one latency of a trial: `value_ms`, `ratio` to the base model with its interval, `source`, ..."""
@@ -54,44 +55,42 @@ def latency_name(latency: LatencyConfig) -> str:
     return "latency_ms" if latency.name is None else f"latency_ms_{latency.name}"
 
 
-def make_source(latency: LatencyConfig) -> LatencySource:
+def make_source(latency: LatencyConfig, precisions: Sequence[str] = ()) -> LatencySource:
     """The source of one latency objective on this machine.
 
     A named device is measured if the GPU at hand is one, and predicted otherwise; TensorRT is always predicted.
 
-    Raises:
-        DeviceNotFoundError: the device, or ONNX Runtime's provider for it, is not here; or there is no such profile.
-        MissingExtraError: the runtime is not installed.
-        StudyFileError: the runtime cannot be predicted for the device.
-    """
-    from nasopt.measurement.device import is_device_of, present_gpu, resolve_device
-
-    if latency.device in ("cpu", "cuda"):
-        return MeasuredLatency(latency, resolve_device(latency.device))
-    from nasopt.measurement.predictor import open_predictor
-
-    predictor = open_predictor(latency.device, latency.runtime or "tensorrt")
-    gpu = present_gpu()
-    if gpu is not None and is_device_of(predictor.profile, gpu) and latency.runtime != "tensorrt":
-        return MeasuredLatency(latency, resolve_device("cuda"))
-    return PredictedLatency(latency, predictor)
-
-
-def make_sources(config: StudyConfig, precisions: Sequence[str] = ()) -> dict[str, LatencySource]:
-    """The source of every latency objective, by its name, in their order.
-
     Args:
-        config: the study's.
+        latency: the objective.
         precisions: in which the search stores models, as far as that is known beforehand.
 
     Raises:
-        NasoptError: see :func:`make_source`; or a runtime has no such precision.
+        DeviceNotFoundError: the device, or ONNX Runtime's provider for it, is not here.
+        ProfileError: there is no such profile.
+        MissingExtraError: the runtime is not installed.
+        RuntimeNotKnownError: the runtime cannot be predicted.
+        StudyFileError: the runtime has no such precision.
     """
+    from nasopt.measurement.device import is_device_of, present_gpu, resolve_device
+
     from nasopt.measurement.measured_runtimes import check_precisions
 
-    for latency in config.latency:
-        check_precisions(latency.runtime or "eager", precisions)
-    return {latency_name(latency): make_source(latency) for latency in config.latency}
+    if latency.device in ("cpu", "cuda"):
+        device = resolve_device(latency.device)
+    else:
+        from nasopt.measurement.device_profiles import find_profile
+
+        profile, gpu = find_profile(latency.device), present_gpu()
+        if gpu is None or not is_device_of(profile.name, gpu) or latency.runtime == "tensorrt":
+            return PredictedLatency(latency, profile, precisions)
+        device = resolve_device("cuda")
+    check_precisions(latency.runtime or "eager", precisions)
+    return MeasuredLatency(latency, device)
+
+
+def make_sources(config: StudyConfig, precisions: Sequence[str] = ()) -> dict[str, LatencySource]:
+    """The source of every latency objective, by its name, in their order; see :func:`make_source`."""
+    return {latency_name(latency): make_source(latency, precisions) for latency in config.latency}
 
 
 class MeasuredLatency:
@@ -169,11 +168,27 @@ def _details(latency: LatencyConfig, settings: RuntimeSettings, batches: Sequenc
 
 
 class PredictedLatency:
-    """Latencies predicted, from a profile, for a device that is not at hand."""
+    """Latencies predicted, from a profile, for a device that is not at hand.
 
-    def __init__(self, latency: LatencyConfig, predictor: Predictor) -> None:
+    Raises:
+        RuntimeNotKnownError: nothing is known of the runtime.
+        StudyFileError: or of a precision, with it on that device.
+    """
+
+    def __init__(self, latency: LatencyConfig, profile: DeviceProfile, precisions: Sequence[str]) -> None:
+        from nasopt.measurement.predictor import known_precisions
+        from nasopt.measurement.runtimes import DEFAULT_RUNTIME, software_of
+
         self.latency = latency
-        self.predictor = predictor
+        self.profile = profile
+        self.runtime = latency.runtime or DEFAULT_RUNTIME
+        known = known_precisions(profile, software_of(self.runtime), self.runtime)
+        unknown = [precision for precision in precisions if precision not in known]
+        if unknown:
+            raise StudyFileError(
+                f"latency.device: for {profile.name} with {self.runtime} latencies are predicted in {choices(known)}, not "
+                f"in {choices(unknown)}; leave that out of method_options.precisions"
+            )
 
     @property
     def device(self) -> torch.device:
@@ -183,57 +198,56 @@ class PredictedLatency:
 
     @property
     def identity(self) -> str:
-        return f"predicted, {self.predictor.profile}"
+        return identity_of(self._origin())
+
+    def _origin(self) -> Record:
+        from nasopt.measurement.fitted import fitted
+
+        name = self.profile.name
+        return {"source": "predicted", "profile": name, "device": name, "fitted": fitted().date}
 
     def record(self, artifact: PreTrainedModel, candidate: Candidate, context: Context) -> Record:
-        """See :class:`LatencySource`.
+        """See :class:`LatencySource`. Where lengths differ, the mean over the batches.
 
         Raises:
-            MeasurementError: it is not an encoder of transformer layers, or the profile has no such precision.
+            MeasurementError: it is not an encoder of transformer layers.
+            RuntimeNotKnownError: its precision cannot be predicted.
         """
         latency, architecture = self.latency, candidate.architecture
-        found = self._predict(architecture, context)
-        base = self._predict(Architecture.full(context.shape), context)
+        found, base = (self._predict(item, context) for item in (architecture, Architecture.full(context.shape)))
+        median, reference = (statistics.fmean(item.latency_ms for item in items) for items in (found, base))
         return {
-            "source": "predicted",
-            "profile": self.predictor.profile,
-            "device": self.predictor.profile,
-            "runtime": self.predictor.runtime,
+            **self._origin(),
+            "runtime": self.runtime,
             "dtype": architecture.precision,
             "batch_size": latency.batch_size,
             "sequence_length": latency.sequence_length,
-            **({"lengths": "validation"} if latency.lengths == "validation" else {}),
-            "median_ms": found[0],
-            "low_ms": found[1],
-            "high_ms": found[2],
-            "relative_error": max(found[2] / found[0] - 1, 1 - found[1] / found[0]),
-            "base_median_ms": base[0],
-            "ratio": found[0] / base[0],
+            "lengths": latency.lengths,
+            "median_ms": median,
+            "low_ms": statistics.fmean(item.low for item in found),
+            "high_ms": statistics.fmean(item.high for item in found),
+            "interval_percent": max(item.interval_percent for item in found),
+            "beyond": sorted({name for item in found for name in item.beyond}),
+            "base_median_ms": reference,
+            "ratio": median / reference,
         }
 
-    def _predict(self, architecture: Any, context: Context) -> tuple[float, float, float]:
-        """Latency in ms with the ends of its interval; the means over the batches where lengths differ."""
+    def _predict(self, architecture: CandidateArchitecture, context: Context) -> list[Prediction]:
+        """Of one pass of each batch."""
         from nasopt.measurement.latency import MeasurementError
+        from nasopt.measurement.predictor import make_case, predict_many
+        from nasopt.measurement.transformer_cost import LayerShape, Workload
 
         if not isinstance(architecture, Architecture):
             raise MeasurementError("no latency can be predicted of an architecture that is not of transformer layers")
-        shapes = shapes_of(self.latency, context)
-        columns = zip(
-            *(
-                self.predictor.predict(
-                    layers_of(architecture, context.shape), context.shape, architecture.precision, *s
-                )
-                for s in shapes
-            ),
-            strict=True,
-        )
-        middle, low, high = (statistics.fmean(column) for column in columns)
-        return middle, low, high
-
-
-def layers_of(architecture: Architecture, shape: EncoderShape) -> list[tuple[int, int]]:
-    """Heads and FFN neurons of each layer that is kept."""
-    return [(len(units.heads), len(units.neurons)) for units in architecture.layers if units is not None]
+        shape, precision = context.shape, architecture.precision
+        kept = [units for units in architecture.layers if units is not None]
+        layers = tuple(LayerShape(len(units.heads), shape.head_size, len(units.neurons)) for units in kept)
+        number_format = "tf32" if self.latency.tf32 and precision == "fp32" else precision
+        workloads = [
+            Workload(layers, shape.hidden_size, length, size) for size, length in shapes_of(self.latency, context)
+        ]
+        return predict_many([make_case(self.profile, self.runtime, number_format, item) for item in workloads])
 
 
 def inputs_of(latency: LatencyConfig, context: Context, device: torch.device) -> list[dict[str, Tensor]]:
@@ -289,7 +303,7 @@ def identity_of(record: Mapping[str, Any]) -> str:
     from nasopt.measurement.device import device_identity
 
     if record["source"] == "predicted":
-        return f"predicted, {record['profile']}"
+        return f"predicted, {record['profile']}, fit of {record['fitted']}"
     return "measured, " + device_identity(record["device"], record["threads"], bool(record["driver"]))
 
 

@@ -164,6 +164,7 @@ def _compiled(model: nn.Module, inputs: Sequence[Mapping[str, Tensor]], settings
     limits = torch._dynamo.config.patch(recompile_limit=SHAPES_LIMIT, fail_on_recompile_limit_hit=True)
     # Threads and inference mode are part of the program.
     with limits, quiet_process(settings.threads), torch.inference_mode():
+        model(**inputs[0])  # bitsandbytes repacks int4 weights in the first pass, which must not be traced
         compiled: nn.Module = torch.compile(model, dynamic=len(shapes) > 1)  # type: ignore[assignment]
         for batch in shapes.values():
             compiled(**batch)
