@@ -132,7 +132,7 @@ class Objective:
         """
         from nasopt.preparation import prepare
 
-        self._check_device(attributes.base_of(study))
+        self.check_device(study)
 
         if self._context is None:
             folder = self._artifacts or _default_artifacts(study)
@@ -261,8 +261,13 @@ class Objective:
             changes.append(f"memory_mb: measured, {found}, but the study began with: measured, {began_on}")
         return changes
 
-    def _check_device(self, base: FrozenTrial | None) -> None:
-        changes = self._device_changes(base)
+    def check_device(self, study: optuna.Study) -> None:
+        """Makes sure that this machine's values compare with those of the study, unless that is accepted.
+
+        Raises:
+            DeviceChangedError: trial 0 was measured on another device, or predicted where this machine measures.
+        """
+        changes = self._device_changes(attributes.base_of(study))
         if changes and not self._accept_device_change:
             raise DeviceChangedError(
                 f"{'; '.join(changes)}; such values do not compare: go on there, create a new study here, or pass "

@@ -97,6 +97,7 @@ def optimize(
     with interruptible(signal.SIGINT, signal.SIGTERM) as asked, view, explaining_failures(opened.url):
         report = _between_steps(asked, view.phase)
         objective = Objective(opened.config, opened.artifacts, report, accept_device_change=accept_device_change)
+        objective.check_device(opened.study)
         run_base(opened, objective)
         if workers == 1:
             take = _between_steps(asked, tickets.take)
