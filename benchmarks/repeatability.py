@@ -11,6 +11,7 @@ ends when the 95 % interval of the ratio is `--width` wide, or at `--pairs`.
 from __future__ import annotations
 
 import argparse
+import copy
 import multiprocessing
 import os
 import statistics
@@ -36,7 +37,8 @@ def compute(stop: Event) -> None:
     """Keeps one core busy, with its vector units and caches, as training does."""
     torch.set_num_threads(1)
     matrix = torch.randn(1024, 1024)
-    while not stop.is_set():
+    parent = os.getppid()
+    while not stop.is_set() and os.getppid() == parent:
         matrix = torch.tanh(matrix @ matrix / 1024)
 
 
@@ -61,7 +63,7 @@ def half(base: PreTrainedModel) -> PreTrainedModel:
     """The first half of the layers."""
     layers = encoder_shape(base.config).num_layers
     mask = [int(layer < layers // 2) for layer in range(layers)]
-    return cut(base, Architecture.masked(encoder_shape(base.config), mask)).eval()
+    return cut(copy.deepcopy(base), Architecture.masked(encoder_shape(base.config), mask)).eval()
 
 
 def main() -> None:
