@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.synchronize import Event
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `nasopt` itself does; read when torch is imported
+
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
