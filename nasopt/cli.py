@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from nasopt.cli_options import Artifacts, Debug, Format, Name, Output, Quiet, Settings, Storage
+from nasopt.cli_options import (
+    AcceptDeviceChange,
+    Artifacts,
+    Debug,
+    Format,
+    Name,
+    Output,
+    Quiet,
+    Settings,
+    Storage,
+)
 from nasopt.cli_options import open_named as _open
 from nasopt.cli_options import say as _say
 from nasopt.cli_options import stdout as _stdout
@@ -98,6 +108,7 @@ def optimize(
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; spread evenly over the GPUs.")] = 1,
     data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make lost artifacts again.")] = False,
+    accept_device_change: AcceptDeviceChange = False,
     storage: Storage = None,
     artifacts: Artifacts = None,
     debug: Debug = False,
@@ -117,7 +128,15 @@ def optimize(
         _say(f"all {budget} trials of the search are done; --n-trials N runs more")
         return
     view = make_view(Console(stderr=True), count, Settings.quiet)
-    over = local.optimize(opened, view, n_trials=count, timeout=timeout, workers=workers, debug=Settings.debug)
+    over = local.optimize(
+        opened,
+        view,
+        n_trials=count,
+        timeout=timeout,
+        workers=workers,
+        debug=Settings.debug,
+        accept_device_change=accept_device_change,
+    )
     if over is not None:
         _say(f"the search is over: {over}")
 
@@ -184,6 +203,7 @@ def controls(
         int, typer.Option("--random-masks", min=0, help="Random masks of the depth of each Pareto member.")
     ] = 5,
     data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
+    accept_device_change: AcceptDeviceChange = False,
     output: Output = Format.table,
     storage: Storage = None,
     artifacts: Artifacts = None,
@@ -201,7 +221,8 @@ def controls(
     members_of(opened)
     opened = studies.with_data(opened, data)
     studies.check_artifacts(opened, rebuild=False)
-    local.evaluate_controls(opened, make_view(Console(stderr=True), 0, Settings.quiet), random_masks=random_masks)
+    view = make_view(Console(stderr=True), 0, Settings.quiet)
+    local.evaluate_controls(opened, view, random_masks=random_masks, accept_device_change=accept_device_change)
     print_controls(opened, output.value, _stdout())
     _say(f"`nasopt study pareto {name}` compares the search with them")
 

@@ -49,6 +49,9 @@ Storage = Annotated[
 Artifacts = Annotated[Path | None, typer.Option("--artifacts", help="Where the study's files are.")]
 Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show tracebacks.")]
 Quiet = Annotated[bool, typer.Option("--quiet", callback=_set_quiet, help="No progress, no warnings.")]
+AcceptDeviceChange = Annotated[
+    bool, typer.Option("--accept-device-change", help="Go on on another device than the study's; marks the trials.")
+]
 Output = Annotated[Format, typer.Option("-f", "--format", help="How to print.")]
 
 

@@ -53,6 +53,10 @@ class DeviceNotFoundError(NasoptError):
     """A device that is not present on this machine."""
 
 
+class DeviceChangedError(NasoptError):
+    """A study that would go on with values of another device, which do not compare."""
+
+
 class PortInUseError(NasoptError):
     """A port that the dashboard cannot listen on."""
 

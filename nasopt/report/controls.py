@@ -12,7 +12,13 @@ from nasopt.methods.base import Method
 from nasopt.objective import make_method
 from nasopt.report.comparison import Difference, FloatArray, class_difference, number_scores, score_difference
 from nasopt.report.records import Format, Record, print_records
-from nasopt.report.tables import pareto_trials, trial_columns, trial_record, with_totals
+from nasopt.report.tables import (
+    PROVENANCE_COLUMNS,
+    pareto_trials,
+    trial_columns,
+    trial_record,
+    with_totals,
+)
 from nasopt.storage import attributes
 from nasopt.storage.predictions import TFIDF, Predictions, PredictionStore
 from nasopt.study import OpenStudy
@@ -240,6 +246,7 @@ def print_controls(opened: OpenStudy, form: Format, console: Console) -> None:
         "precision": "precision",
         "fine-tuned": "finetune_epochs",
         "distilled": "distill_epochs",
+        **PROVENANCE_COLUMNS,
         "failure": "failure",
     }
     print_records(control_records(opened), form, columns, console)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from nasopt.measurement.flops import count_flops
@@ -47,3 +48,17 @@ def test_flops_of_a_whole_and_of_a_cut_bert(attention: str, padded: bool) -> Non
     assert count_flops(model, inputs) == by_hand([(4, 128)] * 3, 2, 10)
     cut(model, Architecture((KeptUnits((0, 2), tuple(range(64))), None, KeptUnits((1,), tuple(range(128))))))
     assert count_flops(model, inputs) == by_hand([(2, 64), (1, 128)], 2, 10)
+
+
+def test_blocks_that_return_a_parameter() -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(2, 4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.bias
+
+    model = nn.Sequential(Constant(), nn.Linear(4, 3, bias=False))
+    assert count_flops(model, {"input": torch.zeros(2, 4)}) == 2 * 2 * 4 * 3
+    assert all(parameter.requires_grad for parameter in model.parameters())
