@@ -29,9 +29,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from nasopt.errors import LookupTableError, choices
 from nasopt.models.architecture import Architecture, Precision
 
-KIND = "lookup-table"
+KIND: Literal["lookup-table"] = "lookup-table"
 """What tells such a file from a profile of the analytic model."""
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
+RUNTIME: Literal["eager"] = "eager"
+"""What tables are measured in."""
 CONFIDENCE = 0.95
 """Coverage of a prediction's interval."""
 
@@ -152,7 +154,7 @@ class LookupTable(_Record):
     driver: str
     threads: Size
     torch_version: str
-    runtime: str
+    runtime: Literal["eager"]
     created: date
     model_type: str
     head_size: Size
@@ -281,7 +283,9 @@ class LookupTable(_Record):
         return max(0.0, total)
 
     def _corners(self, place: Place) -> list[tuple[Place, float]]:
-        brackets = [bracket(nodes, value) for nodes, value in zip(self._axes[place.precision], place.sizes, strict=True)]
+        brackets = [
+            bracket(nodes, value) for nodes, value in zip(self._axes[place.precision], place.sizes, strict=True)
+        ]
         return [
             (Place(hidden, batch, length, place.precision), by_hidden * by_batch * by_length)
             for (hidden, by_hidden), (batch, by_batch), (length, by_length) in itertools.product(*brackets)
@@ -366,4 +370,3 @@ def _outside(name: str, value: float, low: float, high: float) -> str | None:
     if value < low:
         return f"{name} {value:g} < {low:g}"
     return None
-
