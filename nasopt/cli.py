@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from nasopt.device_cli import device_app
 from nasopt.errors import NasoptError
 from nasopt.process import configure, quiet_optuna
 from nasopt.version import __version__
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 study_app = typer.Typer(help="Create, run and look at studies.", rich_markup_mode=None)
 app.add_typer(study_app, name="study")
+app.add_typer(device_app, name="device")
 
 
 WIDE = 400
@@ -91,6 +93,7 @@ def _root(
 
 
 @study_app.callback(invoke_without_command=True)
+@device_app.callback(invoke_without_command=True)
 def _help_without_command(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         print(context.get_help())

@@ -215,6 +215,13 @@ class LookupTable(_Record):
             raise LookupTableError(f"{where}: {key}: {message[:1].lower()}{message[1:]}{given}{more}") from None
 
     @property
+    def identity(self) -> str:
+        """Device and threads, as :attr:`nasopt.measurement.device.Environment.identity` writes them."""
+        from nasopt.measurement.device import device_identity  # imports torch
+
+        return device_identity(self.device, self.threads)
+
+    @property
     def precisions(self) -> list[Precision]:
         return sorted({entry.precision for entry in self.entries})
 
