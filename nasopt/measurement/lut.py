@@ -299,19 +299,23 @@ class LookupTable(_Record):
         ]
 
     def _beyond(self, layers: Sequence[LayerSizes], place: Place) -> tuple[str, ...]:
+        axes = self._axes[place.precision]
         names = ("hidden size", "batch size", "sequence length")
         found = [
-            words
-            for name, value, nodes in zip(names, place.sizes, self._axes[place.precision], strict=True)
-            if (words := _outside(name, value, nodes[0], nodes[-1]))
+            _outside(name, value, nodes[0], nodes[-1])
+            for name, value, nodes in zip(names, place.sizes, axes, strict=True)
         ]
+        hidden, batch, length = (
+            min(max(value, nodes[0]), nodes[-1]) for value, nodes in zip(place.sizes, axes, strict=True)
+        )
+        inside = self._corners(Place(hidden, batch, length, place.precision))
         for name, block, column in (("heads", "attention", 0), ("FFN width", "ffn", 1)):
-            sizes = {layer[column] for layer in layers} - {0}
             # Between two hidden sizes, whose grids end at different numbers of heads, the end lies in between.
-            ends = [(self._curves[block, corner], weight) for corner, weight in self._corners(place)]
-            low, high = (sum(weight * end(curve) for curve, weight in ends) for end in (min, max))
-            found += [words for size in sorted(sizes) if (words := _outside(name, size, low, high))]
-        return tuple(found)
+            low, high = (
+                sum(weight * end(self._curves[block, corner]) for corner, weight in inside) for end in (min, max)
+            )
+            found += [_outside(name, size, low, high) for size in sorted({layer[column] for layer in layers} - {0})]
+        return tuple(words for words in found if words)
 
     @cached_property
     def _axes(self) -> dict[Precision, tuple[list[int], ...]]:

@@ -20,7 +20,7 @@ import itertools
 import math
 import random
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -142,13 +142,12 @@ def measure_table(
     """
     _check_grid(config, grid)
     shape, places = encoder_shape(config), grid.places()
-    middle = places[len(places) // 2]
-    session = _Session(config, middle, device=device, threads=threads, seconds=seconds, seed=seed)
+    session = Session(config, _reference(shape, places), device=device, threads=threads, seconds=seconds, seed=seed)
     generator = random.Random(seed)
     jobs = [job for place in places for job in _jobs(place, shape)]
     # In random order, so that a drift of the machine does not look like an effect of size.
     generator.shuffle(jobs)
-    tests = [_random_model(shape, grid, precision, generator) for precision in grid.precisions for _ in range(checks)]
+    tests = [random_model(shape, grid, precision, generator) for precision in grid.precisions for _ in range(checks)]
     timings: dict[Model, Timing] = {}
     for done, model in enumerate([*jobs, *tests]):
         on_step(done, len(jobs) + len(tests), str(model))
@@ -176,6 +175,17 @@ def measure_table(
     )
 
 
+def random_model(shape: EncoderShape, grid: Grid, precision: Precision, generator: random.Random) -> Model:
+    """A model off the grid, but not beyond it."""
+    hidden = generator.choice(grid.hidden_sizes)
+    batch = generator.randint(min(grid.batch_sizes), max(grid.batch_sizes))
+    length = generator.randint(min(grid.sequence_lengths), max(grid.sequence_lengths))
+    depth = generator.randint(1, shape.num_layers)
+    heads = hidden // shape.head_size
+    layers = random_layers(heads, shape.ffn_size, depth, generator)
+    return Model(Place(hidden, batch, length, precision), layers)
+
+
 def random_layers(heads: int, ffn_size: int, depth: int, generator: random.Random) -> tuple[LayerSizes, ...]:
     """Any number of heads and any width (in steps of 64) for each layer, blocks that are gone included."""
     widths = range(0, ffn_size + 1, min(FFN_STEP, ffn_size))
@@ -188,19 +198,29 @@ def node_sizes(full: int, step: int) -> list[int]:
     return sorted({min(step, full), full, *(size for size in quarters if size)})
 
 
-class _Session:
-    """One reference model, and others timed against it."""
+class Session:
+    """One reference model, and others timed in alternation with it.
+
+    Args:
+        config: of the model that all are cut from.
+        reference: what all are compared with.
+        device, threads, seconds, seed: see :func:`measure_table`.
+    """
 
     def __init__(
-        self, config: PretrainedConfig, at: Place, *, device: torch.device, threads: int, seconds: float, seed: int
+        self,
+        config: PretrainedConfig,
+        reference: Model,
+        *,
+        device: torch.device,
+        threads: int,
+        seconds: float,
+        seed: int,
     ) -> None:
         self._config, self._device, self._threads, self._seconds, self._seed = config, device, threads, seconds, seed
         self._full: dict[int, PreTrainedModel] = {}
         self._reference_times: list[float] = []
-        shape = encoder_shape(config)
-        place = at._replace(precision="fp32")
-        layer = (place.hidden_size // shape.head_size, shape.ffn_size)
-        self._reference = _Part(self._build(Model(place, (layer,))), "head", self._inputs(place))
+        self._reference = self._part(reference)
 
     @property
     def reference_ms(self) -> float:
@@ -208,8 +228,9 @@ class _Session:
         return statistics.median(self._reference_times)
 
     def time(self, model: Model) -> Timing:
+        """Measures one model."""
         measured = measure_latency(
-            _Part(self._build(model), model.stop, self._inputs(model.place)),
+            self._part(model),
             self._reference,
             {},
             device=self._device,
@@ -220,6 +241,9 @@ class _Session:
         )
         self._reference_times.append(measured.base_median_ms)
         return Timing(measured.ratio, (measured.ratio_high - measured.ratio_low) / 2, measured.repetitions)
+
+    def _part(self, model: Model) -> nn.Module:
+        return _Part(self._build(model), model.stop, self._inputs(model.place))
 
     def _build(self, model: Model) -> PreTrainedModel:
         hidden = model.place.hidden_size
@@ -287,6 +311,12 @@ def _check_grid(config: PretrainedConfig, grid: Grid) -> None:
             raise LookupTableError(f"sequence length {length}: the model reads at most {longest} tokens")
 
 
+def _reference(shape: EncoderShape, places: Sequence[Place]) -> Model:
+    """One full layer at a place in the middle of the grid."""
+    place = places[len(places) // 2]._replace(precision="fp32")
+    return Model(place, ((place.hidden_size // shape.head_size, shape.ffn_size),))
+
+
 def _jobs(place: Place, shape: EncoderShape) -> list[Model]:
     """The models whose differences are the entries at one place."""
     parts = [Model(place, (), stop) for stop in FIXED_BLOCKS]
@@ -333,14 +363,3 @@ def _entries(
     for layer in _sizes(place, shape):
         heads, width = layer
         yield entry("attention" if heads else "ffn", heads or width, _chain(place, layer), empty, CHAIN_LAYERS)
-
-
-def _random_model(shape: EncoderShape, grid: Grid, precision: Precision, generator: random.Random) -> Model:
-    """A model off the grid, but not beyond it."""
-    hidden = generator.choice(grid.hidden_sizes)
-    batch = generator.randint(min(grid.batch_sizes), max(grid.batch_sizes))
-    length = generator.randint(min(grid.sequence_lengths), max(grid.sequence_lengths))
-    depth = generator.randint(1, shape.num_layers)
-    heads = hidden // shape.head_size
-    layers = random_layers(heads, shape.ffn_size, depth, generator)
-    return Model(Place(hidden, batch, length, precision), layers)
