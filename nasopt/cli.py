@@ -79,6 +79,9 @@ Storage = Annotated[
 Artifacts = Annotated[Path | None, typer.Option("--artifacts", help="Where the study's files are.")]
 Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show tracebacks.")]
 Quiet = Annotated[bool, typer.Option("--quiet", callback=_set_quiet, help="No progress, no warnings.")]
+AcceptDeviceChange = Annotated[
+    bool, typer.Option("--accept-device-change", help="Go on on another device than the study's; marks the trials.")
+]
 Output = Annotated[Format, typer.Option("-f", "--format", help="How to print.")]
 
 
@@ -132,6 +135,7 @@ def optimize(
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; spread evenly over the GPUs.")] = 1,
     data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make lost artifacts again.")] = False,
+    accept_device_change: AcceptDeviceChange = False,
     storage: Storage = None,
     artifacts: Artifacts = None,
     debug: Debug = False,
@@ -151,7 +155,15 @@ def optimize(
         _say(f"all {budget} trials of the search are done; --n-trials N runs more")
         return
     view = make_view(Console(stderr=True), count, Settings.quiet)
-    over = local.optimize(opened, view, n_trials=count, timeout=timeout, workers=workers, debug=Settings.debug)
+    over = local.optimize(
+        opened,
+        view,
+        n_trials=count,
+        timeout=timeout,
+        workers=workers,
+        debug=Settings.debug,
+        accept_device_change=accept_device_change,
+    )
     if over is not None:
         _say(f"the search is over: {over}")
 
@@ -231,6 +243,7 @@ def controls(
         int, typer.Option("--random-masks", min=0, help="Random masks of the depth of each Pareto member.")
     ] = 5,
     data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
+    accept_device_change: AcceptDeviceChange = False,
     output: Output = Format.table,
     storage: Storage = None,
     artifacts: Artifacts = None,
@@ -249,7 +262,8 @@ def controls(
     members_of(opened)
     opened = studies.with_data(opened, data)
     studies.check_artifacts(opened, rebuild=False)
-    local.evaluate_controls(opened, make_view(Console(stderr=True), 0, Settings.quiet), random_masks=random_masks)
+    view = make_view(Console(stderr=True), 0, Settings.quiet)
+    local.evaluate_controls(opened, view, random_masks=random_masks, accept_device_change=accept_device_change)
     columns = report.control_columns(opened.study.metric_names or [])
     tables.print_records(report.control_records(opened), output.value, columns, _stdout())
     _say(f"`nasopt study pareto {name}` compares the search with them")

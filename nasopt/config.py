@@ -96,10 +96,32 @@ class LatencyConfig(Section):
     """One latency objective: the shape that is measured, and where."""
 
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]+$", description="Needed when there are several.")
-    device: str = Field("cpu", min_length=1, description='"cpu" or "cuda".')
+    device: str = Field(
+        "cpu",
+        min_length=1,
+        description="`cpu` or `cuda`, or a device to predict for where it is not at hand (`nasopt device list`).",
+    )
+    runtime: Literal["eager", "compile", "onnxruntime", "tensorrt"] | None = Field(
+        None, description="What runs the models; unless set `eager` where measured, `tensorrt` (only) where predicted."
+    )
     batch_size: int = Field(32, ge=1, description="Texts in the one forward pass that is measured.")
-    sequence_length: int = Field(128, ge=2, description="Tokens of each text.")
+    sequence_length: int = Field(128, ge=2, description="Tokens of each text; the most where `lengths` differ.")
+    lengths: Literal["fixed", "validation"] = Field(
+        "fixed", description="Every text at full length, or a sample of the validation split's."
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; all cores unless set.")
+    tf32: bool = Field(False, description="CUDA: fp32 matrix products in TF32.")
+    cuda_graph: bool = Field(False, description="CUDA: replay one captured graph (eager, compile).")
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> LatencyConfig:
+        if self.device == "cpu" and (self.tf32 or self.cuda_graph):
+            raise ValueError("tf32 and cuda_graph are for CUDA devices, not for `cpu`")
+        if self.cuda_graph and (self.runtime == "onnxruntime" or self.lengths != "fixed"):
+            raise ValueError("cuda_graph needs the runtime eager or compile, and one shape (lengths = fixed)")
+        if self.runtime == "tensorrt" and self.device in ("cpu", "cuda"):
+            raise ValueError("the runtime tensorrt is predicted only: set `device` to a profile, such as a100")
+        return self
 
 
 class StudyConfig(Section):
@@ -115,6 +137,9 @@ class StudyConfig(Section):
     training: TrainingConfig = TrainingConfig()
     base_training: TrainingConfig = TrainingConfig(epochs=3)
     latency: Annotated[tuple[LatencyConfig, ...], Field(min_length=1)] = (LatencyConfig.model_validate({}),)
+    memory: Literal["weights", "peak"] = Field(
+        "weights", description="What `memory_mb` is: the stored weights, or weights and all that one pass needs."
+    )
     teacher_cache_mb: int = Field(
         4096, ge=0, description="Teacher outputs on the training split are kept on disk up to this; else it runs live."
     )

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.errors import TrialNotFoundError
+from nasopt.latency_objective import make_source
 from nasopt.methods.base import Candidate, Lineage
 from nasopt.objective import make_method
 from nasopt.query import best_trial
 from nasopt.storage import attributes
 from nasopt.storage.checkpoints import CheckpointStore
+from nasopt.storage.provenance import batch_words, runtime_words, source_words
 from nasopt.study import OpenStudy
 
 if TYPE_CHECKING:
@@ -74,7 +76,6 @@ def export(
         MissingExtraError: the extra `onnx` is not installed.
     """
     from nasopt.export import check_target, export_hf
-    from nasopt.measurement.device import resolve_device
     from nasopt.preparation import open_task
 
     check_target(to, force)
@@ -82,7 +83,7 @@ def export(
         return _export_onnx(opened, trial, to, force)
     task = open_task(opened.config)
     candidate = rebuild(opened, trial, task)
-    device = resolve_device(opened.config.latency[0].device)
+    device = make_source(opened.config.latency[0]).device
     artifact = make_method(opened.config).quantize(candidate, device)
     card = model_card(opened, trial, _test_qualities(opened, trial, task))
     return export_hf(artifact, task.tokenizer, candidate.architecture, to, card=card, force=force)
@@ -123,11 +124,9 @@ def _test_qualities(
     """
     import torch
 
-    from nasopt.measurement.device import resolve_device
-
     if opened.config.task.dataset.splits.test is None:
         return None, None
-    device, method = resolve_device(opened.config.latency[0].device), make_method(opened.config)
+    device, method = make_source(opened.config.latency[0]).device, make_method(opened.config)
     (opened.folder / "data").mkdir(exist_ok=True)
     split = task.encode(opened.folder / "data")["test"]
 
@@ -148,9 +147,9 @@ def _onnx_text(opened: OpenStudy, trial: FrozenTrial, task: Task, file: Path) ->
     """What the model card says of an ONNX file: how to run it, and its own numbers, for the trial's were torch's."""
     import torch
 
-    from nasopt.export_onnx import OnnxModel
     from nasopt.measurement.device import device_name
     from nasopt.measurement.latency import fixed_inputs, measure_latency
+    from nasopt.models.onnx import OnnxModel
 
     cpu, base = torch.device("cpu"), task.load_model()
     special = task.tokenizer.all_special_ids
@@ -204,8 +203,9 @@ def model_card(
     task = opened.config.task
     base = attributes.base_of(opened.study)
     base_values = base.values if base else [None] * len(trial.values)
+    latencies = trial.user_attrs.get(attributes.LATENCY, {})
     rows = [
-        f"| {name} | {_number(mine)} | {_number(its)} |"
+        f"| {name}{_predicted(latencies.get(name))} | {_number(mine)} | {_number(its)} |"
         for name, mine, its in zip(opened.study.metric_names or [], trial.values, base_values, strict=True)
     ]
     if test_qualities[0] is not None:
@@ -214,9 +214,7 @@ def model_card(
     licence = _licence(task.model)
     front = f"---\nbase_model: {Path(task.model).name}\nlibrary_name: transformers\npipeline_tag: {task.type}\n"
     front += f"license: {licence}\n" if licence else ""
-    environments = "\n".join(
-        f"* {name}: {_environment(item)}" for name, item in trial.user_attrs.get(attributes.LATENCY, {}).items()
-    )
+    environments = "\n".join(f"* {name}: {_environment(item)}" for name, item in latencies.items())
     return f"""{front}---
 # {opened.config.name}, trial {trial.number}
 
@@ -230,7 +228,7 @@ Made from `{Path(task.model).name}` by nasopt's {opened.config.method} search, f
 
 `quality` is {task.metric} on the validation split, which the search has seen.
 
-Latency is one forward pass of one batch, measured in alternation with the base model:
+Latency is one forward pass of one batch, in alternation with the base model where it is measured:
 
 {environments}
 {use}
@@ -238,10 +236,17 @@ Licence of the base model: {licence or "unknown"}.
 """
 
 
+def _predicted(item: Mapping[str, Any] | None) -> str:
+    return f" ({source_words(item)})" if item is not None and item["source"] == "predicted" else ""
+
+
 def _environment(item: Mapping[str, Any]) -> str:
+    where = f"{batch_words(item)} on {item['device']} ({runtime_words(item)})"
+    if item["source"] == "predicted":
+        return f"{where}; ratio to the base model {item['ratio']:.3f}; {source_words(item)}"
     return (
-        f"{item['batch_size']} x {item['sequence_length']} tokens on {item['device']}, {item['threads']} threads, "
-        f"torch {item['torch_version']}; ratio to the base model {item['ratio']:.3f} "
+        f"{where}, {item['threads']} threads, torch {item['torch_version']}; "
+        f"ratio to the base model {item['ratio']:.3f} "
         f"({item['ratio_low']:.3f} to {item['ratio_high']:.3f}, {item['repetitions']} pairs); {item['source']}"
     )
 

@@ -57,6 +57,10 @@ class LookupTableError(NasoptError):
     """A look-up table of latencies that is missing, malformed, or not for the model or device at hand."""
 
 
+class DeviceChangedError(NasoptError):
+    """A study that would go on with values of another device, which do not compare."""
+
+
 class PortInUseError(NasoptError):
     """A port that the dashboard cannot listen on."""
 

@@ -19,20 +19,15 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_outputs import SequenceClassifierOutput
 
-from nasopt.errors import ExportError, MissingExtraError
+from nasopt.errors import ExportError
 from nasopt.export import (
     FP32_TOLERANCE,
     ONNX,
@@ -46,6 +41,7 @@ from nasopt.export import (
 from nasopt.measurement.memory import memory_mb
 from nasopt.models.architecture import CandidateArchitecture, Precision
 from nasopt.models.families import OWN_CLASSES
+from nasopt.models.onnx import PACKAGES, OnnxModel, check_packages, convert
 from nasopt.models.quantization import quantization_settings, stored_dtype, stored_tensors
 
 FP16_TOLERANCE = 2e-2
@@ -55,39 +51,12 @@ SHAPES = ((1, 1), (1, 7), (4, 16), (16, 5), (3, 200))
 """Batch sizes and lengths at which a file is verified; 200 is beyond ModernBERT's local attention."""
 LARGEST_MB = 1500
 """Weights beyond this would go into a second file: one ONNX file holds 2 GiB, and torch's exporter keeps a distance."""
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 BF16_NOTE = (
     "The weights are those of the bf16 model, written in fp32 because ONNX Runtime does not compute in bf16 on CPUs: "
     "the file is twice as large as the model was, and has a speed of its own."
 )
 
 logger = logging.getLogger("nasopt")
-
-
-class OnnxModel(nn.Module):
-    """A `model.onnx` in ONNX Runtime on the CPU, called like the model that it was made of.
-
-    Its threads do not spin while they wait, so that it can be timed in alternation with a torch model.
-    """
-
-    def __init__(self, file: Path, threads: int | None = None) -> None:
-        """Reads the file; `threads` of one operation, None for as many as torch uses."""
-        import onnxruntime
-
-        super().__init__()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or torch.get_num_threads()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        self.input_names = [item.name for item in self.session.get_inputs()]
-
-    def forward(self, **inputs: Tensor) -> SequenceClassifierOutput:
-        """The logits, shape (batch, outputs), of int64 inputs of shape (batch, tokens); segments may be left out."""
-        if "token_type_ids" in self.input_names and "token_type_ids" not in inputs:
-            inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
-        arrays = {name: inputs[name].numpy() for name in self.input_names}
-        return SequenceClassifierOutput(logits=torch.from_numpy(self.session.run(["logits"], arrays)[0]))
 
 
 def check_convertible(precision: Precision) -> None:
@@ -102,9 +71,7 @@ def check_convertible(precision: Precision) -> None:
             f"a model in {precision} cannot be written as ONNX, for bitsandbytes' layers have no counterpart there; "
             "export it with --format hf, or choose a trial in fp32, bf16 or fp16"
         )
-    for package in PACKAGES:
-        if find_spec(package) is None:
-            raise MissingExtraError(package, "onnx")
+    check_packages(PACKAGES)
 
 
 def export_onnx(
@@ -192,33 +159,10 @@ def _convert(model: PreTrainedModel, names: list[str], file: Path, to: Path) -> 
     Raises:
         ExportError: torch's exporter cannot convert the model.
     """
-    with _quiet():
-        try:
-            # NOTE: sizes of 0 and 1 would be taken for fixed ones.
-            program = torch.onnx.export(
-                model,
-                kwargs=_batch(model, names, 4, 16),
-                input_names=names,
-                output_names=["logits"],
-                dynamic_shapes={name: {0: "batch", 1: "sequence"} for name in names},
-                dynamo=True,
-                verbose=False,
-            )
-        except torch.onnx.errors.OnnxExporterError as error:
-            reason = next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)
-            raise ExportError(f"{to}: not exported, for torch cannot convert the model to ONNX: {reason}") from error
-    assert program is not None
-    _strip(program.model)
-    program.save(file)
-
-
-def _strip(model: Any) -> None:
-    """Removes the exporter's notes from every part of an `onnx_ir.Model`: a third of a small file is stack traces, with
-    this machine's paths."""
-    nodes = list(model.graph.all_nodes())
-    values = [*model.graph.inputs, *model.graph.initializers.values(), *(out for node in nodes for out in node.outputs)]
-    for part in (model, model.graph, *nodes, *values):
-        part.metadata_props.clear()
+    try:
+        convert(model, _batch(model, names, 4, 16), file)
+    except ExportError as error:
+        raise ExportError(f"{to}: not exported, for {error}") from error
 
 
 def _verify(file: Path, model: PreTrainedModel, names: list[str], precision: str, to: Path) -> None:
@@ -250,17 +194,3 @@ def _verify(file: Path, model: PreTrainedModel, names: list[str], precision: str
 
 def _line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the exporter from telling of packages it could use and of its own deprecated parts."""
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        exporter.setLevel(level)

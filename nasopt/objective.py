@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nasopt.config import LatencyConfig, StudyConfig, check_section
-from nasopt.errors import StudyFileError
+from nasopt.config import StudyConfig, check_section
+from nasopt.errors import DeviceChangedError, StudyFileError
 from nasopt.identity import worker_identity
+from nasopt.latency_objective import (
+    LatencySource,
+    device_changes,
+    fixed_batch,
+    latency_name,
+    make_sources,
+    with_value,
+)
 from nasopt.methods.base import Candidate, Context, Lineage, Method, RejectedCandidateError, find
 from nasopt.models.architecture import Architecture
 from nasopt.repetition import DoneWork, repeat
@@ -30,10 +38,7 @@ from nasopt.storage.predictions import Predictions, PredictionStore
 from nasopt.storage.rdb import artifact_folder, parse_url
 
 if TYPE_CHECKING:
-    import torch
     from optuna.samplers import BaseSampler
-    from torch import Tensor
-    from transformers import PreTrainedModel
 
     from nasopt.tasks.base import Evaluation
 
@@ -67,6 +72,7 @@ class Objective:
         config: the study's configuration.
         artifacts: where the study's files go; beside the study's SQLite file (else in ``./nasopt-artifacts``) if None.
         on_phase: told what is being done.
+        accept_device_change: go on, and mark the trials, where latencies come from another device than trial 0's.
 
     Example:
         >>> objective = nasopt.Objective(config)
@@ -75,12 +81,18 @@ class Objective:
     """
 
     def __init__(
-        self, config: StudyConfig, artifacts: str | Path | None = None, on_phase: TrialPhaseCallback | None = None
+        self,
+        config: StudyConfig,
+        artifacts: str | Path | None = None,
+        on_phase: TrialPhaseCallback | None = None,
+        *,
+        accept_device_change: bool = False,
     ) -> None:
         self.config = config
         self.method = make_method(config)
         self._artifacts = None if artifacts is None else Path(artifacts)
         self._on_phase = on_phase or (lambda number, phase, done, total: None)
+        self._accept_device_change = accept_device_change
         self._context: Context | None = None
         self.trial_number = -1
         """The latest trial that this process began; -1 before the first."""
@@ -94,7 +106,16 @@ class Objective:
     @property
     def metric_names(self) -> list[str]:
         """Names of the values, in their order."""
-        return ["quality", *[_latency_name(latency) for latency in self.config.latency], "memory_mb"]
+        return ["quality", *[latency_name(latency) for latency in self.config.latency], "memory_mb"]
+
+    @cached_property
+    def sources(self) -> dict[str, LatencySource]:
+        """Where each latency comes from on this machine, by objective.
+
+        Raises:
+            NasoptError: a device or runtime is not here (see :func:`nasopt.latency_objective.make_source`).
+        """
+        return make_sources(self.config, self.method.precisions)
 
     def sampler(self, seed: int | None = None) -> BaseSampler:
         """The method's sampler; the study file's seed if none is given."""
@@ -107,8 +128,11 @@ class Objective:
 
         Raises:
             NasoptError: what the user can mend (see :func:`nasopt.preparation.prepare`).
+            DeviceChangedError: the study began on another device, and that is not accepted.
         """
         from nasopt.preparation import prepare
+
+        self._check_device(attributes.base_of(study))
 
         if self._context is None:
             folder = self._artifacts or _default_artifacts(study)
@@ -189,75 +213,67 @@ class Objective:
 
     def _measure(self, trial: optuna.Trial, candidate: Candidate, context: Context) -> tuple[float, ...]:
         """Quality, latencies and memory of the artifact; what belongs to them goes into user attributes."""
-        from nasopt.measurement.device import resolve_device
-        from nasopt.measurement.memory import memory_mb
+        from nasopt.measurement.device import device_name
+        from nasopt.measurement.memory import memory_mb, peak_memory_mb
         from nasopt.models.quantization import stored_tensors
 
-        device = resolve_device(self.config.latency[0].device)
+        base = attributes.base_of(trial.study)
+        changes = self._device_changes(base)
+        if changes:
+            trial.set_user_attr(attributes.DEVICE_CHANGE, "; ".join(changes))
+        device = next(iter(self.sources.values())).device
         artifact = self.method.quantize(candidate, device)
         # NOTE: memory first: the first forward pass of an nf4 model repacks its weights in place.
-        memory = memory_mb(stored_tensors(artifact))
+        weights = memory_mb(stored_tensors(artifact))
         context.on_phase("evaluating", 0, 0)
         evaluation = context.task.evaluate(artifact, context.splits["validation"], device)
         if not math.isfinite(evaluation.quality):
             raise ValueError(f"the quality is {evaluation.quality}")
         self._keep_predictions(trial, evaluation, context)
-        measured = {}
-        for latency in self.config.latency:
-            context.on_phase("measuring", 0, 0)
-            target = resolve_device(latency.device)
-            if target != device:
+        context.on_phase("measuring", 0, 0)
+        batch = fixed_batch(self.config.latency[0], context, device)
+        memory = {"weights_mb": weights, "peak_mb": peak_memory_mb(artifact, batch, weights, device)}
+        trial.set_user_attr(attributes.MEMORY, {**memory, "device": device_name(device)})
+        latencies = {}
+        for position, (name, source) in enumerate(self.sources.items(), start=1):
+            if source.device != device:
                 # Afresh, not moved: a bitsandbytes model that has run stays behind in part.
-                artifact, device = self.method.quantize(candidate, target), target
-            measured[_latency_name(latency)] = self._measure_latency(trial.study, artifact, candidate, latency, context)
-        trial.set_user_attr(attributes.LATENCY, measured)
-        return evaluation.quality, *[item["value_ms"] for item in measured.values()], memory
+                artifact, device = self.method.quantize(candidate, source.device), source.device
+            record = source.record(artifact, candidate, context)
+            latencies[name] = with_value(record, base.values[position] if base else None)
+        trial.set_user_attr(attributes.LATENCY, latencies)
+        return (
+            evaluation.quality,
+            *[item["value_ms"] for item in latencies.values()],
+            memory[f"{self.config.memory}_mb"],
+        )
+
+    def _device_changes(self, base: FrozenTrial | None) -> list[str]:
+        """In which objectives this machine's values do not compare with trial 0's, and why."""
+        if base is None:
+            return []
+        from nasopt.measurement.device import device_name
+
+        changes = device_changes(base.user_attrs[attributes.LATENCY], self.sources)
+        began_on = base.user_attrs.get(attributes.MEMORY, {}).get("device")
+        found = device_name(next(iter(self.sources.values())).device)
+        if self.config.memory == "peak" and began_on not in (None, found):
+            changes.append(f"memory_mb: measured, {found}, but the study began with: measured, {began_on}")
+        return changes
+
+    def _check_device(self, base: FrozenTrial | None) -> None:
+        changes = self._device_changes(base)
+        if changes and not self._accept_device_change:
+            raise DeviceChangedError(
+                f"{'; '.join(changes)}; such values do not compare: go on there, create a new study here, or pass "
+                "--accept-device-change, which marks the new trials"
+            )
 
     def _keep_predictions(self, trial: optuna.Trial, evaluation: Evaluation, context: Context) -> None:
         split = context.splits["validation"]
         labels, classes = split.labels.numpy(), context.task.is_classification
         predictions = Predictions.of_outputs(evaluation.outputs, labels, split.fingerprint, classes=classes)
         PredictionStore(context.folder).write(trial.number, predictions)
-
-    def _measure_latency(
-        self,
-        study: optuna.Study,
-        artifact: PreTrainedModel,
-        candidate: Candidate,
-        latency: LatencyConfig,
-        context: Context,
-    ) -> dict[str, Any]:
-        """One latency objective: its value, and everything that is needed to defend it."""
-        from nasopt.measurement.device import Environment, device_identity, resolve_device
-        from nasopt.measurement.latency import measure_latency, normalised_ms
-
-        device = resolve_device(latency.device)
-        threads = latency.threads or os.cpu_count() or 1
-        inputs = _inputs(latency, context, device)
-        base = context.base_model.to(device)
-        measurement = measure_latency(artifact, base, inputs, device=device, threads=threads)
-        name = _latency_name(latency)
-        base_trial = attributes.base_of(study)
-        reference = base_trial.values[self.metric_names.index(name)] if base_trial else measurement.base_median_ms
-        environment = Environment.of(
-            device,
-            dtype=candidate.architecture.precision,
-            threads=threads,
-            batch_size=latency.batch_size,
-            sequence_length=latency.sequence_length,
-        )
-        if base_trial is not None:
-            began = base_trial.user_attrs[attributes.LATENCY][name]
-            began_on = device_identity(began["device"], began["threads"])
-            if began_on != environment.identity:
-                logger.warning("%s: measured on %s, but the study began on %s", name, environment.identity, began_on)
-        return {
-            # NOTE: the ratio to the base model, measured in alternation, times the base model's latency at the
-            # study's start: the drift of a busy machine cancels, and values of different days compare.
-            "value_ms": normalised_ms(measurement.ratio, reference),
-            **measurement.to_dict(),
-            **environment.to_dict(),
-        }
 
     def _store(self, trial: optuna.Trial, candidate: Candidate, values: tuple[float, ...], context: Context) -> None:
         """Keeps the fp32 weights for children and export, and says what the candidate is."""
@@ -272,7 +288,7 @@ class Objective:
         )
         parameters = candidate.model.num_parameters()
         is_control = attributes.CONTROL in trial.user_attrs
-        flops = count_flops(candidate.model, _inputs(self.config.latency[0], context, candidate.model.device))
+        flops = count_flops(candidate.model, fixed_batch(self.config.latency[0], context, candidate.model.device))
         for name, violation in self.method.constraints(self.config.task.metric, values[0], parameters).items():
             trial.set_constraint(name, violation)
         described = {
@@ -308,6 +324,8 @@ class Objective:
             base_values=dict(zip(self.metric_names, base.values, strict=True)) if base else {},
             metric=self.config.task.metric,
             latencies=trial.user_attrs[attributes.LATENCY],
+            memory=trial.user_attrs[attributes.MEMORY],
+            device_change=trial.user_attrs.get(attributes.DEVICE_CHANGE),
             parent=lineage.parent,
             trained=trial.params.get("training", "none"),
             training=candidate.training,
@@ -335,23 +353,6 @@ class Objective:
             compared = {trial.number for trial in (*front, *controls)} | {study.user_attrs.get(attributes.BASE, 0)}
             finished = (trial.number for trial in trials if trial.state.is_finished())
             PredictionStore(self._context.folder).collect(finished, compared)
-
-
-def _inputs(latency: LatencyConfig, context: Context, device: torch.device) -> dict[str, Tensor]:
-    """The batch that is measured."""
-    from nasopt.measurement.latency import fixed_inputs
-
-    return fixed_inputs(
-        latency.batch_size,
-        latency.sequence_length,
-        vocab_size=context.base_model.config.vocab_size,
-        special_ids=context.task.tokenizer.all_special_ids,
-        device=device,
-    )
-
-
-def _latency_name(latency: LatencyConfig) -> str:
-    return "latency_ms" if latency.name is None else f"latency_ms_{latency.name}"
 
 
 def _keys_in_use(trials: Sequence[FrozenTrial]) -> set[str]:

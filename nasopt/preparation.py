@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from nasopt.config import StudyConfig
 from nasopt.errors import CheckpointError, DatasetError
-from nasopt.measurement.device import resolve_device
+from nasopt.measurement.device import working_device
 from nasopt.methods.base import Context, PhaseCallback
 from nasopt.models.architecture import Architecture
 from nasopt.models.families import encoder_shape
@@ -39,10 +39,7 @@ def open_task(config: StudyConfig) -> Task:
 
     Raises:
         DatasetError, UnsupportedModelError: see :class:`nasopt.tasks.base.Task`.
-        DeviceNotFoundError: a device to measure on is not here.
     """
-    for latency in config.latency:
-        resolve_device(latency.device)
     task = TextClassification(config.task)
     longest = task.max_positions
     for latency in config.latency:
@@ -70,7 +67,7 @@ def prepare(config: StudyConfig, folder: Path, on_phase: PhaseCallback, *, has_t
     task = open_task(config)
     checkpoints = CheckpointStore(folder / CHECKPOINTS)
     remove_partial_files(folder)
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    device = working_device()
     # Workers on this host that start together prepare one after the other; the second finds what the first made.
     with FileLock(folder / ".preparation.lock"):
         (folder / "data").mkdir(exist_ok=True)

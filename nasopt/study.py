@@ -99,6 +99,7 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
         hint = "its configuration differs" if skip_if_exists else "choose another --name, or pass --skip-if-exists"
         raise StudyExistsError(f"the study {config.name!r} exists already in {shown(url)}: {hint}")
     objective = Objective(config)
+    objective.sources  # noqa: B018 - refused now where devices and runtimes are not here
     objective.method.check(open_task(config))
     folder = (artifacts or artifact_folder(url)).resolve()
     ensure_writable(folder / config.name)

@@ -16,12 +16,13 @@ import nasopt
 from nasopt import export_onnx as module
 from nasopt.errors import ExportError, MissingExtraError
 from nasopt.export import export_hf
-from nasopt.export_onnx import BF16_NOTE, FP16_TOLERANCE, OnnxModel, check_convertible, export_onnx, input_names
+from nasopt.export_onnx import BF16_NOTE, FP16_TOLERANCE, check_convertible, export_onnx, input_names
 from nasopt.models.architecture import Architecture, KeptUnits, read_architecture
 from nasopt.models.cells import CellArchitecture
 from nasopt.models.families import FAMILIES
 from nasopt.models.loading import load_tokenizer
 from nasopt.models.modeling_adabert import AdaBertConfig
+from nasopt.models.onnx import OnnxModel
 from nasopt.models.quantization import quantize
 from nasopt.models.searchcell import Supernet, freeze
 from nasopt.models.surgery import cut

@@ -24,6 +24,7 @@ from nasopt.execution.progress import ProgressView
 from nasopt.objective import Objective
 from nasopt.process import configure, quiet_optuna
 from nasopt.storage import attributes
+from nasopt.storage.provenance import predicted_words
 from nasopt.storage.rdb import explaining_failures, parse_url
 from nasopt.study import OpenStudy, is_over, open_study, run_base, run_trials, with_data
 
@@ -68,6 +69,7 @@ class WorkerSetup:
     index: int
     workers: int
     debug: bool
+    accept_device_change: bool
 
 
 def optimize(
@@ -78,6 +80,7 @@ def optimize(
     timeout: float | None = None,
     workers: int = 1,
     debug: bool = False,
+    accept_device_change: bool = False,
 ) -> str | None:
     """Runs the base model if need be, then up to `n_trials` more trials.
 
@@ -87,29 +90,35 @@ def optimize(
     Raises:
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the trials under way were recorded as interrupted.
         StorageError: the database failed.
+        DeviceChangedError: the study began on another device, and that is not accepted.
         ChildProcessError: a worker died; the others have finished.
     """
     tickets = Tickets(multiprocessing.get_context("spawn"), n_trials, timeout)
     with interruptible(signal.SIGINT, signal.SIGTERM) as asked, view, explaining_failures(opened.url):
-        objective = Objective(opened.config, opened.artifacts, _between_steps(asked, view.phase))
+        report = _between_steps(asked, view.phase)
+        objective = Objective(opened.config, opened.artifacts, report, accept_device_change=accept_device_change)
         run_base(opened, objective)
         if workers == 1:
             take = _between_steps(asked, tickets.take)
             run_trials(opened, objective, take, lambda trial: view.finished(trial.number, summary(trial)))
         else:
-            _run_workers(opened, view, tickets, asked, workers, debug)
+            _run_workers(opened, view, tickets, asked, workers, debug, accept_device_change)
         return is_over(opened, objective)
 
 
-def evaluate_controls(opened: OpenStudy, view: ProgressView, *, random_masks: int) -> None:
+def evaluate_controls(
+    opened: OpenStudy, view: ProgressView, *, random_masks: int, accept_device_change: bool = False
+) -> None:
     """Runs the controls of the study's Pareto front that have not been run before, and TF-IDF.
 
     Raises:
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the control under way was recorded as interrupted.
         StorageError: the database failed.
+        DeviceChangedError: the study began on another device, and that is not accepted.
     """
     with interruptible(signal.SIGINT, signal.SIGTERM) as asked, view, explaining_failures(opened.url):
-        objective = Objective(opened.config, opened.artifacts, _between_steps(asked, view.phase))
+        report = _between_steps(asked, view.phase)
+        objective = Objective(opened.config, opened.artifacts, report, accept_device_change=accept_device_change)
         missing = missing_controls(opened, objective, random_masks)
         view.expect(len(missing))
         evaluate_tfidf(opened, objective)
@@ -124,6 +133,8 @@ def summary(trial: FrozenTrial) -> str:
     quality, *latencies, memory = trial.values
     shown = " / ".join(f"{latency:.2f}" for latency in latencies)
     attrs = trial.user_attrs
+    predicted = predicted_words(attrs.get(attributes.LATENCY, {}))
+    shown += f" ms ({predicted})" if predicted else " ms"
     kind = [attrs[attributes.ARCHITECTURE], attributes.precision_of(trial)]
     if attributes.CONTROL in attrs:
         kind.insert(0, f"control {attrs[attributes.CONTROL]}")
@@ -131,7 +142,7 @@ def summary(trial: FrozenTrial) -> str:
         kind.append(f"{trial.params['training']} from {attrs.get(attributes.PARENT)}")
     if attributes.REPEATS in attrs:
         kind.append(f"the same as trial {attrs[attributes.REPEATS]}: not trained again")
-    return f"trial {trial.number}: quality {quality:.4f}, {shown} ms, {memory:.1f} MB  ({', '.join(kind)})"
+    return f"trial {trial.number}: quality {quality:.4f}, {shown}, {memory:.1f} MB  ({', '.join(kind)})"
 
 
 def _between_steps(asked: Interruption, step: Callable[P, R]) -> Callable[P, R]:
@@ -145,7 +156,13 @@ def _between_steps(asked: Interruption, step: Callable[P, R]) -> Callable[P, R]:
 
 
 def _run_workers(
-    opened: OpenStudy, view: ProgressView, tickets: Tickets, asked: Interruption, workers: int, debug: bool
+    opened: OpenStudy,
+    view: ProgressView,
+    tickets: Tickets,
+    asked: Interruption,
+    workers: int,
+    debug: bool,
+    accept_device_change: bool,
 ) -> None:
     context = multiprocessing.get_context("spawn")
     events: Any = context.SimpleQueue()
@@ -160,6 +177,7 @@ def _run_workers(
             index,
             workers,
             debug,
+            accept_device_change,
         )
         process = context.Process(target=_worker, args=(setup, tickets, events), name=f"nasopt-worker-{index}")
         process.start()
@@ -201,7 +219,7 @@ def _worker(setup: WorkerSetup, tickets: Tickets, events: Any) -> None:
             report = _between_steps(asked, lambda *event: events.put(("phase", event)))
             run_trials(
                 opened,
-                Objective(opened.config, setup.artifacts, report),
+                Objective(opened.config, setup.artifacts, report, accept_device_change=setup.accept_device_change),
                 _between_steps(asked, tickets.take),
                 lambda trial: events.put(("finished", (trial.number, summary(trial)))),
             )

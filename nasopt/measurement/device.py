@@ -1,7 +1,7 @@
 """The device that a study measures on: finding it, naming it, and what belongs to its identity.
 
 A latency is a property of a model *on a device*: the environment stands beside every stored value, and a study that is
-resumed on another device, or with another number of threads, can tell so by comparing :attr:`Environment.identity`.
+resumed on another device, or with another number of threads of a CPU, can tell so by :func:`device_identity`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Environment:
         torch_version: Version of torch, with its build (``2.13.0+cpu``).
         dtype: Precision of the candidate (``fp32``, ``int8`` ...), as the genotype names it.
         threads: Number of threads of one operation on the CPU.
+        runtime: What ran the model.
         batch_size: Sequences in one batch.
         sequence_length: Tokens in each sequence.
         source: Whether the value was measured on the device or predicted for it.
@@ -47,10 +48,18 @@ class Environment:
     batch_size: int
     sequence_length: int
     source: Source = "measured"
+    runtime: str = "eager"
 
     @classmethod
     def of(
-        cls, device: torch.device, *, dtype: str, threads: int, batch_size: int, sequence_length: int
+        cls,
+        device: torch.device,
+        *,
+        dtype: str,
+        threads: int,
+        batch_size: int,
+        sequence_length: int,
+        runtime: str = "eager",
     ) -> Environment:
         """The environment of a measurement on `device` in this process."""
         return cls(
@@ -61,12 +70,8 @@ class Environment:
             threads=threads,
             batch_size=batch_size,
             sequence_length=sequence_length,
+            runtime=runtime,
         )
-
-    @property
-    def identity(self) -> str:
-        """Device and threads: latencies whose identities differ must not be compared."""
-        return device_identity(self.device, self.threads)
 
     def to_dict(self) -> dict[str, str | int]:
         """The fields as JSON values."""
@@ -93,7 +98,7 @@ def resolve_device(name: str) -> torch.device:
         # With its index, so that the device keeps its meaning if the current device changes.
         return torch.device("cuda", torch.cuda.current_device())
     raise DeviceNotFoundError(
-        f"the device `{name}` cannot be used: this version measures on the device at hand only; "
+        f"the device `{name}` cannot be measured on: only the device at hand can; "
         "set `device` under [latency] to `cpu` or `cuda`"
     )
 
@@ -105,9 +110,26 @@ def device_name(device: torch.device) -> str:
     return _cpu_field("model name") or platform.processor() or platform.machine()
 
 
-def device_identity(name: str, threads: int) -> str:
-    """`name` and `threads` as one string; equal strings mean comparable latencies."""
-    return f"{name}, {threads} thread{'s' if threads != 1 else ''}"
+def device_identity(name: str, threads: int, is_gpu: bool = False) -> str:
+    """The device as one string, a CPU with its `threads`; equal strings mean comparable latencies."""
+    return name if is_gpu else f"{name}, {threads} thread{'s' if threads != 1 else ''}"
+
+
+def working_device() -> torch.device:
+    """Where models run whose latency is not measured: the GPU, if there is one."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def present_gpu() -> str | None:
+    """Model name of the current CUDA device; None without one."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def is_device_of(profile: str, gpu: str) -> bool:
+    """Whether `gpu`, as its driver calls it (``NVIDIA A100-SXM4-40GB``), is what `profile` (``a100-40gb``) describes:
+    every part of the profile's name is one of the GPU's."""
+    parts = [set(re.split(r"[^a-z0-9]+", name.lower())) for name in (profile, gpu)]
+    return parts[0] <= parts[1]
 
 
 def driver_version(device: torch.device) -> str:

@@ -1,6 +1,8 @@
 """Latency of a candidate, measured in alternation with the base model.
 
-One measurement is one forward pass of one whole batch of fixed, full length: no tokenisation, no transfer of inputs.
+One measurement is one forward pass of one whole batch: no tokenisation, no transfer of inputs. Batches have one fixed,
+full length, or are a sample of real ones (:mod:`nasopt.measurement.lengths`): then one measurement is the mean over all
+of them, each timed in turns.
 The machine may be busy and its clock may drift, so the candidate is never timed alone: candidate and base model take
 turns, and the quantity that is compared between trials is the **median of the pairwise ratios**, times the base model's
 latency at the start of the study (:func:`normalised_ms`). What slows both members of a pair cancels in their ratio.
@@ -107,7 +109,7 @@ def fixed_inputs(
 def measure_latency(
     candidate: nn.Module,
     base: nn.Module,
-    inputs: Mapping[str, Tensor],
+    inputs: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]],
     *,
     device: torch.device,
     threads: int,
@@ -125,7 +127,8 @@ def measure_latency(
     Args:
         candidate: The model as it would be exported, on `device`.
         base: The base model in fp32, on `device`. May be `candidate` itself (trial 0).
-        inputs: Keyword arguments of both models, without labels, on `device`; see :func:`fixed_inputs`.
+        inputs: Keyword arguments of both models, without labels, on `device`; see :func:`fixed_inputs`. Or several such
+            batches: a time is then the mean over them.
         device: The device to measure on.
         threads: Threads of one operation on the CPU; the process's own setting is restored.
         min_pairs: Pairs that are timed in any case.
@@ -143,16 +146,21 @@ def measure_latency(
     base.eval()
     timer = _cuda_timer(device) if device.type == "cuda" else _cpu_time_ms
 
-    def pair(candidate_first: bool) -> tuple[float, float]:
-        if candidate_first:
-            candidate_ms = timer(lambda: candidate(**inputs))
-            base_ms = timer(lambda: base(**inputs))
-        else:
-            base_ms = timer(lambda: base(**inputs))
-            candidate_ms = timer(lambda: candidate(**inputs))
-        return _checked_ms(candidate_ms), _checked_ms(base_ms)
+    batches = [inputs] if isinstance(inputs, Mapping) else inputs
 
-    with device_lock(device), _quiet_process(threads), torch.inference_mode():
+    def pair(candidate_first: bool) -> tuple[float, float]:
+        candidate_ms = base_ms = 0.0
+        for batch in batches:
+            for is_candidate in (candidate_first, not candidate_first):
+                model = candidate if is_candidate else base
+                taken = timer(lambda model=model, batch=batch: model(**batch))  # type: ignore[misc]
+                if is_candidate:
+                    candidate_ms += taken
+                else:
+                    base_ms += taken
+        return _checked_ms(candidate_ms / len(batches)), _checked_ms(base_ms / len(batches))
+
+    with device_lock(device), quiet_process(threads), torch.inference_mode():
         start = time.monotonic()
         _warm_up(pair, deadline=start + WARM_UP_SHARE * time_budget_s)
         pairs: list[tuple[float, float]] = []
@@ -295,7 +303,7 @@ def _checked_ms(value: float) -> float:
 
 
 @contextmanager
-def _quiet_process(threads: int) -> Iterator[None]:
+def quiet_process(threads: int) -> Iterator[None]:
     """This process with `threads` threads and without garbage collection, as it was before afterwards."""
     threads_before, collected_before = torch.get_num_threads(), gc.isenabled()
     torch.set_num_threads(threads)

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from nasopt.config import StudyConfig
 from nasopt.errors import StudyFileError, choices
-from nasopt.models.architecture import Architecture, CandidateArchitecture, EncoderShape, Training
+from nasopt.models.architecture import Architecture, CandidateArchitecture, EncoderShape, Precision, Training
 
 if TYPE_CHECKING:
     import torch
@@ -241,6 +241,11 @@ class Method(ABC):
         """Layers that a genotype keeps; None where depth says nothing of it. Members are compared at equal depth."""
         layers = [value for name, value in params.items() if name.startswith("layer_")]
         return sum(layers) if layers else None
+
+    @property
+    def precisions(self) -> Sequence[Precision]:
+        """In which a search stores models, as far as that is known before it: fp32 unless a method says more."""
+        return ("fp32",)
 
     def controls(
         self, members: Sequence[FrozenTrial], shape: EncoderShape, random_masks: int, seed: int

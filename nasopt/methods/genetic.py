@@ -141,6 +141,10 @@ class GeneticMethod(Method):
     def base_params(self, shape: EncoderShape) -> dict[str, Any]:
         return {**Architecture.full(shape).to_params(), "training": "none"}
 
+    @property
+    def precisions(self) -> Sequence[Precision]:
+        return self.options.precisions
+
     def suggest(self, trial: Trial, shape: EncoderShape) -> dict[str, Any]:
         """The flat genotype: every parameter is always present."""
         params: dict[str, Any] = {}

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nasopt.methods.base import Method
 from nasopt.objective import make_method
 from nasopt.report.comparison import Difference, class_difference, number_difference
-from nasopt.report.tables import Record, trial_record
+from nasopt.report.tables import PROVENANCE_COLUMNS, Record, trial_record
 from nasopt.storage import attributes
 from nasopt.storage.predictions import TFIDF, Predictions, PredictionStore
 from nasopt.study import OpenStudy
@@ -200,6 +200,7 @@ def control_columns(names: Sequence[str]) -> dict[str, str]:
         "depth": "depth",
         "precision": "precision",
         "epochs": "epochs",
+        **PROVENANCE_COLUMNS,
         "failure": "failure",
     }
 

@@ -19,6 +19,7 @@ from nasopt.pareto import hypervolume
 from nasopt.samplers.history import known_draws
 from nasopt.storage import attributes
 from nasopt.storage.attributes import complete_trials, feasible, minimised
+from nasopt.storage.provenance import predicted_words, source_of
 from nasopt.study import OpenStudy
 
 Format: TypeAlias = Literal["table", "json", "csv"]
@@ -26,6 +27,8 @@ Record: TypeAlias = dict[str, Any]
 
 DIGITS = {"quality": 4, "tfidf": 4, "memory_mb": 2, "duration_s": 1, "hypervolume": 2}
 LATENCY_DIGITS = 3
+PROVENANCE_COLUMNS = {"latency is": "predicted", "device has changed": "device_change"}
+"""Shown where there is something to say: a value that is not measured on the study's own device says so."""
 
 
 def pareto_trials(opened: OpenStudy) -> list[FrozenTrial]:
@@ -44,7 +47,10 @@ def trial_record(trial: FrozenTrial, metric_names: Sequence[str]) -> Record:
         "params": trial.params,
         "parent": trial.user_attrs.get(attributes.PARENT),
         "precision": attributes.precision_of(trial) if complete else trial.params.get("precision"),
-        "source": next((item["source"] for item in latencies.values()), None),
+        "source": source_of(latencies),
+        "predicted": predicted_words(latencies),
+        "device_change": trial.user_attrs.get(attributes.DEVICE_CHANGE),
+        "memory": trial.user_attrs.get(attributes.MEMORY),
         "control": trial.user_attrs.get(attributes.CONTROL),
         "failure": trial.user_attrs.get(attributes.FAILURE) or trial.user_attrs.get(attributes.REJECTED),
         "duration_s": None if trial.duration is None else trial.duration.total_seconds(),
@@ -68,6 +74,7 @@ def study_record(opened: OpenStudy) -> Record:
         "data": config.task.dataset.path,
         "metric": config.task.metric,
         "device": environment.get("device") or config.latency[0].device,
+        "source": predicted_words(measured) or source_of(measured),
         "trials": dict(Counter(trial.state.name for trial in trials)),
         "not_trained": not_trained(trials),
         "best": {name: best for name, best in zip(names, _best(opened, complete), strict=False)},
@@ -197,6 +204,7 @@ def trial_columns(metric_names: Sequence[str]) -> dict[str, str]:
         "training": "params.training",
         "parent": "parent",
         "control": "control",
+        **PROVENANCE_COLUMNS,
         "failure": "failure",
     }
 

@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 
 from nasopt.models.architecture import CandidateArchitecture, EncoderShape
+from nasopt.storage.provenance import batch_words, runtime_words, source_words
 
 ROW_LENGTH = 2045
 """Characters of one piece of a note: optuna-dashboard's `SYSTEM_ATTR_MAX_LENGTH`."""
@@ -37,6 +38,8 @@ class TrialFacts:
         training: what that took; empty if nothing was trained.
         epochs: epochs over the whole line of parents, by kind of training.
         control: what it is, if it is a control.
+        memory: of the weights and at its highest in one pass, in MB, and where; whichever of them is the objective.
+        device_change: from what device to what other one the study had come, if it had.
     """
 
     architecture: CandidateArchitecture
@@ -52,11 +55,18 @@ class TrialFacts:
     training: Mapping[str, Any] = field(default_factory=dict)
     epochs: Mapping[str, int] = field(default_factory=dict)
     control: str | None = None
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    device_change: str | None = None
 
 
 def note_text(facts: TrialFacts) -> str:
     """The note of a measured trial, in Markdown."""
     parts = [f"**{in_words(facts)}**", _origin(facts), _values_table(facts)]
+    if facts.device_change is not None:
+        parts.append(f"**The device has changed:** {facts.device_change}")
+    if facts.memory:
+        weights, peak, device = (facts.memory[name] for name in ("weights_mb", "peak_mb", "device"))
+        parts.append(f"Memory: {weights:.2f} MB of weights, {peak:.2f} MB at most in one pass (on {device}).")
     parts += ["**Part by part**", _table(*facts.architecture.table(facts.shape))]
     parts += ["**Latency**", _latency_table(facts)]
     return "\n\n".join(parts)
@@ -122,7 +132,10 @@ def _value_row(facts: TrialFacts, name: str, value: float) -> list[str]:
         label, digits, unit = f"`{name}` ({facts.metric})", 4, ""
     base = facts.base_values.get(name)
     ratio = "-"
-    if latency is not None:
+    if latency is not None and latency["source"] == "predicted":
+        unit += f" ({source_words(latency)})"
+        ratio = f"{latency['ratio']:.3f}"
+    elif latency is not None:
         ratio = f"{latency['ratio']:.3f} ({latency['ratio_low']:.3f} to {latency['ratio_high']:.3f})"
     elif base:
         ratio = f"{value / base:.3f}"
@@ -132,20 +145,25 @@ def _value_row(facts: TrialFacts, name: str, value: float) -> list[str]:
 def _latency_table(facts: TrialFacts) -> str:
     """How and where each latency was obtained; a column for each."""
     rows: dict[str, Callable[[Mapping[str, Any]], str]] = {
-        "source": lambda item: item["source"],
-        "device": lambda item: item["device"] + (f", driver {item['driver']}" if item["driver"] else ""),
-        "threads": lambda item: str(item["threads"]),
-        "torch": lambda item: item["torch_version"],
+        "source": source_words,
+        "device": lambda item: item["device"] + (f", driver {item['driver']}" if item.get("driver") else ""),
+        "runtime": runtime_words,
+        "threads": lambda item: str(item.get("threads", "-")),
+        "torch": lambda item: item.get("torch_version", "-"),
         "precision": lambda item: item["dtype"],
-        "batch": lambda item: f"{item['batch_size']} x {item['sequence_length']} tokens",
-        "median (p10 to p90)": lambda item: (
-            f"{item['median_ms']:.3f} ms ({item['p10_ms']:.3f} to {item['p90_ms']:.3f})"
-        ),
+        "batch": batch_words,
+        "median (p10 to p90)": _spread,
         "base model, in turns": lambda item: f"{item['base_median_ms']:.3f} ms",
-        "repetitions": lambda item: str(item["repetitions"]),
+        "repetitions": lambda item: str(item.get("repetitions", "-")),
     }
     items = facts.latencies.values()
     return _table(["", *facts.latencies], [[label, *map(show, items)] for label, show in rows.items()])
+
+
+def _spread(item: Mapping[str, Any]) -> str:
+    if item["source"] == "predicted":
+        return f"{item['median_ms']:.3f} ms (interval {item['low_ms']:.3f} to {item['high_ms']:.3f})"
+    return f"{item['median_ms']:.3f} ms ({item['p10_ms']:.3f} to {item['p90_ms']:.3f})"
 
 
 def _table(heading: list[str], rows: list[list[str]]) -> str:

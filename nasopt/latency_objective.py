@@ -1,0 +1,302 @@
+"""Latency as an objective: a record for each candidate, measured on the device at hand or predicted for another.
+
+A *source* says how long candidate and base model take, and where that comes from. The value of the objective is the
+ratio of the two times the base model's latency at trial 0, so that the drift of a busy machine cancels and values of
+different days compare. A study never mixes sources or devices in one objective: see :func:`device_changes`.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nasopt.config import LatencyConfig, StudyConfig
+from nasopt.methods.base import Candidate, Context
+from nasopt.models.architecture import Architecture, EncoderShape
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+    from nasopt.measurement.predictor import Predictor
+    from nasopt.measurement.runtimes import RuntimeSettings
+
+Record = dict[str, Any]
+"""What is stored of one latency of a trial: `value_ms`, `ratio` to the base model with its interval, `source`, ..."""
+
+
+class LatencySource(Protocol):
+    """Where latencies come from."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where candidates are put: the measured device, else the best at hand."""
+
+    @property
+    def identity(self) -> str:
+        """Device and kind of source: values whose identities differ must not be compared."""
+
+    def record(self, artifact: PreTrainedModel, candidate: Candidate, context: Context) -> Record:
+        """The latency of a candidate, without `value_ms`: `ratio` to the base model and its `base_median_ms` at least.
+
+        Args:
+            artifact: the candidate in its precision, on `device`.
+            candidate: its architecture.
+            context: the study's base model and data.
+        """
+
+
+def latency_name(latency: LatencyConfig) -> str:
+    """The objective's name."""
+    return "latency_ms" if latency.name is None else f"latency_ms_{latency.name}"
+
+
+def make_source(latency: LatencyConfig) -> LatencySource:
+    """The source of one latency objective on this machine.
+
+    A named device is measured if the GPU at hand is one, and predicted otherwise; TensorRT is always predicted.
+
+    Raises:
+        DeviceNotFoundError: the device, or ONNX Runtime's provider for it, is not here; or there is no such profile.
+        MissingExtraError: the runtime is not installed.
+        StudyFileError: the runtime cannot be predicted for the device.
+    """
+    from nasopt.measurement.device import is_device_of, present_gpu, resolve_device
+
+    if latency.device in ("cpu", "cuda"):
+        return MeasuredLatency(latency, resolve_device(latency.device))
+    from nasopt.measurement.predictor import open_predictor
+
+    predictor = open_predictor(latency.device, latency.runtime or "tensorrt")
+    gpu = present_gpu()
+    if gpu is not None and is_device_of(predictor.profile, gpu) and latency.runtime != "tensorrt":
+        return MeasuredLatency(latency, resolve_device("cuda"))
+    return PredictedLatency(latency, predictor)
+
+
+def make_sources(config: StudyConfig, precisions: Sequence[str] = ()) -> dict[str, LatencySource]:
+    """The source of every latency objective, by its name, in their order.
+
+    Args:
+        config: the study's.
+        precisions: in which the search stores models, as far as that is known beforehand.
+
+    Raises:
+        NasoptError: see :func:`make_source`; or a runtime has no such precision.
+    """
+    from nasopt.measurement.runtimes import check_precisions
+
+    for latency in config.latency:
+        check_precisions(latency.runtime or "eager", precisions)
+    return {latency_name(latency): make_source(latency) for latency in config.latency}
+
+
+class MeasuredLatency:
+    """Latencies measured on the device at hand, in alternation with the base model in the same runtime."""
+
+    def __init__(self, latency: LatencyConfig, device: torch.device) -> None:
+        from nasopt.measurement.runtimes import RuntimeSettings, check_runtime
+
+        self.latency = latency
+        self.device = device
+        assert latency.runtime != "tensorrt"
+        threads = latency.threads or os.cpu_count() or 1
+        self._settings = RuntimeSettings(latency.runtime or "eager", threads, latency.tf32, latency.cuda_graph)
+        check_runtime(self._settings.runtime, device)
+        self._base: tuple[str, nn.Module] | None = None
+
+    @property
+    def identity(self) -> str:
+        from nasopt.measurement.device import device_identity, device_name
+
+        return "measured, " + device_identity(
+            device_name(self.device), self._settings.threads, self.device.type == "cuda"
+        )
+
+    def record(self, artifact: PreTrainedModel, candidate: Candidate, context: Context) -> Record:
+        from nasopt.measurement.device import Environment
+        from nasopt.measurement.latency import measure_latency
+        from nasopt.measurement.runtimes import numerics, prepare
+
+        latency, settings, precision = self.latency, self._settings, candidate.architecture.precision
+        batches = inputs_of(latency, context, self.device)
+        with numerics(settings):
+            base = self._base_model(batches, context)
+            model = prepare(artifact, batches, settings, precision=precision, device=self.device)
+            measurement = measure_latency(model, base, batches, device=self.device, threads=settings.threads)
+        environment = Environment.of(
+            self.device,
+            dtype=precision,
+            threads=settings.threads,
+            batch_size=latency.batch_size,
+            sequence_length=latency.sequence_length,
+            runtime=settings.runtime,
+        )
+        return {**measurement.to_dict(), **environment.to_dict(), **_details(latency, settings, batches)}
+
+    def _base_model(self, batches: Sequence[Mapping[str, Tensor]], context: Context) -> nn.Module:
+        """The base model in the runtime. ONNX files are converted once for a process; compiled programs are made again,
+        for `torch.compile` keeps only so many of one class."""
+        from nasopt.measurement.runtimes import forget_compiled, prepare
+
+        settings = self._settings
+        if self._base is not None and self._base[0] == context.base_key:
+            return self._base[1]
+        if settings.runtime == "compile":
+            forget_compiled()
+        base = context.base_model.to(self.device)
+        module = prepare(base, batches, settings, precision="fp32", device=self.device)
+        if settings.runtime == "onnxruntime":
+            self._base = (context.base_key, module)
+        return module
+
+
+def _details(latency: LatencyConfig, settings: RuntimeSettings, batches: Sequence[Mapping[str, Tensor]]) -> Record:
+    """What else belongs to a measurement, where it is not the usual."""
+    from importlib.metadata import version
+
+    details: Record = {}
+    if settings.runtime == "onnxruntime":
+        details["runtime_version"] = version("onnxruntime")
+    if latency.lengths == "validation":
+        lengths = [batch["input_ids"].shape[1] for batch in batches]
+        details |= {"lengths": "validation", "batches": len(batches), "mean_length": statistics.fmean(lengths)}
+    details |= {name: True for name in ("tf32", "cuda_graph") if getattr(settings, name)}
+    return details
+
+
+class PredictedLatency:
+    """Latencies predicted, from a profile, for a device that is not at hand."""
+
+    def __init__(self, latency: LatencyConfig, predictor: Predictor) -> None:
+        self.latency = latency
+        self.predictor = predictor
+
+    @property
+    def device(self) -> torch.device:
+        from nasopt.measurement.device import working_device
+
+        return working_device()
+
+    @property
+    def identity(self) -> str:
+        return f"predicted, {self.predictor.profile}"
+
+    def record(self, artifact: PreTrainedModel, candidate: Candidate, context: Context) -> Record:
+        """See :class:`LatencySource`.
+
+        Raises:
+            MeasurementError: it is not an encoder of transformer layers, or the profile has no such precision.
+        """
+        latency, architecture = self.latency, candidate.architecture
+        found = self._predict(architecture, context)
+        base = self._predict(Architecture.full(context.shape), context)
+        return {
+            "source": "predicted",
+            "profile": self.predictor.profile,
+            "device": self.predictor.profile,
+            "runtime": self.predictor.runtime,
+            "dtype": architecture.precision,
+            "batch_size": latency.batch_size,
+            "sequence_length": latency.sequence_length,
+            **({"lengths": "validation"} if latency.lengths == "validation" else {}),
+            "median_ms": found[0],
+            "low_ms": found[1],
+            "high_ms": found[2],
+            "relative_error": max(found[2] / found[0] - 1, 1 - found[1] / found[0]),
+            "base_median_ms": base[0],
+            "ratio": found[0] / base[0],
+        }
+
+    def _predict(self, architecture: Any, context: Context) -> tuple[float, float, float]:
+        """Latency in ms with the ends of its interval; the means over the batches where lengths differ."""
+        from nasopt.measurement.latency import MeasurementError
+
+        if not isinstance(architecture, Architecture):
+            raise MeasurementError("no latency can be predicted of an architecture that is not of transformer layers")
+        shapes = shapes_of(self.latency, context)
+        columns = zip(
+            *(
+                self.predictor.predict(
+                    layers_of(architecture, context.shape), context.shape, architecture.precision, *s
+                )
+                for s in shapes
+            ),
+            strict=True,
+        )
+        middle, low, high = (statistics.fmean(column) for column in columns)
+        return middle, low, high
+
+
+def layers_of(architecture: Architecture, shape: EncoderShape) -> list[tuple[int, int]]:
+    """Heads and FFN neurons of each layer that is kept."""
+    return [(len(units.heads), len(units.neurons)) for units in architecture.layers if units is not None]
+
+
+def inputs_of(latency: LatencyConfig, context: Context, device: torch.device) -> list[dict[str, Tensor]]:
+    """The batches that are measured: one of fixed full length, or a sample of the validation split's texts."""
+    from nasopt.measurement.lengths import sampled_batches, shortened
+
+    if latency.lengths == "fixed":
+        return [fixed_batch(latency, context, device)]
+    split = context.splits["validation"]
+    batches = (split.batch(positions) for positions in sampled_batches(len(split), latency.batch_size))
+    return [shortened(batch.to(device).inputs, latency.sequence_length) for batch in batches]
+
+
+def shapes_of(latency: LatencyConfig, context: Context) -> list[tuple[int, int]]:
+    """Batch size and padded length of each batch that is measured."""
+    from nasopt.measurement.lengths import sampled_batches
+
+    if latency.lengths == "fixed":
+        return [(latency.batch_size, latency.sequence_length)]
+    lengths = context.splits["validation"].lengths
+    positions = sampled_batches(len(lengths), latency.batch_size)
+    return [(latency.batch_size, min(int(lengths[one].max()), latency.sequence_length)) for one in positions]
+
+
+def fixed_batch(latency: LatencyConfig, context: Context, device: torch.device) -> dict[str, Tensor]:
+    """A batch of random tokens, every text at full length."""
+    from nasopt.measurement.latency import fixed_inputs
+
+    return fixed_inputs(
+        latency.batch_size,
+        latency.sequence_length,
+        vocab_size=context.base_model.config.vocab_size,
+        special_ids=context.task.tokenizer.all_special_ids,
+        device=device,
+    )
+
+
+def with_value(record: Record, reference_ms: float | None) -> Record:
+    """The record with the objective's value.
+
+    Args:
+        record: of a source.
+        reference_ms: the base model's latency at trial 0; None in trial 0, whose record says so.
+    """
+    from nasopt.measurement.latency import normalised_ms
+
+    reference = record["base_median_ms"] if reference_ms is None else reference_ms
+    return {"value_ms": normalised_ms(record["ratio"], reference), **record}
+
+
+def identity_of(record: Mapping[str, Any]) -> str:
+    """The identity of the source that a stored record came from."""
+    from nasopt.measurement.device import device_identity
+
+    if record["source"] == "predicted":
+        return f"predicted, {record['profile']}"
+    return "measured, " + device_identity(record["device"], record["threads"], bool(record["driver"]))
+
+
+def device_changes(began: Mapping[str, Mapping[str, Any]], sources: Mapping[str, LatencySource]) -> list[str]:
+    """What differs, in words, between the sources and the records of trial 0, by objective."""
+    return [
+        f"{name}: {source.identity}, but the study began with: {identity_of(began[name])}"
+        for name, source in sources.items()
+        if identity_of(began[name]) != source.identity
+    ]

@@ -1,0 +1,39 @@
+"""Batches with the lengths of real texts, for a latency that is not that of one fixed shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+SAMPLED_TEXTS = 64
+"""Texts that are sampled at least ..."""
+SAMPLED_BATCHES = 4
+"""... and batches."""
+SEED = 0
+
+
+def sampled_batches(count: int, batch_size: int) -> list[Tensor]:
+    """Which texts of a split are measured together: the same ones in every trial of every study on it.
+
+    The smallest number of whole batches that holds at least 64 texts, and at least 4 batches, drawn at random (seed 0)
+    without replacement, so that long and short texts meet in a batch as they do when requests arrive. A split that has
+    fewer texts is gone through again, in the same order.
+
+    Args:
+        count: texts in the split.
+        batch_size: texts in each batch.
+
+    Returns:
+        Positions in the split, shape (batch_size,) each.
+    """
+    batches = max(SAMPLED_BATCHES, -(-SAMPLED_TEXTS // batch_size))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(SEED))
+    positions = torch.arange(batches * batch_size) % count
+    return list(order[positions].split(batch_size))
+
+
+def shortened(inputs: Mapping[str, Tensor], longest: int) -> dict[str, Tensor]:
+    """A padded batch, `batch x tokens`, with at most so many tokens of each text."""
+    return {name: tensor[:, :longest] for name, tensor in inputs.items()}

@@ -1,0 +1,164 @@
+"""Models as ONNX files, and ONNX files as models: torch's exporter and ONNX Runtime, each called in one place.
+
+Batch and length stay open in a file. Nothing here verifies one: see :mod:`nasopt.export_onnx`.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from nasopt.errors import DeviceNotFoundError, ExportError, MissingExtraError
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+CUDA_PROVIDER = "CUDAExecutionProvider"
+CPU = torch.device("cpu")
+_OUTPUT_DTYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
+_NUMPY_NAMES = {torch.float32: "float32", torch.float16: "float16", torch.int64: "int64"}
+
+
+class OnnxModel(nn.Module):
+    """An ONNX file in ONNX Runtime, called like the model that it was made of.
+
+    Its threads do not spin while they wait, so that it can be timed in alternation with another model.
+    """
+
+    def __init__(
+        self, file: Path, threads: int | None = None, device: torch.device = CPU, *, tf32: bool = False
+    ) -> None:
+        """Reads the file, which is not needed afterwards.
+
+        Args:
+            file: with the inputs' names and `logits`, batch and length open, as :func:`convert` writes it.
+            threads: of one operation on the CPU; None for as many as torch uses.
+            device: where it runs, and where its inputs and logits are.
+            tf32: CUDA: whether fp32 matrix products may be computed in TF32.
+        """
+        import onnxruntime
+
+        super().__init__()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if device.type == "cuda":
+            check_cuda_provider()
+            providers.insert(0, (CUDA_PROVIDER, {"device_id": device.index, "use_tf32": int(tf32)}))
+        self.device = device
+        self.session = onnxruntime.InferenceSession(str(file), options, providers=providers)
+        self.input_names = [item.name for item in self.session.get_inputs()]
+
+    def forward(self, **inputs: Tensor) -> SequenceClassifierOutput:
+        """The logits, shape (batch, outputs), of int64 inputs of shape (batch, tokens); segments may be left out."""
+        if "token_type_ids" in self.input_names and "token_type_ids" not in inputs:
+            inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+        if self.device.type == "cuda":
+            return SequenceClassifierOutput(logits=self._run_on_gpu(inputs))
+        arrays = {name: inputs[name].numpy() for name in self.input_names}
+        return SequenceClassifierOutput(logits=torch.from_numpy(self.session.run(["logits"], arrays)[0]))
+
+    def _run_on_gpu(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Without a copy: inputs and logits stay where they are. Returns when the GPU is done."""
+        output = self.session.get_outputs()[0]
+        rows, columns = len(inputs["input_ids"]), output.shape[1]
+        logits = torch.empty((rows, columns), dtype=_OUTPUT_DTYPES[output.type], device=self.device)
+        binding = self.session.io_binding()
+        for bind, name, tensor in (
+            *((binding.bind_input, name, inputs[name].contiguous()) for name in self.input_names),
+            (binding.bind_output, "logits", logits),
+        ):
+            dtype = _NUMPY_NAMES[tensor.dtype]
+            bind(name, "cuda", self.device.index, dtype, tuple(tensor.shape), tensor.data_ptr())
+        self.session.run_with_iobinding(binding)
+        return logits
+
+
+def check_packages(packages: tuple[str, ...] = PACKAGES) -> None:
+    """Makes sure that models can be converted and run.
+
+    Raises:
+        MissingExtraError: a package of the extra `onnx` is missing.
+    """
+    for package in packages:
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "onnx")
+
+
+def check_cuda_provider() -> None:
+    """Makes sure that ONNX Runtime can use a GPU.
+
+    Raises:
+        DeviceNotFoundError: the installed one is built for CPUs.
+    """
+    import onnxruntime
+
+    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
+        raise DeviceNotFoundError(
+            f"onnxruntime {onnxruntime.__version__} cannot use the GPU: it has no {CUDA_PROVIDER}; "
+            "pip install onnxruntime-gpu in its place, or set another `runtime` under [latency]"
+        )
+
+
+def convert(model: nn.Module, example: Mapping[str, Tensor], file: Path) -> None:
+    """Writes a model as one ONNX file that gives `logits`.
+
+    Args:
+        model: in eval mode, on the CPU, in fp32 or fp16.
+        example: inputs of shape (batch, tokens), in the order in which the file takes them. No size may be 0 or 1,
+            which would be taken for fixed ones.
+        file: to be written; its weights may have 2 GB at most.
+
+    Raises:
+        ExportError: torch's exporter cannot convert the model.
+    """
+    names = list(example)
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                model,
+                kwargs=dict(example),
+                input_names=names,
+                output_names=["logits"],
+                dynamic_shapes={name: {0: "batch", 1: "sequence"} for name in names},
+                dynamo=True,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            reason = next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)
+            raise ExportError(f"torch cannot convert the model to ONNX: {reason}") from error
+    assert program is not None
+    _strip(program.model)
+    program.save(file)
+
+
+def _strip(model: Any) -> None:
+    """Removes the exporter's notes from every part of an `onnx_ir.Model`: a third of a small file is stack traces, with
+    this machine's paths."""
+    nodes = list(model.graph.all_nodes())
+    values = [*model.graph.inputs, *model.graph.initializers.values(), *(out for node in nodes for out in node.outputs)]
+    for part in (model, model.graph, *nodes, *values):
+        part.metadata_props.clear()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter from telling of packages it could use and of its own deprecated parts."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(level)
