@@ -143,6 +143,7 @@ def optimize(
 ) -> None:
     """Run trials. A second call goes on where the first stopped."""
     from nasopt import study as studies
+    from nasopt.confirmation import unconfirmed
     from nasopt.execution import local
     from nasopt.execution.progress import make_view
     from nasopt.objective import make_method
@@ -151,7 +152,7 @@ def optimize(
     studies.check_artifacts(opened, rebuild)
     budget = make_method(opened.config).budget
     count = n_trials if n_trials is not None else studies.remaining_budget(opened, budget)
-    if count == 0:
+    if count == 0 and not unconfirmed(opened):
         _say(f"all {budget} trials of the search are done; --n-trials N runs more")
         return
     view = make_view(Console(stderr=True), count, Settings.quiet)
@@ -201,8 +202,10 @@ def show(
 ) -> None:
     """Show a study: its state, the base model, the best values, the hypervolume."""
     from nasopt.report import tables
+    from nasopt.report.confirmations import with_summary
 
-    tables.print_record(tables.study_record(_open(storage, name, artifacts)), output.value, _stdout())
+    opened = _open(storage, name, artifacts)
+    tables.print_record(with_summary(opened, tables.study_record(opened)), output.value, _stdout())
 
 
 @study_app.command("pareto")
@@ -217,16 +220,17 @@ def pareto(
     """Show the Pareto front, best quality first, and whether its members beat their controls."""
     from nasopt.report import controls as report
     from nasopt.report import tables
+    from nasopt.report.confirmations import confirmation_columns, with_confirmation, with_words
 
     opened = _open(storage, name, artifacts)
     front = tables.pareto_trials(opened)
     names = opened.study.metric_names or []
     comparisons = report.Comparisons(opened)
-    records = report.pareto_records(comparisons, front, names)
-    columns = tables.trial_columns(names)
+    records = [with_confirmation(opened, record) for record in report.pareto_records(comparisons, front, names)]
+    columns = tables.trial_columns(names) | confirmation_columns(names)
     shown = records
     if output is Format.table:
-        shown = [tables.with_totals(record) for record in records]
+        shown = [tables.with_totals(with_words(record)) for record in records]
         if comparisons.controls:
             pairs = zip(shown, front, strict=True)
             shown = [report.with_verdict(record, comparisons.is_member(trial)) for record, trial in pairs]

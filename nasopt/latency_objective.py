@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
+    from nasopt.measurement.lut_predictor import LookupPredictor
     from nasopt.measurement.predictor import Predictor
     from nasopt.measurement.runtimes import RuntimeSettings
+    from nasopt.tasks.base import Task
 
 Record = dict[str, Any]
 """What is stored of one latency of a trial: `value_ms`, `ratio` to the base model with its interval, `source`, ..."""
@@ -54,18 +56,31 @@ def latency_name(latency: LatencyConfig) -> str:
     return "latency_ms" if latency.name is None else f"latency_ms_{latency.name}"
 
 
-def make_source(latency: LatencyConfig) -> LatencySource:
+def make_source(latency: LatencyConfig, precisions: Sequence[str] = ()) -> LatencySource:
     """The source of one latency objective on this machine.
 
     A named device is measured if the GPU at hand is one, and predicted otherwise; TensorRT is always predicted.
+    With `mode = "lut"` candidates are looked up, whatever the device at hand.
+
+    Args:
+        latency: the objective.
+        precisions: in which the search stores models, as far as that is known beforehand.
 
     Raises:
+        LookupTableError: the table is wrong, or does not fit.
         DeviceNotFoundError: the device, or ONNX Runtime's provider for it, is not here; or there is no such profile.
         MissingExtraError: the runtime is not installed.
         StudyFileError: the runtime cannot be predicted for the device.
     """
     from nasopt.measurement.device import is_device_of, present_gpu, resolve_device
 
+    if latency.mode == "lut":
+        from nasopt.measurement.lut_predictor import open_lookup
+
+        assert latency.lut is not None
+        confirm_on = latency.device if latency.confirm else None
+        table = open_lookup(latency.lut, threads=latency.threads, precisions=precisions, confirm_on=confirm_on)
+        return PredictedLatency(latency, table)
     if latency.device in ("cpu", "cuda"):
         return MeasuredLatency(latency, resolve_device(latency.device))
     from nasopt.measurement.predictor import open_predictor
@@ -91,7 +106,22 @@ def make_sources(config: StudyConfig, precisions: Sequence[str] = ()) -> dict[st
 
     for latency in config.latency:
         check_precisions(latency.runtime or "eager", precisions)
-    return {latency_name(latency): make_source(latency) for latency in config.latency}
+    return {latency_name(latency): make_source(latency, precisions) for latency in config.latency}
+
+
+def check_model(sources: Mapping[str, LatencySource], task: Task) -> None:
+    """Whether the sources know the study's base model.
+
+    Raises:
+        LookupTableError: a look-up table is of another family of models, or of heads of another size.
+    """
+    from nasopt.measurement.lut_predictor import LookupPredictor
+    from nasopt.models.families import encoder_shape
+
+    for source in sources.values():
+        if isinstance(source, PredictedLatency) and isinstance(source.predictor, LookupPredictor):
+            config = task.blank_model().config
+            source.predictor.check_model(config.model_type, encoder_shape(config))
 
 
 class MeasuredLatency:
@@ -171,7 +201,7 @@ def _details(latency: LatencyConfig, settings: RuntimeSettings, batches: Sequenc
 class PredictedLatency:
     """Latencies predicted, from a profile, for a device that is not at hand."""
 
-    def __init__(self, latency: LatencyConfig, predictor: Predictor) -> None:
+    def __init__(self, latency: LatencyConfig, predictor: Predictor | LookupPredictor) -> None:
         self.latency = latency
         self.predictor = predictor
 
@@ -209,7 +239,19 @@ class PredictedLatency:
             "relative_error": max(found[2] / found[0] - 1, 1 - found[1] / found[0]),
             "base_median_ms": base[0],
             "ratio": found[0] / base[0],
+            **self._remarks(architecture, context),
         }
+
+    def _remarks(self, architecture: Any, context: Context) -> Record:
+        """What else there is to say of a prediction: that it lies beyond what a table was measured for."""
+        from nasopt.measurement.lut_predictor import LookupPredictor
+
+        if not isinstance(self.predictor, LookupPredictor):
+            return {}
+        layers, shape = layers_of(architecture, context.shape), context.shape
+        found = (self.predictor.beyond(layers, shape, *sizes) for sizes in shapes_of(self.latency, context))
+        beyond = sorted({words for item in found for words in item})
+        return {"threads": self.predictor.table.threads, **({"extrapolated": beyond} if beyond else {})}
 
     def _predict(self, architecture: Any, context: Context) -> tuple[float, float, float]:
         """Latency in ms with the ends of its interval; the means over the batches where lengths differ."""

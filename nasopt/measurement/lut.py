@@ -27,15 +27,15 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nasopt.errors import LookupTableError, choices
-from nasopt.models.architecture import Architecture, Precision
+from nasopt.models.architecture import Precision
 
 KIND: Literal["lookup-table"] = "lookup-table"
 """What tells such a file from a profile of the analytic model."""
 SCHEMA_VERSION: Literal[1] = 1
 RUNTIME: Literal["eager"] = "eager"
 """What tables are measured in."""
-CONFIDENCE = 0.95
-"""Coverage of a prediction's interval."""
+CONFIDENCE = 0.9
+"""Coverage of a prediction's interval, as of those of the analytic model."""
 
 Block: TypeAlias = Literal["embedding", "pooler", "head", "layer", "attention", "ffn"]
 SizedBlock: TypeAlias = Literal["attention", "ffn"]
@@ -122,7 +122,7 @@ class Estimate:
 
     Args:
         latency_ms: of one forward pass of one batch.
-        low_ms: lower end of the 95 % interval that the table's checks tell.
+        low_ms: lower end of the 90 % interval that the table's checks tell.
         high_ms: upper end.
         extrapolated: what lies beyond the grid, in words (``"heads 16 > 12"``); the interval does not hold there.
         parts_ms: the sum's terms; those of all layers together.
@@ -219,7 +219,7 @@ class LookupTable(_Record):
         """Device and threads, as :attr:`nasopt.measurement.device.Environment.identity` writes them."""
         from nasopt.measurement.device import device_identity  # imports torch
 
-        return device_identity(self.device, self.threads)
+        return device_identity(self.device, self.threads, is_gpu=bool(self.driver))
 
     @property
     def precisions(self) -> list[Precision]:
@@ -227,7 +227,7 @@ class LookupTable(_Record):
 
     @property
     def relative_error(self) -> float:
-        """Half-width of the 95 % interval of log latency, from the checks.
+        """Half-width of the 90 % interval of log latency, from the checks.
 
         Student's t for as many degrees of freedom as checks: predictions are taken as unbiased, only the spread of
         the errors is estimated.
@@ -340,11 +340,6 @@ class LookupTable(_Record):
 def is_lookup_table(document: Any) -> bool:
     """Whether a parsed JSON file is (meant to be) a look-up table."""
     return isinstance(document, Mapping) and document.get("kind") == KIND
-
-
-def layers_of(architecture: Architecture) -> list[LayerSizes]:
-    """The sizes of the layers that an architecture keeps."""
-    return [(len(units.heads), len(units.neurons)) for units in architecture.layers if units is not None]
 
 
 def bracket(nodes: Sequence[int], value: float) -> list[tuple[int, float]]:

@@ -16,6 +16,8 @@ def source_words(record: Mapping[str, Any]) -> str:
     parts = ["predicted", record.get("profile") or record["device"]]
     if record.get("relative_error") is not None:
         parts.append(f"+-{100 * record['relative_error']:.0f} %")
+    if record.get("extrapolated"):
+        parts.append(f"extrapolated: {', '.join(record['extrapolated'])}")
     return ", ".join(parts)
 
 

@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig, DistilBertConfig, PretrainedConfig
 
 from nasopt.errors import LookupTableError
-from nasopt.measurement.device import Environment
+from nasopt.measurement.device import device_identity, device_name
 from nasopt.measurement.lut import LookupTable, Place
 from nasopt.measurement.lut_profile import Grid, Model, Session, measure_table, node_sizes, random_layers, random_model
 from nasopt.models.families import encoder_shape
@@ -51,22 +51,9 @@ def test_a_table_holds_every_block_of_its_grid(table: LookupTable) -> None:
 
 
 def test_a_table_says_where_it_comes_from(table: LookupTable) -> None:
-    here = Environment.of(CPU, dtype="fp32", threads=1, batch_size=4, sequence_length=32)
-    assert (table.identity, table.torch_version) == (here.identity, here.torch_version)
+    assert table.identity == device_identity(device_name(CPU), 1)
+    assert table.torch_version == torch.__version__
     assert (table.model_type, table.head_size) == ("bert", 32)
-
-
-def test_its_sum_is_near_a_model_of_other_sizes(table: LookupTable) -> None:
-    # Loose: this machine may be busy; benchmarks/lut.py says how near it is.
-    session = Session(bert(128, 3, 4, 512), full_model(3), device=CPU, threads=1, seconds=1.0, seed=2)
-    timing = session.time(Model(Place(128, 4, 32, "fp32"), ((3, 448), (1, 192))))
-    assert predicted(table, (3, 448), (1, 192)) / predicted(table, *[(4, 512)] * 3) == pytest.approx(
-        timing.ratio, rel=0.3
-    )
-
-
-def full_model(layers: int) -> Model:
-    return Model(Place(128, 4, 32, "fp32"), ((4, 512),) * layers)
 
 
 def test_more_of_anything_takes_longer(table: LookupTable) -> None:
