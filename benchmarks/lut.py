@@ -63,7 +63,7 @@ def check(table, config, grid, precision, models, seed, settings):  # type: igno
         layers = " ".join(f"{heads}/{width}" for heads, width in model.layers)
         spread, error = timing.error / timing.ratio, mine / true - 1
         print(f"  {true:8.3f} ms (+-{spread:.1%}), predicted {mine:8.3f}, {error:+6.1%}  {layers}")
-    inside = np.mean([item.low_ms <= true <= item.high_ms for item, true in zip(estimates, measured, strict=True)])
+    inside = np.mean([item.low <= true <= item.high for item, true in zip(estimates, measured, strict=True)])
     base_ms = predict(table, base).latency_ms
     print(f"{precision}, {models} models; base {session.reference_ms:.3f} ms, predicted {base_ms:.3f} ms")
     report("in ms", predicted, measured)

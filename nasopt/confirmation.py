@@ -10,10 +10,9 @@ from optuna.trial import FrozenTrial
 
 from nasopt.config import LatencyConfig
 from nasopt.delivery import rebuild
-from nasopt.latency_objective import MeasuredLatency, PredictedLatency, Record, latency_name, with_value
+from nasopt.latency_objective import LookedUpLatency, MeasuredLatency, Record, latency_name, with_value
 from nasopt.measurement.device import resolve_device
 from nasopt.measurement.latency import MeasurementError
-from nasopt.measurement.lut_predictor import LookupPredictor
 from nasopt.methods.base import Context
 from nasopt.objective import Objective
 from nasopt.storage import attributes
@@ -63,10 +62,8 @@ def confirm(opened: OpenStudy, objective: Objective) -> None:
 def _measuring(latency: LatencyConfig, objective: Objective) -> MeasuredLatency:
     """Measures as the table was: on its device, with its threads."""
     source = objective.sources[latency_name(latency)]
-    assert isinstance(source, PredictedLatency)
-    assert isinstance(source.predictor, LookupPredictor)
-    threads = source.predictor.table.threads
-    return MeasuredLatency(latency.model_copy(update={"threads": threads}), resolve_device(latency.device))
+    assert isinstance(source, LookedUpLatency)
+    return MeasuredLatency(latency.model_copy(update={"threads": source.table.threads}), resolve_device(latency.device))
 
 
 def _original(study: optuna.Study, trial: FrozenTrial) -> Record | None:

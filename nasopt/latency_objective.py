@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from nasopt.config import LatencyConfig, StudyConfig
 from nasopt.methods.base import Candidate, Context
-from nasopt.models.architecture import Architecture, EncoderShape
+from nasopt.models.architecture import Architecture, CandidateArchitecture
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-    from nasopt.measurement.lut_predictor import LookupPredictor
-    from nasopt.measurement.predictor import Predictor
-    from nasopt.measurement.runtimes import RuntimeSettings
+    from nasopt.measurement.device_profiles import DeviceProfile
+    from nasopt.measurement.lut import Estimate
+    from nasopt.measurement.measured_runtimes import RuntimeSettings
+    from nasopt.measurement.predictor import Prediction
     from nasopt.tasks.base import Task
 
 Record = dict[str, Any]
@@ -67,68 +68,42 @@ def make_source(latency: LatencyConfig, precisions: Sequence[str] = ()) -> Laten
         precisions: in which the search stores models, as far as that is known beforehand.
 
     Raises:
-        LookupTableError: the table is wrong, or does not fit.
-        DeviceNotFoundError: the device, or ONNX Runtime's provider for it, is not here; or there is no such profile.
+        DeviceNotFoundError: the device, or ONNX Runtime's provider for it, is not here.
+        ProfileError: there is no such profile.
+        LookupTableError: the table is wrong, or does not fit the study.
         MissingExtraError: the runtime is not installed.
-        StudyFileError: the runtime cannot be predicted for the device.
+        RuntimeNotKnownError: the runtime cannot be predicted.
+        StudyFileError: the runtime has no such precision.
     """
     from nasopt.measurement.device import is_device_of, present_gpu, resolve_device
 
+    from nasopt.measurement.measured_runtimes import check_precisions
+
     if latency.mode == "lut":
-        from nasopt.measurement.lut_predictor import open_lookup
-
-        assert latency.lut is not None
-        confirm_on = latency.device if latency.confirm else None
-        table = open_lookup(latency.lut, threads=latency.threads, precisions=precisions, confirm_on=confirm_on)
-        return PredictedLatency(latency, table)
+        return LookedUpLatency(latency, precisions)
     if latency.device in ("cpu", "cuda"):
-        return MeasuredLatency(latency, resolve_device(latency.device))
-    from nasopt.measurement.predictor import open_predictor
+        device = resolve_device(latency.device)
+    else:
+        from nasopt.measurement.device_profiles import find_profile
 
-    predictor = open_predictor(latency.device, latency.runtime or "tensorrt")
-    gpu = present_gpu()
-    if gpu is not None and is_device_of(predictor.profile, gpu) and latency.runtime != "tensorrt":
-        return MeasuredLatency(latency, resolve_device("cuda"))
-    return PredictedLatency(latency, predictor)
+        profile, gpu = find_profile(latency.device), present_gpu()
+        if gpu is None or not is_device_of(profile.name, gpu) or latency.runtime == "tensorrt":
+            return PredictedLatency(latency, profile, precisions)
+        device = resolve_device("cuda")
+    check_precisions(latency.runtime or "eager", precisions)
+    return MeasuredLatency(latency, device)
 
 
 def make_sources(config: StudyConfig, precisions: Sequence[str] = ()) -> dict[str, LatencySource]:
-    """The source of every latency objective, by its name, in their order.
-
-    Args:
-        config: the study's.
-        precisions: in which the search stores models, as far as that is known beforehand.
-
-    Raises:
-        NasoptError: see :func:`make_source`; or a runtime has no such precision.
-    """
-    from nasopt.measurement.runtimes import check_precisions
-
-    for latency in config.latency:
-        check_precisions(latency.runtime or "eager", precisions)
+    """The source of every latency objective, by its name, in their order; see :func:`make_source`."""
     return {latency_name(latency): make_source(latency, precisions) for latency in config.latency}
-
-
-def check_model(sources: Mapping[str, LatencySource], task: Task) -> None:
-    """Whether the sources know the study's base model.
-
-    Raises:
-        LookupTableError: a look-up table is of another family of models, or of heads of another size.
-    """
-    from nasopt.measurement.lut_predictor import LookupPredictor
-    from nasopt.models.families import encoder_shape
-
-    for source in sources.values():
-        if isinstance(source, PredictedLatency) and isinstance(source.predictor, LookupPredictor):
-            config = task.blank_model().config
-            source.predictor.check_model(config.model_type, encoder_shape(config))
 
 
 class MeasuredLatency:
     """Latencies measured on the device at hand, in alternation with the base model in the same runtime."""
 
     def __init__(self, latency: LatencyConfig, device: torch.device) -> None:
-        from nasopt.measurement.runtimes import RuntimeSettings, check_runtime
+        from nasopt.measurement.measured_runtimes import RuntimeSettings, check_runtime
 
         self.latency = latency
         self.device = device
@@ -149,7 +124,7 @@ class MeasuredLatency:
     def record(self, artifact: PreTrainedModel, candidate: Candidate, context: Context) -> Record:
         from nasopt.measurement.device import Environment
         from nasopt.measurement.latency import measure_latency
-        from nasopt.measurement.runtimes import numerics, prepare
+        from nasopt.measurement.measured_runtimes import numerics, prepare
 
         latency, settings, precision = self.latency, self._settings, candidate.architecture.precision
         batches = inputs_of(latency, context, self.device)
@@ -170,7 +145,7 @@ class MeasuredLatency:
     def _base_model(self, batches: Sequence[Mapping[str, Tensor]], context: Context) -> nn.Module:
         """The base model in the runtime. ONNX files are converted once for a process; compiled programs are made again,
         for `torch.compile` keeps only so many of one class."""
-        from nasopt.measurement.runtimes import forget_compiled, prepare
+        from nasopt.measurement.measured_runtimes import forget_compiled, prepare
 
         settings = self._settings
         if self._base is not None and self._base[0] == context.base_key:
@@ -199,11 +174,27 @@ def _details(latency: LatencyConfig, settings: RuntimeSettings, batches: Sequenc
 
 
 class PredictedLatency:
-    """Latencies predicted, from a profile, for a device that is not at hand."""
+    """Latencies predicted, from a profile, for a device that is not at hand.
 
-    def __init__(self, latency: LatencyConfig, predictor: Predictor | LookupPredictor) -> None:
+    Raises:
+        RuntimeNotKnownError: nothing is known of the runtime.
+        StudyFileError: or of a precision, with it on that device.
+    """
+
+    def __init__(self, latency: LatencyConfig, profile: DeviceProfile, precisions: Sequence[str]) -> None:
+        from nasopt.measurement.predictor import known_precisions
+        from nasopt.measurement.runtimes import DEFAULT_RUNTIME, software_of
+
         self.latency = latency
-        self.predictor = predictor
+        self.profile = profile
+        self.runtime = latency.runtime or DEFAULT_RUNTIME
+        known = known_precisions(profile, software_of(self.runtime), self.runtime)
+        unknown = [precision for precision in precisions if precision not in known]
+        if unknown:
+            raise StudyFileError(
+                f"latency.device: for {profile.name} with {self.runtime} latencies are predicted in {choices(known)}, not "
+                f"in {choices(unknown)}; leave that out of method_options.precisions"
+            )
 
     @property
     def device(self) -> torch.device:
@@ -213,69 +204,107 @@ class PredictedLatency:
 
     @property
     def identity(self) -> str:
-        return f"predicted, {self.predictor.profile}"
+        return identity_of(self._origin())
+
+    def _origin(self) -> Record:
+        from nasopt.measurement.fitted import fitted
+
+        name = self.profile.name
+        return {"source": "predicted", "profile": name, "device": name, "fitted": fitted().date}
 
     def record(self, artifact: PreTrainedModel, candidate: Candidate, context: Context) -> Record:
-        """See :class:`LatencySource`.
+        """See :class:`LatencySource`. Where lengths differ, the mean over the batches.
 
         Raises:
-            MeasurementError: it is not an encoder of transformer layers, or the profile has no such precision.
+            MeasurementError: it is not an encoder of transformer layers.
+            RuntimeNotKnownError: its precision cannot be predicted.
         """
         latency, architecture = self.latency, candidate.architecture
-        found = self._predict(architecture, context)
-        base = self._predict(Architecture.full(context.shape), context)
+        found, base = (self._predict(item, context) for item in (architecture, Architecture.full(context.shape)))
+        median, reference = (statistics.fmean(item.latency_ms for item in items) for items in (found, base))
         return {
-            "source": "predicted",
-            "profile": self.predictor.profile,
-            "device": self.predictor.profile,
-            "runtime": self.predictor.runtime,
+            **self._origin(),
+            "runtime": self.runtime,
             "dtype": architecture.precision,
             "batch_size": latency.batch_size,
             "sequence_length": latency.sequence_length,
-            **({"lengths": "validation"} if latency.lengths == "validation" else {}),
-            "median_ms": found[0],
-            "low_ms": found[1],
-            "high_ms": found[2],
-            "relative_error": max(found[2] / found[0] - 1, 1 - found[1] / found[0]),
-            "base_median_ms": base[0],
-            "ratio": found[0] / base[0],
-            **self._remarks(architecture, context),
+            "lengths": latency.lengths,
+            "median_ms": median,
+            "low_ms": statistics.fmean(item.low for item in found),
+            "high_ms": statistics.fmean(item.high for item in found),
+            "interval_percent": max(item.interval_percent for item in found),
+            "beyond": sorted({name for item in found for name in item.beyond}),
+            "base_median_ms": reference,
+            "ratio": median / reference,
         }
 
-    def _remarks(self, architecture: Any, context: Context) -> Record:
-        """What else there is to say of a prediction: that it lies beyond what a table was measured for."""
-        from nasopt.measurement.lut_predictor import LookupPredictor
-
-        if not isinstance(self.predictor, LookupPredictor):
-            return {}
-        layers, shape = layers_of(architecture, context.shape), context.shape
-        found = (self.predictor.beyond(layers, shape, *sizes) for sizes in shapes_of(self.latency, context))
-        beyond = sorted({words for item in found for words in item})
-        return {"threads": self.predictor.table.threads, **({"extrapolated": beyond} if beyond else {})}
-
-    def _predict(self, architecture: Any, context: Context) -> tuple[float, float, float]:
-        """Latency in ms with the ends of its interval; the means over the batches where lengths differ."""
+    def _predict(self, architecture: CandidateArchitecture, context: Context) -> Sequence[Prediction | Estimate]:
+        """Of one pass of each batch."""
         from nasopt.measurement.latency import MeasurementError
+        from nasopt.measurement.predictor import make_case, predict_many
+        from nasopt.measurement.transformer_cost import LayerShape, Workload
 
         if not isinstance(architecture, Architecture):
             raise MeasurementError("no latency can be predicted of an architecture that is not of transformer layers")
-        shapes = shapes_of(self.latency, context)
-        columns = zip(
-            *(
-                self.predictor.predict(
-                    layers_of(architecture, context.shape), context.shape, architecture.precision, *s
-                )
-                for s in shapes
-            ),
-            strict=True,
-        )
-        middle, low, high = (statistics.fmean(column) for column in columns)
-        return middle, low, high
+        shape, precision = context.shape, architecture.precision
+        kept = [units for units in architecture.layers if units is not None]
+        layers = tuple(LayerShape(len(units.heads), shape.head_size, len(units.neurons)) for units in kept)
+        number_format = "tf32" if self.latency.tf32 and precision == "fp32" else precision
+        workloads = [
+            Workload(layers, shape.hidden_size, length, size) for size, length in shapes_of(self.latency, context)
+        ]
+        return predict_many([make_case(self.profile, self.runtime, number_format, item) for item in workloads])
 
 
-def layers_of(architecture: Architecture, shape: EncoderShape) -> list[tuple[int, int]]:
-    """Heads and FFN neurons of each layer that is kept."""
-    return [(len(units.heads), len(units.neurons)) for units in architecture.layers if units is not None]
+class LookedUpLatency(PredictedLatency):
+    """Latencies looked up in a table that was measured, on this machine or on another one.
+
+    Raises:
+        LookupTableError: the table is wrong, or does not fit the study or, where its values are to be confirmed, this
+            machine.
+    """
+
+    def __init__(self, latency: LatencyConfig, precisions: Sequence[str]) -> None:
+        from nasopt.measurement.lut_study import open_table
+
+        self.latency = latency
+        self.table = open_table(latency, precisions)
+        self.runtime = self.table.runtime
+
+    def check_model(self, task: Task) -> None:
+        """Whether the table was made for such a base model.
+
+        Raises:
+            LookupTableError: it is of another family, or of heads of another size.
+        """
+        from nasopt.measurement.lut_study import check_model
+        from nasopt.models.families import encoder_shape
+
+        config = task.blank_model().config
+        check_model(self.table, config.model_type, encoder_shape(config))
+
+    def _origin(self) -> Record:
+        table = self.table
+        origin = {"source": "predicted", "profile": table.identity, "device": table.device, "threads": table.threads}
+        return {**origin, "fitted": table.created.isoformat()}
+
+    def _predict(self, architecture: CandidateArchitecture, context: Context) -> Sequence[Prediction | Estimate]:
+        """Of one pass of each batch."""
+        from nasopt.measurement.latency import MeasurementError
+
+        if not isinstance(architecture, Architecture):
+            raise MeasurementError("no latency can be looked up of an architecture that is not of transformer layers")
+        layers = [(len(units.heads), len(units.neurons)) for units in architecture.layers if units is not None]
+        return [
+            self.table.predict(
+                layers,
+                hidden_size=context.shape.hidden_size,
+                batch_size=size,
+                sequence_length=length,
+                precision=architecture.precision,
+            )
+            for size, length in shapes_of(self.latency, context)
+        ]
 
 
 def inputs_of(latency: LatencyConfig, context: Context, device: torch.device) -> list[dict[str, Tensor]]:
@@ -331,7 +360,7 @@ def identity_of(record: Mapping[str, Any]) -> str:
     from nasopt.measurement.device import device_identity
 
     if record["source"] == "predicted":
-        return f"predicted, {record['profile']}"
+        return f"predicted, {record['profile']}, fit of {record['fitted']}"
     return "measured, " + device_identity(record["device"], record["threads"], bool(record["driver"]))
 
 

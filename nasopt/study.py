@@ -22,7 +22,7 @@ from sqlalchemy.engine import URL
 
 from nasopt.config import StudyConfig, check_document, check_section, read_toml, study_file_error
 from nasopt.errors import ArtifactFolderError, StorageError, StudyExistsError, StudyNotFoundError, choices
-from nasopt.latency_objective import check_model, latency_name
+from nasopt.latency_objective import LookedUpLatency, latency_name
 from nasopt.methods.base import available
 from nasopt.objective import Objective
 from nasopt.recovery import recording_interruptions, retry, settle_interrupted, was_given_up
@@ -100,9 +100,10 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
         hint = "its configuration differs" if skip_if_exists else "choose another --name, or pass --skip-if-exists"
         raise StudyExistsError(f"the study {config.name!r} exists already in {shown(url)}: {hint}")
     objective = Objective(config)
-    sources = objective.sources  # refused now where devices and runtimes are not here
     task = open_task(config)
-    check_model(sources, task)
+    for source in objective.sources.values():  # refused now where devices and runtimes are not here
+        if isinstance(source, LookedUpLatency):
+            source.check_model(task)
     objective.method.check(task)
     folder = (artifacts or artifact_folder(url)).resolve()
     ensure_writable(folder / config.name)

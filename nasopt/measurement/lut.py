@@ -121,17 +121,19 @@ class Estimate:
     """What a model takes according to a table.
 
     Args:
-        latency_ms: of one forward pass of one batch.
-        low_ms: lower end of the 90 % interval that the table's checks tell.
-        high_ms: upper end.
-        extrapolated: what lies beyond the grid, in words (``"heads 16 > 12"``); the interval does not hold there.
-        parts_ms: the sum's terms; those of all layers together.
+        latency_ms: Of one forward pass of one whole batch.
+        low: Lower end of the interval, in ms.
+        high: Upper end of it.
+        interval_percent: The `x` of "+-x %"; the interval is from `latency_ms / (1 + x)` to `latency_ms * (1 + x)`.
+        beyond: What lies beyond the grid, in words (``"heads 16 > 12"``); the interval does not hold there.
+        parts_ms: The sum's terms; those of all layers together.
     """
 
     latency_ms: float
-    low_ms: float
-    high_ms: float
-    extrapolated: tuple[str, ...]
+    low: float
+    high: float
+    interval_percent: float
+    beyond: tuple[str, ...]
     parts_ms: Mapping[Block, float]
 
 
@@ -266,7 +268,8 @@ class LookupTable(_Record):
         parts = self._parts(layers, place)
         latency = sum(parts.values())
         factor = math.exp(self.relative_error)
-        return Estimate(latency, latency / factor, latency * factor, self._beyond(layers, place), parts)
+        percent = round(100 * (factor - 1), 1)
+        return Estimate(latency, latency / factor, latency * factor, percent, self._beyond(layers, place), parts)
 
     def _sum(self, layers: Sequence[LayerSizes], place: Place) -> float:
         return sum(self._parts(layers, place).values())

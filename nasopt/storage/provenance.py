@@ -10,14 +10,12 @@ Latencies = Mapping[str, Mapping[str, Any]]
 
 
 def source_words(record: Mapping[str, Any]) -> str:
-    """`measured`, or `predicted, a100-40gb, +-12 %`: the wider side of the 90 % interval, where it is known."""
+    """`measured`, or `predicted, a100-40gb, +-12 %`: and what is beyond the calibration."""
     if record["source"] != "predicted":
         return str(record["source"])
-    parts = ["predicted", record.get("profile") or record["device"]]
-    if record.get("relative_error") is not None:
-        parts.append(f"+-{100 * record['relative_error']:.0f} %")
-    if record.get("extrapolated"):
-        parts.append(f"extrapolated: {', '.join(record['extrapolated'])}")
+    parts = ["predicted", record["profile"], f"+-{record['interval_percent']:.0f} %"]
+    if record["beyond"]:
+        parts.append(f"extrapolated ({', '.join(record['beyond'])})")
     return ", ".join(parts)
 
 
