@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nasopt.config import LatencyConfig, StudyConfig
+from nasopt.errors import StudyFileError, choices
 from nasopt.methods.base import Candidate, Context
 from nasopt.models.architecture import Architecture, CandidateArchitecture
 
@@ -76,7 +77,6 @@ def make_source(latency: LatencyConfig, precisions: Sequence[str] = ()) -> Laten
         StudyFileError: the runtime has no such precision.
     """
     from nasopt.measurement.device import is_device_of, present_gpu, resolve_device
-
     from nasopt.measurement.measured_runtimes import check_precisions
 
     if latency.mode == "lut":
@@ -192,8 +192,8 @@ class PredictedLatency:
         unknown = [precision for precision in precisions if precision not in known]
         if unknown:
             raise StudyFileError(
-                f"latency.device: for {profile.name} with {self.runtime} latencies are predicted in {choices(known)}, not "
-                f"in {choices(unknown)}; leave that out of method_options.precisions"
+                f"latency.device: for {profile.name} with {self.runtime} latencies are predicted in {choices(known)}, "
+                f"not in {choices(unknown)}; leave that out of method_options.precisions"
             )
 
     @property

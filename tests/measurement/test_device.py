@@ -9,6 +9,7 @@ from nasopt.measurement.device import (
     device_identity,
     device_name,
     driver_version,
+    is_device_of,
     resolve_device,
     supports_bf16,
 )
@@ -32,7 +33,7 @@ def test_absent_cuda_is_one_clear_line() -> None:
 
 @pytest.mark.parametrize("name", ["a100", "t4", "CPU", "cuda:7", "", "tpu"])
 def test_other_names_are_refused_with_the_cure(name: str) -> None:
-    with pytest.raises(DeviceNotFoundError, match=r"measures on the device at hand only.*to `cpu` or `cuda`") as e:
+    with pytest.raises(DeviceNotFoundError, match=r"only the device at hand can.*to `cpu` or `cuda`") as e:
         resolve_device(name)
     assert f"`{name}`" in str(e.value)
     assert "\n" not in str(e.value)
@@ -50,18 +51,35 @@ def test_environment_says_where_a_value_came_from() -> None:
         "batch_size": 8,
         "sequence_length": 64,
         "source": "measured",
+        "runtime": "eager",
     }
     assert Environment(**stored) == environment
 
 
-def test_identity_is_device_and_threads_and_nothing_else() -> None:
-    one = Environment.of(CPU, dtype="fp32", threads=1, batch_size=8, sequence_length=64)
-    same = Environment.of(CPU, dtype="int4", threads=1, batch_size=1, sequence_length=16)
-    other = Environment.of(CPU, dtype="fp32", threads=2, batch_size=8, sequence_length=64)
-    assert one.identity == same.identity == device_identity(device_name(CPU), 1)
-    assert one.identity != other.identity
+def test_identity_is_the_device_and_the_threads_of_a_cpu() -> None:
     assert device_identity("AMD EPYC", 1) == "AMD EPYC, 1 thread"
     assert device_identity("AMD EPYC", 8) == "AMD EPYC, 8 threads"
+    assert device_identity("NVIDIA H200", 8, is_gpu=True) == "NVIDIA H200"
+
+
+@pytest.mark.parametrize(
+    ("profile", "gpu", "expected"),
+    [
+        ("a100-40gb", "NVIDIA A100-SXM4-40GB", True),
+        ("a100-40gb", "NVIDIA A100-PCIE-40GB", True),
+        ("a100-40gb", "NVIDIA A100-SXM4-80GB", False),
+        ("a100-80gb", "NVIDIA A100 80GB PCIe", True),
+        ("v100-16gb", "Tesla V100-SXM2-16GB", True),
+        ("l4", "NVIDIA L4", True),
+        ("l4", "NVIDIA L40S", False),
+        ("t4", "Tesla T4", True),
+        ("h100", "NVIDIA H100 80GB HBM3", True),
+        ("h100", "NVIDIA H200", False),
+        ("a30", "NVIDIA A100-SXM4-40GB", False),
+    ],
+)
+def test_which_gpu_a_profile_describes(profile: str, gpu: str, expected: bool) -> None:
+    assert is_device_of(profile, gpu) is expected
 
 
 def test_the_cpu_has_a_name() -> None:

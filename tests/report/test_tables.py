@@ -28,7 +28,8 @@ def test_a_trial_as_a_record() -> None:
     assert record["values"] == {"quality": 0.9, "latency_ms": 12.5, "memory_mb": 40.0}
     assert (record["parent"], record["control"], record["failure"], record["source"]) == (3, None, None, None)
     assert list(record)[:5] == ["number", "state", "values", "params", "parent"]
-    assert list(record)[5:] == ["precision", "source", "control", "failure", "duration_s", "feasible"]
+    provenance = ["source", "predicted", "device_change", "memory"]
+    assert list(record)[5:] == ["precision", *provenance, "control", "failure", "duration_s", "feasible"]
 
 
 def test_a_failed_trial_has_no_values() -> None:
@@ -71,3 +72,26 @@ def test_tables_round_and_show_gaps(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "quality 0.5000 (trial 3)" in shown
     assert "-" in shown
+
+
+def test_a_predicted_latency_says_so_in_every_form() -> None:
+    predicted = {"source": "predicted", "profile": "a100-40gb", "interval_percent": 12.4, "beyond": []}
+    guess, known = trial(), trial()
+    guess.user_attrs["latency"] = {"latency_ms": predicted}
+    known.user_attrs["latency"] = {"latency_ms": {"source": "measured"}}
+    record = trial_record(guess, NAMES)
+    assert (record["source"], record["predicted"]) == ("predicted", "predicted, a100-40gb, +-12 %")
+    assert "predicted, a100-40gb, +-12 %" in table_of([record])
+    assert "latency is" not in table_of([trial_record(known, NAMES)]), "a column only where it says something"
+
+
+def test_a_changed_device_is_shown() -> None:
+    changed = trial()
+    changed.user_attrs["device_change"] = "latency_ms: measured, another CPU"
+    assert "latency_ms: measured, another CPU" in table_of([trial_record(changed, NAMES)])
+
+
+def table_of(records: list[dict[str, object]]) -> str:
+    console = Console(file=io.StringIO(), width=400)
+    print_records(records, "table", trial_columns(NAMES), console)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]

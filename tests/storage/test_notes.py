@@ -65,15 +65,31 @@ def test_a_note_lists_the_layers_and_the_environment() -> None:
 
 
 def test_a_predicted_latency_is_called_one_and_several_have_a_column_each() -> None:
-    gpu = {**LATENCY, "device": "A GPU", "driver": "550.1", "source": "predicted"}
+    gpu = {
+        **{"source": "predicted", "profile": "a100-40gb", "device": "a100-40gb", "interval_percent": 12.4},
+        **{"runtime": "tensorrt", "dtype": "fp16", "batch_size": 8, "sequence_length": 64, "lengths": "fixed"},
+        **{"value_ms": 0.5, "median_ms": 0.5, "low_ms": 0.45, "high_ms": 0.56, "beyond": ["layers"]},
+        **{"base_median_ms": 1.0, "ratio": 0.5},
+    }
     facts = replace(
         FACTS,
         values={"quality": 0.8, "latency_ms_cpu": 2.5, "latency_ms_gpu": 0.5, "memory_mb": 1.0},
         latencies={"latency_ms_cpu": LATENCY, "latency_ms_gpu": gpu},
     )
     lines = lines_of(note_text(facts))
-    assert "| source | measured | predicted |" in lines
-    assert "| device | Some CPU | A GPU, driver 550.1 |" in lines
+    words = "predicted, a100-40gb, +-12 %, extrapolated (layers)"
+    assert f"| source | measured | {words} |" in lines
+    assert f"| `latency_ms_gpu` | 0.500 ms ({words}) | - | 0.500 |" in lines
+    assert "| device | Some CPU | a100-40gb |" in lines
+    assert "| runtime | eager | tensorrt |" in lines
+    assert "| median (p10 to p90) | 2.600 ms (2.400 to 3.000) | 0.500 ms (interval 0.450 to 0.560) |" in lines
+
+
+def test_a_note_says_what_memory_is_and_that_the_device_has_changed() -> None:
+    memory = {"weights_mb": 1.5, "peak_mb": 3.25, "device": "Some CPU"}
+    text = note_text(replace(FACTS, memory=memory, device_change="latency_ms: measured, another CPU"))
+    assert "Memory: 1.50 MB of weights, 3.25 MB at most in one pass (on Some CPU)." in text
+    assert "**The device has changed:** latency_ms: measured, another CPU" in text
 
 
 def test_the_base_model_has_nothing_to_compare_with() -> None:
