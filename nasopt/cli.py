@@ -17,6 +17,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from nasopt.cli_options import (
+    AcceptDeviceChange,
+    Artifacts,
+    Debug,
+    Format,
+    Name,
+    Output,
+    Quiet,
+    Settings,
+    Storage,
+)
+from nasopt.cli_options import open_named as _open
+from nasopt.cli_options import say as _say
+from nasopt.cli_options import stdout as _stdout
 from nasopt.device_cli import device_app
 from nasopt.errors import NasoptError
 from nasopt.process import configure, quiet_optuna
@@ -38,51 +52,11 @@ app.add_typer(study_app, name="study")
 app.add_typer(device_app, name="device")
 
 
-WIDE = 400
-
-
-class Format(StrEnum):
-    """How records are printed."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
-
-
 class ExportFormat(StrEnum):
     """What an exported model is for."""
 
     hf = "hf"
     onnx = "onnx"
-
-
-def _set_debug(value: bool) -> None:
-    Settings.debug = Settings.debug or value
-
-
-def _set_quiet(value: bool) -> None:
-    Settings.quiet = Settings.quiet or value
-
-
-class Settings:
-    """What holds for the whole run of the command."""
-
-    debug = False
-    quiet = False
-
-
-Name = Annotated[str, typer.Argument(help="Name of the study.")]
-Storage = Annotated[
-    str | None,
-    typer.Option("--storage", help="Database URL; default: $NASOPT_STORAGE, else sqlite:///nasopt.db here."),
-]
-Artifacts = Annotated[Path | None, typer.Option("--artifacts", help="Where the study's files are.")]
-Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show tracebacks.")]
-Quiet = Annotated[bool, typer.Option("--quiet", callback=_set_quiet, help="No progress, no warnings.")]
-AcceptDeviceChange = Annotated[
-    bool, typer.Option("--accept-device-change", help="Go on on another device than the study's; marks the trials.")
-]
-Output = Annotated[Format, typer.Option("-f", "--format", help="How to print.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -96,7 +70,6 @@ def _root(
 
 
 @study_app.callback(invoke_without_command=True)
-@device_app.callback(invoke_without_command=True)
 def _help_without_command(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -179,6 +152,7 @@ def list_studies(
 ) -> None:
     """List the studies of a database."""
     from nasopt import study as studies
+    from nasopt.report import records as printing
     from nasopt.report import tables
     from nasopt.storage.rdb import parse_url, resolve_url
 
@@ -188,7 +162,7 @@ def list_studies(
     ]
     columns = {"name": "name", "method": "method", "complete": "trials.COMPLETE", "pareto": "pareto"}
     columns |= {"best quality": "best.quality.value", "model": "model"}
-    tables.print_records(records, output.value, columns, _stdout())
+    printing.print_records(records, output.value, columns, _stdout())
 
 
 @study_app.command("show")
@@ -201,11 +175,12 @@ def show(
     quiet: Quiet = False,
 ) -> None:
     """Show a study: its state, the base model, the best values, the hypervolume."""
+    from nasopt.report import records as printing
     from nasopt.report import tables
     from nasopt.report.confirmations import with_summary
 
     opened = _open(storage, name, artifacts)
-    tables.print_record(with_summary(opened, tables.study_record(opened)), output.value, _stdout())
+    printing.print_record(with_summary(opened, tables.study_record(opened)), output.value, _stdout())
 
 
 @study_app.command("pareto")
@@ -219,6 +194,7 @@ def pareto(
 ) -> None:
     """Show the Pareto front, best quality first, and whether its members beat their controls."""
     from nasopt.report import controls as report
+    from nasopt.report import records as printing
     from nasopt.report import tables
     from nasopt.report.confirmations import confirmation_columns, with_confirmation, with_words
 
@@ -235,7 +211,7 @@ def pareto(
             pairs = zip(shown, front, strict=True)
             shown = [report.with_verdict(record, comparisons.is_member(trial)) for record, trial in pairs]
             columns |= report.VERDICT_COLUMNS
-    tables.print_records(shown, output.value, columns, _stdout())
+    printing.print_records(shown, output.value, columns, _stdout())
     for line in report.summary_lines(comparisons, front, records, name):
         _say(line)
 
@@ -260,7 +236,7 @@ def controls(
     from nasopt.execution import local
     from nasopt.execution.progress import make_view
     from nasopt.report import controls as report
-    from nasopt.report import tables
+    from nasopt.report import records as printing
 
     opened = _open(storage, name, artifacts)
     members_of(opened)
@@ -269,7 +245,7 @@ def controls(
     view = make_view(Console(stderr=True), 0, Settings.quiet)
     local.evaluate_controls(opened, view, random_masks=random_masks, accept_device_change=accept_device_change)
     columns = report.control_columns(opened.study.metric_names or [])
-    tables.print_records(report.control_records(opened), output.value, columns, _stdout())
+    printing.print_records(report.control_records(opened), output.value, columns, _stdout())
     _say(f"`nasopt study pareto {name}` compares the search with them")
 
 
@@ -362,38 +338,21 @@ def dashboard(
 def methods(output: Output = Format.table, debug: Debug = False, quiet: Quiet = False) -> None:
     """List the methods, with what each searches."""
     from nasopt.methods.base import available
-    from nasopt.report.tables import print_records
+    from nasopt.report.records import print_records
 
     records = [{"name": name, "searches": method.searches} for name, method in available().items()]
     print_records(records, output.value, {"method": "name", "searches": "searches"}, _stdout())
 
 
-def _open(storage: str | None, name: str, artifacts: Path | None = None) -> OpenStudy:
-    from nasopt.storage.rdb import parse_url, resolve_url
-    from nasopt.study import open_study
-
-    quiet_optuna(Settings.debug)
-    return open_study(parse_url(resolve_url(storage)), name, artifacts)
-
-
 def _print_trials(opened: OpenStudy, chosen: list[FrozenTrial], output: Format) -> None:
+    from nasopt.report import records as printing
     from nasopt.report import tables
 
     names = opened.study.metric_names or []
     records = [tables.trial_record(trial, names) for trial in chosen]
     if output is Format.table:
         records = [tables.with_totals(record) for record in records]
-    tables.print_records(records, output.value, tables.trial_columns(names), _stdout())
-
-
-def _stdout() -> Console:
-    """As wide as a table needs where nobody looks at it on a terminal."""
-    return Console() if sys.stdout.isatty() else Console(width=WIDE)
-
-
-def _say(line: str) -> None:
-    if not Settings.quiet:
-        Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+    printing.print_records(records, output.value, tables.trial_columns(names), _stdout())
 
 
 def main() -> None:

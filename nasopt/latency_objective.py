@@ -233,7 +233,7 @@ class PredictedLatency:
             "low_ms": statistics.fmean(item.low for item in found),
             "high_ms": statistics.fmean(item.high for item in found),
             "interval_percent": max(item.interval_percent for item in found),
-            "beyond": sorted({name for item in found for name in item.beyond}),
+            "beyond": sorted({item.beyond for item in found} - {""}),
             "base_median_ms": reference,
             "ratio": median / reference,
         }

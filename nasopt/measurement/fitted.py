@@ -1,4 +1,4 @@
-"""The constants of the latency model, as they were fitted: values, what they were fitted on, and how far off they are."""
+"""The constants of the latency model: their values, what they were fitted on, and how far off predictions are."""
 
 from __future__ import annotations
 

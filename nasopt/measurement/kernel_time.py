@@ -94,7 +94,7 @@ def pass_ms(table: KernelTable, machine: Machine, constants: Constants) -> Float
     kernel = smooth_max(arithmetic, _memory_us(table, mine, found)) + found.start_us
 
     def per_pass(values: Floats) -> Floats:
-        return np.bincount(table.passes, values * table.count, minlength=count)
+        return np.bincount(table.passes, values * table.count, minlength=count).astype(float)
 
     device = per_pass(kernel)
     dispatch = per_pass(np.ones(len(kernel))) * constants.dispatch_us
@@ -141,7 +141,11 @@ def _attention_us(table: KernelTable, machine: Machine, constants: Constants, ch
 def _memory_us(table: KernelTable, machine: Machine, constants: Constants) -> Floats:
     """The larger of what memory and what the second-level cache take to move a kernel's operands."""
     memory = _moved_bytes(table, machine) / (machine.bandwidth_gbs * 1e3 * constants.bandwidth)
-    cache = table.activations * machine.element_bytes / (machine.multiprocessors * machine.clock_ghz * 1e3 * constants.cache_bytes)
+    cache = (
+        table.activations
+        * machine.element_bytes
+        / (machine.multiprocessors * machine.clock_ghz * 1e3 * constants.cache_bytes)
+    )
     return np.asarray(np.maximum(memory, cache))
 
 

@@ -125,7 +125,8 @@ class Estimate:
         low: Lower end of the interval, in ms.
         high: Upper end of it.
         interval_percent: The `x` of "+-x %"; the interval is from `latency_ms / (1 + x)` to `latency_ms * (1 + x)`.
-        beyond: What lies beyond the grid, in words (``"heads 16 > 12"``); the interval does not hold there.
+        beyond: What lies beyond the grid, in words (``"heads 16 > 12"``), empty if nothing; the interval does not hold
+            there.
         parts_ms: The sum's terms; those of all layers together.
     """
 
@@ -133,7 +134,7 @@ class Estimate:
     low: float
     high: float
     interval_percent: float
-    beyond: tuple[str, ...]
+    beyond: str
     parts_ms: Mapping[Block, float]
 
 
@@ -240,6 +241,22 @@ class LookupTable(_Record):
         spread = math.sqrt(sum(error**2 for error in errors) / len(errors))
         return float(stdtrit(len(errors), (1 + CONFIDENCE) / 2)) * spread
 
+    def known_precision(self, name: str | None) -> Precision:
+        """The precision of that name; fp32, or else the table's first, if it is None.
+
+        Raises:
+            LookupTableError: the table knows nothing of it.
+        """
+        if name is None:
+            return "fp32" if "fp32" in self.precisions else self.precisions[0]
+        for precision in self.precisions:
+            if precision == name:
+                return precision
+        raise LookupTableError(
+            f"the look-up table of {self.device!r} has no {name}; it has {choices(self.precisions)}; "
+            f"`nasopt device profile --precision {name}` measures it"
+        )
+
     def predict(
         self,
         layers: Sequence[LayerSizes],
@@ -259,12 +276,7 @@ class LookupTable(_Record):
         Raises:
             LookupTableError: the table knows nothing of that precision.
         """
-        if precision not in self.precisions:
-            raise LookupTableError(
-                f"the look-up table of {self.device!r} has no {precision}; it has {choices(self.precisions)}; "
-                f"`nasopt device profile --precision {precision}` measures it"
-            )
-        place = Place(hidden_size, batch_size, sequence_length, precision)
+        place = Place(hidden_size, batch_size, sequence_length, self.known_precision(precision))
         parts = self._parts(layers, place)
         latency = sum(parts.values())
         factor = math.exp(self.relative_error)
@@ -301,7 +313,7 @@ class LookupTable(_Record):
             for (hidden, by_hidden), (batch, by_batch), (length, by_length) in itertools.product(*brackets)
         ]
 
-    def _beyond(self, layers: Sequence[LayerSizes], place: Place) -> tuple[str, ...]:
+    def _beyond(self, layers: Sequence[LayerSizes], place: Place) -> str:
         axes = self._axes[place.precision]
         names = ("hidden size", "batch size", "sequence length")
         found = [
@@ -318,7 +330,7 @@ class LookupTable(_Record):
                 sum(weight * end(self._curves[block, corner]) for corner, weight in inside) for end in (min, max)
             )
             found += [_outside(name, size, low, high) for size in sorted({layer[column] for layer in layers} - {0})]
-        return tuple(words for words in found if words)
+        return ", ".join(words for words in found if words)
 
     @cached_property
     def _axes(self) -> dict[Precision, tuple[list[int], ...]]:

@@ -8,7 +8,7 @@ The kernels of the pass come from :mod:`nasopt.measurement.transformer_cost`, th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,7 +59,7 @@ class Prediction:
         interval_percent: The `x` of "+-x %"; the interval is from `latency_ms / (1 + x)` to `latency_ms * (1 + x)`.
         coverage: Part of the held-out latencies that lay within the interval.
         extrapolated: Whether the shape, or the precision, is beyond what was calibrated.
-        beyond: What of it is.
+        beyond: What of it is; empty if nothing.
         note: All this in words, to be shown wherever the value is.
     """
 
@@ -73,12 +73,12 @@ class Prediction:
     interval_percent: float
     coverage: float
     extrapolated: bool
-    beyond: tuple[str, ...]
+    beyond: str
     note: str
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
-        return asdict(self) | {"beyond": list(self.beyond)}
+        return asdict(self)
 
 
 def make_case(profile: DeviceProfile, runtime: str, precision: str, workload: Workload, source: str = "") -> Case:
@@ -100,7 +100,7 @@ def make_case(profile: DeviceProfile, runtime: str, precision: str, workload: Wo
         raise RuntimeNotKnownError(
             f"no prediction for {runtime} in {precision!r} on {profile.name}; one of {choices(known)}"
         )
-    return Case(profile, software, runtime, known[known.index(precision)], workload)  # type: ignore[arg-type]
+    return Case(profile, software, runtime, known[known.index(precision)], workload)
 
 
 def known_precisions(profile: DeviceProfile, software: Software, runtime: str) -> list[NumberFormat]:
@@ -113,8 +113,7 @@ def known_precisions(profile: DeviceProfile, software: Software, runtime: str) -
     return [
         name
         for name in NUMBER_FORMATS
-        if name in profile.peak_tflops
-        and (name != "int8" or f"arithmetic:{software.name}/{runtime}/int8" in constants)
+        if name in profile.peak_tflops and (name != "int8" or f"arithmetic:{software.name}/{runtime}/int8" in constants)
     ]
 
 
@@ -169,13 +168,12 @@ def constants_of(constants: Mapping[str, float], cases: Sequence[Case]) -> Const
             ),
         ),
         call_ms=_each(cases, lambda case: constants[f"call_ms:{case.software.name}"]),
-        energy_pj=dynamic * _each(cases, lambda case: constants[f"energy_pj:{ENERGY_CLASS[case.precision]}"])
-        * _each(cases, lambda case: (case.profile.process_nm / REFERENCE_PROCESS_NM) ** constants["process_exponent"]),
+        energy_pj=dynamic * _each(cases, lambda case: _operation_energy(constants, case)),
         byte_energy_pj=dynamic * constants["byte_energy_pj"],
     )
 
 
-def _each(cases: Sequence[Case], value: Any) -> Floats:
+def _each(cases: Sequence[Case], value: Callable[[Case], float]) -> Floats:
     return np.array([value(case) for case in cases], float)
 
 
@@ -189,10 +187,18 @@ def _arithmetic(constants: Mapping[str, float], case: Case) -> float:
 def _energy_factor(constants: Mapping[str, float], case: Case) -> float:
     """What leaks is not there for work: the energy of an operation counts for more where less power is left."""
     profile = case.profile
-    scale = (profile.process_nm / REFERENCE_PROCESS_NM) ** constants["process_exponent"]
-    static = constants["static_w"] * profile.transistors_billion * scale
-    left = max(profile.power_w - static, LEAST_DYNAMIC_POWER * profile.power_w)
+    static = constants["static_w"] * profile.transistors_billion * _process_scale(constants, profile)
+    left: float = max(profile.power_w - static, LEAST_DYNAMIC_POWER * profile.power_w)
     return profile.power_w / left * constants.get(f"energy_factor:{profile.name}", 1.0)
+
+
+def _operation_energy(constants: Mapping[str, float], case: Case) -> float:
+    return constants[f"energy_pj:{ENERGY_CLASS[case.precision]}"] * _process_scale(constants, case.profile)
+
+
+def _process_scale(constants: Mapping[str, float], profile: DeviceProfile) -> float:
+    """Energy of anything in the device's manufacturing process, relative to the reference process."""
+    return float((profile.process_nm / REFERENCE_PROCESS_NM) ** constants["process_exponent"])
 
 
 def _with_interval(case: Case, milliseconds: float, found: Fitted) -> Prediction:
@@ -216,7 +222,7 @@ def _with_interval(case: Case, milliseconds: float, found: Fitted) -> Prediction
         interval_percent=percent,
         coverage=found.coverage,
         extrapolated=bool(beyond),
-        beyond=beyond,
+        beyond=choices(beyond),
         note=note,
     )
 

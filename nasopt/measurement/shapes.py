@@ -31,11 +31,13 @@ class ShapeRow:
     Args:
         number: Of the row, counted from 1 without the heading.
         fields: The row as it was read, for printing it again.
+        sizes: Its columns of :data:`SIZES`.
         latency_ms: What was measured, where calibration needs it.
     """
 
     number: int
     fields: dict[str, str]
+    sizes: dict[str, int]
     workload: Workload
     source: str
     device: str
@@ -97,7 +99,7 @@ def _row(path: Path, number: int, fields: dict[str, str], measured: bool) -> Sha
     workload = uniform_workload(sizes, size)
     shown = {name: value for name, value in fields.items() if isinstance(name, str) and name != "latency_ms"}
     latency = _positive(where, "latency_ms", fields.get("latency_ms")) if measured else None
-    return ShapeRow(number, shown, workload, **text, latency_ms=latency)
+    return ShapeRow(number, shown, sizes, workload, **text, latency_ms=latency)
 
 
 def uniform_workload(sizes: Mapping[str, int], head_size: int) -> Workload:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, Self, TypeAlias
 
 import numpy as np
@@ -154,8 +154,7 @@ def kernels(workload: Workload, fusion: Fusion) -> list[Kernel]:
     tokens, hidden, batch = workload.tokens, workload.hidden_size, workload.batch_size
     result = [_stream("embeddings", 5 * tokens * hidden)]
     for shape, count in Counter(workload.layers).items():
-        for kernel in _layer(workload, shape, fusion):
-            result.append(_times(kernel, count))
+        result += [replace(kernel, count=count) for kernel in _layer(workload, shape, fusion)]
     result += _matmul("pooler", batch, hidden, hidden, fusion)
     result += _matmul("head", batch, hidden, 2, fusion)
     return result
@@ -200,7 +199,3 @@ def _matmul(name: str, rows: int, depth: int, columns: int, fusion: Fusion) -> l
 
 def _stream(name: str, activations: int) -> Kernel:
     return Kernel(name, "stream", 1, 0, 0, 0, 0, activations)
-
-
-def _times(kernel: Kernel, count: int) -> Kernel:
-    return Kernel(**{field.name: getattr(kernel, field.name) for field in fields(kernel)} | {"count": count})

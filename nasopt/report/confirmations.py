@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from nasopt.report.tables import Record
+from nasopt.report.records import Record
 from nasopt.storage import attributes
 from nasopt.study import OpenStudy
 

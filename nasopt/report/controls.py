@@ -11,7 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 from nasopt.methods.base import Method
 from nasopt.objective import make_method
 from nasopt.report.comparison import Difference, class_difference, number_difference
-from nasopt.report.tables import PROVENANCE_COLUMNS, Record, trial_record
+from nasopt.report.records import Record
+from nasopt.report.tables import PROVENANCE_COLUMNS, trial_record
 from nasopt.storage import attributes
 from nasopt.storage.predictions import TFIDF, Predictions, PredictionStore
 from nasopt.study import OpenStudy

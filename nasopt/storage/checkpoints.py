@@ -98,6 +98,20 @@ class CheckpointStore:
             architecture = read_architecture(file.metadata()[ARCHITECTURE_KEY])
         return load_file(path), architecture
 
+    def architecture(self, key: str) -> CandidateArchitecture:
+        """The architecture of a checkpoint, without its weights.
+
+        Raises:
+            CheckpointError: there is no such checkpoint.
+        """
+        from safetensors import safe_open
+
+        path = self._path(key)
+        if not path.is_file():
+            raise CheckpointError(f"{path}: the checkpoint is not there")
+        with safe_open(path, framework="np") as file:
+            return read_architecture(file.metadata()[ARCHITECTURE_KEY])
+
     def __contains__(self, key: object) -> bool:
         """Whether the checkpoint is there and, as far as this process has seen, whole."""
         return isinstance(key, str) and key not in self._damaged and self._path(key).is_file()

@@ -10,7 +10,8 @@ import optuna
 import pytest
 from rich.console import Console
 
-from nasopt.report.tables import flatten, print_record, print_records, trial_columns, trial_record, with_totals
+from nasopt.report.records import flatten, print_record, print_records
+from nasopt.report.tables import trial_columns, trial_record, with_totals
 
 NAMES = ["quality", "latency_ms", "memory_mb"]
 
