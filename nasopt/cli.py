@@ -193,26 +193,9 @@ def pareto(
     quiet: Quiet = False,
 ) -> None:
     """Show the Pareto front, best quality first, and whether its members beat their controls."""
-    from nasopt.report import controls as report
-    from nasopt.report import records as printing
-    from nasopt.report import tables
-    from nasopt.report.confirmations import confirmation_columns, with_confirmation, with_words
+    from nasopt.report.controls import print_front
 
-    opened = _open(storage, name, artifacts)
-    front = tables.pareto_trials(opened)
-    names = opened.study.metric_names or []
-    comparisons = report.Comparisons(opened)
-    records = [with_confirmation(opened, record) for record in report.pareto_records(comparisons, front, names)]
-    columns = tables.trial_columns(names) | confirmation_columns(names)
-    shown = records
-    if output is Format.table:
-        shown = [tables.with_totals(with_words(record)) for record in records]
-        if comparisons.controls:
-            pairs = zip(shown, front, strict=True)
-            shown = [report.with_verdict(record, comparisons.is_member(trial)) for record, trial in pairs]
-            columns |= report.VERDICT_COLUMNS
-    printing.print_records(shown, output.value, columns, _stdout())
-    for line in report.summary_lines(comparisons, front, records, name):
+    for line in print_front(_open(storage, name, artifacts), output.value, _stdout()):
         _say(line)
 
 
@@ -235,8 +218,7 @@ def controls(
     from nasopt.controls import members_of
     from nasopt.execution import local
     from nasopt.execution.progress import make_view
-    from nasopt.report import controls as report
-    from nasopt.report import records as printing
+    from nasopt.report.controls import print_controls
 
     opened = _open(storage, name, artifacts)
     members_of(opened)
@@ -244,8 +226,7 @@ def controls(
     studies.check_artifacts(opened, rebuild=False)
     view = make_view(Console(stderr=True), 0, Settings.quiet)
     local.evaluate_controls(opened, view, random_masks=random_masks, accept_device_change=accept_device_change)
-    columns = report.control_columns(opened.study.metric_names or [])
-    printing.print_records(report.control_records(opened), output.value, columns, _stdout())
+    print_controls(opened, output.value, _stdout())
     _say(f"`nasopt study pareto {name}` compares the search with them")
 
 

@@ -297,6 +297,7 @@ class Objective:
             attributes.PARENT: lineage.parent,
             "finetune_epochs": lineage.finetune_epochs,
             "distill_epochs": lineage.distill_epochs,
+            "search_epochs": lineage.search_epochs,
             "training_result": candidate.training,
             "parameters": parameters,
             "flops": flops,
@@ -327,9 +328,13 @@ class Objective:
             memory=trial.user_attrs[attributes.MEMORY],
             device_change=trial.user_attrs.get(attributes.DEVICE_CHANGE),
             parent=lineage.parent,
-            trained=trial.params.get("training", "none"),
+            trained=trial.params.get("training", "distill" if lineage.distill_epochs else "none"),
             training=candidate.training,
-            epochs={"fine-tuning": lineage.finetune_epochs, "distillation": lineage.distill_epochs},
+            epochs={
+                "fine-tuning": lineage.finetune_epochs,
+                "distillation": lineage.distill_epochs,
+                "search": lineage.search_epochs,
+            },
             control=trial.user_attrs.get(attributes.CONTROL),
         )
 

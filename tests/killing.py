@@ -122,6 +122,7 @@ def _telling(after: bool) -> Callable[[], None]:
 MOMENTS: dict[str, Callable[[], None]] = {
     "never": lambda: None,
     "base model": _in_phase("base model", 3),
+    "supernet": _in_phase("supernet", 25),
     "training": _in_phase("training", 2),
     "measuring": _in_phase("measuring", 0),
     "writing": _half_written,

@@ -61,6 +61,18 @@ def test_the_trial_of_a_dead_process_is_failed_and_queued_once(tmp_path: Path) -
     assert attributes.finished_trials(study) == []
 
 
+def test_a_control_stays_the_control_that_it_was(tmp_path: Path) -> None:
+    study = new_study(tmp_path)
+    marks = {"control": "first-1", "control_recipe": {"layers": [0]}, "control_depth": 1}
+    study.enqueue_trial({}, user_attrs=marks)
+    study.ask().set_user_attr(attributes.WORKER, GONE)
+    settle_interrupted(study, tmp_path)
+    waiting = trial_of(study, 1)
+    assert waiting.state == TrialState.WAITING
+    assert {name: waiting.user_attrs[name] for name in marks} == marks
+    assert attributes.finished_trials(study) == []
+
+
 def test_workers_that_settle_at_once_queue_it_once(tmp_path: Path) -> None:
     number = running(new_study(tmp_path), GONE)
     with ThreadPoolExecutor(6) as pool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -46,11 +46,13 @@ class Lineage:
         parent: number of the trial whose weights were inherited; None for the base model.
         finetune_epochs: epochs on the task loss, summed over the line of parents.
         distill_epochs: epochs on task loss + distillation loss, likewise.
+        search_epochs: epochs of a network that held many candidates at once, whose weights this one has.
     """
 
     parent: int | None = None
     finetune_epochs: int = 0
     distill_epochs: int = 0
+    search_epochs: int = 0
 
 
 @dataclass
@@ -231,10 +233,10 @@ class Method(ABC):
         sums = {name: taken[name] + candidate.training.get(name, 0) for name in ("steps", "tokens", "seconds")}
         candidate.training = {**taken, **sums}
         lineage = candidate.lineage
-        candidate.lineage = Lineage(
-            lineage.parent,
-            lineage.finetune_epochs + (epochs if training == "finetune" else 0),
-            lineage.distill_epochs + (epochs if training == "distill" else 0),
+        candidate.lineage = replace(
+            lineage,
+            finetune_epochs=lineage.finetune_epochs + (epochs if training == "finetune" else 0),
+            distill_epochs=lineage.distill_epochs + (epochs if training == "distill" else 0),
         )
 
     def depth(self, params: Mapping[str, Any]) -> int | None:

@@ -56,7 +56,8 @@ def score_preference(
 
 @dataclass(frozen=True)
 class ThinnedMasks:
-    """Initial population: the full mask, then masks of a random depth with random layers."""
+    """Initial population: the full mask, then random layers of every depth: 1 to L - 1 in as many equal parts as there
+    are masks, thin ones first, each part with a random depth in it."""
 
     population_size: int
 
@@ -67,8 +68,11 @@ class ThinnedMasks:
         bits = _bits(space)
         if position == 0 or len(bits) < 2:
             return full
-        # NOTE: a random depth, not random bits: those would nearly all keep about half of the layers.
-        removed = [str(name) for name in rng.permutation(bits)[rng.randint(1, len(bits)) :]]
+        # NOTE: by depth, for random bits would nearly all keep about half of the layers; and in parts, for the thin end
+        # of a front is found late, one bit at a time, where it has not been seen at the start.
+        part = (position - 1 + rng.rand()) / (self.population_size - 1)
+        depth = 1 + int(part * (len(bits) - 1))
+        removed = [str(name) for name in rng.permutation(bits)[depth:]]
         return {**full, **dict.fromkeys(removed, 0)}
 
 
@@ -109,8 +113,9 @@ class AlphaNASSampler(EvolutionSampler):
     """Evolution of layer masks (METHODS.md, section 2), on Optuna's NSGA-II.
 
     Parameters are `layer_0 .. layer_{L-1}` in {0, 1}; the empty mask is never proposed, a mask evaluated before never
-    again. The first trial of an empty study is the full mask, the next ones are random thinned masks, and every later
-    one copies a survivor and flips a few bits. All weights come from the base model, so masks alone tell trials apart.
+    again. The first trial of an empty study is the full mask, the next ones are random masks of every depth, and every
+    later one copies a survivor and flips a few bits. All weights come from the base model, so masks alone tell trials
+    apart.
 
     Constraints are those that the objective sets with :meth:`optuna.trial.Trial.set_constraint`: trials that violate
     one survive only for want of better ones.

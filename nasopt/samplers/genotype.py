@@ -12,26 +12,32 @@ from typing import Any, TypeAlias
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from nasopt.models.architecture import GENOTYPE_NAME, PRECISIONS, TRAININGS, canonical
+from nasopt.models.cells import OPERATIONS
 
 Genotype: TypeAlias = dict[str, Any]
 Space: TypeAlias = dict[str, BaseDistribution]
 
-_CHOICES: dict[str, tuple[str, ...]] = {"precision": PRECISIONS, "training": TRAININGS}
+_CHOICES: dict[str, tuple[str, ...]] = {"precision": PRECISIONS, "training": TRAININGS, "cell": OPERATIONS}
+"""What categorical parameters may hold, by name or by what stands before their number."""
 
 
 def is_own(name: str, distribution: BaseDistribution) -> bool:
     """Whether a parameter belongs to the genotype: its name, and a distribution of the kind that goes with it."""
     if GENOTYPE_NAME.fullmatch(name) is None:
         return False
-    if name in _CHOICES:
-        return isinstance(distribution, CategoricalDistribution) and set(distribution.choices) <= set(_CHOICES[name])
+    choices = _CHOICES.get(name.partition("_")[0])
+    if choices is not None:
+        return isinstance(distribution, CategoricalDistribution) and set(distribution.choices) <= set(choices)
     if not isinstance(distribution, IntDistribution) or distribution.log or distribution.low < 0:
         return False
     return not name.startswith("layer_") or distribution.high <= 1
 
 
 def full_value(distribution: BaseDistribution) -> Any:
-    """The base model's value: everything that can be kept; fp32, and no training, where they are to be had."""
+    """The base model's value: everything that can be kept; fp32, and no training, where they are to be had.
+
+    Of a cell, which the base model does not have, the first operation.
+    """
     if isinstance(distribution, CategoricalDistribution):
         return next((choice for choice in distribution.choices if choice in ("fp32", "none")), distribution.choices[0])
     assert isinstance(distribution, IntDistribution)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nasopt.config import TaskConfig
+from nasopt.models.architecture import EncoderShape
 from nasopt.tasks.batches import Batch, EncodedSplit
 
 
@@ -79,6 +80,11 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, model: nn.Module, split: EncodedSplit, device: torch.device) -> Evaluation:
         """Runs the model over a split, in the model's own precision."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> EncoderShape:
+        """The base model's."""
 
     @property
     @abstractmethod

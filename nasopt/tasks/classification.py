@@ -20,7 +20,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 from nasopt.config import CLASSIFICATION_METRICS, REGRESSION_METRICS, TaskConfig
 from nasopt.errors import DatasetError, choices
 from nasopt.models import loading
-from nasopt.models.families import family_of, max_positions
+from nasopt.models.architecture import EncoderShape
+from nasopt.models.families import encoder_shape, family_of, max_positions
 from nasopt.tasks.base import Evaluation, Task
 from nasopt.tasks.batches import EncodedSplit, sorted_batches
 from nasopt.tasks.datasets import load_splits
@@ -68,6 +69,10 @@ class TextClassification(Task):
     @property
     def is_classification(self) -> bool:
         return bool(self._labels.names)
+
+    @property
+    def shape(self) -> EncoderShape:
+        return encoder_shape(self._model_config)
 
     @property
     def num_outputs(self) -> int:

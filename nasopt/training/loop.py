@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, get_scheduler
+from transformers import get_scheduler
 
 from nasopt.config import TrainingConfig
 from nasopt.errors import TrainingDivergedError
 from nasopt.measurement.device import supports_bf16
 from nasopt.tasks.batches import Batch, EncodedSplit, training_batches
+from nasopt.training.state import TrainingState, load_state, save_state
 
-LossFunction = Callable[[nn.Module, Batch], Tensor]
+LossFunction = Callable[[Any, Batch], Tensor]
 """(model, batch) -> scalar loss, averaged over the batch."""
 StepCallback = Callable[[int, int], None]
 """(optimizer steps done, optimizer steps in all)."""
+EpochCallback = Callable[[TrainingState], None]
 
 FINITE_CHECK_STEPS = 20
 """On a GPU, looking at a loss waits for it: look at the sum of this many."""
@@ -44,8 +46,28 @@ class TrainingResult:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class SecondOptimizer:
+    """Parameters that are trained apart from the others: the architecture's, while the network's learn.
+
+    Adam with a constant learning rate and without decay steps after each step of the first optimizer.
+
+    Attributes:
+        parameters: what it trains; the first optimizer leaves them alone.
+        learning_rate: constant.
+        examples: positions in the split that its batches are made of; None: it steps on the gradients of the first
+            optimizer's batches.
+        first_epoch: before it (0: the first one) these parameters stay as they are.
+    """
+
+    parameters: list[nn.Parameter]
+    learning_rate: float
+    examples: Tensor | None = None
+    first_epoch: int = 0
+
+
 def train(
-    model: PreTrainedModel,
+    model: Any,
     split: EncodedSplit,
     loss_function: LossFunction,
     settings: TrainingConfig,
@@ -53,60 +75,138 @@ def train(
     device: torch.device,
     seed: int,
     on_step: StepCallback | None = None,
+    examples: Tensor | None = None,
+    second: SecondOptimizer | None = None,
+    on_epoch: EpochCallback | None = None,
+    start: TrainingState | None = None,
 ) -> TrainingResult:
     """Trains the model in place, on `device`, and leaves it in eval mode.
 
     The global random state is as before afterwards.
 
+    Args:
+        model: one of transformers', or any module with a `get_input_embeddings` like theirs.
+        split: the training split.
+        loss_function: what is minimised.
+        settings: epochs, batch size, learning rate and the like.
+        device: where it is trained.
+        seed: of the order of the examples, and of what the model draws.
+        on_step: told after each step.
+        examples: positions in the split that are trained on; None for all.
+        second: parameters with an optimizer of their own.
+        on_epoch: given, after each epoch, what is needed to go on from there (its tensors change with the next step).
+        start: what `on_epoch` was given once: training goes on there, and ends as if it had not stopped.
+
     Raises:
         TrainingDivergedError: the loss is not finite.
     """
-    generator = torch.Generator().manual_seed(seed)
-    model.to(device).train()
-    steps_per_epoch = math.ceil(math.ceil(len(split) / settings.batch_size) / settings.accumulation)
-    total_steps = steps_per_epoch * settings.epochs
-    optimizer = _optimizer(model, settings, device)
-    warmup = round(settings.warmup * total_steps)
-    scheduler = get_scheduler(settings.scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=total_steps)
+    run = _Run(model, split, loss_function, settings, device, seed, examples, second)
     started = time.perf_counter()
-    done = 0
-    loss = math.nan
     forked = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=forked):
         torch.manual_seed(seed)
-        for _ in range(settings.epochs):
-            batches = training_batches(split.lengths, settings.batch_size, generator)
-            watch = _LossWatch(device)
-            for group in _chunks(batches, settings.accumulation):
-                _step(model, optimizer, [split.batch(indices) for indices in group], loss_function, settings, watch)
-                scheduler.step()
-                done += 1
-                if on_step is not None:
-                    on_step(done, total_steps)
-            loss = watch.mean()
+        if start is not None:
+            run.resume(start)
+        for epoch in range(run.epochs_done, settings.epochs):
+            run.epoch(epoch, on_step)
+            if on_epoch is not None:
+                on_epoch(run.state())
     model.eval()
-    return TrainingResult(done, split.total_tokens * settings.epochs, time.perf_counter() - started, loss)
+    return TrainingResult(run.done, run.tokens * settings.epochs, time.perf_counter() - started, run.loss)
 
 
-def _step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: list[Batch],
-    loss_function: LossFunction,
-    settings: TrainingConfig,
-    watch: _LossWatch,
-) -> None:
-    """One optimizer step over the gradients of some batches."""
-    optimizer.zero_grad(set_to_none=True)
-    for batch in batches:
-        with autocast(watch.device):
-            loss = loss_function(model, batch.to(watch.device))
-        (loss / len(batches)).backward()  # type: ignore[no-untyped-call]
-        watch.add(loss.detach())
-    nn.utils.clip_grad_norm_(
-        [parameter for parameter in model.parameters() if parameter.requires_grad], settings.gradient_clipping
-    )
-    optimizer.step()
+class _Run:
+    """One training: its optimizers, the order of its examples, and how far it is."""
+
+    def __init__(
+        self,
+        model: Any,
+        split: EncodedSplit,
+        loss_function: LossFunction,
+        settings: TrainingConfig,
+        device: torch.device,
+        seed: int,
+        examples: Tensor | None,
+        second: SecondOptimizer | None,
+    ) -> None:
+        self._split, self._loss_function, self._settings, self._second = split, loss_function, settings, second
+        self._device = device
+        self._model = model.to(device).train()
+        self._generator = torch.Generator().manual_seed(seed)
+        self._examples = torch.arange(len(split)) if examples is None else examples
+        self.tokens = int(split.lengths[self._examples].sum())
+        steps = math.ceil(math.ceil(len(self._examples) / settings.batch_size) / settings.accumulation)
+        self._total_steps = steps * settings.epochs
+        self._first = _first_optimizer(model, settings, [] if second is None else second.parameters)
+        self._other = None if second is None else _second_optimizer(second)
+        self._scheduler = get_scheduler(
+            settings.scheduler,
+            self._first,
+            num_warmup_steps=round(settings.warmup * self._total_steps),
+            num_training_steps=self._total_steps,
+        )
+        self.done = 0
+        self.epochs_done = 0
+        self.loss = math.nan
+
+    def epoch(self, epoch: int, on_step: StepCallback | None) -> None:
+        """Every example once."""
+        watch = _LossWatch(self._device)
+        together, others = [self._first], None
+        if self._second is not None and self._other is not None and epoch >= self._second.first_epoch:
+            if self._second.examples is None:
+                together = [self._first, self._other]
+            else:
+                others = self._endless(self._second.examples)
+        for group in _chunks(self._batches(self._examples), self._settings.accumulation):
+            self._step(together, group, watch)
+            self._scheduler.step()
+            if others is not None and self._other is not None:
+                self._step([self._other], [next(others)], _LossWatch(self._device))
+            self.done += 1
+            if on_step is not None:
+                on_step(self.done, self._total_steps)
+        self.loss = watch.mean()
+        self.epochs_done = epoch + 1
+
+    def state(self) -> TrainingState:
+        """What :meth:`resume` needs, at the end of an epoch."""
+        return save_state(self._model, self._optimizers(), self._generator, self._device, self.epochs_done, self.done)
+
+    def resume(self, state: TrainingState) -> None:
+        """Goes on where another run was at the end of an epoch."""
+        load_state(state, self._model, self._optimizers(), self._generator, self._device)
+        self.epochs_done, self.done = state.epochs, state.steps
+        self._scheduler.last_epoch = state.steps
+        rates = zip(self._scheduler.base_lrs, self._scheduler.lr_lambdas, strict=True)
+        for group, (base, factor) in zip(self._first.param_groups, rates, strict=True):
+            group["lr"] = base * factor(state.steps)
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        return [item for item in (self._first, self._other) if item is not None]
+
+    def _batches(self, examples: Tensor) -> list[Tensor]:
+        """Positions in the split, in batches of about equal length."""
+        lengths = self._split.lengths[examples]
+        return [examples[batch] for batch in training_batches(lengths, self._settings.batch_size, self._generator)]
+
+    def _endless(self, examples: Tensor) -> Iterator[Tensor]:
+        while True:
+            yield from self._batches(examples)
+
+    def _step(self, optimizers: list[torch.optim.Optimizer], batches: list[Tensor], watch: _LossWatch) -> None:
+        """One step of each optimizer over the gradients of some batches."""
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        for indices in batches:
+            with autocast(self._device):
+                loss = self._loss_function(self._model, self._split.batch(indices).to(self._device))
+            (loss / len(batches)).backward()  # type: ignore[no-untyped-call]
+            watch.add(loss.detach())
+        for optimizer in optimizers:
+            trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            nn.utils.clip_grad_norm_(trained, self._settings.gradient_clipping)
+            optimizer.step()
 
 
 def autocast(device: torch.device) -> torch.autocast:
@@ -114,15 +214,23 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=supports_bf16(device))
 
 
-def _optimizer(model: PreTrainedModel, settings: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW; biases and LayerNorms (vectors) do not decay."""
+def _first_optimizer(model: Any, settings: TrainingConfig, apart: Collection[nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW over all that is trained but what is `apart`; biases and LayerNorms (vectors) do not decay."""
     model.get_input_embeddings().requires_grad_(not settings.freeze_word_embeddings)
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    others = {id(parameter) for parameter in apart}
+    trainable = [
+        parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in others
+    ]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+
+
+def _second_optimizer(second: SecondOptimizer) -> torch.optim.Optimizer:
+    # NOTE: decay would pull the architecture's parameters towards a uniform choice.
+    return torch.optim.AdamW(second.parameters, lr=second.learning_rate, weight_decay=0.0)
 
 
 def _chunks(batches: list[Tensor], size: int) -> list[list[Tensor]]:

@@ -83,6 +83,7 @@ def mistakes_with_studies(write: WriteStudy, data: Path, folder: Path) -> Iterat
     yield run("study", "export", "tiny", "--to", "m")
     for choice in (("--trial", 3), ("--best", "size<3"), ("--best", "memory_mb<3")):
         yield run("study", "export", "tiny", "--to", "m", *choice)
+    yield run("study", "controls", "tiny")
     yield run("study", "optimize", "tiny", "--n-trials", 0)
     (moved / "test.csv").write_text("text,label\n")
     yield run("study", "optimize", "tiny")

@@ -63,6 +63,14 @@ def test_csv_of_nothing_has_a_header(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == "name,best.quality\n"
 
 
+def test_a_column_that_nobody_fills_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    records = [{"a": 1, "b": None, "c": {}}, {"a": None, "b": None, "c": {}}]
+    print_records(records, "table", {"A": "a", "B": "b", "C": "c"}, Console(width=200))
+    assert capsys.readouterr().out.split() == ["A", "1", "-"]
+    print_records([], "table", {"A": "a", "B": "b"}, Console(width=200))
+    assert capsys.readouterr().out.split() == ["A", "B"]
+
+
 def test_tables_round_and_show_gaps(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console(width=200)
     print_records([with_totals(trial_record(trial(), NAMES))], "table", trial_columns(NAMES), console)

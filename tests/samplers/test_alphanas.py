@@ -66,11 +66,13 @@ def test_the_first_population_is_the_full_mask_and_thinned_ones_of_every_depth()
     initial, rng = ThinnedMasks(5), np.random.RandomState(0)
     assert initial(0, SPACE, rng) == fit({}, SPACE)
     assert initial(5, SPACE, rng) is None
-    depths = Counter(sum(initial(1, SPACE, rng).values()) for _ in range(2000))
-    assert set(depths) == {1, 2, 3, 4, 5}
-    assert min(depths.values()) > 300  # 400 expected of each, standard deviation 18
-    kept = np.mean([list(initial(1, SPACE, rng).values()) for _ in range(2000)], axis=0)
-    np.testing.assert_allclose(kept, 0.5, atol=0.05)  # no layer is preferred
+    # Depths 1 to 5 in four equal parts: [1, 2.25), [2.25, 3.5), [3.5, 4.75), [4.75, 6).
+    for position, expected in enumerate(({1: 0.8, 2: 0.2}, {2: 0.6, 3: 0.4}, {3: 0.4, 4: 0.6}, {4: 0.2, 5: 0.8}), 1):
+        drawn = [sum(initial(position, SPACE, rng).values()) for _ in range(2000)]
+        shares = {depth: count / 2000 for depth, count in Counter(drawn).items()}
+        assert shares == pytest.approx(expected, abs=0.05)
+    kept = np.mean([list(initial(2, SPACE, rng).values()) for _ in range(2000)], axis=0)
+    np.testing.assert_allclose(kept, 2.4 / 6, atol=0.05)  # no layer is preferred
     assert initial(1, {"layer_0": IntDistribution(0, 1)}, rng) == {"layer_0": 1}
 
 
@@ -96,14 +98,18 @@ def test_every_mask_is_proposed_once_then_the_space_is_exhausted(selection):
     assert is_exhausted(study.trials[-1])
 
 
-def test_selection_by_score_finds_the_best_score():
-    study = make_study(selection="score", parameter_penalty=2e-8)
-    run(study, 30)
-    penalty = {trial.number: trial.values[0] - 2e-8 * trial.user_attrs["parameters"] for trial in study.trials}
+def test_selection_by_score_nearly_always_finds_the_best_score():
+    def best(study):
+        return max(trial.values[0] - 2e-8 * trial.user_attrs["parameters"] for trial in study.trials)
+
     everything = make_study()
     run(everything, 2**LAYERS - 1)
-    best = max(trial.values[0] - 2e-8 * trial.user_attrs["parameters"] for trial in everything.trials)
-    assert max(penalty.values()) == pytest.approx(best)
+    found = 0
+    for seed in range(6):
+        study = make_study(selection="score", parameter_penalty=2e-8, seed=seed)
+        run(study, 30)
+        found += best(study) == pytest.approx(best(everything))
+    assert found >= 5  # 30 of 63 masks at random would find it in 3
 
 
 def test_infeasible_masks_do_not_survive():

@@ -6,7 +6,7 @@ import pytest
 from optuna.samplers import BaseSampler
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase
 
-from nasopt.samplers import AlphaNASSampler, GeneticSampler
+from nasopt.samplers import AdaBERTSampler, AlphaNASSampler, GeneticSampler
 
 
 class TestGeneticSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
@@ -19,3 +19,9 @@ class TestAlphaNASSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
         return lambda: AlphaNASSampler(population_size=4, seed=0)
+
+
+class TestAdaBERTSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return lambda: AdaBERTSampler(seed=0)

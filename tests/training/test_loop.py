@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from nasopt.config import TrainingConfig
 from nasopt.errors import TrainingDivergedError
 from nasopt.tasks.batches import Batch, EncodedSplit
-from nasopt.training.loop import train
+from nasopt.training.loop import EpochCallback, SecondOptimizer, train
+from nasopt.training.state import TrainingState
 
 CPU = torch.device("cpu")
 PER_CLASS = 40
@@ -107,3 +108,87 @@ def test_a_loss_that_is_not_finite_ends_training() -> None:
 
     with pytest.raises(TrainingDivergedError, match="after 3 batches"):
         train(model(), split(), diverging, settings(), device=CPU, seed=0)
+
+
+def weights(module: nn.Module) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in module.parameters()]
+
+
+def same(some: list[Tensor], others: list[Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(some, others, strict=True))
+
+
+def head_apart(bag: Bag, **changes: object) -> SecondOptimizer:
+    return SecondOptimizer([bag.classifier.weight], 0.02, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("examples", [None, torch.arange(0, 80, 3)])
+@pytest.mark.parametrize("epochs_done", [1, 3])
+def test_a_training_that_goes_on_ends_as_if_it_had_not_stopped(examples: Tensor | None, epochs_done: int) -> None:
+    whole, stopped, resumed = model(), model(), model(seed=9)
+    states = []
+
+    def keep(state: TrainingState) -> None:
+        if state.epochs == epochs_done:
+            tensors = {name: tensor.clone() for name, tensor in state.tensors.items()}
+            states.append(TrainingState(state.epochs, state.steps, tensors))
+
+    def run(bag: Bag, on_epoch: EpochCallback | None = None, start: TrainingState | None = None) -> None:
+        def noisy(module: nn.Module, batch: Batch) -> Tensor:
+            return cross_entropy(module, batch) * torch.rand(())
+
+        second = head_apart(bag, examples=examples, first_epoch=1)
+        train(bag, split(), noisy, settings(), device=CPU, seed=2, second=second, on_epoch=on_epoch, start=start)
+
+    run(whole)
+    run(stopped, on_epoch=keep)
+    run(resumed, start=states[0])
+    assert same(weights(whole), weights(stopped))
+    assert same(weights(whole), weights(resumed))
+
+
+def test_the_second_optimizer_waits_for_its_epoch() -> None:
+    bag = model()
+    before = bag.classifier.weight.detach().clone()
+    seen = []
+    train(
+        bag,
+        split(),
+        cross_entropy,
+        settings(epochs=3),
+        device=CPU,
+        seed=0,
+        second=head_apart(bag, first_epoch=2),
+        on_epoch=lambda state: seen.append(torch.equal(bag.classifier.weight, before)),
+    )
+    assert seen == [True, True, False]
+
+
+def test_the_second_optimizer_sees_its_own_examples_only() -> None:
+    bag = model()
+    mine, its = torch.arange(0, 60), torch.arange(60, 80)
+    batches: list[Tensor] = []
+
+    def watching(module: nn.Module, batch: Batch) -> Tensor:
+        batches.append(batch.indices)
+        return cross_entropy(module, batch)
+
+    second = head_apart(bag, examples=its)
+    result = train(bag, split(), watching, settings(epochs=2), device=CPU, seed=0, examples=mine, second=second)
+    assert torch.cat(batches[0::2]).sort().values.tolist() == sorted([*mine.tolist()] * 2)
+    assert set(torch.cat(batches[1::2]).tolist()) == set(its.tolist())
+    assert result.tokens == 2 * int(split().lengths[mine].sum())
+
+
+def test_joint_training_is_one_pass_with_two_optimizers() -> None:
+    bag, calls = model(), 0
+
+    def counting(module: nn.Module, batch: Batch) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return cross_entropy(module, batch)
+
+    before = weights(bag)
+    result = train(bag, split(), counting, settings(epochs=1), device=CPU, seed=0, second=head_apart(bag))
+    assert calls == result.steps
+    assert not any(torch.equal(one, other) for one, other in zip(before, weights(bag), strict=True))

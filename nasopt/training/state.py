@@ -1,0 +1,70 @@
+"""A training at the end of an epoch, as tensors: going on from them ends in the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where a training stands.
+
+    Attributes:
+        epochs: done so far.
+        steps: of the first optimizer, done so far.
+        tensors: weights, what the optimizers remember, and the states of the random generators; on the CPU or not.
+    """
+
+    epochs: int
+    steps: int
+    tensors: dict[str, Tensor]
+
+
+def save_state(
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    generator: torch.Generator,
+    device: torch.device,
+    epochs: int,
+    steps: int,
+) -> TrainingState:
+    """The state; its tensors are the live ones."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for number, optimizer in enumerate(optimizers):
+        for parameter, values in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{parameter}.{name}": value for name, value in values.items()}
+    tensors["random.order"] = generator.get_state()
+    tensors["random.cpu"] = torch.get_rng_state()
+    if device.type == "cuda":
+        tensors["random.cuda"] = torch.cuda.get_rng_state(device)
+    return TrainingState(epochs, steps, tensors)
+
+
+def load_state(
+    state: TrainingState,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    generator: torch.Generator,
+    device: torch.device,
+) -> None:
+    """Puts everything as it was; the learning rates are the caller's."""
+    model.load_state_dict(_below(state.tensors, "model."))
+    for number, optimizer in enumerate(optimizers):
+        document = optimizer.state_dict()
+        document["state"] = {}
+        for name, value in _below(state.tensors, f"optimizer.{number}.").items():
+            parameter, _, key = name.partition(".")
+            document["state"].setdefault(int(parameter), {})[key] = value.clone()
+        optimizer.load_state_dict(document)
+    generator.set_state(state.tensors["random.order"].cpu())
+    torch.set_rng_state(state.tensors["random.cpu"].cpu())
+    if device.type == "cuda" and "random.cuda" in state.tensors:
+        torch.cuda.set_rng_state(state.tensors["random.cuda"].cpu(), device)
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
