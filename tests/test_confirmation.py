@@ -10,14 +10,12 @@ from typing import Any
 import optuna
 import pytest
 from command_line import Result, run
+from lookup_tables import PLACE, document, entries
 
 from nasopt.storage import attributes
 
 WriteStudy = Callable[..., Path]
 
-PLACE = {"hidden_size": 64, "batch_size": 2, "sequence_length": 16, "precision": "fp32"}
-SIZES = [("embedding", 0, 1.0), ("pooler", 0, 0.5), ("head", 0, 0.25), ("layer", 0, 0.1)]
-SIZES += [("attention", 1, 2.0), ("attention", 4, 5.0), ("ffn", 64, 3.0), ("ffn", 128, 5.0)]
 BASE_MS = 1.75 + 3 * (0.1 + 5 + 5)
 
 
@@ -35,29 +33,9 @@ def write_table(path: Path, **changes: Any) -> None:
 
     from nasopt.measurement.device import device_name
 
-    interval = lambda ms: {"latency_ms": ms, "low_ms": ms, "high_ms": ms, "pairs": 9}  # noqa: E731
-    entries = [
-        {**PLACE, "precision": precision, "block": block, "size": size, **interval(ms)}
-        for precision in ("fp32", "bf16")
-        for block, size, ms in SIZES
-    ]
     check = {**PLACE, "layers": [[4, 128]] * 3, "measured_ms": BASE_MS * 1.05}
-    table = {
-        "kind": "lookup-table",
-        "schema_version": 1,
-        "device": device_name(torch.device("cpu")),
-        "driver": "",
-        "threads": 1,
-        "torch_version": "2.13.0",
-        "runtime": "eager",
-        "created": "2026-11-21",
-        "model_type": "bert",
-        "head_size": 16,
-        "chain_layers": 4,
-        "reference_ms": 2.0,
-        "entries": entries,
-        "checks": [check, check],
-    }
+    table = document(entries(), entries(precision="bf16"))
+    table |= {"device": device_name(torch.device("cpu")), "checks": [check, check]}
     path.write_text(json.dumps({**table, **changes}))
 
 
@@ -152,6 +130,7 @@ def test_without_confirm_nothing_is_measured(write_study: WriteStudy) -> None:
     assert_refused(run("study", "optimize", "tiny"), "look-up table of latency_ms has changed")
 
 
+@pytest.mark.integration
 def test_shapes_beyond_the_grid_are_marked(write_study: WriteStudy) -> None:
     write_table(Path("device.json"))
     path = looked_up(write_study, confirm=False)

@@ -35,8 +35,8 @@ def any_case(profile: str, runtime: str | None, precision: str | None, workload:
 
     Args:
         profile: A profile's name or alias, or a JSON file with a profile or a look-up table.
-        runtime: None for the profile's default: TensorRT, or what the table was measured in.
-        precision: None for fp16; of a table, for fp32 if it has that, else for its first.
+        runtime: None (or empty) for the profile's default: TensorRT, or what the table was measured in.
+        precision: None (or empty) for fp16; of a table, for fp32 if it has that, else for its first.
         workload: The pass.
         source: See :func:`nasopt.measurement.predictor.make_case`.
 
@@ -47,18 +47,19 @@ def any_case(profile: str, runtime: str | None, precision: str | None, workload:
     if table is None:
         chosen = (runtime or DEFAULT_RUNTIME, precision or DEFAULT_PRECISION)
         return make_case(find_profile(profile), *chosen, workload, source)
-    if runtime not in (None, table.runtime):
+    if runtime and runtime != table.runtime:
         raise RuntimeNotKnownError(f"{profile}: a look-up table of the runtime {table.runtime}, not of {runtime!r}")
     if wrong := {layer.head_size for layer in workload.layers if layer.heads} - {table.head_size}:
         raise LookupTableError(
             f"{profile}: a look-up table of heads of size {table.head_size}, not of {choices(sorted(wrong))}"
         )
-    return LookupCase(table, table.known_precision(precision), workload)
+    return LookupCase(table, table.known_precision(precision or None), workload)
 
 
 def predict_any(cases: Sequence[AnyCase]) -> list[Prediction]:
     """The latencies of many cases, in their order."""
-    analytic = iter(predict_many([case for case in cases if isinstance(case, Case)]))
+    cases_of_profiles = [case for case in cases if isinstance(case, Case)]
+    analytic = iter(predict_many(cases_of_profiles) if cases_of_profiles else ())
     return [next(analytic) if isinstance(case, Case) else _looked_up(case) for case in cases]
 
 
