@@ -31,7 +31,7 @@ def sampled_batches(count: int, batch_size: int) -> list[Tensor]:
     batches = max(SAMPLED_BATCHES, -(-SAMPLED_TEXTS // batch_size))
     order = torch.randperm(count, generator=torch.Generator().manual_seed(SEED))
     positions = torch.arange(batches * batch_size) % count
-    return list(order[positions].split(batch_size))
+    return list(order[positions].view(batches, batch_size).unbind())
 
 
 def shortened(inputs: Mapping[str, Tensor], longest: int) -> dict[str, Tensor]:

@@ -220,7 +220,8 @@ class Session:
         self._config, self._device, self._threads, self._seconds, self._seed = config, device, threads, seconds, seed
         self._full: dict[int, PreTrainedModel] = {}
         self._reference_times: list[float] = []
-        self._reference = self._part(reference)
+        self.reference = self._part(reference)
+        """On its own batch, whatever it is given."""
 
     @property
     def reference_ms(self) -> float:
@@ -231,7 +232,7 @@ class Session:
         """Measures one model."""
         measured = measure_latency(
             self._part(model),
-            self._reference,
+            self.reference,
             {},
             device=self._device,
             threads=self._threads,
@@ -243,9 +244,10 @@ class Session:
         return Timing(measured.ratio, (measured.ratio_high - measured.ratio_low) / 2, measured.repetitions)
 
     def _part(self, model: Model) -> nn.Module:
-        return _Part(self._build(model), model.stop, self._inputs(model.place))
+        return _Part(self.build(model), model.stop, self._inputs(model.place))
 
-    def _build(self, model: Model) -> PreTrainedModel:
+    def build(self, model: Model) -> PreTrainedModel:
+        """The model, whole, whatever part of it is timed."""
         hidden = model.place.hidden_size
         if hidden not in self._full:
             self._full[hidden] = _full_model(self._config, hidden, self._seed)

@@ -19,6 +19,7 @@ from nasopt.study import OpenStudy
 PROVENANCE_COLUMNS = {"latency is": "predicted", "device has changed": "device_change"}
 """Shown where there is something to say: a value that is not measured on the study's own device says so."""
 
+
 def pareto_trials(opened: OpenStudy) -> list[FrozenTrial]:
     """Complete feasible trials, without controls, that no other one dominates, by falling quality."""
     return sorted(attributes.pareto_front(opened.study), key=lambda trial: trial.values[0], reverse=True)
