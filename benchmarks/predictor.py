@@ -14,12 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from nasopt.measurement import calibration
-from nasopt.measurement.calibration import Held, Sample
+from nasopt.measurement.calibration import Held
 from nasopt.measurement.fitted import FILE, Fitted
 
 TARGET = Path(__file__).parents[1] / "nasopt" / "measurement" / "profiles" / FILE
@@ -56,17 +55,13 @@ def as_text(fitted: Fitted) -> str:
 
 
 def report(held: Held, *, by_device: bool) -> None:
-    """A table: all rows, each runtime and precision, and each device's."""
+    """A table: all rows, each software, runtime and precision, and each device's."""
     print("| | rows | median error | 95th percentile | tau | +-x at 90 % |\n|---|---|---|---|---|---|")
     row("all", held)
-    for cell in sorted({sample.cell for sample in held.samples}):
-        row(cell, held.where(named(lambda sample: sample.cell, cell)))
-    for name in sorted({f"{s.device}, {s.cell}" for s in held.samples}) if by_device else ():
-        row(name, held.where(named(lambda sample: f"{sample.device}, {sample.cell}", name)))
-
-
-def named(key: Callable[[Sample], str], value: str) -> Callable[[Sample], bool]:
-    return lambda sample: key(sample) == value
+    for family in sorted({sample.family for sample in held.samples}):
+        row(family, calibration.of_family(held, family))
+    for device, family in sorted({(s.device, s.family) for s in held.samples}) if by_device else ():
+        row(f"{device}, {family}", calibration.of_family(calibration.of_device(held, device), family))
 
 
 def row(name: str, held: Held) -> None:

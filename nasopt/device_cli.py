@@ -187,19 +187,19 @@ def _device_records() -> list[dict[str, Any]]:
     }
     records: list[dict[str, Any]] = [{"name": name, "product": product} | empty for name, product in present.items()]
     for profile in profiles().values():
-        cells = [cell for cell, names in found.calibrated.items() if profile.name in names]
-        errors = {cell: found.held_out_shape.groups.get(cell, found.held_out_shape.all) for cell in cells}
+        families = [family for family, names in found.calibrated.items() if profile.name in names]
+        errors = {family: found.held_out_shape.groups.get(family, found.held_out_shape.all) for family in families}
         errors = errors or {"all": found.held_out_device.all}
-        shown = ", ".join(f"{cell} {100 * error.median:.0f} %" for cell, error in errors.items())
+        shown = ", ".join(f"{family} {100 * error.median:.0f} %" for family, error in errors.items())
         records.append(
             {
                 "name": profile.name,
                 "product": profile.product,
                 "here": "yes" if profile.product in present.values() else "no",
                 "source": "predicted",
-                "fitted_on": ", ".join(cells) if cells else "its datasheet only",
-                "held_out_error": f"{'shape' if cells else 'device'} left out, median: {shown}",
-                "held_out": {cell: error.model_dump() for cell, error in errors.items()},
+                "fitted_on": ", ".join(families) if families else "its datasheet only",
+                "held_out_error": f"{'shape' if families else 'device'} left out, median: {shown}",
+                "held_out": {family: error.model_dump() for family, error in errors.items()},
                 "date": found.date,
             }
         )

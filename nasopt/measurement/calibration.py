@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from nasopt.measurement.device_profiles import NUMBER_FORMATS, find_profile
-from nasopt.measurement.fitted import Fitted, GroupErrors, HeldOut, cell_name
+from nasopt.measurement.fitted import Fitted, GroupErrors, HeldOut
 from nasopt.measurement.kernel_time import pass_ms
 from nasopt.measurement.predictor import Case, constants_of, extents, kernel_table, machine_of
 from nasopt.measurement.runtimes import SOFTWARE, RuntimeNotKnownError, software_of
@@ -67,8 +67,8 @@ class Sample:
         return self.case.profile.name
 
     @property
-    def cell(self) -> str:
-        return cell_name(self.case.runtime, self.case.precision)
+    def family(self) -> str:
+        return self.case.family
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def held_out_shapes(samples: Sequence[Sample]) -> Held:
     """
 
     def known(sample: Sample, rest: Sequence[Sample]) -> bool:
-        return any(sample.device == other.device and sample.case.family == other.case.family for other in rest)
+        return any(sample.device == other.device and sample.family == other.family for other in rest)
 
     return _leave_one_out(samples, lambda sample: sample.shape, known)
 
@@ -185,7 +185,7 @@ def held_out_devices(samples: Sequence[Sample]) -> Held:
     """Leaves each device out; predicts it where others have measurements of the same software and precision."""
 
     def known(sample: Sample, rest: Sequence[Sample]) -> bool:
-        return any(sample.case.family == other.case.family for other in rest)
+        return any(sample.family == other.family for other in rest)
 
     return _leave_one_out(samples, lambda sample: sample.device, known)
 
@@ -228,7 +228,7 @@ def rank_correlation(held: Held) -> float | None:
 
     total, weight = 0.0, 0
     for device in dict.fromkeys(sample.device for sample in held.samples):
-        mine = held.where(lambda sample, device=device: sample.device == device)  # type: ignore[misc]
+        mine = of_device(held, device)
         tau = kendalltau(mine.predicted_ms, mine.measured_ms).statistic if len(mine.samples) > 1 else math.nan
         if not math.isnan(tau):
             total, weight = total + tau * len(mine.samples), weight + len(mine.samples)
@@ -236,24 +236,33 @@ def rank_correlation(held: Held) -> float | None:
 
 
 def summary(held: Held) -> HeldOut:
-    """Errors by runtime and precision."""
-    cells = sorted({sample.cell for sample in held.samples})
-    groups = {cell: errors_of(held.where(lambda sample, cell=cell: sample.cell == cell)) for cell in cells}  # type: ignore[misc]
-    return HeldOut(all=errors_of(held), groups=groups)
+    """Errors by family."""
+    families = sorted({sample.family for sample in held.samples})
+    return HeldOut(all=errors_of(held), groups={family: errors_of(of_family(held, family)) for family in families})
+
+
+def of_family(held: Held, family: str) -> Held:
+    """Its samples that share these constants."""
+    return held.where(lambda sample: sample.family == family)
+
+
+def of_device(held: Held, device: str) -> Held:
+    """Its samples on this device."""
+    return held.where(lambda sample: sample.device == device)
 
 
 def calibrate(samples: Sequence[Sample], shapes: Held, devices: Held, *, date: str, fitted_on: str) -> Fitted:
     """The fit to all samples, with the errors of those that were made without."""
-    cells = sorted({sample.cell for sample in samples})
-    by_cell = {cell: [sample for sample in samples if sample.cell == cell] for cell in cells}
+    families = sorted({sample.family for sample in samples})
+    by_family = {family: [sample for sample in samples if sample.family == family] for family in families}
     return Fitted(
         date=date,
         fitted_on=fitted_on,
         rows=len(samples),
         coverage=COVERAGE,
         constants={name: float(f"{value:.5g}") for name, value in sorted(fit(samples).items())},
-        calibrated={cell: tuple(sorted({sample.device for sample in mine})) for cell, mine in by_cell.items()},
-        ranges={cell: _ranges(mine) for cell, mine in by_cell.items()},
+        calibrated={family: tuple(sorted({sample.device for sample in mine})) for family, mine in by_family.items()},
+        ranges={family: _ranges(mine) for family, mine in by_family.items()},
         held_out_shape=summary(shapes),
         held_out_device=summary(devices),
     )

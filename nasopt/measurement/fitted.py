@@ -41,16 +41,16 @@ class GroupErrors(BaseModel):
 
 
 class HeldOut(BaseModel):
-    """Errors by runtime and precision, and of all together."""
+    """Errors by family (software, runtime and precision, as in `triton-2021/tensorrt/fp16`), and of all together."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     all: GroupErrors
     groups: dict[str, GroupErrors]
 
-    def interval(self, cell: str) -> float:
-        """The interval of a runtime and precision; never narrower than that of its own group where that is small."""
-        group = self.groups.get(cell)
+    def interval(self, family: str) -> float:
+        """The interval of a family; never narrower than that of all where the family is small."""
+        group = self.groups.get(family)
         if group is None:
             return self.all.interval
         return group.interval if group.count >= FEW else max(group.interval, self.all.interval)
@@ -64,8 +64,8 @@ class Fitted(BaseModel):
         fitted_on: what it was made from, in words.
         rows: number of latencies.
         coverage: of the intervals.
-        constants: by name; a part after a colon says for which software, runtime, precision or device.
-        calibrated: the profiles whose latencies were among those of a runtime and precision, by :func:`cell_name`.
+        constants: by name; a part after a colon says for which family, software, runtime or device.
+        calibrated: the profiles whose latencies were among those of a family.
         ranges: least and largest of each size in them.
         held_out_shape: errors for a model shape that was left out, on devices that were not.
         held_out_device: errors for a device that was left out.
@@ -90,11 +90,6 @@ class Fitted(BaseModel):
             if name.partition(":")[0] in EFFICIENCIES and value > 1:
                 raise ValueError(f"the efficiency {name} = {value} is greater than 1")
         return constants
-
-
-def cell_name(runtime: str, precision: str) -> str:
-    """The key of a runtime and precision."""
-    return f"{runtime} {precision}"
 
 
 @lru_cache

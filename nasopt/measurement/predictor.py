@@ -16,7 +16,7 @@ import numpy as np
 
 from nasopt.errors import choices
 from nasopt.measurement.device_profiles import ELEMENT_BYTES, NUMBER_FORMATS, DeviceProfile, NumberFormat
-from nasopt.measurement.fitted import Fitted, cell_name, fitted
+from nasopt.measurement.fitted import Fitted, fitted
 from nasopt.measurement.kernel_time import Constants, Machine, pass_ms
 from nasopt.measurement.runtimes import RuntimeNotKnownError, Software, software_of
 from nasopt.measurement.transformer_cost import Floats, KernelTable, Workload, kernels
@@ -55,6 +55,7 @@ class Prediction:
         source: Always "predicted".
         profile: Name of the device's profile.
         runtime: As in :mod:`nasopt.measurement.runtimes`.
+        software: The version of it whose constants were taken, likewise.
         precision: What the matrix products are computed in.
         interval_percent: The `x` of "+-x %"; the interval is from `latency_ms / (1 + x)` to `latency_ms * (1 + x)`.
         coverage: Part of the held-out latencies that lay within the interval.
@@ -69,6 +70,7 @@ class Prediction:
     source: str
     profile: str
     runtime: str
+    software: str
     precision: str
     interval_percent: float
     coverage: float
@@ -203,10 +205,9 @@ def _process_scale(constants: Mapping[str, float], profile: DeviceProfile) -> fl
 
 def _with_interval(case: Case, milliseconds: float, found: Fitted) -> Prediction:
     beyond = _beyond(case, found)
-    cell = cell_name(case.runtime, case.precision)
-    calibrated = case.profile.name in found.calibrated.get(cell, ())
+    calibrated = case.profile.name in found.calibrated.get(case.family, ())
     errors = found.held_out_shape if calibrated and not beyond else found.held_out_device
-    spread = errors.interval(cell)
+    spread = errors.interval(case.family)
     percent = round(100 * spread, 1)
     note = f"predicted, {case.profile.name}, +-{100 * spread:.0f} %"
     if beyond:
@@ -218,6 +219,7 @@ def _with_interval(case: Case, milliseconds: float, found: Fitted) -> Prediction
         source="predicted",
         profile=case.profile.name,
         runtime=case.runtime,
+        software=case.software.name,
         precision=case.precision,
         interval_percent=percent,
         coverage=found.coverage,
@@ -243,7 +245,7 @@ def extents(workload: Workload) -> dict[str, tuple[int, int]]:
 
 
 def _beyond(case: Case, found: Fitted) -> tuple[str, ...]:
-    ranges = found.ranges.get(cell_name(case.runtime, case.precision))
+    ranges = found.ranges.get(case.family)
     if ranges is None:
         return ("precision",)
     mine = extents(case.workload)
