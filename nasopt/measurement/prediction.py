@@ -82,6 +82,7 @@ def _looked_up(case: LookupCase) -> Prediction:
         source="predicted",
         profile=table.identity,
         runtime=table.runtime,
+        software=f"torch {table.torch_version}",
         precision=case.precision,
         interval_percent=found.interval_percent,
         coverage=CONFIDENCE,
