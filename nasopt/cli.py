@@ -116,6 +116,7 @@ def optimize(
 ) -> None:
     """Run trials. A second call goes on where the first stopped."""
     from nasopt import study as studies
+    from nasopt.confirmation import unconfirmed
     from nasopt.execution import local
     from nasopt.execution.progress import make_view
     from nasopt.objective import make_method
@@ -124,7 +125,7 @@ def optimize(
     studies.check_artifacts(opened, rebuild)
     budget = make_method(opened.config).budget
     count = n_trials if n_trials is not None else studies.remaining_budget(opened, budget)
-    if count == 0:
+    if count == 0 and not unconfirmed(opened):
         _say(f"all {budget} trials of the search are done; --n-trials N runs more")
         return
     view = make_view(Console(stderr=True), count, Settings.quiet)
@@ -176,8 +177,10 @@ def show(
     """Show a study: its state, the base model, the best values, the hypervolume."""
     from nasopt.report import records as printing
     from nasopt.report import tables
+    from nasopt.report.confirmations import with_summary
 
-    printing.print_record(tables.study_record(_open(storage, name, artifacts)), output.value, _stdout())
+    opened = _open(storage, name, artifacts)
+    printing.print_record(with_summary(opened, tables.study_record(opened)), output.value, _stdout())
 
 
 @study_app.command("pareto")

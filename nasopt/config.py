@@ -110,6 +110,11 @@ class LatencyConfig(Section):
         "fixed", description="Every text at full length, or a sample of the validation split's."
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; all cores unless set.")
+    mode: Literal["direct", "lut"] = Field(
+        "direct", description='"direct": measured (or predicted for a device that is not here); "lut": looked up.'
+    )
+    lut: str | None = Field(None, description="The table, for mode `lut`; `nasopt device profile` makes one.")
+    confirm: bool = Field(False, description="Mode `lut`: measure the Pareto front at the end of `optimize`.")
     tf32: bool = Field(False, description="CUDA: fp32 matrix products in TF32.")
     cuda_graph: bool = Field(False, description="CUDA: replay one captured graph (eager, compile).")
 
@@ -121,7 +126,19 @@ class LatencyConfig(Section):
             raise ValueError("cuda_graph needs the runtime eager or compile, and one shape (lengths = fixed)")
         if self.runtime == "tensorrt" and self.device in ("cpu", "cuda"):
             raise ValueError("the runtime tensorrt is predicted only: set `device` to a profile, such as a100")
+        if self.mode == "lut":
+            self._check_lookup()
+        elif self.lut is not None or self.confirm:
+            raise ValueError("lut and confirm are for `mode` = lut")
         return self
+
+    def _check_lookup(self) -> None:
+        if self.lut is None:
+            raise ValueError("mode lut needs `lut`, a file that `nasopt device profile` wrote")
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError("mode lut knows the device that the table was measured on: set `device` to cpu or cuda")
+        if self.runtime not in (None, "eager") or self.tf32 or self.cuda_graph:
+            raise ValueError("mode lut is for the runtime eager, without tf32 and cuda_graph")
 
 
 class StudyConfig(Section):

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nasopt.cli_options import Artifacts, Debug, Format, Output, Quiet, Storage, open_named, stdout
+from nasopt.device_profile import profile as measure_profile
 
 if TYPE_CHECKING:
-    from nasopt.measurement.predictor import Case
+    from nasopt.measurement.prediction import AnyCase
 
-device_app = typer.Typer(help="Latencies on devices that are not here.", rich_markup_mode=None)
+device_app = typer.Typer(help="Latencies on devices: measured tables, and predictions.", rich_markup_mode=None)
+device_app.command("profile")(measure_profile)
 
 PREDICT_HELP = """Predict the latency of a BERT-like encoder on a device that is not here.
 
@@ -24,6 +26,8 @@ interval: 90 % of held-out published latencies lay within it.
   nasopt device predict --shapes shapes.csv -f csv
 
   nasopt device predict --profile a100 --study quickstart --trial 7
+
+A profile may be a look-up table (a file that `nasopt device profile` wrote), too.
 """
 
 
@@ -61,7 +65,7 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Predict latencies; the help text is `PREDICT_HELP`."""
-    from nasopt.measurement.predictor import predict as predicted
+    from nasopt.measurement.prediction import predict_any
     from nasopt.report.records import print_record
 
     sizes = {"layers": layers, "hidden_size": hidden_size, "heads": heads, "ffn_size": ffn_size}
@@ -82,7 +86,7 @@ def predict(
     else:
         passes = {"sequence_length": sequence_length or 128, "batch_size": batch_size or 1}
         case = _case_of_options(sizes, passes, head_size, profile, runtime, precision)
-    print_record(predicted(case).to_dict(), output.value, stdout())
+    print_record(predict_any([case])[0].to_dict(), output.value, stdout())
 
 
 @device_app.command("list")
@@ -105,10 +109,8 @@ def _case_of_options(
     profile: str | None,
     runtime: str | None,
     precision: str | None,
-) -> Case:
-    from nasopt.measurement.device_profiles import find_profile
-    from nasopt.measurement.predictor import make_case
-    from nasopt.measurement.runtimes import DEFAULT_PRECISION, DEFAULT_RUNTIME
+) -> AnyCase:
+    from nasopt.measurement.prediction import any_case
     from nasopt.measurement.shapes import head_size_of, uniform_workload
 
     missing = [_option(name) for name, value in sizes.items() if value is None]
@@ -116,8 +118,7 @@ def _case_of_options(
         raise typer.BadParameter(f"a shape needs {', '.join(missing)} (or name --shapes FILE, or --study and --trial)")
     given = {name: value for name, value in sizes.items() if value is not None} | passes
     workload = uniform_workload(given, head_size or head_size_of(given["hidden_size"], given["heads"]))
-    device = find_profile(_required(profile))
-    return make_case(device, runtime or DEFAULT_RUNTIME, precision or DEFAULT_PRECISION, workload)
+    return any_case(_required(profile), runtime, precision, workload)
 
 
 def _case_of_trial(
@@ -129,28 +130,23 @@ def _case_of_trial(
     precision: str | None,
     batch_size: int | None,
     sequence_length: int | None,
-) -> Case:
-    from nasopt.measurement.device_profiles import find_profile
-    from nasopt.measurement.predictor import make_case
-    from nasopt.measurement.runtimes import DEFAULT_PRECISION, DEFAULT_RUNTIME
+) -> AnyCase:
+    from nasopt.measurement.prediction import any_case
     from nasopt.trial_workload import find_trial, precision_of, trial_workload
 
-    device = find_profile(_required(profile))
+    device = _required(profile)
     opened = open_named(place[0], study, place[1])
     setting = opened.config.latency[0]
     workload = trial_workload(
         opened, number, batch_size or setting.batch_size, sequence_length or setting.sequence_length
     )
-    chosen = precision or precision_of(find_trial(opened, number)) or DEFAULT_PRECISION
-    return make_case(device, runtime or DEFAULT_RUNTIME, chosen, workload)
+    return any_case(device, runtime, precision or precision_of(find_trial(opened, number)), workload)
 
 
 def _predict_file(path: Path, profile: str | None, runtime: str | None, precision: str | None, output: Format) -> None:
     """Every row of a file, printed with its prediction; options overrule columns."""
     from nasopt.errors import NasoptError
-    from nasopt.measurement.device_profiles import find_profile
-    from nasopt.measurement.predictor import make_case, predict_many
-    from nasopt.measurement.runtimes import DEFAULT_PRECISION, DEFAULT_RUNTIME
+    from nasopt.measurement.prediction import any_case, predict_any
     from nasopt.measurement.shapes import SIZES, ShapesFileError, read_shapes
     from nasopt.report.records import print_records
 
@@ -162,15 +158,13 @@ def _predict_file(path: Path, profile: str | None, runtime: str | None, precisio
         if not name:
             raise ShapesFileError(f"{where}: no device; name one with --profile, or in a column `device`")
         try:
-            kind = runtime or row.runtime or DEFAULT_RUNTIME
-            chosen = precision or row.precision or DEFAULT_PRECISION
-            cases.append(make_case(find_profile(name), kind, chosen, row.workload, row.source))
+            cases.append(any_case(name, runtime or row.runtime, precision or row.precision, row.workload, row.source))
         except NasoptError as error:
             raise type(error)(f"{where}: {error}") from None
     # A row's own source says where a measured latency came from; these come from here.
     records = [
         {key: value for key, value in row.fields.items() if key != "source"} | row.sizes | prediction.to_dict()
-        for row, prediction in zip(rows, predict_many(cases), strict=True)
+        for row, prediction in zip(rows, predict_any(cases), strict=True)
     ]
     columns = {name: name for name in ("profile", "runtime", "precision", *SIZES, "latency_ms", "low", "high", "note")}
     print_records(records, output.value, columns, stdout())

@@ -53,6 +53,10 @@ class DeviceNotFoundError(NasoptError):
     """A device that is not present on this machine."""
 
 
+class LookupTableError(NasoptError):
+    """A look-up table of latencies that is missing, malformed, or not for the model or device at hand."""
+
+
 class DeviceChangedError(NasoptError):
     """A study that would go on with values of another device, which do not compare."""
 

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from nasopt.measurement.device_profiles import DeviceProfile
+    from nasopt.measurement.lut import Estimate
     from nasopt.measurement.measured_runtimes import RuntimeSettings
     from nasopt.measurement.predictor import Prediction
+    from nasopt.tasks.base import Task
 
 Record = dict[str, Any]
 """What is stored of one latency of a trial: `value_ms`, `ratio` to the base model with its interval, `source`, ..."""
@@ -60,6 +62,7 @@ def make_source(latency: LatencyConfig, precisions: Sequence[str] = ()) -> Laten
     """The source of one latency objective on this machine.
 
     A named device is measured if the GPU at hand is one, and predicted otherwise; TensorRT is always predicted.
+    With `mode = "lut"` candidates are looked up, whatever the device at hand.
 
     Args:
         latency: the objective.
@@ -68,6 +71,7 @@ def make_source(latency: LatencyConfig, precisions: Sequence[str] = ()) -> Laten
     Raises:
         DeviceNotFoundError: the device, or ONNX Runtime's provider for it, is not here.
         ProfileError: there is no such profile.
+        LookupTableError: the table is wrong, or does not fit the study.
         MissingExtraError: the runtime is not installed.
         RuntimeNotKnownError: the runtime cannot be predicted.
         StudyFileError: the runtime has no such precision.
@@ -75,6 +79,8 @@ def make_source(latency: LatencyConfig, precisions: Sequence[str] = ()) -> Laten
     from nasopt.measurement.device import is_device_of, present_gpu, resolve_device
     from nasopt.measurement.measured_runtimes import check_precisions
 
+    if latency.mode == "lut":
+        return LookedUpLatency(latency, precisions)
     if latency.device in ("cpu", "cuda"):
         device = resolve_device(latency.device)
     else:
@@ -227,12 +233,12 @@ class PredictedLatency:
             "low_ms": statistics.fmean(item.low for item in found),
             "high_ms": statistics.fmean(item.high for item in found),
             "interval_percent": max(item.interval_percent for item in found),
-            "beyond": sorted({name for item in found for name in item.beyond}),
+            "beyond": sorted({item.beyond for item in found} - {""}),
             "base_median_ms": reference,
             "ratio": median / reference,
         }
 
-    def _predict(self, architecture: CandidateArchitecture, context: Context) -> list[Prediction]:
+    def _predict(self, architecture: CandidateArchitecture, context: Context) -> Sequence[Prediction | Estimate]:
         """Of one pass of each batch."""
         from nasopt.measurement.latency import MeasurementError
         from nasopt.measurement.predictor import make_case, predict_many
@@ -248,6 +254,57 @@ class PredictedLatency:
             Workload(layers, shape.hidden_size, length, size) for size, length in shapes_of(self.latency, context)
         ]
         return predict_many([make_case(self.profile, self.runtime, number_format, item) for item in workloads])
+
+
+class LookedUpLatency(PredictedLatency):
+    """Latencies looked up in a table that was measured, on this machine or on another one.
+
+    Raises:
+        LookupTableError: the table is wrong, or does not fit the study or, where its values are to be confirmed, this
+            machine.
+    """
+
+    def __init__(self, latency: LatencyConfig, precisions: Sequence[str]) -> None:
+        from nasopt.measurement.lut_study import open_table
+
+        self.latency = latency
+        self.table = open_table(latency, precisions)
+        self.runtime = self.table.runtime
+
+    def check_model(self, task: Task) -> None:
+        """Whether the table was made for such a base model.
+
+        Raises:
+            LookupTableError: it is of another family, or of heads of another size.
+        """
+        from nasopt.measurement.lut_study import check_model
+        from nasopt.models.families import encoder_shape
+
+        config = task.blank_model().config
+        check_model(self.table, config.model_type, encoder_shape(config))
+
+    def _origin(self) -> Record:
+        table = self.table
+        origin = {"source": "predicted", "profile": table.identity, "device": table.device, "threads": table.threads}
+        return {**origin, "fitted": table.created.isoformat()}
+
+    def _predict(self, architecture: CandidateArchitecture, context: Context) -> Sequence[Prediction | Estimate]:
+        """Of one pass of each batch."""
+        from nasopt.measurement.latency import MeasurementError
+
+        if not isinstance(architecture, Architecture):
+            raise MeasurementError("no latency can be looked up of an architecture that is not of transformer layers")
+        layers = [(len(units.heads), len(units.neurons)) for units in architecture.layers if units is not None]
+        return [
+            self.table.predict(
+                layers,
+                hidden_size=context.shape.hidden_size,
+                batch_size=size,
+                sequence_length=length,
+                precision=architecture.precision,
+            )
+            for size, length in shapes_of(self.latency, context)
+        ]
 
 
 def inputs_of(latency: LatencyConfig, context: Context, device: torch.device) -> list[dict[str, Tensor]]:

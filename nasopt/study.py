@@ -22,6 +22,7 @@ from sqlalchemy.engine import URL
 
 from nasopt.config import StudyConfig, check_document, check_section, read_toml, study_file_error
 from nasopt.errors import ArtifactFolderError, StorageError, StudyExistsError, StudyNotFoundError, choices
+from nasopt.latency_objective import LookedUpLatency, latency_name
 from nasopt.methods.base import available
 from nasopt.objective import Objective
 from nasopt.recovery import recording_interruptions, retry, settle_interrupted, was_given_up
@@ -99,8 +100,11 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
         hint = "its configuration differs" if skip_if_exists else "choose another --name, or pass --skip-if-exists"
         raise StudyExistsError(f"the study {config.name!r} exists already in {shown(url)}: {hint}")
     objective = Objective(config)
-    objective.sources  # noqa: B018 - refused now where devices and runtimes are not here
-    objective.method.check(open_task(config))
+    task = open_task(config)
+    for source in objective.sources.values():  # refused now where devices and runtimes are not here
+        if isinstance(source, LookedUpLatency):
+            source.check_model(task)
+    objective.method.check(task)
     folder = (artifacts or artifact_folder(url)).resolve()
     ensure_writable(folder / config.name)
     storage = storage or open_storage(url)
@@ -110,7 +114,7 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(objective.metric_names)
-    hashes = {"dataset": content_hash(config.task.dataset.path), "model": content_hash(config.task.model)}
+    hashes = {kind: content_hash(place) for kind, place in _places(config).items()}
     study.set_user_attr(attributes.DATA, hashes)
     study.set_user_attr(attributes.ARTIFACTS, str(folder))
     study.set_user_attr(attributes.CONFIG, json.loads(config.to_json()))
@@ -162,8 +166,8 @@ def with_data(opened: OpenStudy, path: str | None) -> OpenStudy:
         dataset = config.task.dataset.model_copy(update={"path": resolve_path(path)})
         config = config.model_copy(update={"task": config.task.model_copy(update={"dataset": dataset})})
     hashes = opened.study.user_attrs[attributes.DATA]
-    for kind, place in (("dataset", config.task.dataset.path), ("model", config.task.model)):
-        if hashes[kind] is None:
+    for kind, place in _places(config).items():
+        if hashes.get(kind) is None:
             continue
         found = content_hash(place)
         if found is None:
@@ -318,4 +322,15 @@ def _resolve_paths(config: StudyConfig) -> StudyConfig:
 
     dataset = config.task.dataset.model_copy(update={"path": resolve_path(config.task.dataset.path)})
     task = config.task.model_copy(update={"dataset": dataset, "model": resolve_path(config.task.model)})
-    return config.model_copy(update={"task": task})
+    latencies = tuple(
+        latency if latency.lut is None else latency.model_copy(update={"lut": resolve_path(latency.lut)})
+        for latency in config.latency
+    )
+    return config.model_copy(update={"task": task, "latency": latencies})
+
+
+def _places(config: StudyConfig) -> dict[str, str]:
+    """What a study is made from and must not change, in words, with where it is."""
+    tables = {f"look-up table of {latency_name(latency)}": latency.lut for latency in config.latency}
+    places = {"dataset": config.task.dataset.path, "model": config.task.model, **tables}
+    return {kind: place for kind, place in places.items() if place is not None}

@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
 
+from nasopt.confirmation import confirm
 from nasopt.controls import evaluate_tfidf, missing_controls, run_controls
 from nasopt.errors import NasoptError, StorageError
 from nasopt.execution.interruption import Interruption, interruptible
@@ -82,7 +83,7 @@ def optimize(
     debug: bool = False,
     accept_device_change: bool = False,
 ) -> str | None:
-    """Runs the base model if need be, then up to `n_trials` more trials.
+    """Runs the base model if need be, then up to `n_trials` more trials, and confirms what was looked up.
 
     Returns:
         Why the search is over, if it is; None if trials may go on.
@@ -104,6 +105,7 @@ def optimize(
             run_trials(opened, objective, take, lambda trial: view.finished(trial.number, summary(trial)))
         else:
             _run_workers(opened, view, tickets, asked, workers, debug, accept_device_change)
+        confirm(opened, objective)
         return is_over(opened, objective)
 
 

@@ -11,14 +11,9 @@ from rich.console import Console
 from nasopt.methods.base import Method
 from nasopt.objective import make_method
 from nasopt.report.comparison import Difference, FloatArray, class_difference, number_scores, score_difference
+from nasopt.report.confirmations import confirmation_columns, with_confirmation, with_words
 from nasopt.report.records import Format, Record, print_records
-from nasopt.report.tables import (
-    PROVENANCE_COLUMNS,
-    pareto_trials,
-    trial_columns,
-    trial_record,
-    with_totals,
-)
+from nasopt.report.tables import PROVENANCE_COLUMNS, pareto_trials, trial_columns, trial_record, with_totals
 from nasopt.storage import attributes
 from nasopt.storage.predictions import TFIDF, Predictions, PredictionStore
 from nasopt.study import OpenStudy
@@ -227,10 +222,10 @@ def print_front(opened: OpenStudy, form: Format, console: Console) -> list[str]:
     """Prints the Pareto front on stdout, with the comparisons, and returns what they come to, in sentences."""
     names, front = opened.study.metric_names or [], pareto_trials(opened)
     comparisons = Comparisons(opened, front)
-    records = pareto_records(comparisons, front, names)
-    columns, rows = trial_columns(names), records
+    records = [with_confirmation(opened, record) for record in pareto_records(comparisons, front, names)]
+    columns, rows = trial_columns(names) | confirmation_columns(names), records
     if form == "table":
-        rows = [with_totals(record) for record in records]
+        rows = [with_totals(with_words(record)) for record in records]
         if comparisons.controls:
             columns |= VERDICT_COLUMNS
             rows = [with_verdict(row, comparisons.is_member(trial)) for row, trial in zip(rows, front, strict=True)]

@@ -27,6 +27,9 @@ TFIDF = "nasopt:tfidf"
 REFERENCE_POINT = "nasopt:reference_point"
 """The hypervolume's reference point, in the units of the objectives."""
 
+CONFIRMED = "confirmed:"
+"""With a trial's number: its latencies, measured, where its values were looked up."""
+
 # Trial user attributes.
 CHECKPOINT = "checkpoint"
 CONTROL = "control"
@@ -59,6 +62,12 @@ PURPOSE = (IS_BASE, CONTROL, CONTROL_RECIPE, CONTROL_DEPTH)
 
 REFERENCE_MARGIN = 1.1
 """The hypervolume's reference point lies this factor beyond the base model's latency and memory."""
+
+
+def confirmation_of(study: optuna.Study, number: int) -> dict[str, Any] | None:
+    """What was measured of a trial whose latencies were looked up, by objective; None if nothing was."""
+    found: dict[str, Any] | None = study.user_attrs.get(f"{CONFIRMED}{number}")
+    return found
 
 
 def recipe_key(recipe: Mapping[str, Any]) -> str:

@@ -1,0 +1,71 @@
+"""What was looked up against what was measured afterwards."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from nasopt.report.records import Record
+from nasopt.storage import attributes
+from nasopt.study import OpenStudy
+
+
+def with_confirmation(opened: OpenStudy, record: Record) -> Record:
+    """A trial's record with its measured latencies, by objective; None where nothing was confirmed.
+
+    `error` is predicted / measured - 1.
+    """
+    found = attributes.confirmation_of(opened.study, record["number"])
+    if found is None:
+        return {**record, "confirmed": None}
+    confirmed = {
+        name: {
+            "measured_ms": item["value_ms"],
+            "low_ms": item["value_ms"] * item["ratio_low"] / item["ratio"],
+            "high_ms": item["value_ms"] * item["ratio_high"] / item["ratio"],
+            "error": item["predicted_ms"] / item["value_ms"] - 1,
+        }
+        for name, item in found.items()
+    }
+    return {**record, "confirmed": confirmed}
+
+
+def with_words(record: Record) -> Record:
+    """The record with its confirmations in words, for tables."""
+    if not record.get("confirmed"):
+        return record
+    words = {
+        name: f"{item['measured_ms']:.3f} ({item['low_ms']:.3f} to {item['high_ms']:.3f}), {item['error']:+.1%} off"
+        for name, item in record["confirmed"].items()
+    }
+    return {**record, "confirmed": words}
+
+
+def confirmation_columns(names: Sequence[str]) -> dict[str, str]:
+    """Columns of a table of trials."""
+    return {f"{name} measured": f"confirmed.{name}" for name in names if name.startswith("latency_ms")}
+
+
+def with_summary(opened: OpenStudy, record: Record) -> Record:
+    """What `study show` tells, with how far the look-up table was off if anything was confirmed."""
+    found = confirmation_summary(opened)
+    return record if found is None else {**record, "confirmed": found}
+
+
+def confirmation_summary(opened: OpenStudy) -> Record | None:
+    """How far the look-up table was off, as shares, on the trials that were measured afterwards; None if none was.
+
+    The ratio to the base model is free of what slows the machine as a whole.
+    """
+    found = [value for key, value in opened.study.user_attrs.items() if key.startswith(attributes.CONFIRMED)]
+    if not found:
+        return None
+    items = [item for trial in found for item in trial.values()]
+    errors = [abs(item["predicted_ms"] / item["value_ms"] - 1) for item in items]
+    ratios = [abs(item["predicted_ratio"] / item["ratio"] - 1) for item in items]
+    return {
+        "trials": len(found),
+        "median_error": statistics.median(errors),
+        "largest_error": max(errors),
+        "median_error_of_ratio_to_base": statistics.median(ratios),
+    }
