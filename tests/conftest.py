@@ -17,8 +17,21 @@ if TYPE_CHECKING:
 
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # before anything imports datasets, as the command line does
 
+MEASURING_SECONDS = 0.3
+
 WORDS = {"good": 1, "great": 1, "fine": 1, "lovely": 1, "bad": 0, "awful": 0, "poor": 0, "sad": 0}
 FILLERS = ["the", "film", "was", "a", "story", "and", "plot", "very", "of", "it"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _measure_shortly() -> Iterator[None]:
+    """A study of the tests measures for a part of the usual time: its models are tiny, its latencies are nobody's."""
+    from nasopt.measurement.latency import measure_latency
+
+    usual = dict(measure_latency.__kwdefaults__)
+    measure_latency.__kwdefaults__["time_budget_s"] = MEASURING_SECONDS
+    yield
+    measure_latency.__kwdefaults__.update(usual)
 
 
 def write_sentiment_csv(

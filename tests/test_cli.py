@@ -53,7 +53,9 @@ def test_version() -> None:
 
 
 def test_methods() -> None:
-    assert json.loads(run("methods", "-f", "json").out)[0]["name"] == "genetic"
+    names = [method["name"] for method in json.loads(run("methods", "-f", "json").out)]
+    assert names == sorted(names)
+    assert {"adabert", "alphanas", "genetic"} <= set(names)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_usage_errors_are_one_line(arguments: tuple[str, ...]) -> None:
 STUDY_FILE_MISTAKES = [
     ({"[task]": "[task"}, ["tiny.toml", "not valid TOML"]),
     ({"[training]": "[training]\nepoch = 1"}, ["training.epoch: unknown key", "`epochs`"]),
-    ({'"genetic"': '"genetics"'}, ["method: 'genetics' is not a method; one of genetic"]),
+    ({'"genetic"': '"genetics"'}, ["method: 'genetics' is not a method; one of adabert, alphanas, genetic"]),
     ({'"accuracy"': '"speed"'}, ["task.metric: 'speed'", "accuracy"]),
     ({'"accuracy"': '"spearmanr"'}, ["task.metric: spearmanr does not fit", "accuracy"]),
     ({'device = "cpu"': 'device = "a1000"'}, ["no device profile 'a1000'", "a100-40gb"]),

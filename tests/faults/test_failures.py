@@ -59,7 +59,7 @@ def assert_one_failed(place: Place, reason: str) -> None:
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError("no memory left")])
 def test_memory_that_runs_out(begun: Place, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    monkeypatch.setattr(loop, "_step", once(raising(error), loop._step))
+    monkeypatch.setattr(loop._Run, "_step", once(raising(error), loop._Run._step))
     assert_one_failed(begun, f"{type(error).__name__}: {error}")
 
 
@@ -123,7 +123,7 @@ def test_a_process_that_stood_still_gives_its_trial_up(
         fail_interrupted(study, trial, "interrupted: no sign of life")
         return whole(*arguments, **options)
 
-    place, name = (loop, "_step") if late == "training" else (Objective, "collect")
+    place, name = (loop._Run, "_step") if late == "training" else (Objective, "collect")
     whole = getattr(place, name)
     monkeypatch.setattr(place, name, once(give_up, whole))
     begun.optimize(3)

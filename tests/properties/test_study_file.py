@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 import hypothesis.strategies as st
@@ -13,7 +13,7 @@ import optuna
 import pytest
 import tomli_w
 from hypothesis import HealthCheck, given, settings
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from nasopt.config import LatencyConfig, StudyConfig
@@ -54,7 +54,7 @@ def number(
 def value(field: FieldInfo) -> st.SearchStrategy[Any]:
     """What a study file may say for one key, read off its model."""
     annotation = field.annotation
-    if isinstance(annotation, UnionType):
+    if get_origin(annotation) in (UnionType, Union):
         (annotation,) = (item for item in get_args(annotation) if item is not NoneType)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return tables(annotation)
@@ -81,10 +81,20 @@ def tables(model: type[BaseModel], **special: st.SearchStrategy[Any]) -> st.Sear
     return st.fixed_dictionaries(required, optional=optional)
 
 
+def contradicts_itself(table: dict[str, Any]) -> bool:
+    """Whether keys exclude each other, which their bounds do not say."""
+    try:
+        LatencyConfig.model_validate(table)
+    except ValidationError:
+        return True
+    return False
+
+
 def latencies() -> st.SearchStrategy[Any]:
     """One table, or several with a name each."""
     name = st.from_regex(r"[A-Za-z0-9_-]{1,8}", fullmatch=True)
-    one = tables(LatencyConfig, name=name)
+    devices = st.sampled_from(["cpu", "cuda", "a100"])
+    one = tables(LatencyConfig, name=name, device=devices).filter(lambda table: not contradicts_itself(table))
     named = st.builds(lambda table, text: {**table, "name": text}, one, name)
     return one | st.lists(named, min_size=1, max_size=3, unique_by=lambda table: table["name"])
 

@@ -116,17 +116,17 @@ def test_a_server_that_goes_away_ends_optimize_cleanly_and_nothing_is_lost(
 ) -> None:
     assert command("optimize", "tiny", "--n-trials", 1).code == 0
     before = trials_of(command)
-    step = loop._step
+    step = loop._Run._step
 
     def step_without_server(*arguments: Any) -> None:
         postgres_server.stop()
         step(*arguments)
 
-    monkeypatch.setattr(loop, "_step", step_without_server)
+    monkeypatch.setattr(loop._Run, "_step", step_without_server)
     try:
         result = command("optimize", "tiny", "--n-trials", 3, "--quiet")
     finally:
-        monkeypatch.setattr(loop, "_step", step)
+        monkeypatch.setattr(loop._Run, "_step", step)
         postgres_server.start()
     assert result.code == 2
     assert len(result.err.strip().splitlines()) == 1, result.err
