@@ -60,6 +60,7 @@ def peak_memory_mb(model: nn.Module, inputs: Mapping[str, Tensor], weights_mb: f
     def run() -> None:
         model(**inputs)
 
+    gc.collect()
     growths: list[int] = []
     start = time.monotonic()
     with torch.inference_mode():
@@ -84,7 +85,6 @@ def _resident_growth(run: Callable[[], None], device: torch.device) -> int:
     system first, where the C library can (glibc).
     """
     process = psutil.Process()
-    gc.collect()
     _return_freed_memory()
     before = int(process.memory_info().rss)
     if _reset_high_water():
