@@ -262,7 +262,14 @@ def check_section(
     try:
         return model.model_validate(document), []
     except ValidationError as error:
-        return None, [prefix + _describe(model, item) for item in error.errors()]
+        found = error.errors()
+        # NOTE: pydantic says of a list with a bad item also that it is too short without it.
+        places = [item["loc"] for item in found]
+        echoes = [
+            item["type"] == "too_short" and any(place[: len(item["loc"])] == item["loc"] != place for place in places)
+            for item in found
+        ]
+        return None, [_describe(model, item, prefix) for item, echo in zip(found, echoes, strict=True) if not echo]
 
 
 def study_file_error(path: str | Path, errors: list[str]) -> StudyFileError:
@@ -270,10 +277,10 @@ def study_file_error(path: str | Path, errors: list[str]) -> StudyFileError:
     return StudyFileError(f"{path}: {count}" + "; ".join(errors))
 
 
-def _describe(model: type[BaseModel], error: ErrorDetails) -> str:
+def _describe(model: type[BaseModel], error: ErrorDetails, prefix: str) -> str:
     """One pydantic error as `key: what is wrong, what is allowed`."""
     location = [str(part) for part in error["loc"]]
-    key = ".".join(location) or "study file"
+    key = prefix + ".".join(location) if location else prefix.rstrip(".") or "study file"
     given = error["input"]
     match error["type"]:
         case "missing":

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nasopt.config import SCHEMA_VERSION, StudyConfig
+from nasopt.config import SCHEMA_VERSION, StudyConfig, check_document, check_section
 from nasopt.errors import StudyFileError
+from nasopt.methods.adabert import AdaBERTOptions
 
 MINIMAL = """
 name = "s"
@@ -96,3 +97,15 @@ def test_all_mistakes_are_shown_together(tmp_path: Path) -> None:
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(StudyFileError, match=r"no/such\.toml: no such study file"):
         StudyConfig.from_toml("no/such.toml")
+
+
+def test_an_error_of_a_whole_table_names_the_table() -> None:
+    nothing = {"task_weight": 0, "distillation_weight": 0, "efficiency_weight": 0}
+    _, (error,) = check_section(AdaBERTOptions, nothing, prefix="method_options.")
+    assert error.startswith("method_options: task_weight, distillation_weight and efficiency_weight are all 0")
+
+
+def test_a_bad_table_in_a_list_is_one_error() -> None:
+    document = {"name": "a", "method": "genetic", "task": {"model": "m", "dataset": {"path": "d", "text": ["t"]}}}
+    _, errors = check_document({**document, "latency": [{"runtime": "tensorrt"}]})
+    assert [error.partition(":")[0] for error in errors] == ["latency.0"]
