@@ -107,7 +107,15 @@ def _hypervolume(opened: OpenStudy, complete: Sequence[FrozenTrial]) -> float | 
 def trial_columns(metric_names: Sequence[str]) -> dict[str, str]:
     """Columns of a table of trials."""
     values = {name: f"values.{name}" for name in metric_names}
-    return {"trial": "number", "state": "state", **values, "layers": "layers", "heads": "heads", "ffn": "ffn"} | {
+    return {
+        "trial": "number",
+        "state": "state",
+        **values,
+        "layers": "layers",
+        "heads": "heads",
+        "ffn": "ffn",
+        "cells": "cells",
+    } | {
         "precision": "precision",
         "training": "params.training",
         "parent": "parent",
@@ -118,14 +126,16 @@ def trial_columns(metric_names: Sequence[str]) -> dict[str, str]:
 
 
 def with_totals(record: Record) -> Record:
-    """A trial's record with its layers, heads and FFN neurons added up, for tables."""
+    """A trial's record with its layers, heads and FFN neurons added up, or its cells in a row, for tables."""
     params = record["params"]
+    cells = [params[name] for name in sorted(params) if name.startswith("cell_")]
+    if cells:
+        return {**record, "cells": " ".join(cells)}
     kept = [name.removeprefix("layer_") for name, value in params.items() if name.startswith("layer_") and value]
     if not kept:
         return record
-    totals = {
-        "layers": len(kept),
-        "heads": sum(params.get(f"heads_{layer}", 0) for layer in kept),
-        "ffn": sum(params.get(f"ffn_{layer}", 0) for layer in kept),
-    }
+    totals = {"layers": len(kept)}
+    for part in ("heads", "ffn"):
+        if f"{part}_{kept[0]}" in params:
+            totals[part] = sum(params[f"{part}_{layer}"] for layer in kept)
     return {**record, **totals}

@@ -104,3 +104,12 @@ def table_of(records: list[dict[str, object]]) -> str:
     console = Console(file=io.StringIO(), width=400)
     print_records(records, "table", trial_columns(NAMES), console)
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def test_the_parts_of_a_candidate_on_one_line() -> None:
+    record = trial_record(trial(), NAMES)
+    mask = with_totals({**record, "params": {"layer_0": 1, "layer_1": 0, "layer_2": 1}})
+    assert mask["layers"] == 2
+    assert "heads" not in mask  # nothing is known of them, which is not the same as 0
+    student = with_totals({**record, "params": {"cell_0": "conv3", "cell_1": "skip"}})
+    assert student["cells"] == "conv3 skip"
