@@ -128,7 +128,8 @@ def trial_columns(metric_names: Sequence[str]) -> dict[str, str]:
 def with_totals(record: Record) -> Record:
     """A trial's record with its layers, heads and FFN neurons added up, or its cells in a row, for tables."""
     params = record["params"]
-    cells = [params[name] for name in sorted(params) if name.startswith("cell_")]
+    names = sorted((name for name in params if name.startswith("cell_")), key=lambda name: int(name[5:]))
+    cells = [params[name] for name in names]
     if cells:
         return {**record, "cells": " ".join(cells)}
     kept = [name.removeprefix("layer_") for name, value in params.items() if name.startswith("layer_") and value]
