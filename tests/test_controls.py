@@ -14,6 +14,7 @@ import optuna
 import pytest
 from command_line import run
 from optuna.trial import TrialState
+from study_text import study_text
 
 from nasopt.controls import members_of, missing_controls, run_controls
 from nasopt.errors import TrialNotFoundError
@@ -40,28 +41,7 @@ MEMBERS = [
 ]
 
 
-STUDY = """
-name = "tiny"
-method = "genetic"
-seed = 1
-[task]
-model = "{model}"
-max_length = 32
-[task.dataset]
-path = "{data}"
-text = ["text"]
-[training]
-batch_size = 16
-learning_rate = 1e-3
-[base_training]
-epochs = 4
-batch_size = 16
-learning_rate = 3e-3
-[latency]
-batch_size = 2
-sequence_length = 16
-threads = 1
-[method_options]
+OPTIONS = """
 population_size = 4
 generations = 2
 """
@@ -71,7 +51,7 @@ generations = 2
 def searched(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentiment: Path) -> Path:
     """Folder of a study that has found two members, both children of the base model."""
     folder = tmp_path_factory.mktemp("searched")
-    (folder / "tiny.toml").write_text(STUDY.format(model=tiny_bert, data=sentiment))
+    (folder / "tiny.toml").write_text(study_text(tiny_bert, sentiment, OPTIONS))
     url = f"sqlite:///{folder}/nasopt.db"
     assert run("study", "create", folder / "tiny.toml", "--storage", url).code == 0
     opened = open_study(parse_url(url), "tiny")

@@ -15,6 +15,7 @@ import pytest
 from command_line import run
 from optuna.artifacts import get_all_artifact_meta
 from screenshot_dashboard import console_errors, find_browser, open_browser, pages, serve, wait_for_text
+from study_text import study_text
 
 from nasopt import dashboard
 from nasopt.config import StudyConfig
@@ -32,7 +33,7 @@ needs_browser = pytest.mark.skipif(
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentiment: Path) -> Path:
     """Folder with a database of one study of three trials, whose files lie elsewhere than the default."""
     folder = tmp_path_factory.mktemp("dashboard")
-    (folder / "tiny.toml").write_text(STUDY.format(model=tiny_bert, data=sentiment))
+    (folder / "tiny.toml").write_text(study_text(tiny_bert, sentiment, OPTIONS, base_epochs=3))
     place = ("--storage", f"sqlite:///{folder}/nasopt.db", "--artifacts", folder / "elsewhere")
     assert run("study", "create", folder / "tiny.toml", *place).code == 0
     result = run("study", "optimize", "tiny", "--n-trials", 2, *place)
@@ -40,25 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentiment:
     return folder
 
 
-STUDY = """
-name = "tiny"
-method = "genetic"
-seed = 1
-[task]
-model = "{model}"
-max_length = 32
-[task.dataset]
-path = "{data}"
-text = ["text"]
-splits = {{ train = "train", validation = "validation" }}
-[training]
-batch_size = 16
-learning_rate = 1e-3
-[latency]
-batch_size = 2
-sequence_length = 16
-threads = 1
-[method_options]
+OPTIONS = """
 population_size = 4
 mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn"]
 """

@@ -20,6 +20,7 @@ import optuna
 import pytest
 import torch
 from command_line import run
+from study_text import study_text
 
 import nasopt
 from nasopt.samplers.history import proposed_params
@@ -36,7 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentimen
     folder = tmp_path_factory.mktemp("finished")
     before = Path.cwd()
     os.chdir(folder)
-    (folder / "tiny.toml").write_text(STUDY.format(model=tiny_bert, data=sentiment))
+    (folder / "tiny.toml").write_text(study_text(tiny_bert, sentiment, OPTIONS, base_epochs=6))
     assert run("study", "create", "tiny.toml").code == 0
     result = run("study", "optimize", "tiny")
     assert result.code == 0, result.err
@@ -44,29 +45,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentimen
     os.chdir(before)
 
 
-STUDY = """
-name = "tiny"
-method = "genetic"
-seed = 1
-[task]
-model = "{model}"
-max_length = 32
-[task.dataset]
-path = "{data}"
-text = ["text"]
-splits = {{ train = "train", validation = "validation", test = "test" }}
-[training]
-batch_size = 16
-learning_rate = 1e-3
-[base_training]
-epochs = 6
-batch_size = 16
-learning_rate = 3e-3
-[latency]
-batch_size = 2
-sequence_length = 16
-threads = 1
-[method_options]
+OPTIONS = """
 population_size = 4
 generations = 2
 quantization_prob = 0.5

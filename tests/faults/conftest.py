@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import optuna
 import pytest
 from command_line import Result, run
+from study_text import study_text
 
 from nasopt.storage import attributes
 from nasopt.storage.rdb import open_storage, parse_url
@@ -18,27 +19,7 @@ from nasopt.study import OpenStudy, open_study
 if TYPE_CHECKING:
     from postgres import Server
 
-STUDY = """
-name = "tiny"
-method = "genetic"
-seed = 1
-[task]
-model = "{model}"
-max_length = 32
-[task.dataset]
-path = "{data}"
-text = ["text"]
-splits = {{ train = "train", validation = "validation" }}
-[training]
-batch_size = 16
-[base_training]
-batch_size = 16
-learning_rate = 3e-3
-[latency]
-batch_size = 1
-sequence_length = 8
-threads = 1
-[method_options]
+OPTIONS = """
 population_size = 4
 generations = 2
 quantization_prob = 0
@@ -89,7 +70,7 @@ class Place:
 @pytest.fixture(scope="session")
 def study_file(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentiment: Path) -> Path:
     path = tmp_path_factory.mktemp("study") / "tiny.toml"
-    path.write_text(STUDY.format(model=tiny_bert, data=sentiment))
+    path.write_text(study_text(tiny_bert, sentiment, OPTIONS, base_epochs=3))
     return path
 
 
