@@ -181,6 +181,7 @@ def factorised(gram: Tensor) -> Tensor:
     identity = torch.eye(len(gram), dtype=gram.dtype)
     matrix = identity + (gram + gram.T) / 2
     epsilon = torch.finfo(gram.dtype).eps * float(matrix.diagonal().max())
+    factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(matrix)
     while bool(failed) and math.isfinite(epsilon):
         factor, failed = torch.linalg.cholesky_ex(matrix + epsilon * identity)

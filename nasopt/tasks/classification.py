@@ -21,7 +21,7 @@ from nasopt.config import CLASSIFICATION_METRICS, REGRESSION_METRICS, TaskConfig
 from nasopt.errors import DatasetError, choices
 from nasopt.models import loading
 from nasopt.models.architecture import EncoderShape
-from nasopt.models.families import encoder_shape, family_of, max_positions
+from nasopt.models.families import encoder_family_of, encoder_shape, max_positions
 from nasopt.tasks.base import Evaluation, Task
 from nasopt.tasks.batches import EncodedSplit, sorted_batches
 from nasopt.tasks.datasets import load_splits
@@ -52,7 +52,7 @@ class TextClassification(Task):
         super().__init__(config)
         self._data = load_splits(config.dataset)
         self._model_config = loading.load_config(config.model, config.revision, config.trust_remote_code)
-        family_of(self._model_config)
+        encoder_family_of(self._model_config)
         self._labels = _labels_of(self._data["train"], config.dataset.label)
         self._check_metric()
         if self.has_head:
