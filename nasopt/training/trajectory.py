@@ -123,9 +123,11 @@ def load_posterior(path: Path, structure: Structure) -> Posterior:
 
 
 def _posterior(file: Any, structure: Structure) -> Posterior:
+    names = file.keys()
+
     def section(name: str) -> dict[str, Tensor]:
         start = f"{name}."
-        return {key.removeprefix(start): file.get_tensor(key) for key in file.keys() if key.startswith(start)}
+        return {key.removeprefix(start): file.get_tensor(key) for key in names if key.startswith(start)}
 
     if structure == "point":
         return point(section("last"))
