@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from nasopt.errors import ExportError, UnsupportedModelError
-from nasopt.models.families import FAMILIES, OWN_CLASSES, family_of
+from nasopt.models.families import FAMILIES, OWN_CLASSES, encoder_family_of
 from nasopt.models.quantization import bitsandbytes
 
 HEAD_SUFFIX = "ForSequenceClassification"
@@ -53,7 +53,7 @@ def load(path: str | Path, device: torch.device | str | None = None) -> tuple[Pr
         raise ExportError(f"{folder}: holds no model (there is no config.json)")
     config = load_config(str(folder), None, False)
     if config.model_type not in OWN_CLASSES and config.model_type not in FAMILIES:
-        family_of(config)
+        encoder_family_of(config)
     target = torch.device(device or "cpu")
     options: dict[str, Any] = {}
     if getattr(config, "quantization_config", None) is not None:
@@ -208,7 +208,7 @@ def blank_base(source: str, head: Head, revision: str | None, trust_remote_code:
 
 def _config_with(head: Head, source: str, revision: str | None, trust_remote_code: bool) -> PretrainedConfig:
     config = load_config(source, revision, trust_remote_code)
-    family_of(config)
+    encoder_family_of(config)
     config.num_labels = len(head.labels)
     config.id2label = dict(enumerate(head.labels))
     config.label2id = {label: index for index, label in enumerate(head.labels)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from nasopt.models import loading
 from nasopt.models.architecture import EncoderShape
 from nasopt.models.families import encoder_shape, family_of, max_positions
 from nasopt.models.newmodel import new_config, new_model, train_tokenizer
-from nasopt.storage.checkpoints import partial_name
 from nasopt.task_config import NewModelConfig, TaskConfig
 from nasopt.tasks.base import Evaluation, Task
 from nasopt.tasks.batches import Examples, PairBatch, PairedSplit, sorted_batches
@@ -49,7 +49,7 @@ class Generation(nn.Module):
     def forward(self, **inputs: Tensor) -> Tensor:
         """Token ids, shape (batch, 1 + tokens)."""
         assert isinstance(self.model, PreTrainedModel)
-        generated: Tensor = self.model.generate(  # type: ignore[operator]
+        generated: Tensor = self.model.generate(
             **inputs, min_new_tokens=self._tokens, max_new_tokens=self._tokens, num_beams=1, do_sample=False
         )
         return generated
@@ -65,7 +65,7 @@ class Translation(Task):
 
     def __init__(self, config: TaskConfig, folder: Path | None = None) -> None:
         super().__init__(config)
-        self._data = load_splits(config.dataset)
+        self._data = load_splits(config.dataset, config.dataset.text)
         for role, split in self._data.items():
             check_pairs(split, role, config.dataset.text)
         if config.new_model is None:
@@ -89,9 +89,7 @@ class Translation(Task):
             if code is None:
                 continue
             if code not in tokenizer.get_vocab():
-                raise DatasetError(
-                    f"task.translation: the tokenizer of {self.config.model!r} knows no language {code!r}"
-                )
+                raise DatasetError(f"task.translation: the tokenizer of {self.config.model!r} has no language {code!r}")
             setattr(tokenizer, attribute, code)
 
     def _new_config(self, settings: NewModelConfig) -> PretrainedConfig:
@@ -107,7 +105,7 @@ class Translation(Task):
             return loading.load_tokenizer(str(place), None, False)
         tokenizer = train_tokenizer(texts, settings.vocabulary, settings.tokenizer, self.config.max_length)
         if place is not None:
-            partial = place.parent / partial_name()
+            partial = Path(tempfile.mkdtemp(dir=place.parent, prefix="."))
             tokenizer.save_pretrained(partial)
             try:
                 partial.rename(place)
@@ -192,7 +190,7 @@ class Translation(Task):
         for indices in sorted_batches(examples.first.lengths, EVALUATION_BATCH):
             inputs = examples.first.batch(indices).to(device).inputs
             limit = self.config.translation.max_new_tokens
-            generated = model.generate(**inputs, max_new_tokens=limit, num_beams=beams, do_sample=False)  # type: ignore[operator]
+            generated = model.generate(**inputs, max_new_tokens=limit, num_beams=beams, do_sample=False)
             texts = self.tokenizer.batch_decode(generated, skip_special_tokens=True)
             for index, text in zip(indices.tolist(), texts, strict=True):
                 translations[index] = text
