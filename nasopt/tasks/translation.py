@@ -105,6 +105,7 @@ class Translation(Task):
             return loading.load_tokenizer(str(place), None, False)
         tokenizer = train_tokenizer(texts, settings.vocabulary, settings.tokenizer, self.config.max_length)
         if place is not None:
+            place.parent.mkdir(parents=True, exist_ok=True)
             partial = Path(tempfile.mkdtemp(dir=place.parent, prefix="."))
             tokenizer.save_pretrained(partial)
             try:
