@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-DASHES = "‑–—−-"  # noqa: RUF001
+DASHES = "‑–—−-"
 ENDINGS = ".?!…"
-PUNCTUATION = "\\/!#$%&*+,.:;<=>?@^_`|~№…" + DASHES + "«“‘»”’\"„'" + "([{)]}"  # noqa: RUF001
+PUNCTUATION = "\\/!#$%&*+,.:;<=>?@^_`|~№…" + DASHES + "«“‘»”’\"„'" + "([{)]}"
 
 _ATOM = re.compile(
-    rf"(?P<russian>[а-яё]+)|(?P<latin>[a-z]+)|(?P<digits>\d+)|(?P<mark>[{re.escape(PUNCTUATION)}])|(?P<other>\S)",  # noqa: RUF001
+    rf"(?P<russian>[а-яё]+)|(?P<latin>[a-z]+)|(?P<digits>\d+)|(?P<mark>[{re.escape(PUNCTUATION)}])|(?P<other>\S)",
     re.IGNORECASE,
 )
 _SMILE = re.compile(r"[=:;]-?[)(]{1,3}$")
