@@ -1,4 +1,4 @@
-"""Encodechka's tasks on small made-up files, with an encoder that counts letters; scores against ones worked out here."""
+"""Encodechka on small made-up files, with an encoder that counts letters; scores against ones worked out here."""
 
 from __future__ import annotations
 
