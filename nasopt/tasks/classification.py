@@ -47,7 +47,7 @@ class TextClassification(Task):
 
     def __init__(self, config: TaskConfig) -> None:
         super().__init__(config)
-        self._data = load_splits(config.dataset)
+        self._data = load_splits(config.dataset, (*config.dataset.text, config.dataset.label))
         self._model_config = loading.load_config(config.model, config.revision, config.trust_remote_code)
         encoder_family_of(self._model_config)
         self._labels = _labels_of(self._data["train"], config.dataset.label)
