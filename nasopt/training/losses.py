@@ -48,6 +48,18 @@ def prediction_kl(student: Tensor, teacher: Tensor, temperature: float, scale_by
     return divergence * temperature**2 if scale_by_t2 else divergence
 
 
+def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of the student's softened outputs with the teacher's (Hinton et al. 2015, section 2).
+
+    Args:
+        student: logits, (N, C): of examples, or of tokens.
+        teacher: logits, (N, C).
+        temperature: T_0 > 0, of both.
+    """
+    targets = functional.softmax(teacher.float() / temperature, dim=-1)
+    return functional.cross_entropy(student.float() / temperature, targets)
+
+
 def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """`|| h_s^S - h_t^T ||^2` of AdaBERT: squared difference, averaged over real tokens and hidden units.
 
