@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -182,7 +182,9 @@ def _unit_norm(values: Tensor) -> Tensor:
 @contextmanager
 def _gradients_of(model: nn.Module, parameters: Sequence[Tensor]) -> Iterator[None]:
     """Only these get gradients, and afterwards everything is as before."""
-    before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    before: list[tuple[Tensor, bool, Tensor | None]] = [
+        (parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()
+    ]
     try:
         model.requires_grad_(False)
         for parameter, _, _ in before:
@@ -223,7 +225,7 @@ def keep_salient(values: Saliency, current: Architecture, heads: Kept, neurons: 
     kept_heads = _kept(values.heads, [units.heads for units in owned], heads, 1)
     kept_neurons = _kept(values.neurons, [units.neurons for units in owned], neurons, FFN_STEP)
     units = iter(map(KeptUnits, kept_heads, kept_neurons))
-    return Architecture(tuple(None if item is None else next(units) for item in current.layers), current.precision)
+    return replace(current, layers=tuple(None if item is None else next(units) for item in current.layers))
 
 
 def _kept(scores: Sequence[Tensor], owned: Sequence[tuple[int, ...]], wanted: Kept, step: int) -> list[tuple[int, ...]]:
@@ -266,7 +268,7 @@ def random_units(architecture: Architecture, shape: EncoderShape, seed: int) -> 
         else KeptUnits(draw(shape.num_heads, len(units.heads)), draw(shape.ffn_size, len(units.neurons)))
         for units in architecture.layers
     )
-    return Architecture(layers, architecture.precision)
+    return replace(architecture, layers=layers)
 
 
 def prune_iteratively(
