@@ -25,9 +25,10 @@ import torch
 from torch import nn
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
-from nasopt.config import TaskConfig, TrainingConfig
+from nasopt.config import TrainingConfig
 from nasopt.measurement.device import device_name
 from nasopt.methods.genetic import GeneticMethod, GeneticOptions
+from nasopt.task_config import TaskConfig
 from nasopt.tasks.batches import Batch, EncodedSplit
 from nasopt.tasks.classification import TextClassification
 from nasopt.training.loop import train
@@ -138,10 +139,14 @@ def compare_distillation(
 ) -> dict[str, float]:
     split = splits["train"]
     started = time.perf_counter()
-    teacher = make_teacher(base, split, folder / f"teacher-{seed}", "base", device=CPU, max_bytes=2**33)
+    teacher = make_teacher(
+        base, split, folder / f"teacher-{seed}", "base", num_outputs=task.num_outputs, device=CPU, max_bytes=2**33
+    )
     cached = time.perf_counter() - started
     method = GeneticMethod(GeneticOptions())
-    result = train(copy.deepcopy(base), split, method.distillation_loss(task, teacher), settings, device=CPU, seed=seed)
+    result = train(
+        copy.deepcopy(base), split, method.distillation_loss(task, [teacher]), settings, device=CPU, seed=seed
+    )
     plain = plain_distillation_seconds(task, copy.deepcopy(base), base, split, settings, seed)
     return {"distillation_ratio": plain / (result.seconds + cached), "teacher_cache_seconds": cached}
 

@@ -17,65 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from nasopt.errors import StudyFileError, choices
+from nasopt.task_config import Section, TaskConfig
 
 SCHEMA_VERSION = 1
 """Version of the stored configuration. Raise it when a stored study would be read differently."""
 
-MetricName = Literal["accuracy", "f1", "matthews_correlation", "pearsonr", "spearmanr"]
-CLASSIFICATION_METRICS = ("accuracy", "f1", "matthews_correlation")
-REGRESSION_METRICS = ("pearsonr", "spearmanr")
-
-
 SectionT = TypeVar("SectionT", bound=BaseModel)
-
-
-class Section(BaseModel):
-    """A table of the study file: unknown keys are errors, values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SplitsConfig(Section):
-    """Names of the splits in the data set."""
-
-    train: str = Field("train", description="What candidates are trained on.")
-    validation: str = Field("validation", description="What quality is measured on; slices such as `train[:10%]` work.")
-    test: str | None = Field(None, description="Looked at once, by `study export`, for the model card.")
-
-
-class MaxSamplesConfig(Section):
-    """How many rows of each split are used at most (the first ones)."""
-
-    train: int | None = Field(None, ge=1, description="Rows; all unless set.")
-    validation: int | None = Field(None, ge=1, description="Rows; all unless set.")
-    test: int | None = Field(None, ge=1, description="Rows; all unless set.")
-
-
-class DatasetConfig(Section):
-    """Where the data are and which columns hold what."""
-
-    path: str = Field(min_length=1, description="Hub id, or a local folder, csv, json or parquet file.")
-    name: str | None = Field(None, description="Configuration of a hub data set, for example `sst2` of GLUE.")
-    revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
-    text: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = Field(
-        description="The text column, or two for sentence pairs."
-    )
-    label: str = Field("label", description="The column of classes, or of numbers.")
-    splits: SplitsConfig = SplitsConfig()
-    max_samples: MaxSamplesConfig = MaxSamplesConfig()
-
-
-class TaskConfig(Section):
-    """What the models are for."""
-
-    type: Literal["text-classification"] = Field("text-classification", description="Hugging Face's name of the task.")
-    model: str = Field(min_length=1, description="Hub id or local folder of the base model.")
-    revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
-    new_head: bool = Field(False, description="Train a new classification head even if the model has one.")
-    trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
-    metric: MetricName = Field("accuracy", description="What `quality` is; the last two are for numbers.")
-    max_length: int = Field(128, ge=2, description="Tokens; longer texts are cut.")
-    dataset: DatasetConfig
 
 
 class TrainingConfig(Section):

@@ -105,9 +105,12 @@ def evaluate_tfidf(opened: OpenStudy, objective: Objective) -> None:
     store = PredictionStore(opened.folder)
     if attributes.TFIDF in opened.study.user_attrs and store.read(TFIDF) is not None:
         return
+    from nasopt.tasks.classification import TextClassification
     from nasopt.tasks.tfidf import fit_tfidf
 
     context = objective.prepare(opened.study)
+    if not isinstance(context.task, TextClassification):
+        return  # a bag of words says nothing of the similarity of two languages, and translates nothing
     context.on_phase("TF-IDF", 0, 0)
     try:
         result = fit_tfidf(context.task, context.splits)

@@ -81,7 +81,7 @@ def export(
     check_target(to, force)
     if form == "onnx":
         return _export_onnx(opened, trial, to, force)
-    task = open_task(opened.config)
+    task = open_task(opened.config, opened.folder)
     candidate = rebuild(opened, trial, task)
     device = make_source(opened.config.latency[0]).device
     artifact = make_method(opened.config).quantize(candidate, device)
@@ -96,7 +96,7 @@ def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool) -
     from nasopt.preparation import open_task
 
     check_convertible(attributes.precision_of(trial))
-    task = open_task(opened.config)
+    task = open_task(opened.config, opened.folder)
     candidate = rebuild(opened, trial, task)
     artifact = make_method(opened.config).quantize(candidate, torch.device("cpu"))
 

@@ -127,10 +127,11 @@ class MeasuredLatency:
         from nasopt.measurement.measured_runtimes import numerics, prepare
 
         latency, settings, precision = self.latency, self._settings, candidate.architecture.precision
-        batches = inputs_of(latency, context, self.device)
+        batches = inputs_of(latency, context, artifact)
         with numerics(settings):
             base = self._base_model(batches, context)
-            model = prepare(artifact, batches, settings, precision=precision, device=self.device)
+            workload = context.task.workload(artifact)
+            model = prepare(workload, batches, settings, precision=precision, device=self.device)
             measurement = measure_latency(model, base, batches, device=self.device, threads=settings.threads)
         environment = Environment.of(
             self.device,
@@ -152,7 +153,7 @@ class MeasuredLatency:
             return self._base[1]
         if settings.runtime == "compile":
             forget_compiled()
-        base = context.base_model.to(self.device)
+        base = context.task.workload(context.base_model.to(self.device))
         module = prepare(base, batches, settings, precision="fp32", device=self.device)
         if settings.runtime == "onnxruntime":
             self._base = (context.base_key, module)
@@ -307,15 +308,18 @@ class LookedUpLatency(PredictedLatency):
         ]
 
 
-def inputs_of(latency: LatencyConfig, context: Context, device: torch.device) -> list[dict[str, Tensor]]:
+def inputs_of(latency: LatencyConfig, context: Context, model: PreTrainedModel) -> list[dict[str, Tensor]]:
     """The batches that are measured: one of fixed full length, or a sample of the validation split's texts."""
     from nasopt.measurement.lengths import sampled_batches, shortened
 
     if latency.lengths == "fixed":
-        return [fixed_batch(latency, context, device)]
-    split = context.splits["validation"]
+        return [fixed_batch(latency, context, model)]
+    split = context.splits["validation"].sides[0]
     batches = (split.batch(positions) for positions in sampled_batches(len(split), latency.batch_size))
-    return [shortened(batch.to(device).inputs, latency.sequence_length) for batch in batches]
+    inputs = [shortened(batch.to(model.device).inputs, latency.sequence_length) for batch in batches]
+    # A smaller vocabulary lacks some of the tokens; which ones are read does not matter to the time.
+    last = _vocabulary(model) - 1
+    return [{**item, "input_ids": item["input_ids"].clamp(max=last)} for item in inputs]
 
 
 def shapes_of(latency: LatencyConfig, context: Context) -> list[tuple[int, int]]:
@@ -324,22 +328,26 @@ def shapes_of(latency: LatencyConfig, context: Context) -> list[tuple[int, int]]
 
     if latency.lengths == "fixed":
         return [(latency.batch_size, latency.sequence_length)]
-    lengths = context.splits["validation"].lengths
+    lengths = context.splits["validation"].sides[0].lengths
     positions = sampled_batches(len(lengths), latency.batch_size)
     return [(latency.batch_size, min(int(lengths[one].max()), latency.sequence_length)) for one in positions]
 
 
-def fixed_batch(latency: LatencyConfig, context: Context, device: torch.device) -> dict[str, Tensor]:
-    """A batch of random tokens, every text at full length."""
+def fixed_batch(latency: LatencyConfig, context: Context, model: PreTrainedModel) -> dict[str, Tensor]:
+    """A batch of random tokens that the model (and the base model) knows, on its device, every text at full length."""
     from nasopt.measurement.latency import fixed_inputs
 
     return fixed_inputs(
         latency.batch_size,
         latency.sequence_length,
-        vocab_size=context.base_model.config.vocab_size,
+        vocab_size=_vocabulary(model),
         special_ids=context.task.tokenizer.all_special_ids,
-        device=device,
+        device=model.device,
     )
+
+
+def _vocabulary(model: PreTrainedModel) -> int:
+    return int(model.get_input_embeddings().weight.shape[0])
 
 
 def with_value(record: Record, reference_ms: float | None) -> Record:

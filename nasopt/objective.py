@@ -16,7 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.config import StudyConfig, check_section
-from nasopt.errors import DeviceChangedError, StudyFileError
+from nasopt.errors import DeviceChangedError, StudyFileError, choices
 from nasopt.identity import worker_identity
 from nasopt.latency_objective import (
     LatencySource,
@@ -52,9 +52,14 @@ def make_method(config: StudyConfig) -> Method:
     """The study's method with its options.
 
     Raises:
-        StudyFileError: there is no such method, or an option is not allowed.
+        StudyFileError: there is no such method, it is not for the task, or an option is not allowed.
     """
     method = find(config.method)
+    if config.task.type not in method.task_types:
+        raise StudyFileError(
+            f"task.type: {config.method} does not search models for {config.task.type}, only for "
+            f"{choices(method.task_types)}"
+        )
     options, errors = check_section(method.options_model, config.method_options, prefix="method_options.")
     if options is None:
         raise StudyFileError("; ".join(errors))
@@ -229,10 +234,13 @@ class Objective:
         evaluation = context.task.evaluate(artifact, context.splits["validation"], device)
         if not math.isfinite(evaluation.quality):
             raise ValueError(f"the quality is {evaluation.quality}")
+        if evaluation.details:
+            trial.set_user_attr(attributes.QUALITY_DETAILS, dict(evaluation.details))
         self._keep_predictions(trial, evaluation, context)
         context.on_phase("measuring", 0, 0)
-        batch = fixed_batch(self.config.latency[0], context, device)
-        memory = {"weights_mb": weights, "peak_mb": peak_memory_mb(artifact, batch, weights, device)}
+        batch = fixed_batch(self.config.latency[0], context, artifact)
+        workload = context.task.workload(artifact)
+        memory = {"weights_mb": weights, "peak_mb": peak_memory_mb(workload, batch, weights, device)}
         trial.set_user_attr(attributes.MEMORY, {**memory, "device": device_name(device)})
         latencies = {}
         for position, (name, source) in enumerate(self.sources.items(), start=1):
@@ -276,8 +284,13 @@ class Objective:
 
     def _keep_predictions(self, trial: optuna.Trial, evaluation: Evaluation, context: Context) -> None:
         split = context.splits["validation"]
-        labels, classes = split.labels.numpy(), context.task.is_classification
-        predictions = Predictions.of_outputs(evaluation.outputs, labels, split.fingerprint, classes=classes)
+        if evaluation.replicates is not None:
+            predictions = Predictions.of_replicates(evaluation.replicates, split.fingerprint)
+        elif evaluation.outputs is not None:
+            labels, classes = split.labels.numpy(), context.task.is_classification
+            predictions = Predictions.of_outputs(evaluation.outputs, labels, split.fingerprint, classes=classes)
+        else:
+            return
         PredictionStore(context.folder).write(trial.number, predictions)
 
     def _store(self, trial: optuna.Trial, candidate: Candidate, values: tuple[float, ...], context: Context) -> None:
@@ -293,7 +306,8 @@ class Objective:
         )
         parameters = candidate.model.num_parameters()
         is_control = attributes.CONTROL in trial.user_attrs
-        flops = count_flops(candidate.model, fixed_batch(self.config.latency[0], context, candidate.model.device))
+        batch = fixed_batch(self.config.latency[0], context, candidate.model)
+        flops = count_flops(context.task.workload(candidate.model), batch)
         for name, violation in self.method.constraints(self.config.task.metric, values[0], parameters).items():
             trial.set_constraint(name, violation)
         described = {

@@ -18,7 +18,6 @@ from nasopt.methods.base import Context, PhaseCallback
 from nasopt.models.architecture import Architecture
 from nasopt.models.families import encoder_shape
 from nasopt.storage.checkpoints import CheckpointStore, remove_partial_files, write_atomically
-from nasopt.tasks.classification import TextClassification
 from nasopt.tasks.datasets import content_hash
 from nasopt.training.loop import train
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from nasopt.tasks.base import Task
-    from nasopt.tasks.batches import EncodedSplit
+    from nasopt.tasks.batches import Examples
 
 BASE_RECORD = "base.json"
 CHECKPOINTS = "checkpoints"
@@ -34,13 +33,17 @@ CHECKPOINTS = "checkpoints"
 logger = logging.getLogger("nasopt")
 
 
-def open_task(config: StudyConfig) -> Task:
+def open_task(config: StudyConfig, folder: Path | None = None) -> Task:
     """The task of a study: opens and checks data and model, loads no weights.
+
+    Args:
+        config: the study's configuration.
+        folder: the study's artifact folder, where a tokenizer that was trained for it lies; None before there is one.
 
     Raises:
         DatasetError, UnsupportedModelError: see :class:`nasopt.tasks.base.Task`.
     """
-    task = TextClassification(config.task)
+    task = _make_task(config, folder)
     longest = task.max_positions
     for latency in config.latency:
         if latency.sequence_length > longest:
@@ -48,6 +51,21 @@ def open_task(config: StudyConfig) -> Task:
                 f"latency.sequence_length: {latency.sequence_length}, but the model reads at most {longest} tokens"
             )
     return task
+
+
+def _make_task(config: StudyConfig, folder: Path | None) -> Task:
+    task = config.task
+    if task.type == "sentence-similarity":
+        from nasopt.tasks.similarity import SentenceSimilarity
+
+        return SentenceSimilarity(task)
+    if task.type == "translation":
+        from nasopt.tasks.translation import Translation
+
+        return Translation(task, folder)
+    from nasopt.tasks.classification import TextClassification
+
+    return TextClassification(task)
 
 
 def prepare(config: StudyConfig, folder: Path, on_phase: PhaseCallback, *, has_trials: bool) -> Context:
@@ -64,7 +82,7 @@ def prepare(config: StudyConfig, folder: Path, on_phase: PhaseCallback, *, has_t
         ArtifactFolderError: the folder cannot be written.
         CheckpointError: the stored base model is damaged.
     """
-    task = open_task(config)
+    task = open_task(config, folder)
     checkpoints = CheckpointStore(folder / CHECKPOINTS)
     remove_partial_files(folder)
     device = working_device()
@@ -93,7 +111,7 @@ def prepare(config: StudyConfig, folder: Path, on_phase: PhaseCallback, *, has_t
 def _base_model(
     config: StudyConfig,
     task: Task,
-    train_split: EncodedSplit,
+    train_split: Examples,
     folder: Path,
     checkpoints: CheckpointStore,
     device: torch.device,
@@ -143,7 +161,7 @@ def forget_damaged_base(folder: Path) -> None:
             record.unlink()
 
 
-def _origin(config: StudyConfig, train_split: EncodedSplit) -> str:
+def _origin(config: StudyConfig, train_split: Examples) -> str:
     """What a base model is made from, in one hash."""
     task = config.task
     settings = [task.model, content_hash(task.model), task.revision, task.new_head, config.seed]

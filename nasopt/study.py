@@ -321,7 +321,11 @@ def _resolve_paths(config: StudyConfig) -> StudyConfig:
     from nasopt.tasks.datasets import resolve_path
 
     dataset = config.task.dataset.model_copy(update={"path": resolve_path(config.task.dataset.path)})
-    task = config.task.model_copy(update={"dataset": dataset, "model": resolve_path(config.task.model)})
+    similarity = config.task.similarity
+    if similarity.encodechka is not None:
+        similarity = similarity.model_copy(update={"encodechka": resolve_path(similarity.encodechka)})
+    model = config.task.model if config.task.new_model else resolve_path(config.task.model)
+    task = config.task.model_copy(update={"dataset": dataset, "model": model, "similarity": similarity})
     latencies = tuple(
         latency if latency.lut is None else latency.model_copy(update={"lut": resolve_path(latency.lut)})
         for latency in config.latency
@@ -332,5 +336,6 @@ def _resolve_paths(config: StudyConfig) -> StudyConfig:
 def _places(config: StudyConfig) -> dict[str, str]:
     """What a study is made from and must not change, in words, with where it is."""
     tables = {f"look-up table of {latency_name(latency)}": latency.lut for latency in config.latency}
-    places = {"dataset": config.task.dataset.path, "model": config.task.model, **tables}
+    task = config.task
+    places = {"dataset": task.dataset.path, "model": task.model, "encodechka": task.similarity.encodechka, **tables}
     return {kind: place for kind, place in places.items() if place is not None}

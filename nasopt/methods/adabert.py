@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from nasopt.tasks.base import Task
+    from nasopt.tasks.batches import EncodedSplit
+    from nasopt.tasks.classification import TextClassification
     from nasopt.training.distilled import Distilled
     from nasopt.training.supernet import SupernetSearch
     from nasopt.training.teacher import Teacher
@@ -65,6 +67,7 @@ class AdaBERTMethod(Method):
     """See the module."""
 
     name = "adabert"
+    task_types = ("text-classification",)
     searches = (
         "operations of a small convolutional student, by a supernet that mixes them; weights are inherited from it"
     )
@@ -188,13 +191,13 @@ class AdaBERTMethod(Method):
             candidate.architecture,
             candidate.model,
             origin.projections,
-            context.task.loss,
+            _classification(context).loss,
             self.options,
             self._teacher(context),
         )
         result = train(
             model,
-            context.splits["train"],
+            _examples(context),
             loss,
             context.config.training.model_copy(update={"epochs": epochs}),
             device=context.device,
@@ -207,7 +210,7 @@ class AdaBERTMethod(Method):
     def _teacher(self, context: Context) -> Teacher | None:
         """The hidden states that are compared; None where there are none."""
         layers = self.options.teacher_layers if self.options.distillation_weight else ()
-        return context.teacher(layers) if layers else None
+        return context.teachers(layers)[0] if layers else None
 
     def _search(self, context: Context) -> SupernetSearch:
         from nasopt.training.supernet import SupernetSearch
@@ -216,8 +219,8 @@ class AdaBERTMethod(Method):
         made_from = [context.base_key, context.splits["train"].fingerprint, options.model_dump(), context.config.seed]
         return SupernetSearch(
             base_model=context.base_model,
-            split=context.splits["train"],
-            task_loss=context.task.loss,
+            split=_examples(context),
+            task_loss=_classification(context).loss,
             make_teacher=lambda: self._teacher(context),
             options=options,
             folder=context.folder / FOLDER,
@@ -234,6 +237,19 @@ def random_cells(cells: int, count: int, seed: int) -> list[tuple[Operation, ...
     while len(drawn) < min(count, len(OPERATIONS) ** cells):
         drawn.setdefault(tuple(OPERATIONS[index] for index in rng.integers(len(OPERATIONS), size=cells)))
     return list(drawn)
+
+
+def _classification(context: Context) -> TextClassification:
+    from nasopt.tasks.classification import TextClassification
+
+    assert isinstance(context.task, TextClassification)
+    return context.task
+
+
+def _examples(context: Context) -> EncodedSplit:
+    """The training split."""
+    (split,) = context.splits["train"].sides
+    return split
 
 
 def _epochs(trial: FrozenTrial) -> int:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from nasopt.config import Section
 from nasopt.errors import StudyFileError
 from nasopt.methods.base import Candidate, Context, Lineage, Method, RejectedCandidateError
 from nasopt.models.architecture import Architecture, EncoderShape
 from nasopt.samplers.alphanas import AlphaNASSampler, score
 from nasopt.samplers.history import proposed_params
 from nasopt.storage.attributes import base_of, complete_trials, feasible
+from nasopt.task_config import Section
 
 if TYPE_CHECKING:
     from optuna import Study

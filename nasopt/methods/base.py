@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from nasopt.config import StudyConfig
 from nasopt.errors import StudyFileError, choices
 from nasopt.models.architecture import Architecture, CandidateArchitecture, EncoderShape, Precision, Training
+from nasopt.task_config import TaskType
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from nasopt.storage.checkpoints import CheckpointStore
     from nasopt.tasks.base import Task
-    from nasopt.tasks.batches import EncodedSplit
+    from nasopt.tasks.batches import Examples
     from nasopt.training.loop import LossFunction
     from nasopt.training.teacher import Teacher
 
@@ -120,7 +121,7 @@ class Context:
 
     config: StudyConfig
     task: Task
-    splits: dict[str, EncodedSplit]
+    splits: Mapping[str, Examples]
     base_model: PreTrainedModel
     base_key: str
     shape: EncoderShape
@@ -129,24 +130,32 @@ class Context:
     device: torch.device
     on_phase: PhaseCallback
 
-    _teachers: dict[tuple[int, ...], Teacher] = field(default_factory=dict)
+    _teachers: dict[tuple[int, ...], list[Teacher]] = field(default_factory=dict)
 
-    def teacher(self, layers: Sequence[int] = (-1,)) -> Teacher:
-        """The base model's outputs on the training split: logits and the hidden states of `layers` (0: embeddings)."""
+    def teachers(self, layers: Sequence[int] = (-1,)) -> list[Teacher]:
+        """The base model's outputs on the training split: logits and the hidden states of `layers` (0: embeddings).
+
+        One teacher for each side of an example (see :class:`nasopt.tasks.batches.Examples`).
+        """
         from nasopt.training.teacher import make_teacher
 
         wanted = tuple(layers)
         if wanted not in self._teachers:
-            self._teachers[wanted] = make_teacher(
-                self.base_model,
-                self.splits["train"],
-                self.folder / "teacher",
-                self.base_key,
-                layers=wanted,
-                device=self.device,
-                max_bytes=self.config.teacher_cache_mb * 10**6,
-                on_step=lambda done, total: self.on_phase("teacher outputs", done, total),
-            )
+            sides = self.splits["train"].sides
+            self._teachers[wanted] = [
+                make_teacher(
+                    self.base_model,
+                    side,
+                    self.folder / "teacher",
+                    self.base_key,
+                    num_outputs=self.task.num_outputs,
+                    layers=wanted,
+                    device=self.device,
+                    max_bytes=self.config.teacher_cache_mb * 10**6 // len(sides),
+                    on_step=lambda done, total: self.on_phase("teacher outputs", done, total),
+                )
+                for side in sides
+            ]
         return self._teachers[wanted]
 
 
@@ -154,6 +163,7 @@ class Method(ABC):
     """One way to search. Instances are cheap and hold no state of a study."""
 
     name: ClassVar[str]
+    task_types: ClassVar[tuple[TaskType, ...]] = ("text-classification", "sentence-similarity", "translation")
     searches: ClassVar[str]
     """What it searches, for `nasopt methods`."""
     options_model: ClassVar[type[BaseModel]]

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from nasopt.config import Section
 from nasopt.methods.base import Candidate, Context, Control, Lineage, Method
 from nasopt.methods.controls import budgets_of, build_cut, distinct, full_label, layer_recipe, whole_layers
 from nasopt.models.architecture import FFN_STEP, TRAININGS, Architecture, EncoderShape, Precision, Training
@@ -22,6 +21,7 @@ from nasopt.samplers.genetic import GeneticSampler, fitness
 from nasopt.samplers.history import parent_of
 from nasopt.samplers.mutations import MUTATIONS
 from nasopt.storage.attributes import CHECKPOINT, base_of
+from nasopt.task_config import Section
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from nasopt.tasks.base import Task
-    from nasopt.tasks.batches import Batch
     from nasopt.training.loop import LossFunction
     from nasopt.training.teacher import Teacher
 
@@ -105,6 +104,7 @@ class GeneticMethod(Method):
     """See the module."""
 
     name = "genetic"
+    task_types = ("text-classification", "sentence-similarity")
     searches = "layers, heads and FFN neurons kept, precision, fine-tuning or distillation; weights are inherited"
     options_model = GeneticOptions
 
@@ -194,7 +194,7 @@ class GeneticMethod(Method):
 
     def loss(self, training: Training, context: Context) -> LossFunction:
         if training == "distill":
-            return self.distillation_loss(context.task, context.teacher())
+            return self.distillation_loss(context.task, context.teachers())
         return super().loss(training, context)
 
     def controls(
@@ -219,23 +219,25 @@ class GeneticMethod(Method):
         assert isinstance(architecture, Architecture)
         return build_cut(self, architecture, recipe, trial, context)
 
-    def distillation_loss(self, task: Task, teacher: Teacher) -> Callable[[nn.Module, Batch], Tensor]:
-        """`L_task + L_hidn + L_pred`, weighted; without L_pred where the outputs are not classes."""
+    def distillation_loss(self, task: Task, teachers: Sequence[Teacher]) -> Callable[[nn.Module, Any], Tensor]:
+        """`L_task + L_hidn + L_pred`, weighted; without L_pred where the outputs are not classes.
+
+        L_hidn is the mean over the texts of an example.
+        """
         from nasopt.training.losses import hidden_cosine, prediction_kl
-        from nasopt.training.teacher import run_with_hidden
 
         options = self.options
 
-        def loss(model: nn.Module, batch: Batch) -> Tensor:
-            logits, hidden_states = run_with_hidden(model, batch)
-            teacher_logits, (teacher_hidden,) = teacher(batch)
-            total = options.task_weight * task.loss(logits, batch.labels)
-            total = total + options.hidden_weight * hidden_cosine(
-                hidden_states[-1], teacher_hidden, batch.attention_mask
-            )
-            if task.is_classification:
-                divergence = prediction_kl(logits, teacher_logits, options.temperature, options.scale_by_t2)
-                total = total + options.prediction_weight * divergence
+        def loss(model: nn.Module, batch: Any) -> Tensor:
+            outputs = task.run(model, batch, hidden_states=True)
+            total = options.task_weight * task.loss_of(outputs, batch)
+            for output, side, teacher in zip(outputs, batch.sides, teachers, strict=True):
+                logits, (hidden,) = teacher(side)
+                difference = hidden_cosine(output.hidden_states[-1], hidden, side.attention_mask)
+                total = total + options.hidden_weight / len(teachers) * difference
+                if task.is_classification:
+                    divergence = prediction_kl(output.logits, logits, options.temperature, options.scale_by_t2)
+                    total = total + options.prediction_weight * divergence
             return total
 
         return loss

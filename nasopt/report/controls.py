@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
@@ -15,7 +16,7 @@ from nasopt.report.confirmations import confirmation_columns, with_confirmation,
 from nasopt.report.records import Format, Record, print_records
 from nasopt.report.tables import PROVENANCE_COLUMNS, pareto_trials, trial_columns, trial_record, with_totals
 from nasopt.storage import attributes
-from nasopt.storage.predictions import TFIDF, Predictions, PredictionStore
+from nasopt.storage.predictions import REPLICATES, TFIDF, Predictions, PredictionStore
 from nasopt.study import OpenStudy
 
 LATENCY_TOLERANCE = 0.02
@@ -93,6 +94,10 @@ class Comparisons:
         a, b = self._stored.get(mine), self._stored.get(other)
         if a is None or b is None or a.split != b.split:
             return None
+        if REPLICATES in (a.classes, b.classes):
+            if a.classes != b.classes or a.values.shape != b.values.shape:
+                return None
+            return score_difference(a.values.astype(np.float64), b.values.astype(np.float64))
         if not a.classes:
             return score_difference(self._scores[mine], self._scores[other])
         return class_difference(a.labels, a.values, b.values, classes=a.classes, metric=self._metric)

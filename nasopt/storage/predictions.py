@@ -28,6 +28,9 @@ TFIDF = "tfidf"
 logger = logging.getLogger("nasopt")
 
 
+REPLICATES = -1
+
+
 @dataclass(frozen=True)
 class Predictions:
     """What a model says of each validation example.
@@ -35,7 +38,8 @@ class Predictions:
     Attributes:
         values: shape (examples,): the predicted class, or the number.
         labels: shape (examples,): the right one.
-        classes: how many classes there are; 0 for regression.
+        classes: how many classes there are; 0 for regression; :data:`REPLICATES` where `values` are the metric itself
+            on paired resamples (see :class:`nasopt.tasks.base.Evaluation`) and there are no labels.
         split: identifies examples and labels; predictions of different splits cannot be paired.
     """
 
@@ -53,6 +57,11 @@ class Predictions:
             return cls(outputs[:, 0].astype(np.float32), labels.astype(np.float32), 0, split)
         smallest = np.min_scalar_type(outputs.shape[1] - 1)
         return cls(outputs.argmax(axis=1).astype(smallest), labels.astype(smallest), outputs.shape[1], split)
+
+    @classmethod
+    def of_replicates(cls, replicates: NDArray[np.float64], split: str) -> Predictions:
+        """From the metric on resamples, shape (1 + resamples,)."""
+        return cls(replicates.astype(np.float32), np.empty(0, dtype=np.float32), REPLICATES, split)
 
 
 class PredictionStore:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,17 +14,27 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nasopt.config import TaskConfig
 from nasopt.models.architecture import EncoderShape
-from nasopt.tasks.batches import Batch, EncodedSplit
+from nasopt.task_config import TaskConfig
+from nasopt.tasks.batches import Examples
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One pass over a split: the metric, and the outputs of shape (examples, outputs) in the order of the split."""
+    """One pass over a split. What two models are compared by is either `outputs` or `replicates`.
+
+    Attributes:
+        quality: the metric.
+        outputs: shape (examples, outputs), in the order of the split; None where the metric is not of such.
+        replicates: the metric, then on resamples of the examples that are the same for every model (the paired
+            bootstrap), shape (1 + resamples,).
+        details: what else was found, by name, for the trial's attributes.
+    """
 
     quality: float
-    outputs: NDArray[np.float32]
+    outputs: NDArray[np.float32] | None = None
+    replicates: NDArray[np.float64] | None = None
+    details: Mapping[str, float | str] = field(default_factory=dict)
 
 
 class Task(ABC):
@@ -30,10 +42,11 @@ class Task(ABC):
 
     Raises:
         DatasetError: the data do not exist or do not fit the task.
-        UnsupportedModelError: the model does not exist, or is not an encoder that can be cut.
+        UnsupportedModelError: the model does not exist, or is not one that can be cut.
     """
 
     tokenizer: PreTrainedTokenizerBase
+    """The base model's."""
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
@@ -41,25 +54,26 @@ class Task(ABC):
     @property
     @abstractmethod
     def has_head(self) -> bool:
-        """Whether the base model comes with a head for this task, so that it needs no fine-tuning."""
+        """Whether the base model does this task as it comes, so that it needs no fine-tuning."""
 
     @property
-    @abstractmethod
     def is_classification(self) -> bool:
         """Whether outputs are logits over classes."""
+        return False
 
     @property
-    @abstractmethod
     def num_outputs(self) -> int:
-        """Classes; 1 for regression."""
+        """Logits of one text: classes, 1 for regression, 0 for a model without such a head."""
+        return 0
 
     @abstractmethod
-    def texts(self, role: str) -> list[str]:
-        """The raw texts of the split with that role (train, validation, test); the two texts of a pair as one."""
+    def encode(self, folder: Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Mapping[str, Examples]:
+        """Tokenises every split, or reads what an earlier call left in `folder` (an Arrow cache).
 
-    @abstractmethod
-    def encode(self, folder: Path) -> dict[str, EncodedSplit]:
-        """Tokenises every split, or reads what an earlier call left in `folder` (an Arrow cache)."""
+        Args:
+            folder: of the cache.
+            tokenizer: a candidate's, where it has another vocabulary than the base model.
+        """
 
     @abstractmethod
     def load_model(self) -> PreTrainedModel:
@@ -70,16 +84,14 @@ class Task(ABC):
         """The base model's modules on torch's device `meta`: sizes without weights."""
 
     @abstractmethod
-    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The task's loss, averaged over the batch."""
-
-    @abstractmethod
-    def quality(self, outputs: NDArray[np.float32], labels: NDArray[np.generic]) -> float:
-        """The study's metric."""
-
-    @abstractmethod
-    def evaluate(self, model: nn.Module, split: EncodedSplit, device: torch.device) -> Evaluation:
-        """Runs the model over a split, in the model's own precision."""
+    def evaluate(
+        self,
+        model: nn.Module,
+        examples: Examples,
+        device: torch.device,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> Evaluation:
+        """Runs the model over a split, in the model's own precision; `tokenizer` as in :meth:`encode`."""
 
     @property
     @abstractmethod
@@ -91,11 +103,19 @@ class Task(ABC):
     def max_positions(self) -> int:
         """Tokens the model reads at most."""
 
-    def training_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The task's loss of a model on a batch."""
-        return self.loss(self.outputs(model, batch), batch.labels)
+    @abstractmethod
+    def loss_of(self, outputs: Sequence[Any], batch: Any) -> Tensor:
+        """The task's loss, averaged over the batch, from what :meth:`run` gave."""
 
-    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The model's outputs for a batch, shape (batch, outputs)."""
-        logits: Tensor = model(**batch.inputs).logits
-        return logits
+    def run(self, model: nn.Module, batch: Any, hidden_states: bool = False) -> list[Any]:
+        """The model's outputs (of transformers) for each text of a batch, with hidden states where they are wanted."""
+        options = {"output_hidden_states": True} if hidden_states else {}
+        return [model(**side.inputs, **options) for side in batch.sides]
+
+    def training_loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """The task's loss of a model on a batch."""
+        return self.loss_of(self.run(model, batch), batch)
+
+    def workload(self, model: nn.Module) -> nn.Module:
+        """What one call of is timed, with a batch of texts: a forward pass of the model unless a task says more."""
+        return model

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -36,9 +37,65 @@ class Batch:
     def attention_mask(self) -> Tensor:
         return self.inputs["attention_mask"]
 
+    @property
+    def sides(self) -> tuple[Batch, ...]:
+        """What one pass of a model reads, each: the batch itself."""
+        return (self,)
+
     def to(self, device: torch.device) -> Batch:
         inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
         return Batch(inputs, self.labels.to(device, non_blocking=True), self.indices)
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """The two texts of some examples, each padded on its own: two languages, or source and target."""
+
+    first: Batch
+    second: Batch
+
+    @property
+    def labels(self) -> Tensor:
+        return self.first.labels
+
+    @property
+    def indices(self) -> Tensor:
+        return self.first.indices
+
+    @property
+    def sides(self) -> tuple[Batch, ...]:
+        return (self.first, self.second)
+
+    def to(self, device: torch.device) -> PairBatch:
+        return PairBatch(self.first.to(device), self.second.to(device))
+
+
+class Examples(Protocol):
+    """The tokenised examples of one split, whatever an example is."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def total_tokens(self) -> int: ...
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each example, shape (examples,)."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Shape (examples,); zeros where there are none."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the tokens and labels."""
+
+    @property
+    def sides(self) -> tuple[EncodedSplit, ...]:
+        """The texts that a model reads one by one: one of each example, or two."""
+
+    def batch(self, indices: Tensor) -> Any:
+        """The examples at `indices`, a :class:`Batch` or a :class:`PairBatch`."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +121,10 @@ class EncodedSplit:
     def total_tokens(self) -> int:
         return int(self.offsets[-1])
 
+    @property
+    def sides(self) -> tuple[EncodedSplit, ...]:
+        return (self,)
+
     @cached_property
     def lengths(self) -> Tensor:
         """Tokens of each example, shape (examples,)."""
@@ -85,6 +146,40 @@ class EncodedSplit:
             for name, values in self.columns.items()
         }
         return Batch({**inputs, "attention_mask": mask.to(torch.int64)}, self.labels[indices], indices)
+
+
+@dataclass(frozen=True)
+class PairedSplit:
+    """Examples of two texts, which a model reads one by one."""
+
+    first: EncodedSplit
+    second: EncodedSplit
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @property
+    def total_tokens(self) -> int:
+        return self.first.total_tokens + self.second.total_tokens
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        return self.first.lengths + self.second.lengths
+
+    @property
+    def labels(self) -> Tensor:
+        return self.first.labels
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.first.fingerprint} {self.second.fingerprint}".encode()).hexdigest()
+
+    @property
+    def sides(self) -> tuple[EncodedSplit, ...]:
+        return (self.first, self.second)
+
+    def batch(self, indices: Tensor) -> PairBatch:
+        return PairBatch(self.first.batch(indices), self.second.batch(indices))
 
 
 def gather_positions(offsets: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:

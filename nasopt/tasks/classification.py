@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,22 +14,20 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from nasopt.config import CLASSIFICATION_METRICS, REGRESSION_METRICS, TaskConfig
 from nasopt.errors import DatasetError, choices
 from nasopt.models import loading
 from nasopt.models.architecture import EncoderShape
 from nasopt.models.families import encoder_shape, family_of, max_positions
+from nasopt.task_config import CLASSIFICATION_METRICS, REGRESSION_METRICS, TaskConfig
 from nasopt.tasks.base import Evaluation, Task
-from nasopt.tasks.batches import EncodedSplit, sorted_batches
+from nasopt.tasks.batches import Batch, EncodedSplit, Examples, sorted_batches
 from nasopt.tasks.datasets import load_splits
+from nasopt.tasks.encoding import Encoder, identity_of
 from nasopt.tasks.metrics import METRICS
 
 EVALUATION_BATCH = 64
-TRUNCATION_WARNING_SHARE = 0.01
-
-logger = logging.getLogger("nasopt")
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class TextClassification(Task):
         for role, split in self._data.items():
             _check_labels(split, role, config.dataset.label, self._labels)
         self.tokenizer = loading.load_tokenizer(config.model, config.revision, config.trust_remote_code)
-        self._tokenizer_identity = self.tokenizer.backend_tokenizer.to_str()  # now: tokenising leaves traces in it
+        self._tokenizer_identity = identity_of(self.tokenizer)
 
     @property
     def has_head(self) -> bool:
@@ -114,48 +111,30 @@ class TextClassification(Task):
         kind = "single_label_classification" if self.is_classification else "regression"
         return loading.Head(names, kind)
 
-    def encode(self, folder: Path) -> dict[str, EncodedSplit]:
-        return {role: self._encode(split, role, folder) for role, split in self._data.items()}
-
-    def _encode(self, split: Dataset, role: str, folder: Path) -> EncodedSplit:
-        columns = self.config.dataset.text
-        limit = min(self.config.max_length, self.max_positions)
-
-        def tokenise(rows: dict[str, list[str]]) -> dict[str, Any]:
-            texts = ([str(text) for text in rows[column]] for column in columns)
-            encoded = self.tokenizer(*texts, truncation=True, max_length=limit)
-            return {**encoded, "truncated": [bool(item.overflowing) for item in encoded.encodings]}
-
-        identity = hashlib.sha256(f"{self._tokenizer_identity} {limit}".encode())
-        for column in columns:
-            identity.update("\0".join(map(str, split[column])).encode())
-        cache = folder / f"{role}-{identity.hexdigest()[:16]}.arrow"
-        table = split.map(
-            tokenise, batched=True, remove_columns=split.column_names, cache_file_name=str(cache), keep_in_memory=False
+    def encode(self, folder: Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Mapping[str, EncodedSplit]:
+        encoder = Encoder(
+            tokenizer or self.tokenizer,
+            identity_of(tokenizer) if tokenizer else self._tokenizer_identity,
+            min(self.config.max_length, self.max_positions),
+            self._padding(),
         )
-        truncated = float(np.mean(table["truncated"]))
-        if role == "train" and truncated > TRUNCATION_WARNING_SHARE:
-            logger.warning(
-                "task.max_length: %d tokens cut off the end of %.0f %% of the training texts", limit, 100 * truncated
-            )
-        names = self._input_names()
-        flat = {name: _flatten(table, name) for name in names}
-        padding = {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": 0}
-        dtype = torch.int64 if self.is_classification else torch.float32
+        columns = self.config.dataset.text
+        return {
+            role: encoder.encode(split, columns, role, folder, self._label_ids(split))
+            for role, split in self._data.items()
+        }
+
+    def _label_ids(self, split: Dataset) -> Tensor:
         ids = self._labels.ids
         labels = [ids[label] if ids else label for label in split[self.config.dataset.label]]
-        return EncodedSplit(
-            {name: values for name, (values, _) in flat.items()},
-            {name: padding[name] for name in names},
-            flat["input_ids"][1],
-            torch.tensor(labels, dtype=dtype),
-        )
+        return torch.tensor(labels, dtype=torch.int64 if self.is_classification else torch.float32)
 
-    def _input_names(self) -> list[str]:
+    def _padding(self) -> dict[str, int]:
         """What of the tokenizer's output the model reads, but the mask: segments only if it tells them apart."""
         segments = getattr(self._model_config, "type_vocab_size", 0) or 0
+        padding = {"input_ids": int(self.tokenizer.pad_token_id), "token_type_ids": 0}
         wanted = {"input_ids"} | ({"token_type_ids"} if segments > 1 else set())
-        return [name for name in self.tokenizer.model_input_names if name in wanted]
+        return {name: padding[name] for name in self.tokenizer.model_input_names if name in wanted}
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy for classes, mean squared error for numbers; `outputs` of shape (batch, outputs)."""
@@ -167,22 +146,22 @@ class TextClassification(Task):
         return METRICS[self.config.metric](outputs, labels)
 
     @torch.inference_mode()
-    def evaluate(self, model: nn.Module, split: EncodedSplit, device: torch.device) -> Evaluation:
+    def evaluate(
+        self,
+        model: nn.Module,
+        examples: Examples,
+        device: torch.device,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> Evaluation:
         model.eval()
-        outputs = np.empty((len(split), self._labels.num_outputs), dtype=np.float32)
-        for indices in sorted_batches(split.lengths, EVALUATION_BATCH):
-            batch = split.batch(indices).to(device)
-            outputs[indices.numpy()] = self.outputs(model, batch).float().cpu().numpy()
-        return Evaluation(self.quality(outputs, split.labels.numpy()), outputs)
+        outputs = np.empty((len(examples), self._labels.num_outputs), dtype=np.float32)
+        for indices in sorted_batches(examples.lengths, EVALUATION_BATCH):
+            (found,) = self.run(model, examples.batch(indices).to(device))
+            outputs[indices.numpy()] = found.logits.float().cpu().numpy()
+        return Evaluation(self.quality(outputs, examples.labels.numpy()), outputs)
 
-
-def _flatten(table: Dataset, column: str) -> tuple[Tensor, Tensor]:
-    """A column of lists as flat values (int32) and offsets."""
-    lists = table.data.table.column(column).combine_chunks()
-    lists = lists.chunk(0) if hasattr(lists, "chunk") else lists
-    offsets = lists.offsets.to_numpy().astype(np.int64)
-    values = lists.values.to_numpy()[offsets[0] : offsets[-1]].astype(np.int32)
-    return torch.from_numpy(values), torch.from_numpy(offsets - offsets[0])
+    def loss_of(self, outputs: Sequence[Any], batch: Batch) -> Tensor:
+        return self.loss(outputs[0].logits, batch.labels)
 
 
 def _labels_of(train: Dataset, column: str) -> Labels:

@@ -19,10 +19,10 @@ from transformers import get_scheduler
 from nasopt.config import TrainingConfig
 from nasopt.errors import TrainingDivergedError
 from nasopt.measurement.device import supports_bf16
-from nasopt.tasks.batches import Batch, EncodedSplit, training_batches
+from nasopt.tasks.batches import Examples, training_batches
 from nasopt.training.state import TrainingState, load_state, save_state
 
-LossFunction = Callable[[Any, Batch], Tensor]
+LossFunction = Callable[[Any, Any], Tensor]
 """(model, batch) -> scalar loss, averaged over the batch."""
 StepCallback = Callable[[int, int], None]
 """(optimizer steps done, optimizer steps in all)."""
@@ -68,7 +68,7 @@ class SecondOptimizer:
 
 def train(
     model: Any,
-    split: EncodedSplit,
+    split: Examples,
     loss_function: LossFunction,
     settings: TrainingConfig,
     *,
@@ -121,7 +121,7 @@ class _Run:
     def __init__(
         self,
         model: Any,
-        split: EncodedSplit,
+        split: Examples,
         loss_function: LossFunction,
         settings: TrainingConfig,
         device: torch.device,

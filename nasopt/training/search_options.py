@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator, model_validator
 
-from nasopt.config import Section, TrainingConfig
+from nasopt.config import TrainingConfig
 from nasopt.models.cells import CellArchitecture
+from nasopt.task_config import Section
 
 
 class SearchOptions(Section):

@@ -23,7 +23,10 @@ CACHE_BATCH = 64
 
 
 class Teacher(ABC):
-    """Gives, for a training batch, the teacher's logits (B, C) and hidden states (layers, B, T, H)."""
+    """Gives, for a batch of training texts, the teacher's logits (B, C) and hidden states (layers, B, T, H).
+
+    C is 0 for a teacher without a head.
+    """
 
     @abstractmethod
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -65,7 +68,8 @@ class CachedTeacher(Teacher):
 def run_with_hidden(model: nn.Module, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One forward pass: logits (B, C), and hidden states (B, T, H) of the embeddings and after each layer."""
     outputs = model(**batch.inputs, output_hidden_states=True)
-    return outputs.logits, outputs.hidden_states
+    hidden_states = outputs.hidden_states
+    return getattr(outputs, "logits", hidden_states[0].new_zeros((len(batch.labels), 0))), hidden_states
 
 
 def make_teacher(
@@ -74,6 +78,7 @@ def make_teacher(
     folder: Path,
     identity: str,
     *,
+    num_outputs: int,
     layers: Sequence[int] = (-1,),
     device: torch.device,
     max_bytes: int,
@@ -86,14 +91,14 @@ def make_teacher(
         split: the training split.
         folder: where caches lie.
         identity: what the teacher's weights are (a checkpoint's key).
+        num_outputs: logits of a text; 0 for a model without a head.
         layers: which hidden states are wanted: 0 is the embeddings, -1 the last layer.
         device: where the teacher runs.
         max_bytes: above this the outputs are not stored and the teacher runs live.
         on_step: told how many batches of how many are done.
     """
-    config = model.config
-    hidden_size, outputs = int(config.hidden_size), int(config.num_labels)
-    if len(layers) * split.total_tokens * hidden_size * 2 + len(split) * outputs * 4 > max_bytes:
+    hidden_size = int(model.config.hidden_size)
+    if len(layers) * split.total_tokens * hidden_size * 2 + len(split) * num_outputs * 4 > max_bytes:
         return LiveTeacher(model, device, layers)
     content = hashlib.sha256(f"{identity} {split.fingerprint} {tuple(layers)}".encode()).hexdigest()[:16]
     cache = folder / content
@@ -101,11 +106,11 @@ def make_teacher(
     # Workers that start together fill it one after the other; the second finds what the first made.
     with FileLock(cache / ".lock"):
         if not (cache / "shape.json").is_file():
-            logits = _allocate(cache / "logits.bin", torch.float32, (len(split), outputs))
+            logits = _allocate(cache / "logits.bin", torch.float32, (len(split), num_outputs))
             hidden = _allocate(cache / "hidden.bin", torch.bfloat16, (len(layers), split.total_tokens, hidden_size))
             _fill(LiveTeacher(model, device, layers), split, logits, hidden, device, on_step)
             # The shape is written last: a cache without it was interrupted and is filled again.
-            sizes = {"layers": len(layers), "outputs": outputs, "hidden": hidden_size}
+            sizes = {"layers": len(layers), "outputs": num_outputs, "hidden": hidden_size}
             write_atomically(cache / "shape.json", json.dumps(sizes))
     return CachedTeacher(cache, split)
 
@@ -148,4 +153,6 @@ def _allocate(path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
 
 def _map(path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """A tensor of `shape` whose memory is the file (created if need be)."""
+    if 0 in shape:
+        return torch.empty(shape, dtype=dtype)
     return torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype).view(shape)

@@ -86,8 +86,11 @@ class _Task:
 
     is_classification = True
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return torch.nn.functional.cross_entropy(logits, labels)
+    def run(self, model: torch.nn.Module, batch: Batch, hidden_states: bool) -> list[object]:
+        return [model(**batch.inputs, output_hidden_states=hidden_states)]
+
+    def loss_of(self, outputs: list[Any], batch: Batch) -> Tensor:
+        return torch.nn.functional.cross_entropy(outputs[0].logits, batch.labels)
 
 
 def test_the_distillation_loss_is_the_weighted_sum() -> None:
@@ -107,7 +110,7 @@ def test_the_distillation_loss_is_the_weighted_sum() -> None:
 
     options = GeneticOptions(task_weight=0.5, hidden_weight=2.0, prediction_weight=3.0, temperature=2.0)
     loss = GeneticMethod(options).distillation_loss(
-        _Task(), lambda batch: (torch.tensor(teacher), torch.tensor(teacher_hidden)[None])
+        _Task(), [lambda batch: (torch.tensor(teacher), torch.tensor(teacher_hidden)[None])]
     )
     batch = Batch({"attention_mask": torch.tensor(mask)}, torch.tensor(labels), torch.arange(2))
 

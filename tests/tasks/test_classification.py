@@ -12,11 +12,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from nasopt.config import TaskConfig, TrainingConfig
+from nasopt.config import TrainingConfig
 from nasopt.errors import DatasetError
 from nasopt.models.architecture import Architecture, KeptUnits
 from nasopt.models.families import FAMILIES
 from nasopt.models.surgery import cut
+from nasopt.task_config import TaskConfig
 from nasopt.tasks.classification import TextClassification
 from nasopt.training.loop import train
 from nasopt.training.teacher import run_with_hidden
@@ -132,13 +133,10 @@ def test_every_encoder_trains_on_every_kind_of_task(
     before = task.evaluate(model, split, CPU)
     assert before.outputs.shape == (len(rows), outputs)
 
-    def loss(module: Any, batch: Any) -> torch.Tensor:
-        return task.loss(task.outputs(module, batch), batch.labels)
-
     with torch.inference_mode():
         first = float(task.loss(torch.from_numpy(before.outputs), split.labels))
     settings = TrainingConfig(epochs=30, batch_size=16, learning_rate=1e-2)
-    train(model, split, loss, settings, device=CPU, seed=0)
+    train(model, split, task.training_loss, settings, device=CPU, seed=0)
     after = task.evaluate(model, split, CPU)
     assert float(task.loss(torch.from_numpy(after.outputs), split.labels)) < 0.95 * first
     assert -1 <= after.quality <= 1

@@ -33,7 +33,7 @@ def split() -> EncodedSplit:
 
 
 def make(model: BertForSequenceClassification, split: EncodedSplit, folder: Path, **options: object):  # type: ignore[no-untyped-def]
-    arguments = {"identity": "a", "device": CPU, "max_bytes": 10**8, **options}
+    arguments = {"identity": "a", "num_outputs": 3, "device": CPU, "max_bytes": 10**8, **options}
     return make_teacher(model, split, folder, **arguments)  # type: ignore[arg-type]
 
 

@@ -1,0 +1,152 @@
+"""`[task]` of the study file: what the models are for, on which data, and what their quality is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+TaskType: TypeAlias = Literal["text-classification", "sentence-similarity", "translation"]
+MetricName: TypeAlias = Literal[
+    "accuracy", "f1", "matthews_correlation", "pearsonr", "spearmanr", "retrieval", "encodechka", "bleu"
+]
+CLASSIFICATION_METRICS = ("accuracy", "f1", "matthews_correlation")
+REGRESSION_METRICS = ("pearsonr", "spearmanr")
+METRICS_OF: Mapping[TaskType, tuple[str, ...]] = {
+    "text-classification": (*CLASSIFICATION_METRICS, *REGRESSION_METRICS),
+    "sentence-similarity": ("spearmanr", "retrieval", "encodechka"),
+    "translation": ("bleu",),
+}
+
+EncodechkaTask: TypeAlias = Literal["STS", "PI", "NLI", "SA", "TI", "II", "IC", "ICX", "NE1", "NE2"]
+SENTENCE_TASKS: tuple[EncodechkaTask, ...] = ("STS", "PI", "NLI", "SA", "TI", "II", "IC", "ICX")
+
+
+class Section(BaseModel):
+    """A table of the study file: unknown keys are errors, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SplitsConfig(Section):
+    """Names of the splits in the data set."""
+
+    train: str = Field("train", description="What candidates are trained on.")
+    validation: str = Field("validation", description="What quality is measured on; slices such as `train[:10%]` work.")
+    test: str | None = Field(None, description="Looked at once, by `study export`, for the model card.")
+
+
+class MaxSamplesConfig(Section):
+    """How many rows of each split are used at most (the first ones)."""
+
+    train: int | None = Field(None, ge=1, description="Rows; all unless set.")
+    validation: int | None = Field(None, ge=1, description="Rows; all unless set.")
+    test: int | None = Field(None, ge=1, description="Rows; all unless set.")
+
+
+class DatasetConfig(Section):
+    """Where the data are and which columns hold what."""
+
+    path: str = Field(min_length=1, description="Hub id, or a local folder, csv, json or parquet file.")
+    name: str | None = Field(None, description="Configuration of a hub data set, for example `sst2` of GLUE.")
+    revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
+    text: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = Field(
+        description="The text column, or two for sentence pairs; for translation source and target."
+    )
+    label: str = Field("label", description="The column of classes, or of numbers; not read where there is none.")
+    splits: SplitsConfig = SplitsConfig()
+    max_samples: MaxSamplesConfig = MaxSamplesConfig()
+
+
+class SimilarityConfig(Section):
+    """Sentence encoders: how a text becomes one vector, and how vectors are judged."""
+
+    pooling: Literal["mean", "cls"] = Field("mean", description="Mean over a text's tokens, or its first token.")
+    prefix: str = Field("", description='Put before every text, for example `"query: "`.')
+    normalize: bool = Field(True, description="Vectors of length 1.")
+    scale: float = Field(20.0, gt=0, allow_inf_nan=False, description="Of cosines in the translation-ranking loss.")
+    encodechka: str | None = Field(None, description="Folder with the benchmark's files, for the metric `encodechka`.")
+    encodechka_tasks: Annotated[tuple[EncodechkaTask, ...], Field(min_length=1)] = Field(
+        SENTENCE_TASKS, description="Which of the ten tasks; the eight of sentences unless set."
+    )
+
+
+class TranslationConfig(Section):
+    """Encoder-decoders: how texts are generated, for quality and for latency."""
+
+    beams: int = Field(1, ge=1, description="Of the beam search behind `quality`; 1 is greedy.")
+    max_new_tokens: int = Field(128, ge=1, description="Longest translation, for `quality`.")
+    latency_tokens: int = Field(32, ge=1, description="Tokens that are generated, greedily, while latency is measured.")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="Of the training loss.")
+    source_language: str | None = Field(None, description="The tokenizer's code of it, for multilingual models.")
+    target_language: str | None = Field(None, description="Likewise; what generation begins with.")
+
+
+class NewModelConfig(Section):
+    """An encoder-decoder that starts from random weights, with a tokenizer trained on the training split."""
+
+    encoder_layers: int = Field(3, ge=1, description="Transformer layers of the encoder.")
+    decoder_layers: int = Field(4, ge=1, description="And of the decoder.")
+    hidden_size: int = Field(192, ge=2, description="Width; a multiple of `heads`.")
+    heads: int = Field(4, ge=1, description="Attention heads of each layer.")
+    ffn_size: int = Field(768, ge=1, description="Neurons of each feed-forward block.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="While it is trained.")
+    vocabulary: int = Field(8000, ge=100, description="Tokens, of both languages together.")
+    tokenizer: Literal["bpe", "unigram"] = Field("bpe", description="In SentencePiece's manner.")
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> NewModelConfig:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(f"hidden_size ({self.hidden_size}) must be a multiple of twice heads ({self.heads})")
+        return self
+
+
+NEW_MODEL_TYPES = ("m2m_100", "bart", "marian")
+"""Model types that a new encoder-decoder can have: one pre-norm, two post-norm."""
+
+
+class TaskConfig(Section):
+    """What the models are for."""
+
+    type: TaskType = Field("text-classification", description="Hugging Face's name of the task.")
+    model: str = Field(
+        min_length=1, description="Hub id or local folder of the base model; with `[task.new_model]` a model type."
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
+    new_head: bool = Field(False, description="Train a new classification head even if the model has one.")
+    trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
+    metric: MetricName = Field("accuracy", description="What `quality` is; which ones there are depends on the task.")
+    max_length: int = Field(128, ge=2, description="Tokens; longer texts are cut.")
+    dataset: DatasetConfig
+    similarity: SimilarityConfig = SimilarityConfig.model_validate({})
+    translation: TranslationConfig = TranslationConfig.model_validate({})
+    new_model: NewModelConfig | None = Field(None, description="Only for translation.")
+
+    @model_validator(mode="after")
+    def _check_type(self) -> TaskConfig:
+        metrics = METRICS_OF[self.type]
+        if self.metric not in metrics:
+            raise ValueError(f"the metric {self.metric!r} is not one of {self.type}: {', '.join(metrics)}")
+        for table, its_type in (("similarity", "sentence-similarity"), ("translation", "translation")):
+            if table in self.model_fields_set and self.type != its_type and getattr(self, table) != _default(table):
+                raise ValueError(f"[task.{table}] is for the type {its_type}, not for {self.type}")
+        if self.type != "text-classification" and len(self.dataset.text) != 2:
+            raise ValueError(f"{self.type} needs two columns in dataset.text, not {len(self.dataset.text)}")
+        if self.metric == "encodechka" and self.similarity.encodechka is None:
+            raise ValueError("the metric encodechka needs `similarity.encodechka`, the folder with its files")
+        if self.new_model is not None:
+            self._check_new_model()
+        return self
+
+    def _check_new_model(self) -> None:
+        if self.type != "translation":
+            raise ValueError(f"[task.new_model] is for the type translation, not for {self.type}")
+        if self.model not in NEW_MODEL_TYPES:
+            raise ValueError(
+                f"with [task.new_model] `model` is one of {', '.join(NEW_MODEL_TYPES)}, not {self.model!r}"
+            )
+
+
+def _default(table: str) -> object:
+    return TaskConfig.model_fields[table].default
