@@ -27,6 +27,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nasopt.errors import UnsupportedModelError, choices
+from nasopt.models.architecture import CandidateArchitecture
 from nasopt.models.families import FAMILIES
 from nasopt.models.loading import load_tokenizer
 
@@ -123,6 +124,12 @@ def cut_tokenizer(tokenizer: PreTrainedTokenizerBase, kept: Sequence[int]) -> Pr
             f"the tokenizer ({type(tokenizer).__name__}) numbers its tokens in a way that is lost when some are cut"
         )
     return smaller
+
+
+def tokenizer_of(tokenizer: PreTrainedTokenizerBase, architecture: CandidateArchitecture) -> PreTrainedTokenizerBase:
+    """A candidate's own tokenizer: the base model's, with the tokens that the candidate keeps."""
+    kept = getattr(architecture, "vocabulary", None)
+    return tokenizer if kept is None else cut_tokenizer(tokenizer, kept)
 
 
 def cut_embeddings(model: PreTrainedModel, kept: Sequence[int]) -> None:
