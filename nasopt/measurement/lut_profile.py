@@ -44,7 +44,7 @@ from nasopt.measurement.lut import (
     Place,
 )
 from nasopt.models.architecture import FFN_STEP, Architecture, EncoderShape, KeptUnits, Precision
-from nasopt.models.families import encoder_shape, family_of, max_positions
+from nasopt.models.families import encoder_family_of, encoder_shape, max_positions
 from nasopt.models.quantization import quantize
 from nasopt.models.surgery import cut
 
@@ -257,7 +257,7 @@ class Session:
             gone = encoder_shape(full.config).num_layers - len(kept)
             cut(full, Architecture((*kept, *(None,) * gone)))
         else:
-            del family_of(full).parts.encoder_layers(full)[:]
+            del encoder_family_of(full).parts.encoder_layers(full)[:]
         return quantize(full, model.place.precision, self._device)
 
     def _inputs(self, place: Place) -> dict[str, Tensor]:
@@ -288,7 +288,7 @@ class _Part(nn.Module):
 
 def _full_model(config: PretrainedConfig, hidden_size: int, seed: int) -> PreTrainedModel:
     """A classifier of random weights with all heads and neurons, as deep as any model that is timed."""
-    family, shape = family_of(config), encoder_shape(config)
+    family, shape = encoder_family_of(config), encoder_shape(config)
     sized = copy.deepcopy(config)
     depth = max(shape.num_layers, CHAIN_LAYERS)
     sized.hidden_size = hidden_size

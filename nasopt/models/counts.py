@@ -9,15 +9,16 @@ from transformers import PreTrainedModel
 
 from nasopt.models.architecture import Architecture
 from nasopt.models.families import family_of
+from nasopt.models.layers import shared_module
 
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Weights of an encoder; a tensor that several modules share counts once.
+    """Weights of a model; a tensor that several modules share counts once.
 
     Attributes:
-        layers: of each encoder layer.
-        rest: of everything else: embeddings, pooler, head.
+        layers: of each layer that can be removed.
+        rest: of everything else: embeddings, pooler, head; what the layers share; the encoder below a decoder.
     """
 
     layers: tuple[int, ...]
@@ -35,10 +36,13 @@ class ParameterCounts:
 
 def count_parameters(model: PreTrainedModel) -> ParameterCounts:
     """Counts the weights of a model; one on torch's device `meta` will do."""
-    layers = family_of(model).parts.encoder_layers(model)
-    counts = tuple(_count(layer) for layer in layers)
+    family = family_of(model)
+    layers = family.parts.encoder_layers(model)
+    counts = tuple(_count(layer) - _count(shared_module(layer, family)) for layer in layers)
     return ParameterCounts(counts, _count(model) - sum(counts))
 
 
-def _count(module: nn.Module) -> int:
+def _count(module: nn.Module | None) -> int:
+    if module is None:
+        return 0
     return sum(parameter.numel() for parameter in module.parameters())

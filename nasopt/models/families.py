@@ -1,7 +1,8 @@
-"""Which encoders can be cut, and where their parts are.
+"""Which models can be cut, and where their parts are.
 
-A new family is one entry in :data:`nasopt.models.modeling_nasopt.LAYER_PARTS` with its classes in that file, and one
-entry in :data:`FAMILIES`.
+A new family of encoders is one entry in :data:`nasopt.models.modeling_nasopt.LAYER_PARTS` with its classes in that
+file, and one entry in :data:`FAMILIES`. A new family of encoder-decoders, whose *decoder* layers can be removed whole,
+is one entry in :data:`ENCODER_DECODERS`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def _nothing(model: PreTrainedModel) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Family:
-    """Encoders with the same modules under the same names.
+    """Models with the same modules under the same names. `layers` are those of the decoder where there is one.
 
     Attributes:
         model_type: Hugging Face's name of the family.
@@ -47,6 +48,11 @@ class Family:
             nothing. Only a model with nothing to say may be exported with a standard configuration.
         obstacle: (configuration) -> why a model of the family cannot be cut all the same; None if it can.
         first_position: (configuration) -> number of a text's first position in the table of position embeddings.
+        is_encoder_decoder: whether the layers are a decoder's; those can only be removed whole.
+        is_pre_norm: whether a layer adds to the residual stream without normalising the sum, so that a layer that
+            writes zeros is as good as none.
+        cross_attention_output: projection of the attention to the encoder's outputs; none in encoders.
+        shared: module below the first layer, if there is one, that the layers after it use too.
     """
 
     model_type: str
@@ -58,6 +64,16 @@ class Family:
     own_values: Callable[[PreTrainedModel], dict[str, Any]] = _nothing
     obstacle: Callable[[PretrainedConfig], str | None] = lambda config: None
     first_position: Callable[[PretrainedConfig], int] = lambda config: 0
+    is_encoder_decoder: bool = False
+    is_pre_norm: bool = False
+    cross_attention_output: str | None = None
+    shared: str | None = None
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """Modules below a layer that write to the residual stream: with weights and biases of 0 they add nothing."""
+        every = (self.parts.attention_output, self.cross_attention_output, self.parts.down)
+        return tuple(name for name in every if name is not None)
 
 
 def _mpnet_heads(model: PreTrainedModel) -> dict[str, Any]:
@@ -99,10 +115,76 @@ FAMILIES = {
         ),
         Family("deberta-v2", LAYER_PARTS["deberta-v2"], obstacle=_deberta_obstacle),
         # One matrix holds query, key and value; another one both inputs of the gated FFN.
-        Family("modernbert", LAYER_PARTS["modernbert"], is_traceable=False, own_values=_modernbert_norm),
+        Family(
+            "modernbert",
+            LAYER_PARTS["modernbert"],
+            is_traceable=False,
+            own_values=_modernbert_norm,
+            is_pre_norm=True,
+        ),
     )
 }
-"""By model type."""
+"""Encoders, by model type."""
+
+
+def _bart_like(model_type: str, is_pre_norm: bool) -> Family:
+    parts = LayerParts(
+        layers="decoder.layers",
+        attention="self_attn",
+        projections=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        attention_output="self_attn.out_proj",
+        up="fc1",
+        activation="activation_fn",
+        down="fc2",
+    )
+    return Family(
+        model_type,
+        parts,
+        num_layers_key="decoder_layers",
+        num_heads_key="decoder_attention_heads",
+        ffn_key="decoder_ffn_dim",
+        is_encoder_decoder=True,
+        is_pre_norm=is_pre_norm,
+        cross_attention_output="encoder_attn.out_proj",
+    )
+
+
+def _t5_like(model_type: str) -> Family:
+    attention = "layer.0.SelfAttention"
+    parts = LayerParts(
+        layers="decoder.block",
+        attention=attention,
+        projections=(f"{attention}.q", f"{attention}.k", f"{attention}.v"),
+        attention_output=f"{attention}.o",
+        up="layer.2.DenseReluDense.wi",  # wi_0 and wi_1 where the block is gated
+        activation="layer.2.DenseReluDense.act",
+        down="layer.2.DenseReluDense.wo",
+    )
+    return Family(
+        model_type,
+        parts,
+        num_layers_key="num_decoder_layers",
+        num_heads_key="num_heads",
+        ffn_key="d_ff",
+        is_encoder_decoder=True,
+        is_pre_norm=True,
+        cross_attention_output="layer.1.EncDecAttention.o",
+        shared=f"{attention}.relative_attention_bias",
+    )
+
+
+ENCODER_DECODERS = {
+    family.model_type: family
+    for family in (
+        *(_bart_like(name, is_pre_norm=True) for name in ("mbart", "m2m_100", "pegasus", "blenderbot")),
+        *(_t5_like(name) for name in ("t5", "mt5", "longt5")),
+        *(_bart_like(name, is_pre_norm=False) for name in ("bart", "marian", "plbart")),
+    )
+}
+"""Models whose decoder layers can be removed, by model type."""
+
+UNBOUNDED_POSITIONS = 512
+"""Tokens that models without a table of positions (T5) were trained on."""
 
 REFUSED = {
     "albert": "all its layers are one layer repeated, so that they cannot keep different heads and neurons",
@@ -115,7 +197,7 @@ def family_of(model: PreTrainedModel | PretrainedConfig) -> Family:
     """The family of a model or of its configuration.
 
     Raises:
-        UnsupportedModelError: it is not an encoder that can be cut.
+        UnsupportedModelError: it is neither an encoder nor an encoder-decoder that can be cut.
     """
     config = getattr(model, "config", model)
     model_type = config.model_type
@@ -129,9 +211,12 @@ def family_of(model: PreTrainedModel | PretrainedConfig) -> Family:
             f"the model is of the type {model_type!r}, which cannot be cut: {REFUSED[model_type]}; "
             f"supported types: {choices(FAMILIES)}"
         )
+    if model_type in ENCODER_DECODERS and getattr(config, "is_encoder_decoder", False):
+        return ENCODER_DECODERS[model_type]
     if model_type not in FAMILIES:
         raise UnsupportedModelError(
-            f"the model is of the type {model_type!r}, which cannot be cut; supported types: {choices(FAMILIES)}"
+            f"the model is of the type {model_type!r}, which cannot be cut; supported types: {choices(FAMILIES)}; and "
+            f"with encoder and decoder: {choices(ENCODER_DECODERS)}"
         )
     for option in ("is_decoder", "add_cross_attention"):
         if getattr(config, option, False):
@@ -145,6 +230,21 @@ def family_of(model: PreTrainedModel | PretrainedConfig) -> Family:
     return family
 
 
+def encoder_family_of(model: PreTrainedModel | PretrainedConfig) -> Family:
+    """The family of a model without a decoder.
+
+    Raises:
+        UnsupportedModelError: see :func:`family_of`; or it has a decoder.
+    """
+    family = family_of(model)
+    if family.is_encoder_decoder:
+        raise UnsupportedModelError(
+            f"the model is of the type {family.model_type!r}, which has a decoder; this needs an encoder: "
+            f"{choices(FAMILIES)}"
+        )
+    return family
+
+
 def max_positions(config: PretrainedConfig) -> int:
     """The longest text that a model can read, in tokens (that it was made for, where it has no positions).
 
@@ -153,7 +253,8 @@ def max_positions(config: PretrainedConfig) -> int:
     """
     if config.model_type in modeling_adabert.CONFIGS:
         return int(config.max_position_embeddings)
-    return int(config.max_position_embeddings) - family_of(config).first_position(config)
+    positions = getattr(config, "max_position_embeddings", UNBOUNDED_POSITIONS)
+    return int(positions) - family_of(config).first_position(config)
 
 
 def encoder_shape(config: PretrainedConfig) -> EncoderShape:

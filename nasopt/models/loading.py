@@ -14,6 +14,7 @@ from huggingface_hub import constants, errors
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
@@ -22,7 +23,7 @@ from transformers import (
 )
 
 from nasopt.errors import ExportError, UnsupportedModelError
-from nasopt.models.families import FAMILIES, OWN_CLASSES, family_of
+from nasopt.models.families import FAMILIES, OWN_CLASSES, encoder_family_of
 from nasopt.models.quantization import bitsandbytes
 
 HEAD_SUFFIX = "ForSequenceClassification"
@@ -52,19 +53,25 @@ def load(path: str | Path, device: torch.device | str | None = None) -> tuple[Pr
         raise ExportError(f"{folder}: holds no model (there is no config.json)")
     config = load_config(str(folder), None, False)
     if config.model_type not in OWN_CLASSES and config.model_type not in FAMILIES:
-        family_of(config)
+        encoder_family_of(config)
     target = torch.device(device or "cpu")
     options: dict[str, Any] = {}
     if getattr(config, "quantization_config", None) is not None:
         bitsandbytes()
         options["device_map"] = {"": target}
-    auto = AutoModelForSequenceClassification if has_head(config) else AutoModel
+    auto = _auto_class(config)
     with _quiet(), _explained(str(folder), ExportError):
         model = auto.from_pretrained(
             folder, config=config, dtype="auto", trust_remote_code=False, use_safetensors=True, **options
         )
     model = model.to(target) if not options else model
     return model.eval(), load_tokenizer(str(folder), None, False)
+
+
+def _auto_class(config: PretrainedConfig) -> Any:
+    if config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM
+    return AutoModelForSequenceClassification if has_head(config) else AutoModel
 
 
 def load_config(source: str, revision: str | None, trust_remote_code: bool) -> PretrainedConfig:
@@ -141,6 +148,50 @@ def load_base(
     return loaded
 
 
+def load_headless(source: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
+    """An encoder without a head, or an encoder-decoder with the one that generates, in fp32.
+
+    Raises:
+        UnsupportedModelError: the model does not exist, cannot be cut, or lacks weights.
+    """
+    config = load_config(source, revision, trust_remote_code)
+    family_of(config)
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModel
+    with _quiet(), _explained(source):
+        model, report = auto.from_pretrained(
+            source,
+            config=config,
+            revision=revision or "main",
+            trust_remote_code=trust_remote_code,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    absent = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if absent:
+        raise _lacks_weights(source, model, absent)
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def blank_headless(source: str, revision: str | None, trust_remote_code: bool) -> PreTrainedModel:
+    """The modules of :func:`load_headless`'s model on the device `meta`: their sizes, without any weights.
+
+    Raises:
+        UnsupportedModelError: the model does not exist, or cannot be cut.
+    """
+    config = load_config(source, revision, trust_remote_code)
+    family_of(config)
+    return blank_model(config, source, trust_remote_code)
+
+
+def blank_model(config: PretrainedConfig, source: str = "", trust_remote_code: bool = False) -> PreTrainedModel:
+    """The modules that a configuration describes on the device `meta`, without a head for classification."""
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModel
+    with _quiet(), _explained(source), torch.device("meta"):
+        model: PreTrainedModel = auto.from_config(config, trust_remote_code=trust_remote_code)
+    return model
+
+
 def blank_base(source: str, head: Head, revision: str | None, trust_remote_code: bool) -> PreTrainedModel:
     """The modules of :func:`load_base`'s model on the device `meta`: their sizes, without any weights.
 
@@ -157,7 +208,7 @@ def blank_base(source: str, head: Head, revision: str | None, trust_remote_code:
 
 def _config_with(head: Head, source: str, revision: str | None, trust_remote_code: bool) -> PretrainedConfig:
     config = load_config(source, revision, trust_remote_code)
-    family_of(config)
+    encoder_family_of(config)
     config.num_labels = len(head.labels)
     config.id2label = dict(enumerate(head.labels))
     config.label2id = {label: index for index, label in enumerate(head.labels)}
@@ -176,10 +227,14 @@ def _check_weights(source: str, model: PreTrainedModel, report: Mapping[str, Any
         if not new_head or (name.startswith(encoder) and not name.startswith(pooler))
     )
     if absent:
-        raise UnsupportedModelError(
-            f"model {source!r}: its checkpoint lacks {len(absent)} of the weights of a {model.config.model_type} "
-            f"model, {absent[0]} among them"
-        )
+        raise _lacks_weights(source, model, absent)
+
+
+def _lacks_weights(source: str, model: PreTrainedModel, absent: list[str]) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"model {source!r}: its checkpoint lacks {len(absent)} of the weights of a {model.config.model_type} "
+        f"model, {absent[0]} among them"
+    )
 
 
 def _draw_head(model: PreTrainedModel) -> None:

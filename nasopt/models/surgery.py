@@ -1,4 +1,4 @@
-"""Makes encoders physically smaller, and full-size again.
+"""Makes models physically smaller, and full-size again: encoders by layers, heads and neurons, decoders by layers.
 
 Cutting goes through torch-pruning's dependency graph where the graph understands the model: it finds out itself that a
 head of the query projection belongs to rows of the key and value projections and to columns of the output projection.
@@ -20,9 +20,10 @@ import torch_pruning
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from nasopt.errors import CheckpointError, NasoptError
+from nasopt.errors import CheckpointError, NasoptError, UnsupportedModelError
 from nasopt.models.architecture import Architecture, KeptUnits
-from nasopt.models.families import encoder_shape, family_of
+from nasopt.models.families import Family, encoder_shape, family_of
+from nasopt.models.layers import keep_layers
 from nasopt.models.modeling_nasopt import (
     LayerParts,
     NoAttention,
@@ -58,7 +59,7 @@ def cut(model: PreTrainedModel, target: Architecture, current: Architecture | No
         current: what the model has now; None for the full base model.
 
     Raises:
-        UnsupportedModelError: the model is not an encoder that can be cut.
+        UnsupportedModelError: the model cannot be cut, or it is a decoder's heads or neurons that are to go.
         ValueError: `target` keeps something that `current` does not have, or no layer at all.
     """
     family, shape = family_of(model), encoder_shape(model.config)
@@ -68,9 +69,13 @@ def cut(model: PreTrainedModel, target: Architecture, current: Architecture | No
         raise ValueError("`target` must keep at least one layer")
     if not current.contains(target):
         raise ValueError("`target` keeps layers, heads, neurons or tokens that `current` does not have")
+    if family.is_encoder_decoder:
+        _refuse_parts(family, target, current)
     if target.vocabulary is not None and target.vocabulary != current.vocabulary:
         cut_embeddings(model, _token_positions(target.vocabulary, current.vocabulary))
-    layers = _cut_layers(model, parts, target, current)
+    layers = keep_layers(
+        model, family, [place for place, layer in enumerate(current.kept_layers) if target.layers[layer] is not None]
+    )
     blocks = [
         (layer, _units(current, index), _units(target, index))
         for layer, index in zip(layers, target.kept_layers, strict=True)
@@ -178,8 +183,10 @@ def keep_first(model: nn.Module, layer: int, block: Block, candidates: tuple[int
 
 def layer_counts(model: PreTrainedModel) -> tuple[list[int], list[int]]:
     """How many heads and how many FFN neurons each layer of a model has, whether it was cut or not."""
-    parts = family_of(model).parts
-    head_size = encoder_shape(model.config).head_size
+    family, shape = family_of(model), encoder_shape(model.config)
+    parts, head_size = family.parts, shape.head_size
+    if family.is_encoder_decoder:  # whole layers only
+        return [shape.num_heads] * shape.num_layers, [shape.ffn_size] * shape.num_layers
     heads, neurons = [], []
     for layer in parts.encoder_layers(model):
         empty = isinstance(layer.get_submodule(parts.attention), NoAttention)
@@ -189,28 +196,13 @@ def layer_counts(model: PreTrainedModel) -> tuple[list[int], list[int]]:
     return heads, neurons
 
 
-def _cut_layers(
-    model: PreTrainedModel, parts: LayerParts, target: Architecture, current: Architecture
-) -> nn.ModuleList:
-    """Drops layers, and everything that counts or numbers them follows. Returns the layers that stay."""
-    layers = parts.encoder_layers(model)
-    stay = [layer for layer, index in zip(layers, current.kept_layers, strict=True) if target.layers[index] is not None]
-    if len(stay) < len(layers):
-        del layers[:]
-        layers.extend(stay)
-        model.config.num_hidden_layers = len(stay)
-        types = getattr(model.config, "layer_types", None)  # local or global attention, of each layer
-        if types is not None:
-            kept = dict(zip(current.kept_layers, types, strict=True))
-            model.config.layer_types = [kept[index] for index in target.kept_layers]
-        for module in model.modules():
-            if hasattr(module, "n_layers"):
-                module.n_layers = len(stay)
-        for index, layer in enumerate(layers):
-            for module in layer.modules():
-                if hasattr(module, "layer_idx"):
-                    module.layer_idx = index  # type: ignore[assignment]
-    return layers
+def _refuse_parts(family: Family, target: Architecture, current: Architecture) -> None:
+    for layer in target.kept_layers:
+        if target.layers[layer] != current.layers[layer]:
+            raise UnsupportedModelError(
+                f"layer {layer} would lose heads or neurons, but decoder layers of the type {family.model_type!r} can "
+                "only be removed whole"
+            )
 
 
 def _token_positions(wanted: Sequence[int], owned: Sequence[int] | None) -> Sequence[int]:
@@ -302,11 +294,15 @@ def _places(
     model: PreTrainedModel, full_names: Mapping[str, Tensor], architecture: Architecture
 ) -> dict[str, tuple[str, tuple[Any, ...]]]:
     """For each weight of a smaller model, its full-size tensor's name and where it goes in it."""
-    parts = family_of(model).parts
+    family = family_of(model)
+    parts = family.parts
     layers = parts.encoder_layers(model)
     prefix = next(name for name, module in model.named_modules() if module is layers) + "."
+    shared = f"{prefix}0.{family.shared}." if family.shared else None  # stays in the first layer, whichever that is
     places: dict[str, tuple[str, tuple[Any, ...]]] = {
-        name: (name, (...,)) for name in full_names if not name.startswith(prefix)
+        name: (name, (...,))
+        for name in full_names
+        if not name.startswith(prefix) or (shared is not None and name.startswith(shared))
     }
     if architecture.vocabulary is not None:
         tokens = torch.tensor(architecture.vocabulary, dtype=torch.long)
@@ -315,9 +311,10 @@ def _places(
     shape = encoder_shape(model.config)
     for position, index in enumerate(architecture.kept_layers):
         start = f"{prefix}{index}."
-        indices = _indices(layers[index], parts, _units(architecture, index), shape.head_size)
+        whole = family.is_encoder_decoder
+        indices = {} if whole else _indices(layers[index], parts, _units(architecture, index), shape.head_size)
         for full_name in full_names:
-            if full_name.startswith(start):
+            if full_name.startswith(start) and not (shared is not None and full_name.startswith(shared)):
                 name = full_name.removeprefix(start)
                 place = indices.get(name, (...,))
                 if place is not None:

@@ -150,10 +150,12 @@ class EncodedSplit:
 
 @dataclass(frozen=True)
 class PairedSplit:
-    """Examples of two texts, which a model reads one by one."""
+    """Examples of two texts, which a model reads one by one; `references` are the second ones as they were written,
+    for tasks that need them."""
 
     first: EncodedSplit
     second: EncodedSplit
+    references: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.first)

@@ -19,7 +19,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from nasopt.errors import DatasetError, choices
 from nasopt.models import loading
 from nasopt.models.architecture import EncoderShape
-from nasopt.models.families import encoder_shape, family_of, max_positions
+from nasopt.models.families import encoder_family_of, encoder_shape, max_positions
 from nasopt.task_config import CLASSIFICATION_METRICS, REGRESSION_METRICS, TaskConfig
 from nasopt.tasks.base import Evaluation, Task
 from nasopt.tasks.batches import Batch, EncodedSplit, Examples, sorted_batches
@@ -47,9 +47,9 @@ class TextClassification(Task):
 
     def __init__(self, config: TaskConfig) -> None:
         super().__init__(config)
-        self._data = load_splits(config.dataset)
+        self._data = load_splits(config.dataset, (*config.dataset.text, config.dataset.label))
         self._model_config = loading.load_config(config.model, config.revision, config.trust_remote_code)
-        family_of(self._model_config)
+        encoder_family_of(self._model_config)
         self._labels = _labels_of(self._data["train"], config.dataset.label)
         self._check_metric()
         if self.has_head:

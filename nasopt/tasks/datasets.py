@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -34,8 +35,12 @@ def content_hash(path: str) -> str | None:
     return digest.hexdigest()
 
 
-def load_splits(config: DatasetConfig) -> dict[str, Dataset]:
+def load_splits(config: DatasetConfig, columns: Sequence[str]) -> dict[str, Dataset]:
     """Opens the splits a study uses, under the keys ``train``, ``validation`` and, if named, ``test``.
+
+    Args:
+        config: where they are.
+        columns: which ones each must have.
 
     Raises:
         DatasetError: the data set, a split or a column does not exist, or a split is empty.
@@ -47,7 +52,7 @@ def load_splits(config: DatasetConfig) -> dict[str, Dataset]:
     result = {}
     for role, name in names.items():
         split = _load_split(config, name)
-        _check_columns(config, name, split)
+        _check_columns(config, name, split, columns)
         if limits[role] is not None:
             split = split.select(range(min(limits[role], len(split))))
         if len(split) == 0:
@@ -108,8 +113,8 @@ def _empty(config: DatasetConfig, name: str) -> DatasetError:
     return DatasetError(f"task.dataset.splits: the split `{name}` of {config.path} is empty")
 
 
-def _check_columns(config: DatasetConfig, name: str, split: Dataset) -> None:
-    missing = [column for column in (*config.text, config.label) if column not in split.column_names]
+def _check_columns(config: DatasetConfig, name: str, split: Dataset, columns: Sequence[str]) -> None:
+    missing = [column for column in columns if column not in split.column_names]
     if missing:
         raise DatasetError(
             f"task.dataset: the split `{name}` of {config.path} has no column {choices(missing)}; "

@@ -1,0 +1,45 @@
+"""BLEU (Papineni et al. 2002) of a corpus and of resamples of its sentences, by sacrebleu (Post 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sacrebleu.metrics.bleu import BLEU
+
+ORDERS = 4
+
+
+def bleu_replicates(
+    translations: Sequence[str], references: Sequence[str], resamples: int, seed: int
+) -> tuple[NDArray[np.float64], str]:
+    """BLEU, then BLEU of resamples of the sentences (Koehn 2004: paired where the seed is the same).
+
+    Args:
+        translations: of the sentences, detokenised.
+        references: one for each.
+        resamples: how many.
+        seed: of the drawing.
+
+    Returns:
+        Shape (1 + resamples,), in percent; and sacrebleu's signature.
+    """
+    metric = BLEU()
+    counts = np.array([_counts(metric, mine, right) for mine, right in zip(translations, references, strict=True)])
+    size = len(counts)
+    drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=resamples)
+    weights = np.concatenate([np.ones((1, size), dtype=np.int64), drawn])
+    scores = [_score(row) for row in weights @ counts]
+    return np.array(scores), str(metric.get_signature())
+
+
+def _counts(metric: BLEU, translation: str, reference: str) -> list[int]:
+    """What BLEU adds up over sentences: matching n-grams, all n-grams, both lengths; 2 * ORDERS + 2 numbers."""
+    found = metric.corpus_score([translation], [[reference]])
+    return [*found.counts, *found.totals, found.sys_len, found.ref_len]
+
+
+def _score(row: NDArray[np.int64]) -> float:
+    correct, total, (own, right) = row[:ORDERS].tolist(), row[ORDERS : 2 * ORDERS].tolist(), row[2 * ORDERS :].tolist()
+    return float(BLEU.compute_bleu(correct, total, own, right, smooth_method="exp").score)

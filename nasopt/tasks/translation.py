@@ -1,0 +1,228 @@
+"""Translation by encoder-decoders (Hugging Face's `translation`): quality is BLEU, latency that of generating."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from nasopt.errors import DatasetError, UnsupportedModelError
+from nasopt.models import loading
+from nasopt.models.architecture import EncoderShape
+from nasopt.models.families import encoder_shape, family_of, max_positions
+from nasopt.models.newmodel import new_config, new_model, train_tokenizer
+from nasopt.task_config import NewModelConfig, TaskConfig
+from nasopt.tasks.base import Evaluation, Task
+from nasopt.tasks.batches import Examples, PairBatch, PairedSplit, sorted_batches
+from nasopt.tasks.bleu import bleu_replicates
+from nasopt.tasks.datasets import load_splits
+from nasopt.tasks.encoding import Encoder, identity_of
+
+EVALUATION_BATCH = 64
+IGNORED = -100
+"""Label of positions that no loss looks at."""
+RESAMPLES = 1000
+
+
+class Generation(nn.Module):
+    """What is timed: translating a batch greedily into a fixed number of tokens, with the KV cache.
+
+    Args:
+        model: an encoder-decoder.
+        tokens: that are generated for each text, whatever the model thinks of ending.
+    """
+
+    def __init__(self, model: nn.Module, tokens: int) -> None:
+        super().__init__()
+        self.model = model
+        self._tokens = tokens
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Token ids, shape (batch, 1 + tokens)."""
+        assert isinstance(self.model, PreTrainedModel)
+        generated: Tensor = self.model.generate(
+            **inputs, min_new_tokens=self._tokens, max_new_tokens=self._tokens, num_beams=1, do_sample=False
+        )
+        return generated
+
+
+class Translation(Task):
+    """See :class:`nasopt.tasks.base.Task`.
+
+    Args:
+        config: the task's.
+        folder: the study's artifact folder, where the tokenizer of a new model is kept; None: it is trained anew.
+    """
+
+    def __init__(self, config: TaskConfig, folder: Path | None = None) -> None:
+        super().__init__(config)
+        self._data = load_splits(config.dataset, config.dataset.text)
+        for role, split in self._data.items():
+            check_pairs(split, role, config.dataset.text)
+        if config.new_model is None:
+            self.tokenizer = loading.load_tokenizer(config.model, config.revision, config.trust_remote_code)
+            self._set_languages()
+            self._model_config = loading.load_config(config.model, config.revision, config.trust_remote_code)
+        else:
+            self.tokenizer = self._own_tokenizer(config.new_model, folder)
+            self._model_config = self._new_config(config.new_model)
+        if not self._model_config.is_encoder_decoder:
+            raise UnsupportedModelError(
+                f"the model is of the type {self._model_config.model_type!r}; translation needs an encoder-decoder"
+            )
+        family_of(self._model_config)
+        self._tokenizer_identity = identity_of(self.tokenizer)
+
+    def _set_languages(self) -> None:
+        """Tells the tokenizer of a multilingual model which languages it reads and writes."""
+        settings, tokenizer = self.config.translation, self.tokenizer
+        for attribute, code in (("src_lang", settings.source_language), ("tgt_lang", settings.target_language)):
+            if code is None:
+                continue
+            if code not in tokenizer.get_vocab():
+                raise DatasetError(f"task.translation: the tokenizer of {self.config.model!r} has no language {code!r}")
+            setattr(tokenizer, attribute, code)
+
+    def _new_config(self, settings: NewModelConfig) -> PretrainedConfig:
+        return new_config(self.config.model, settings, self.config.max_length)
+
+    def _own_tokenizer(self, settings: NewModelConfig, folder: Path | None) -> PreTrainedTokenizerBase:
+        """Trained on both languages of the training split; kept in the study's folder, so that it stays the same."""
+        train = self._data["train"]
+        texts = [str(text) for column in self.config.dataset.text for text in train[column]]
+        key = hashlib.sha256("\0".join([settings.tokenizer, str(settings.vocabulary), *texts]).encode()).hexdigest()
+        place = None if folder is None else folder / "data" / f"tokenizer-{key[:16]}"
+        if place is not None and place.is_dir():
+            return loading.load_tokenizer(str(place), None, False)
+        tokenizer = train_tokenizer(texts, settings.vocabulary, settings.tokenizer, self.config.max_length)
+        if place is not None:
+            partial = Path(tempfile.mkdtemp(dir=place.parent, prefix="."))
+            tokenizer.save_pretrained(partial)
+            try:
+                partial.rename(place)
+            except OSError:  # another process was faster
+                shutil.rmtree(partial, ignore_errors=True)
+        return tokenizer
+
+    @property
+    def has_head(self) -> bool:
+        return self.config.new_model is None
+
+    @property
+    def shape(self) -> EncoderShape:
+        return encoder_shape(self._model_config)
+
+    @property
+    def max_positions(self) -> int:
+        return max_positions(self._model_config)
+
+    def encode(self, folder: Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Mapping[str, PairedSplit]:
+        used = tokenizer or self.tokenizer
+        identity = identity_of(tokenizer) if tokenizer else self._tokenizer_identity
+        limit = min(self.config.max_length, self.max_positions)
+        padding = {"input_ids": int(used.pad_token_id)}
+        codes = f"{self.config.translation.source_language} {self.config.translation.target_language}"
+        source, target = (
+            Encoder(used, f"{identity} {codes}", limit, padding, is_target=is_target) for is_target in (False, True)
+        )
+        first, second = self.config.dataset.text
+        encoded = {}
+        for role, split in self._data.items():
+            nothing = torch.zeros(len(split))
+            encoded[role] = PairedSplit(
+                source.encode(split, [first], role, folder, nothing),
+                target.encode(split, [second], role, folder, nothing),
+                [str(text) for text in split[second]],
+            )
+        return encoded
+
+    def load_model(self) -> PreTrainedModel:
+        if self.config.new_model is not None:
+            return new_model(self._new_config(self.config.new_model))
+        model = loading.load_headless(
+            self.config.model, revision=self.config.revision, trust_remote_code=self.config.trust_remote_code
+        )
+        language = self.config.translation.target_language
+        if language is not None and model.generation_config is not None:
+            model.generation_config.forced_bos_token_id = self.tokenizer.convert_tokens_to_ids(language)
+        return model
+
+    def blank_model(self) -> PreTrainedModel:
+        return loading.blank_model(self._model_config, self.config.model, self.config.trust_remote_code)
+
+    def run(self, model: nn.Module, batch: PairBatch, hidden_states: bool = False) -> list[Any]:
+        """One pass of both halves, the decoder's input being the target text (teacher forcing)."""
+        options = {"output_hidden_states": True} if hidden_states else {}
+        return [model(**batch.first.inputs, labels=labels_of(batch), use_cache=False, **options)]
+
+    def loss_of(self, outputs: Sequence[Any], batch: PairBatch) -> Tensor:
+        """Cross-entropy of the target tokens with label smoothing, averaged over tokens."""
+        return token_cross_entropy(outputs[0].logits, labels_of(batch), self.config.translation.label_smoothing)
+
+    @torch.inference_mode()
+    def evaluate(
+        self,
+        model: nn.Module,
+        examples: Examples,
+        device: torch.device,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> Evaluation:
+        assert isinstance(examples, PairedSplit)
+        translations = self.translate(model, examples, device, self.config.translation.beams)
+        replicates, signature = bleu_replicates(translations, examples.references, RESAMPLES, seed=0)
+        return Evaluation(float(replicates[0]), replicates=replicates, details={"signature": signature})
+
+    @torch.inference_mode()
+    def translate(self, model: nn.Module, examples: PairedSplit, device: torch.device, beams: int) -> list[str]:
+        """The translations of the source texts, in the order of the split."""
+        assert isinstance(model, PreTrainedModel)
+        model.eval()
+        translations = [""] * len(examples)
+        for indices in sorted_batches(examples.first.lengths, EVALUATION_BATCH):
+            inputs = examples.first.batch(indices).to(device).inputs
+            limit = self.config.translation.max_new_tokens
+            generated = model.generate(**inputs, max_new_tokens=limit, num_beams=beams, do_sample=False)
+            texts = self.tokenizer.batch_decode(generated, skip_special_tokens=True)
+            for index, text in zip(indices.tolist(), texts, strict=True):
+                translations[index] = text
+        return translations
+
+    def workload(self, model: nn.Module) -> nn.Module:
+        return Generation(model, self.config.translation.latency_tokens)
+
+
+def labels_of(batch: PairBatch) -> Tensor:
+    """The target tokens, shape (batch, tokens), :data:`IGNORED` at padding."""
+    target = batch.second
+    return target.inputs["input_ids"].masked_fill(target.attention_mask == 0, IGNORED)
+
+
+def token_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Averaged over the tokens that are not :data:`IGNORED`; logits (batch, tokens, vocabulary)."""
+    return functional.cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, label_smoothing=smoothing
+    )
+
+
+def check_pairs(split: Dataset, role: str, columns: Sequence[str]) -> None:
+    """Refuses pairs of which one half is empty.
+
+    Raises:
+        DatasetError: says how many, and where the first is.
+    """
+    for column in columns:
+        empty = [row for row, text in enumerate(split[column]) if text is None or not str(text).strip()]
+        if empty:
+            raise DatasetError(
+                f"task.dataset.text: the {role} split has {len(empty)} empty texts in the column `{column}` "
+                f"(the first in row {empty[0]}, counted from 0); remove these pairs"
+            )
