@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from nasopt.errors import ExportError, UnsupportedModelError
-from nasopt.models.families import FAMILIES, OWN_CLASSES, encoder_family_of
+from nasopt.models.families import FAMILIES, OWN_CLASSES, encoder_family_of, family_of
 from nasopt.models.quantization import bitsandbytes
 
 HEAD_SUFFIX = "ForSequenceClassification"

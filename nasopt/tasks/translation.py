@@ -105,6 +105,7 @@ class Translation(Task):
             return loading.load_tokenizer(str(place), None, False)
         tokenizer = train_tokenizer(texts, settings.vocabulary, settings.tokenizer, self.config.max_length)
         if place is not None:
+            place.parent.mkdir(parents=True, exist_ok=True)
             partial = Path(tempfile.mkdtemp(dir=place.parent, prefix="."))
             tokenizer.save_pretrained(partial)
             try:
@@ -162,7 +163,9 @@ class Translation(Task):
     def run(self, model: nn.Module, batch: PairBatch, hidden_states: bool = False) -> list[Any]:
         """One pass of both halves, the decoder's input being the target text (teacher forcing)."""
         options = {"output_hidden_states": True} if hidden_states else {}
-        return [model(**batch.first.inputs, labels=labels_of(batch), use_cache=False, **options)]
+        # NOTE: given labels in place of the decoder's input, the model would compute the loss a second time.
+        read = decoder_inputs(model, labels_of(batch))
+        return [model(**batch.first.inputs, decoder_input_ids=read, use_cache=False, **options)]
 
     def loss_of(self, outputs: Sequence[Any], batch: PairBatch) -> Tensor:
         """Cross-entropy of the target tokens with label smoothing, averaged over tokens."""
@@ -204,6 +207,17 @@ def labels_of(batch: PairBatch) -> Tensor:
     """The target tokens, shape (batch, tokens), :data:`IGNORED` at padding."""
     target = batch.second
     return target.inputs["input_ids"].masked_fill(target.attention_mask == 0, IGNORED)
+
+
+def decoder_inputs(model: nn.Module, labels: Tensor) -> Tensor:
+    """What the decoder reads to give the labels, shape (batch, tokens): they are shifted the way its family does it."""
+    assert isinstance(model, PreTrainedModel)
+    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if shift is not None:
+        shifted: Tensor = shift(labels)
+        return shifted
+    begin = labels.new_full((len(labels), 1), model.config.decoder_start_token_id)
+    return torch.cat([begin, labels[:, :-1]], dim=1).masked_fill(labels == IGNORED, model.config.pad_token_id)
 
 
 def token_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
