@@ -47,6 +47,19 @@ def prediction_kl(student: Tensor, teacher: Tensor, temperature: float, scale_by
     return divergence * temperature**2 if scale_by_t2 else divergence
 
 
+def vector_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Output matching of the Taylor method: squared Euclidean distance of the outputs, averaged over the examples.
+
+    Of unit vectors it is 2 - 2 cos. (METHODS.md, section 4, loss (ii); Reimers and Gurevych 2020 take the mean over the
+    hidden units too, which only divides it by their number.)
+
+    Args:
+        student: one vector for each text, (B, H).
+        teacher: likewise, (B, H).
+    """
+    return (student.float() - teacher.float()).square().sum(dim=-1).mean()
+
+
 def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """`|| h_s^S - h_t^T ||^2` of AdaBERT: squared difference, averaged over real tokens and hidden units.
 
