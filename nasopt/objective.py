@@ -146,6 +146,7 @@ class Objective:
                 folder / self.config.name,
                 lambda phase, done, total: self._on_phase(self.trial_number, phase, done, total),
                 has_trials=attributes.base_of(study) is not None,
+                make_recorder=self.method.base_recorder,
             )
         if attributes.base_of(study) is not None:
             self.method.prepare(study, self._context)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from filelock import FileLock
@@ -20,12 +21,15 @@ from nasopt.models.families import encoder_shape
 from nasopt.storage.checkpoints import CheckpointStore, remove_partial_files, write_atomically
 from nasopt.tasks.datasets import content_hash
 from nasopt.training.loop import train
+from nasopt.training.trajectory import Trajectory, posterior_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from nasopt.tasks.base import Task
     from nasopt.tasks.batches import Examples
+
+MakeRecorder: TypeAlias = "Callable[[PreTrainedModel, Path], Trajectory | None]"
 
 BASE_RECORD = "base.json"
 CHECKPOINTS = "checkpoints"
@@ -68,7 +72,14 @@ def _make_task(config: StudyConfig, folder: Path | None) -> Task:
     return TextClassification(task)
 
 
-def prepare(config: StudyConfig, folder: Path, on_phase: PhaseCallback, *, has_trials: bool) -> Context:
+def prepare(
+    config: StudyConfig,
+    folder: Path,
+    on_phase: PhaseCallback,
+    *,
+    has_trials: bool,
+    make_recorder: MakeRecorder = lambda model, folder: None,
+) -> Context:
     """Tokenises the data and trains the base model, or finds both in the study's artifact folder.
 
     Args:
@@ -77,6 +88,7 @@ def prepare(config: StudyConfig, folder: Path, on_phase: PhaseCallback, *, has_t
         on_phase: told what is being done.
         has_trials: whether trials have been compared with the base model in the folder, so that it must stay. If not,
             one that was made from something else (for a former study of the same name) is made anew.
+        make_recorder: see :meth:`nasopt.methods.base.Method.base_recorder`.
 
     Raises:
         ArtifactFolderError: the folder cannot be written.
@@ -93,7 +105,9 @@ def prepare(config: StudyConfig, folder: Path, on_phase: PhaseCallback, *, has_t
             partial.unlink()  # the library `datasets` names what it writes so; a writer that was killed left it
         on_phase("tokenising", 0, 0)
         splits = task.encode(folder / "data")
-        model, key = _base_model(config, task, splits["train"], folder, checkpoints, device, on_phase, has_trials)
+        model, key = _base_model(
+            config, task, splits["train"], folder, checkpoints, device, on_phase, has_trials, make_recorder
+        )
     return Context(
         config=config,
         task=task,
@@ -117,6 +131,7 @@ def _base_model(
     device: torch.device,
     on_phase: PhaseCallback,
     has_trials: bool,
+    make_recorder: MakeRecorder,
 ) -> tuple[PreTrainedModel, str]:
     """The trained base model on the CPU, and its checkpoint."""
     record = folder / BASE_RECORD
@@ -134,7 +149,9 @@ def _base_model(
             raise CheckpointError(f"{error}; pass --rebuild to make the base model again") from None
         model.load_state_dict(weights)
         return model.eval(), key
+    recorder = None
     if not task.has_head:
+        recorder = make_recorder(model, folder)
         logger.info("fine-tuning the base model (%d epochs), once for this study", config.base_training.epochs)
         train(
             model,
@@ -143,12 +160,20 @@ def _base_model(
             config.base_training,
             device=device,
             seed=config.seed,
-            on_step=lambda done, total: on_phase("base model", done, total),
+            on_step=lambda done, total: _on_base_step(recorder, on_phase, done, total),
         )
         model.to("cpu")
     key = checkpoints.write(model.state_dict(), architecture)
+    if recorder is not None:
+        recorder.finish(posterior_path(folder, key))
     write_atomically(record, json.dumps({"checkpoint": key, "origin": origin}))
     return model.eval(), key
+
+
+def _on_base_step(recorder: Trajectory | None, on_phase: PhaseCallback, done: int, total: int) -> None:
+    on_phase("base model", done, total)
+    if recorder is not None:
+        recorder.on_step(done, total)
 
 
 def forget_damaged_base(folder: Path) -> None:

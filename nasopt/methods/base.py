@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from nasopt.tasks.batches import Examples
     from nasopt.training.loop import LossFunction
     from nasopt.training.teacher import Teacher
+    from nasopt.training.trajectory import Trajectory
 
 ENTRY_POINTS = "nasopt.methods"
 
@@ -220,6 +221,15 @@ class Method(ABC):
         Raises:
             StudyFileError: an option does not fit the base model.
         """
+
+    def base_recorder(self, model: PreTrainedModel, folder: Path) -> Trajectory | None:
+        """What watches the training of the base model; None where the method needs nothing of it.
+
+        Args:
+            model: as it is going to be trained.
+            folder: the study's artifact folder.
+        """
+        return None
 
     def prepare(self, study: Study, context: Context) -> None:  # noqa: B027
         """What the trials need once per study, beside the base model. Called after trial 0, before any other."""

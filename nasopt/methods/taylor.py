@@ -21,7 +21,7 @@ from nasopt.errors import StudyFileError
 from nasopt.methods.base import Candidate, Context, Control, Lineage, Method
 from nasopt.methods.controls import distinct
 from nasopt.models.architecture import FFN_STEP, Architecture, EncoderShape, Precision
-from nasopt.samplers.named import SamplerName, make_sampler
+from nasopt.samplers.named import SamplerName, named_sampler
 from nasopt.storage.attributes import CHECKPOINT, base_of, precision_of
 from nasopt.task_config import Section
 
@@ -61,7 +61,7 @@ class TaylorOptions(Section):
 
     trials: int = Field(40, ge=1, description="Of a whole search.")
     sampler: SamplerName = Field("nsga2", description="Optuna's sampler that proposes.")
-    population_size: int = Field(8, ge=2, description="Of NSGA-II.")
+    population_size: int = Field(8, ge=2, description="Of NSGA-II; of TPE and GP the random trials before they model.")
     reading: Literal["gate", "weights"] = Field(
         "gate", description="How the weights of a head or neuron add up: as a gate on it, or each by itself."
     )
@@ -123,7 +123,7 @@ class TaylorMethod(Method):
 
     def sampler(self, seed: int | None) -> BaseSampler:
         options = self.options
-        return make_sampler(options.sampler, seed, population_size=options.population_size, budget=options.trials)
+        return named_sampler(options.sampler, seed, options.population_size)
 
     def check(self, task: Task) -> None:
         for file in self.options.vocabulary_texts:

@@ -141,6 +141,16 @@ def distance_to_zero(posterior: Posterior, zeroed: Collection[str]) -> float | N
     return distance
 
 
+def on_device(posterior: Posterior, device: torch.device) -> Posterior:
+    """The same with its large tensors on a device; K x K algebra stays on the CPU."""
+
+    def moved(tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
+        return None if tensors is None else {name: tensor.to(device) for name, tensor in tensors.items()}
+
+    mean = {name: tensor.to(device) for name, tensor in posterior.mean.items()}
+    return Posterior(mean, moved(posterior.variance), moved(posterior.deviations), posterior.transform)
+
+
 def sample(posterior: Posterior, generator: torch.Generator) -> dict[str, Tensor]:
     """Weights drawn from the posterior: `m + D^(1/2) z_1 + c^(1/2) R' z_2`; the mean itself for `point`."""
     if posterior.variance is None:

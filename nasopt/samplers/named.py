@@ -23,24 +23,19 @@ from nasopt.samplers.proposing import trial_seed
 
 SamplerName: TypeAlias = Literal["nsga2", "tpe", "gp", "random"]
 
-STARTUP_TRIALS = 10
-"""Random trials before a model of the objectives is fitted (TPE, GP): Optuna's default, or a third of the budget."""
 
-
-def make_sampler(name: SamplerName, seed: int | None, *, population_size: int, budget: int) -> BaseSampler:
-    """The sampler of that name.
+def named_sampler(name: SamplerName, seed: int | None, population_size: int) -> BaseSampler:
+    """One of Optuna's samplers for several objectives.
 
     Args:
-        name: ``nsga2`` (Deb et al. 2002), ``tpe`` (Bergstra et al. 2011), ``gp`` (Gaussian processes) or ``random``.
-        seed: the study's; None for other values in every run.
-        population_size: of NSGA-II.
-        budget: trials of a whole search.
+        name: `nsga2` (Deb et al. 2002), `tpe` (Ozaki et al. 2022), `gp` or `random`.
+        seed: of its draws; None for fresh ones.
+        population_size: of NSGA-II; as many trials are drawn at random before TPE and GP begin to model.
     """
-    startup = max(2, min(STARTUP_TRIALS, budget // 3))
     makers: dict[SamplerName, Callable[[int], BaseSampler]] = {
         "nsga2": lambda seed: NSGAIISampler(population_size=population_size, seed=seed),
-        "tpe": lambda seed: TPESampler(n_startup_trials=startup, seed=seed),
-        "gp": lambda seed: GPSampler(n_startup_trials=startup, seed=seed),
+        "tpe": lambda seed: TPESampler(n_startup_trials=population_size, multivariate=False, seed=seed),
+        "gp": lambda seed: GPSampler(n_startup_trials=population_size, seed=seed),
         "random": lambda seed: RandomSampler(seed=seed),
     }
     return NamedSampler(makers[name], seed)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nasopt.models.cells import all_operation_flops, all_operation_parameters
+from nasopt.tasks.embeddings import translation_ranking as translation_ranking
 
 
 def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -58,6 +59,18 @@ def vector_distance(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: likewise, (B, H).
     """
     return (student.float() - teacher.float()).square().sum(dim=-1).mean()
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of the student's softened outputs with the teacher's (Hinton et al. 2015, section 2).
+
+    Args:
+        student: logits, (N, C): of examples, or of tokens.
+        teacher: logits, (N, C).
+        temperature: T_0 > 0, of both.
+    """
+    targets = functional.softmax(teacher.float() / temperature, dim=-1)
+    return functional.cross_entropy(student.float() / temperature, targets)
 
 
 def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:

@@ -22,8 +22,10 @@ from torch import Tensor, nn
 
 from nasopt.errors import CheckpointError
 from nasopt.models.posterior import Posterior, Structure, diagonal, low_rank, point
+from nasopt.storage.checkpoints import partial_name
 
-POSTERIOR_FILE = "posterior.safetensors"
+FOLDER = "posterior"
+"""Below a study's artifact folder."""
 COUNT = "collected"
 SECTIONS = ("mean", "squares", "last", "deviations")
 
@@ -54,18 +56,17 @@ class Schedule:
 class Trajectory:
     """Collects the weights of one model during one training.
 
-    Usage: `train(..., on_step=trajectory.on_step(model))`, then `trajectory.finish()`.
+    Usage: `train(..., on_step=trajectory.on_step)`, then `trajectory.finish(path)`.
 
     Args:
         model: whose parameters are followed, all of them, also those that are frozen; tied ones once. float32.
         schedule: when, and how many deviations.
-        folder: where `posterior.safetensors` is written. It has its name when :meth:`finish` is done, so that a
-            training that was interrupted leaves none.
+        folder: where it is written, under a temporary name until :meth:`finish`.
     """
 
     def __init__(self, model: nn.Module, schedule: Schedule, folder: Path) -> None:
         self._model, self._schedule = model, schedule
-        self._file, self._partial = folder / POSTERIOR_FILE, folder / f"{POSTERIOR_FILE}.partial"
+        self._partial = folder / partial_name()
         folder.mkdir(parents=True, exist_ok=True)
         shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         self._tensors = _create(self._partial, shapes, schedule.rank)
@@ -91,8 +92,8 @@ class Trajectory:
             self._tensors[f"deviations.{name}"][index % self._schedule.rank] = deviation
         self._tensors[COUNT][0] = index + 1
 
-    def finish(self) -> Path:
-        """Closes the file; returns its path.
+    def finish(self, path: Path) -> None:
+        """Closes the file and gives it its name.
 
         Raises:
             ValueError: the weights were not collected at least twice.
@@ -100,8 +101,12 @@ class Trajectory:
         if self._tensors[COUNT][0] < 2:
             raise ValueError(f"the weights were collected {self._tensors[COUNT][0]} times; a posterior takes 2")
         self._tensors.clear()  # unmaps the file
-        self._partial.replace(self._file)
-        return self._file
+        self._partial.replace(path)
+
+
+def posterior_path(folder: Path, base_key: str) -> Path:
+    """Where the posterior of a base model lies, given the study's artifact folder and the model's checkpoint."""
+    return folder / FOLDER / f"{base_key}.safetensors"
 
 
 def load_posterior(path: Path, structure: Structure) -> Posterior:

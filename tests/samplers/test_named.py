@@ -9,7 +9,7 @@ import pytest
 from optuna.samplers import BaseSampler
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase
 
-from nasopt.samplers.named import SamplerName, make_sampler
+from nasopt.samplers.named import SamplerName, named_sampler
 
 NAMES: tuple[SamplerName, ...] = ("nsga2", "tpe", "gp", "random")
 
@@ -17,20 +17,20 @@ NAMES: tuple[SamplerName, ...] = ("nsga2", "tpe", "gp", "random")
 class TestNSGAII(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
-        return lambda: make_sampler("nsga2", 0, population_size=4, budget=20)
+        return lambda: named_sampler("nsga2", 0, population_size=4)
 
 
 class TestTPE(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
-        return lambda: make_sampler("tpe", 0, population_size=4, budget=20)
+        return lambda: named_sampler("tpe", 0, population_size=4)
 
 
 def study_of(name: SamplerName, storage: optuna.storages.InMemoryStorage, seed: int = 1) -> optuna.Study:
     return optuna.create_study(
         study_name="s",
         storage=storage,
-        sampler=make_sampler(name, seed, population_size=4, budget=12),
+        sampler=named_sampler(name, seed, population_size=4),
         directions=["maximize", "minimize"],
         load_if_exists=True,
     )

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from nasopt.errors import CheckpointError
-from nasopt.training.trajectory import POSTERIOR_FILE, Schedule, Trajectory, load_posterior
+from nasopt.training.trajectory import Schedule, Trajectory, load_posterior, posterior_path
 
 
 class _Tied(nn.Module):
@@ -22,7 +22,7 @@ def _collect(folder, steps, rank):
     """A random walk; returns the weights of each step as vectors beside the file."""
     generator = torch.Generator().manual_seed(0)
     model = _Tied()
-    trajectory = Trajectory(model, Schedule(rank=rank, start=0.0, collections=steps), folder)
+    trajectory = Trajectory(model, Schedule(rank=rank, start=0.0, collections=steps), folder / "posterior")
     path = []
     for done in range(1, steps + 1):
         with torch.no_grad():
@@ -30,13 +30,15 @@ def _collect(folder, steps, rank):
             model.head.bias.add_(torch.randn(5, generator=generator) * 1e-3)
         trajectory.on_step(done, steps)
         path.append({name: parameter.detach().clone() for name, parameter in model.named_parameters()})
-    return trajectory.finish(), path
+    file = posterior_path(folder, "key")
+    trajectory.finish(file)
+    return file, path
 
 
 @pytest.mark.parametrize(("steps", "rank"), [(7, 3), (3, 5)])
 def test_statistics_are_those_of_swag(tmp_path, steps, rank):
     file, path = _collect(tmp_path, steps, rank)
-    assert file == tmp_path / POSTERIOR_FILE
+    assert [item.name for item in file.parent.iterdir()] == [file.name]
     assert set(path[0]) == {"embedding.weight", "head.bias", "scale"}  # tied weights once
     low_rank, diagonal, point = (load_posterior(file, kind) for kind in ("low_rank", "diagonal", "point"))
     for name in ("embedding.weight", "head.bias"):
@@ -69,10 +71,11 @@ def test_collections_are_spread_over_the_end_of_the_training():
 def test_an_unfinished_or_damaged_file_is_no_posterior(tmp_path):
     trajectory = Trajectory(_Tied(), Schedule(), tmp_path)
     trajectory.collect()
+    file = tmp_path / "posterior.safetensors"
     with pytest.raises(ValueError, match="collected 1 times"):
-        trajectory.finish()
-    with pytest.raises(CheckpointError, match=POSTERIOR_FILE):
-        load_posterior(tmp_path / POSTERIOR_FILE, "point")
-    (tmp_path / POSTERIOR_FILE).write_bytes(b"nothing")
+        trajectory.finish(file)
+    with pytest.raises(CheckpointError, match=file.name):
+        load_posterior(file, "point")
+    file.write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        load_posterior(tmp_path / POSTERIOR_FILE, "low_rank")
+        load_posterior(file, "low_rank")
