@@ -195,7 +195,7 @@ class TaylorMethod(Method):
             like = {"kind": "random-units", "like": member.user_attrs[CHECKPOINT], **trained}
             found += [
                 Control(f"random-units-{index}", {**like, "seed": seed + index}, self.depth(member.params))
-                for index in range(random_masks)
+                for index in range(max(1, random_masks))
             ]
             whole = shape.num_layers * (shape.num_heads + shape.ffn_size)
             found.append(Control(f"full-{trained['epochs']}", {"kind": "full", **trained}, whole))
