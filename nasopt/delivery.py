@@ -76,6 +76,7 @@ def export(
         MissingExtraError: the extra `onnx` is not installed.
     """
     from nasopt.export import check_target, export_hf
+    from nasopt.models.vocabulary import tokenizer_of
     from nasopt.preparation import open_task
 
     check_target(to, force)
@@ -86,13 +87,15 @@ def export(
     device = make_source(opened.config.latency[0]).device
     artifact = make_method(opened.config).quantize(candidate, device)
     card = model_card(opened, trial, _test_qualities(opened, trial, task))
-    return export_hf(artifact, task.tokenizer, candidate.architecture, to, card=card, force=force)
+    tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
+    return export_hf(artifact, tokenizer, candidate.architecture, to, card=card, force=force)
 
 
 def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool) -> Path:
     import torch
 
     from nasopt.export_onnx import check_convertible, export_onnx
+    from nasopt.models.vocabulary import tokenizer_of
     from nasopt.preparation import open_task
 
     check_convertible(attributes.precision_of(trial))
@@ -101,9 +104,11 @@ def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool) -
     artifact = make_method(opened.config).quantize(candidate, torch.device("cpu"))
 
     def card(file: Path) -> str:
-        return model_card(opened, trial, (None, None), _onnx_text(opened, trial, task, file))
+        return model_card(opened, trial, (None, None), _onnx_text(opened, trial, task, file, tokens))
 
-    return export_onnx(artifact, task.tokenizer, candidate.architecture, to, card=card, force=force)
+    tokens = int(candidate.model.get_input_embeddings().weight.shape[0])
+    tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
+    return export_onnx(artifact, tokenizer, candidate.architecture, to, card=card, force=force)
 
 
 def rebuild(opened: OpenStudy, trial: FrozenTrial, task: Task) -> Candidate:
@@ -124,27 +129,33 @@ def _test_qualities(
     """
     import torch
 
+    from nasopt.models.vocabulary import tokenizer_of
+
     if opened.config.task.dataset.splits.test is None:
         return None, None
     device, method = make_source(opened.config.latency[0]).device, make_method(opened.config)
     (opened.folder / "data").mkdir(exist_ok=True)
-    split = task.encode(opened.folder / "data")["test"]
 
-    def quality(which: FrozenTrial | None) -> float | None:
+    def quality(which: FrozenTrial | None, exported: nn.Module | None = None) -> float | None:
         if which is None or which.user_attrs[attributes.CHECKPOINT] not in _store(opened):
             return None
+        candidate = rebuild(opened, which, task)
+        tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
+        own = None if tokenizer is task.tokenizer else tokenizer
+        split = task.encode(opened.folder / "data", own)["test"]
+        if exported is not None:
+            return task.evaluate(exported, split, torch.device("cpu"), own).quality
         # Quantised again: evaluating would repack the weights of the artifact that is exported.
-        return task.evaluate(method.quantize(rebuild(opened, which, task), device), split, device).quality
+        return task.evaluate(method.quantize(candidate, device), split, device, own).quality
 
-    if exported is not None:
-        mine: float | None = task.evaluate(exported, split, torch.device("cpu")).quality
-    else:
-        mine = quality(trial)
-    return mine, quality(attributes.base_of(opened.study))
+    return quality(trial, exported), quality(attributes.base_of(opened.study))
 
 
-def _onnx_text(opened: OpenStudy, trial: FrozenTrial, task: Task, file: Path) -> str:
-    """What the model card says of an ONNX file: how to run it, and its own numbers, for the trial's were torch's."""
+def _onnx_text(opened: OpenStudy, trial: FrozenTrial, task: Task, file: Path, tokens: int) -> str:
+    """What the model card says of an ONNX file: how to run it, and its own numbers, for the trial's were torch's.
+
+    `tokens` is the size of its vocabulary.
+    """
     import torch
 
     from nasopt.measurement.device import device_name
@@ -162,7 +173,7 @@ def _onnx_text(opened: OpenStudy, trial: FrozenTrial, task: Task, file: Path) ->
         )
     for shape in opened.config.latency:
         size, length, threads = shape.batch_size, shape.sequence_length, shape.threads or os.cpu_count() or 1
-        inputs = fixed_inputs(size, length, vocab_size=base.config.vocab_size, special_ids=special, device=cpu)
+        inputs = fixed_inputs(size, length, vocab_size=tokens, special_ids=special, device=cpu)
         measured = measure_latency(OnnxModel(file, threads), base, inputs, device=cpu, threads=threads)
         rows.append(
             f"| latency, {size} x {length} tokens, {threads} threads, ms (median of {measured.repetitions}) "

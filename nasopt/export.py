@@ -66,7 +66,7 @@ def export_hf(
 
     Args:
         model: the artifact itself, in its precision, before its first forward pass (see :func:`stored_tensors`).
-        tokenizer: the base model's.
+        tokenizer: the model's own.
         architecture: what the model keeps of the base model (or its cells), and precision; recorded in `nasopt.json`.
         to: the folder. Files of an existing one are overwritten by name, others stay.
         card: text of README.md.

@@ -90,7 +90,7 @@ def export_onnx(
 
     Args:
         model: the artifact itself, in its precision; see the table of this module.
-        tokenizer: the base model's.
+        tokenizer: the model's own.
         architecture: what the model keeps of the base model, and its precision; recorded in `nasopt.json`.
         to: the folder, as for :func:`nasopt.export.export_hf`.
         card: text of README.md; or what makes it when given the verified file, so that it can say how fast that is.

@@ -232,7 +232,8 @@ class Objective:
         # NOTE: memory first: the first forward pass of an nf4 model repacks its weights in place.
         weights = memory_mb(stored_tensors(artifact))
         context.on_phase("evaluating", 0, 0)
-        evaluation = context.task.evaluate(artifact, context.splits["validation"], device)
+        view = context.view(candidate.architecture)
+        evaluation = context.task.evaluate(artifact, view.splits["validation"], device, view.tokenizer)
         if not math.isfinite(evaluation.quality):
             raise ValueError(f"the quality is {evaluation.quality}")
         if evaluation.details:

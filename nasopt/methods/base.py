@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial, Trial
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from nasopt.storage.checkpoints import CheckpointStore
     from nasopt.tasks.base import Task
@@ -104,6 +104,19 @@ class RejectedCandidateError(Exception):
         self.constraints = dict(constraints)
 
 
+@dataclass(frozen=True)
+class View:
+    """The data as a candidate reads them.
+
+    Attributes:
+        splits: by role, in the candidate's tokens.
+        tokenizer: the candidate's, where it has another vocabulary than the base model.
+    """
+
+    splits: Mapping[str, Examples]
+    tokenizer: PreTrainedTokenizerBase | None = None
+
+
 @dataclass
 class Context:
     """What a study has prepared for its trials. Everything is made once per process.
@@ -132,6 +145,19 @@ class Context:
     on_phase: PhaseCallback
 
     _teachers: dict[tuple[int, ...], list[Teacher]] = field(default_factory=dict)
+    _views: dict[tuple[int, ...], View] = field(default_factory=dict)
+
+    def view(self, architecture: CandidateArchitecture) -> View:
+        """The splits tokenised for a candidate: the base model's, unless it has a smaller vocabulary."""
+        from nasopt.models.vocabulary import cut_tokenizer
+
+        kept = getattr(architecture, "vocabulary", None)
+        if kept is None:
+            return View(self.splits)
+        if kept not in self._views:
+            tokenizer = cut_tokenizer(self.task.tokenizer, kept)
+            self._views[kept] = View(self.task.encode(self.folder / "data", tokenizer), tokenizer)
+        return self._views[kept]
 
     def teachers(self, layers: Sequence[int] = (-1,)) -> list[Teacher]:
         """The base model's outputs on the training split: logits and the hidden states of `layers` (0: embeddings).
@@ -243,7 +269,7 @@ class Method(ABC):
             return
         taken = train(
             candidate.model,
-            context.splits["train"],
+            context.view(candidate.architecture).splits["train"],
             self.loss(training, context),
             context.config.training.model_copy(update={"epochs": epochs}),
             device=context.device,

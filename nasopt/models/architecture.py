@@ -75,10 +75,17 @@ class KeptUnits:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a candidate keeps of the base model, layer by layer (`None`: the layer is removed), and its precision."""
+    """What a candidate keeps of the base model, and its precision.
+
+    Attributes:
+        layers: of each layer of the base model; None where it is removed.
+        precision: in which it is stored.
+        vocabulary: ids of the tokens that are kept, in the base model's numbering, ascending; None for all.
+    """
 
     layers: tuple[KeptUnits | None, ...]
     precision: Precision = "fp32"
+    vocabulary: tuple[int, ...] | None = None
 
     @classmethod
     def full(cls, shape: EncoderShape, precision: Precision = "fp32") -> Architecture:
@@ -113,6 +120,10 @@ class Architecture:
         """Whether `other` can be cut out of this architecture (precision does not matter)."""
         if len(self.layers) != len(other.layers):
             return False
+        if self.vocabulary is not None and not (
+            other.vocabulary is not None and set(other.vocabulary) <= set(self.vocabulary)
+        ):
+            return False
         for mine, theirs in zip(self.layers, other.layers, strict=True):
             if theirs is None:
                 continue
@@ -135,7 +146,11 @@ class Architecture:
     def brief(self) -> str:
         kept = [units for units in self.layers if units is not None]
         heads, neurons = sum(len(units.heads) for units in kept), sum(len(units.neurons) for units in kept)
-        return f"{len(kept)} layers, {heads} heads, {neurons} FFN neurons"
+        return f"{len(kept)} layers, {heads} heads, {neurons} FFN neurons{self._tokens_in_words}"
+
+    @property
+    def _tokens_in_words(self) -> str:
+        return "" if self.vocabulary is None else f", {len(self.vocabulary):,} tokens"
 
     def in_words(self, base: EncoderShape) -> str:
         kept = [units for units in self.layers if units is not None]
@@ -143,7 +158,7 @@ class Architecture:
         return (
             f"{len(kept)} of {base.num_layers} layers, "
             f"{heads} of {base.num_layers * base.num_heads} attention heads, "
-            f"{neurons:,} of {base.num_layers * base.ffn_size:,} FFN neurons"
+            f"{neurons:,} of {base.num_layers * base.ffn_size:,} FFN neurons{self._tokens_in_words}"
         )
 
     def table(self, base: EncoderShape) -> tuple[list[str], list[list[str]]]:
@@ -153,6 +168,8 @@ class Architecture:
             else [str(index), f"{len(units.heads)} of {base.num_heads}", f"{len(units.neurons)} of {base.ffn_size}"]
             for index, units in enumerate(self.layers)
         ]
+        if self.vocabulary is not None:
+            rows.append(["vocabulary", f"{len(self.vocabulary):,} tokens", "-"])
         return ["layer", "attention heads", "FFN neurons"], rows
 
     def summary(self, base: EncoderShape) -> dict[str, Any]:
@@ -160,14 +177,18 @@ class Architecture:
             None if units is None else {"heads": list(units.heads), "ffn": len(units.neurons)} for units in self.layers
         ]
         sizes = {"layers": base.num_layers, "heads": base.num_heads, "ffn": base.ffn_size}
-        return {"precision": self.precision, "layers": layers, "base": sizes}
+        tokens = {} if self.vocabulary is None else {"vocabulary": len(self.vocabulary)}
+        return {"precision": self.precision, "layers": layers, **tokens, "base": sizes}
 
     def to_json(self) -> str:
         layers = [
             None if units is None else {"heads": _to_ranges(units.heads), "neurons": _to_ranges(units.neurons)}
             for units in self.layers
         ]
-        return json.dumps({"layers": layers, "precision": self.precision}, separators=(",", ":"))
+        document: dict[str, Any] = {"layers": layers, "precision": self.precision}
+        if self.vocabulary is not None:
+            document["vocabulary"] = _to_ranges(self.vocabulary)
+        return json.dumps(document, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Architecture:
@@ -178,6 +199,7 @@ class Architecture:
                 for item in document["layers"]
             ),
             document["precision"],
+            _from_ranges(document["vocabulary"]) if "vocabulary" in document else None,
         )
 
 

@@ -32,6 +32,7 @@ from nasopt.models.modeling_nasopt import (
     remove_attention,
     remove_ffn,
 )
+from nasopt.models.vocabulary import cut_embeddings, vocabulary_dimensions
 
 Block: TypeAlias = Literal["heads", "ffn"]
 
@@ -46,10 +47,11 @@ _Shrinking: TypeAlias = tuple[nn.Module, KeptUnits, KeptUnits]
 
 
 def cut(model: PreTrainedModel, target: Architecture, current: Architecture | None = None) -> PreTrainedModel:
-    """Removes, in place, the layers, heads and FFN neurons that `target` does not keep.
+    """Removes, in place, the layers, heads, FFN neurons and tokens that `target` does not keep.
 
-    Exact: the outputs are those of the model with the removed units masked. The configuration's number of layers
-    follows; the sizes of pruned layers cannot be said in a standard configuration (see :mod:`nasopt.export`).
+    Exact: the outputs are those of the model with the removed units masked; tokens get new numbers. The configuration's
+    number of layers and of tokens follows; the sizes of pruned layers cannot be said in a standard configuration (see
+    :mod:`nasopt.export`).
 
     Args:
         model: a model of a supported family, with any head.
@@ -66,9 +68,11 @@ def cut(model: PreTrainedModel, target: Architecture, current: Architecture | No
     if not target.kept_layers:
         raise ValueError("`target` must keep at least one layer")
     if not current.contains(target):
-        raise ValueError("`target` keeps layers, heads or neurons that `current` does not have")
+        raise ValueError("`target` keeps layers, heads, neurons or tokens that `current` does not have")
     if family.is_encoder_decoder:
         _refuse_parts(family, target, current)
+    if target.vocabulary is not None and target.vocabulary != current.vocabulary:
+        cut_embeddings(model, _token_positions(target.vocabulary, current.vocabulary))
     layers = keep_layers(
         model, family, [place for place, layer in enumerate(current.kept_layers) if target.layers[layer] is not None]
     )
@@ -149,7 +153,7 @@ def choose_units(
         layers.append(KeptUnits(heads, neurons))
     if all(item is None for item in layers):
         raise ValueError("`params` must keep at least one layer")
-    return Architecture(tuple(layers), params["precision"])
+    return Architecture(tuple(layers), params["precision"], parent.vocabulary)
 
 
 def keep_largest(model: nn.Module, layer: int, block: Block, candidates: tuple[int, ...], keep: int) -> tuple[int, ...]:
@@ -199,6 +203,14 @@ def _refuse_parts(family: Family, target: Architecture, current: Architecture) -
                 f"layer {layer} would lose heads or neurons, but decoder layers of the type {family.model_type!r} can "
                 "only be removed whole"
             )
+
+
+def _token_positions(wanted: Sequence[int], owned: Sequence[int] | None) -> Sequence[int]:
+    """The numbers that tokens of the base model have in a model with some of them (None: all)."""
+    if owned is None:
+        return wanted
+    numbers = {token: number for number, token in enumerate(owned)}
+    return [numbers[token] for token in wanted]
 
 
 def _units(architecture: Architecture, index: int) -> KeptUnits:
@@ -292,6 +304,10 @@ def _places(
         for name in full_names
         if not name.startswith(prefix) or (shared is not None and name.startswith(shared))
     }
+    if architecture.vocabulary is not None:
+        tokens = torch.tensor(architecture.vocabulary, dtype=torch.long)
+        for name, dimension in vocabulary_dimensions(model).items():
+            places[name] = (name, (*[slice(None)] * dimension, tokens))
     shape = encoder_shape(model.config)
     for position, index in enumerate(architecture.kept_layers):
         start = f"{prefix}{index}."

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-FloatArray: TypeAlias = NDArray[np.float64]
+from nasopt.resampling import FloatArray, class_scores, pearson, spearman
+
 Verdict: TypeAlias = Literal["better", "worse", "no difference shown"]
 
 RESAMPLES = 4_000
@@ -101,7 +102,7 @@ def number_scores(
         models: the predicted numbers of each model, likewise.
         metric: `pearsonr` or `spearmanr`; NaN where one side is constant.
     """
-    correlations = {"pearsonr": _pearson, "spearmanr": _spearman}
+    correlations = {"pearsonr": pearson, "spearmanr": spearman}
     if metric not in correlations:
         raise ValueError(f"`metric` must be pearsonr or spearmanr, but got {metric!r}.")
     right = np.asarray(labels, dtype=np.float64)
@@ -120,94 +121,6 @@ def score_difference(a: FloatArray, b: FloatArray) -> Difference:
     return _interval((a - b)[:1], (a - b)[1:])
 
 
-def class_scores(
-    counts: FloatArray, labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int, metric: str
-) -> FloatArray:
-    """The metric of each row of counts, as :mod:`nasopt.tasks.metrics` defines it; shape (rows,).
-
-    Args:
-        counts: shape (rows, cells): how many examples have the cell's label and prediction.
-        labels: shape (cells,).
-        predicted: shape (cells,).
-    """
-    total = counts.sum(axis=1)
-    correct = counts @ (labels == predicted).astype(np.float64)
-    if metric == "accuracy":
-        return _ratio(correct, total)
-    one_hot = np.eye(classes)
-    actual, guessed = counts @ one_hot[labels], counts @ one_hot[predicted]  # (rows, classes)
-    if metric == "f1":
-        hits = counts @ (one_hot[labels] * (labels == predicted)[:, None])
-        each = _ratio(2 * hits, actual + guessed)
-        if classes == 2:
-            return each[:, 1]
-        return _ratio(each.sum(axis=1), ((actual + guessed) > 0).sum(axis=1))
-    if metric == "matthews_correlation":
-        covariance = correct * total - (actual * guessed).sum(axis=1)
-        spread = (total**2 - (actual**2).sum(axis=1)) * (total**2 - (guessed**2).sum(axis=1))
-        return _ratio(covariance, np.sqrt(spread))
-    raise ValueError(f"`metric` must be accuracy, f1 or matthews_correlation, but got {metric!r}.")
-
-
-def _pearson(weights: FloatArray, labels: FloatArray, models: Sequence[FloatArray]) -> FloatArray:
-    """Weights of shape (rows, examples) to correlations of shape (models, rows)."""
-    y = labels - labels.mean()
-    total = weights.sum(axis=1)
-    found = []
-    for model in models:
-        x = model - model.mean()
-        sx, sy, sxx, syy, sxy = (weights @ np.stack([x, y, x * x, y * y, x * y], axis=1)).T
-        spread = (total * sxx - sx * sx) * (total * syy - sy * sy)
-        found.append(_correlation(total * sxy - sx * sy, spread))
-    return np.stack(found)
-
-
-def _spearman(weights: FloatArray, labels: FloatArray, models: Sequence[FloatArray]) -> FloatArray:
-    """Likewise. Ranks have the mean (examples + 1) / 2 in every resample, whatever the ties."""
-    middle = (weights.shape[1] + 1) / 2
-    weighted = weighted_ranks(weights, labels)
-    weighted -= middle
-    right = weighted.copy()
-    weighted *= weights
-    spread = np.einsum("ij,ij->i", weighted, right)
-    found = []
-    for model in models:
-        ranks = weighted_ranks(weights, model)
-        ranks -= middle
-        found.append(
-            _correlation(
-                np.einsum("ij,ij->i", weighted, ranks), spread * np.einsum("ij,ij,ij->i", weights, ranks, ranks)
-            )
-        )
-    return np.stack(found)
-
-
-def weighted_ranks(weights: FloatArray, values: FloatArray) -> FloatArray:
-    """Ranks (ties share their mean) that the examples have where each occurs `weights` times; shape (rows, examples).
-
-    Args:
-        weights: whole numbers, shape (rows, examples).
-        values: shape (examples,).
-    """
-    distinct, group_of = np.unique(values, return_inverse=True)
-    order = np.argsort(group_of, kind="stable")
-    groups = weights[:, order]
-    if len(distinct) < len(values):
-        groups = np.add.reduceat(groups, np.searchsorted(group_of[order], np.arange(len(distinct))), axis=1)
-    ranks = np.cumsum(groups, axis=1)
-    groups -= 1
-    groups /= 2
-    ranks -= groups
-    result: FloatArray = ranks[:, group_of]
-    return result
-
-
-def _correlation(covariance: FloatArray, spread: FloatArray) -> FloatArray:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        correlation: FloatArray = covariance / np.sqrt(spread)
-    return correlation
-
-
 def _interval(observed: FloatArray, resampled: FloatArray) -> Difference:
     """Resamples in which the metric is not defined do not count."""
     tail = (1 - CONFIDENCE) / 2
@@ -221,8 +134,3 @@ def _blocks(rows: int, columns: int) -> Iterator[int]:
     while rows > 0:
         yield min(size, rows)
         rows -= size
-
-
-def _ratio(above: FloatArray, below: FloatArray) -> FloatArray:
-    """Where nothing is below, 0: as scikit-learn's `zero_division` has it."""
-    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)

@@ -11,10 +11,11 @@ from rich.console import Console
 
 from nasopt.methods.base import Method
 from nasopt.objective import make_method
-from nasopt.report.comparison import Difference, FloatArray, class_difference, number_scores, score_difference
+from nasopt.report.comparison import Difference, class_difference, number_scores, score_difference
 from nasopt.report.confirmations import confirmation_columns, with_confirmation, with_words
 from nasopt.report.records import Format, Record, print_records
 from nasopt.report.tables import PROVENANCE_COLUMNS, pareto_trials, trial_columns, trial_record, with_totals
+from nasopt.resampling import FloatArray
 from nasopt.storage import attributes
 from nasopt.storage.predictions import REPLICATES, TFIDF, Predictions, PredictionStore
 from nasopt.study import OpenStudy

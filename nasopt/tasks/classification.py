@@ -116,7 +116,7 @@ class TextClassification(Task):
             tokenizer or self.tokenizer,
             identity_of(tokenizer) if tokenizer else self._tokenizer_identity,
             min(self.config.max_length, self.max_positions),
-            self._padding(),
+            self._padding(tokenizer or self.tokenizer),
         )
         columns = self.config.dataset.text
         return {
@@ -129,12 +129,12 @@ class TextClassification(Task):
         labels = [ids[label] if ids else label for label in split[self.config.dataset.label]]
         return torch.tensor(labels, dtype=torch.int64 if self.is_classification else torch.float32)
 
-    def _padding(self) -> dict[str, int]:
+    def _padding(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
         """What of the tokenizer's output the model reads, but the mask: segments only if it tells them apart."""
         segments = getattr(self._model_config, "type_vocab_size", 0) or 0
-        padding = {"input_ids": int(self.tokenizer.pad_token_id), "token_type_ids": 0}
+        padding = {"input_ids": int(tokenizer.pad_token_id), "token_type_ids": 0}
         wanted = {"input_ids"} | ({"token_type_ids"} if segments > 1 else set())
-        return {name: padding[name] for name in self.tokenizer.model_input_names if name in wanted}
+        return {name: padding[name] for name in tokenizer.model_input_names if name in wanted}
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy for classes, mean squared error for numbers; `outputs` of shape (batch, outputs)."""

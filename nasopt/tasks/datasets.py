@@ -61,6 +61,21 @@ def load_splits(config: DatasetConfig, columns: Sequence[str]) -> dict[str, Data
     return result
 
 
+def check_pairs(split: Dataset, role: str, columns: Sequence[str]) -> None:
+    """Refuses pairs of which one half is empty.
+
+    Raises:
+        DatasetError: says how many, and where the first is.
+    """
+    for column in columns:
+        empty = [row for row, text in enumerate(split[column]) if text is None or not str(text).strip()]
+        if empty:
+            raise DatasetError(
+                f"task.dataset.text: the {role} split has {len(empty)} empty texts in the column `{column}` "
+                f"(the first in row {empty[0]}, counted from 0); remove these pairs"
+            )
+
+
 def _load_split(config: DatasetConfig, name: str) -> Dataset:
     """One split; `name` may be sliced the way `datasets` does it (``train[:90%]``)."""
     root = Path(config.path)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -24,7 +23,7 @@ from nasopt.task_config import NewModelConfig, TaskConfig
 from nasopt.tasks.base import Evaluation, Task
 from nasopt.tasks.batches import Examples, PairBatch, PairedSplit, sorted_batches
 from nasopt.tasks.bleu import bleu_replicates
-from nasopt.tasks.datasets import load_splits
+from nasopt.tasks.datasets import check_pairs, load_splits
 from nasopt.tasks.encoding import Encoder, identity_of
 
 EVALUATION_BATCH = 64
@@ -225,18 +224,3 @@ def token_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Ten
     return functional.cross_entropy(
         logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, label_smoothing=smoothing
     )
-
-
-def check_pairs(split: Dataset, role: str, columns: Sequence[str]) -> None:
-    """Refuses pairs of which one half is empty.
-
-    Raises:
-        DatasetError: says how many, and where the first is.
-    """
-    for column in columns:
-        empty = [row for row, text in enumerate(split[column]) if text is None or not str(text).strip()]
-        if empty:
-            raise DatasetError(
-                f"task.dataset.text: the {role} split has {len(empty)} empty texts in the column `{column}` "
-                f"(the first in row {empty[0]}, counted from 0); remove these pairs"
-            )

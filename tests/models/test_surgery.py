@@ -235,6 +235,34 @@ def test_expand_then_cut_gives_the_checkpoint_back(make_model, family, target):
         assert torch.equal(tensor, reference.state_dict()[name]), "the base model must not change"
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cut_vocabulary(make_model, batch, family):
+    """Tokens are renumbered, outputs stay; what was cut can be cut further, and put back in its place."""
+    base, full = make_model(family), Architecture.full(encoder_shape(make_model(family).config))
+    kept = tuple(token for token in range(100) if token < 5 or token in set(batch["input_ids"].flatten().tolist()))
+    target = Architecture((FULL, None, SOME), vocabulary=kept)
+    expected = logits_of(cut(make_model(family), Architecture((FULL, None, SOME))), batch)
+    small = cut(make_model(family), target)
+    numbers = torch.tensor([kept.index(token) if token in kept else -1 for token in range(100)])
+    found = logits_of(small, {**batch, "input_ids": numbers[batch["input_ids"]]})
+    assert (found - expected).abs().max() < 1e-5
+    assert small.config.vocab_size == len(kept) == small.get_input_embeddings().num_embeddings
+
+    wide = Architecture(full.layers, vocabulary=(*kept, *(token for token in range(50, 100) if token not in kept)))
+    wide = Architecture(full.layers, vocabulary=tuple(sorted(wide.vocabulary)))
+    again = cut(cut(make_model(family), wide), target, wide)
+    assert all(torch.equal(tensor, small.state_dict()[name]) for name, tensor in again.state_dict().items())
+
+    weights = {name: tensor + 1 for name, tensor in small.state_dict().items()}
+    whole = expand(base, weights, target)
+    gone = next(token for token in range(100) if token not in kept)
+    rows, before = whole.get_input_embeddings().weight, base.get_input_embeddings().weight
+    assert torch.equal(rows[gone], before[gone])
+    assert torch.equal(rows[kept[-1]], before[kept[-1]] + 1)
+    for name, tensor in cut(whole, target).state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+
+
 def test_expand_takes_missing_units_from_the_base_model(make_model):
     base = make_model("bert")
     target = Architecture((SOME, None, KeptUnits((), ())))

@@ -11,11 +11,10 @@ from scipy import stats
 from nasopt.report.comparison import (
     Difference,
     class_difference,
-    class_scores,
     number_scores,
     score_difference,
-    weighted_ranks,
 )
+from nasopt.resampling import class_scores, weighted_ranks
 from nasopt.tasks.metrics import METRICS
 
 

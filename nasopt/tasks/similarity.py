@@ -1,0 +1,270 @@
+"""Sentence similarity: encoders that put translations, or texts of like meaning, close together.
+
+Any pairs train, by translation ranking; quality is one of
+
+* ``spearmanr``: rank correlation of the cosines of pairs with their scores, the label column of the validation split;
+* ``retrieval``: how often the second text of a validation pair is the nearest one to the first, and the reverse;
+* ``encodechka``: the mean over tasks of that benchmark (METHODS.md section 4).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from nasopt.errors import DatasetError
+from nasopt.models import loading
+from nasopt.models.architecture import EncoderShape
+from nasopt.models.families import encoder_family_of, encoder_shape, max_positions
+from nasopt.resampling import FloatArray, resample_weights, spearman
+from nasopt.task_config import TaskConfig
+from nasopt.tasks.base import Evaluation, Task
+from nasopt.tasks.batches import EncodedSplit, Examples, PairBatch, PairedSplit
+from nasopt.tasks.datasets import check_pairs, load_splits
+from nasopt.tasks.embeddings import TextEncoder, pool, translation_ranking
+from nasopt.tasks.encodechka import Encodechka, mean_scores
+from nasopt.tasks.encoding import Encoder, identity_of
+
+RESAMPLES = 1000
+SEED = 0
+SIMILARITY_BLOCK = 1024
+"""Texts whose cosines with all others are in memory at a time."""
+
+
+class SentenceSimilarity(Task):
+    """See :class:`nasopt.tasks.base.Task`."""
+
+    def __init__(self, config: TaskConfig) -> None:
+        super().__init__(config)
+        self._data = load_splits(config.dataset, config.dataset.text)
+        for role, split in self._data.items():
+            check_pairs(split, role, config.dataset.text)
+        self._scores = {role: self._scores_of(split, role) for role, split in self._data.items()}
+        self._model_config = loading.load_config(config.model, config.revision, config.trust_remote_code)
+        encoder_family_of(self._model_config)
+        self.tokenizer = loading.load_tokenizer(config.model, config.revision, config.trust_remote_code)
+        self._tokenizer_identity = identity_of(self.tokenizer)
+        if config.metric == "encodechka":
+            _ = self.benchmark  # missing files are told now, not after a training
+
+    @cached_property
+    def benchmark(self) -> Encodechka:
+        """The chosen tasks of encodechka.
+
+        Raises:
+            DatasetError: there is no folder of its files, or one of them is missing.
+        """
+        settings = self.config.similarity
+        if settings.encodechka is None:
+            raise DatasetError("task.similarity.encodechka: not set; it is the folder with the benchmark's files")
+        return Encodechka(settings.encodechka, settings.encodechka_tasks)
+
+    def _scores_of(self, split: Dataset, role: str) -> Tensor:
+        """The label column where the metric reads it, else zeros; shape (pairs,)."""
+        column = self.config.dataset.label
+        if self.config.metric != "spearmanr" or role == "train":
+            return torch.zeros(len(split))
+        if column not in split.column_names:
+            raise DatasetError(
+                f"task.dataset.label: the {role} split has no column `{column}`, the scores that spearmanr needs"
+            )
+        return _checked_scores(split[column], role, column)
+
+    @property
+    def has_head(self) -> bool:
+        return True  # vectors are what any encoder gives
+
+    @property
+    def shape(self) -> EncoderShape:
+        return encoder_shape(self._model_config)
+
+    @property
+    def max_positions(self) -> int:
+        return max_positions(self._model_config)
+
+    def load_model(self) -> PreTrainedModel:
+        return _without_pooler(
+            loading.load_headless(
+                self.config.model, revision=self.config.revision, trust_remote_code=self.config.trust_remote_code
+            )
+        )
+
+    def blank_model(self) -> PreTrainedModel:
+        return _without_pooler(
+            loading.blank_headless(self.config.model, self.config.revision, self.config.trust_remote_code)
+        )
+
+    def encode(self, folder: Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Mapping[str, PairedSplit]:
+        used = tokenizer or self.tokenizer
+        encoder = Encoder(
+            used,
+            identity_of(tokenizer) if tokenizer else self._tokenizer_identity,
+            self._limit,
+            self._padding(used),
+            self.config.similarity.prefix,
+        )
+        encoded = {}
+        for role, split in self._data.items():
+            first, second = (
+                encoder.encode(split, [column], role, folder, self._scores[role]) for column in self.config.dataset.text
+            )
+            encoded[role] = PairedSplit(first, second)
+        return encoded
+
+    @property
+    def _limit(self) -> int:
+        return min(self.config.max_length, self.max_positions)
+
+    def _padding(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+        """Segments are left out: a text alone has one, which models take for granted."""
+        return {"input_ids": int(tokenizer.pad_token_id)}
+
+    def text_encoder(
+        self, model: nn.Module, device: torch.device, tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> TextEncoder:
+        """Vectors by a model that is on `device`; `tokenizer` as in :meth:`encode`."""
+        used, settings = tokenizer or self.tokenizer, self.config.similarity
+        return TextEncoder(
+            model,
+            used,
+            device,
+            self._padding(used),
+            self._limit,
+            self.max_positions,
+            settings.pooling,
+            settings.normalize,
+            settings.prefix,
+        )
+
+    def vectors(self, outputs: Sequence[Any], batch: PairBatch) -> list[Tensor]:
+        """The vectors of both texts from what :meth:`run` gave, each of shape (batch, hidden), float32."""
+        settings = self.config.similarity
+        return [
+            pool(output.last_hidden_state, side.attention_mask, settings.pooling, settings.normalize)
+            for output, side in zip(outputs, batch.sides, strict=True)
+        ]
+
+    def loss_of(self, outputs: Sequence[Any], batch: PairBatch) -> Tensor:
+        first, second = self.vectors(outputs, batch)
+        return translation_ranking(first, second, self.config.similarity.scale)
+
+    @torch.inference_mode()
+    def evaluate(
+        self,
+        model: nn.Module,
+        examples: Examples,
+        device: torch.device,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> Evaluation:
+        """As the base class says; with `encodechka`, `details` has the score of each of its tasks by name."""
+        assert isinstance(examples, PairedSplit)
+        encoder = self.text_encoder(model, device, tokenizer)
+        if self.config.metric == "encodechka":
+            scores = self.benchmark.evaluate(encoder.sentences, encoder.words)
+            details = {name: float(values[0]) for name, values in scores.items()}
+            replicates = mean_scores(scores)
+            return Evaluation(float(replicates[0]), replicates=replicates, details=details)
+        first, second = (_unit(encoder.vectors(side)) for side in examples.sides)
+        weights = resample_weights(len(examples), RESAMPLES, SEED)
+        if self.config.metric == "spearmanr":
+            scored = examples.labels.numpy().astype(np.float64)
+            replicates = pair_correlation(weights, first, second, scored)
+        else:
+            replicates = retrieval_accuracy(weights, first, second, *map(distinct_texts, examples.sides))
+        return Evaluation(float(replicates[0]), replicates=replicates)
+
+
+def pair_correlation(
+    weights: FloatArray, first: NDArray[np.float32], second: NDArray[np.float32], scores: FloatArray
+) -> FloatArray:
+    """Spearman correlation of the cosines of pairs with their scores, for each row of weights; shape (rows,).
+
+    Args:
+        weights: shape (rows, pairs), see :mod:`nasopt.resampling`.
+        first: unit vectors, shape (pairs, hidden).
+        second: likewise.
+        scores: shape (pairs,).
+    """
+    cosines = np.einsum("ij,ij->i", first, second).astype(np.float64)
+    found: FloatArray = spearman(weights, scores, [cosines])[0]
+    return found
+
+
+def retrieval_accuracy(
+    weights: FloatArray,
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    first_ids: NDArray[np.int64],
+    second_ids: NDArray[np.int64],
+) -> FloatArray:
+    """How often the nearest text of the other side is the right one, mean of both directions, for each row of weights.
+
+    What is drawn are the questions; the texts to choose from stay the same.
+
+    Args:
+        weights: shape (rows, pairs), see :mod:`nasopt.resampling`.
+        first: unit vectors, shape (pairs, hidden).
+        second: likewise.
+        first_ids: equal for equal texts, which are right for one another, shape (pairs,).
+        second_ids: likewise.
+
+    Returns:
+        Shape (rows,).
+    """
+    there = second_ids[_nearest(first, second)] == second_ids
+    back = first_ids[_nearest(second, first)] == first_ids
+    accuracy: FloatArray = weights @ ((there.astype(np.float64) + back) / 2) / weights.sum(axis=1)
+    return accuracy
+
+
+def distinct_texts(split: EncodedSplit) -> NDArray[np.int64]:
+    """A number for each text of a split, the same for those with the same tokens; shape (texts,)."""
+    tokens, ends = split.columns["input_ids"].numpy(), split.offsets.tolist()
+    numbers: dict[bytes, int] = {}
+    texts = (tokens[start:stop].tobytes() for start, stop in pairwise(ends))
+    return np.array([numbers.setdefault(text, len(numbers)) for text in texts], dtype=np.int64)
+
+
+def _nearest(questions: NDArray[np.float32], answers: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The answer with the largest cosine for each question, the first of several; unit vectors (texts, hidden)."""
+    blocks = range(0, len(questions), SIMILARITY_BLOCK)
+    found: NDArray[np.int64] = np.concatenate(
+        [(questions[start : start + SIMILARITY_BLOCK] @ answers.T).argmax(axis=1) for start in blocks]
+    )
+    return found
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return unit
+
+
+def _checked_scores(values: Sequence[Any], role: str, column: str) -> Tensor:
+    for row, value in enumerate(values):
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise DatasetError(
+                f"task.dataset.label: the column `{column}` of the {role} split holds {value!r} in row {row}, counted "
+                "from 0; scores must be numbers"
+            )
+    if len(set(values)) < 2:
+        raise DatasetError(f"task.dataset.label: all scores of the {role} split are equal; no ranks to compare with")
+    return torch.tensor([float(value) for value in values], dtype=torch.float32)
+
+
+def _without_pooler(model: PreTrainedModel) -> PreTrainedModel:
+    """Vectors are pooled from hidden states: a pooler (often not even in the checkpoint) would only take memory."""
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None
+    return model
