@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import copy
+import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from decoders import make_decoder, pairs
 
 from nasopt.models.layers import partition
-from nasopt.training.aligned import UNIFORM_BOUND, align, randomise, zeroed_model
+from nasopt.training.aligned import UNIFORM_BOUND, align, hinton_loss, randomise, zeroed_model
 from nasopt.training.trajectory import Schedule, Trajectory
 
 
@@ -87,3 +89,17 @@ def test_random_starts_have_nothing_of_the_teacher(name):
     again = randomise(copy.deepcopy(model), "initial", seed=0)
     assert all(torch.equal(a, b) for a, b in zip(initial.parameters(), again.parameters(), strict=True))
     assert not torch.equal(next(initial.parameters()), next(randomise(model, "initial", seed=1).parameters()))
+
+
+def test_hinton_adds_soft_targets_of_real_tokens_only():
+    def outputs(value):
+        logits = torch.zeros(1, 2, 2)
+        logits[0, 0, 0], logits[0, 1, 0] = value, 99.0  # the second token is padding
+        return [SimpleNamespace(logits=logits)]
+
+    task = SimpleNamespace(run=lambda model, batch: outputs(model), loss_of=lambda outputs, batch: torch.tensor(3.0))
+    batch = SimpleNamespace(second=SimpleNamespace(attention_mask=torch.tensor([[1, 0]])))
+    loss = hinton_loss(task, 2.0, temperature=2.0, soft_weight=0.5)(4.0, batch)
+    target = 1 / (1 + math.exp(-1))  # softmax of (2, 0) / 2
+    expected = -target * math.log(1 / (1 + math.exp(-2))) - (1 - target) * math.log(1 / (1 + math.exp(2)))
+    assert float(loss) == pytest.approx(3.0 + 0.5 * expected, rel=1e-6)
