@@ -53,7 +53,7 @@ def load(path: str | Path, device: torch.device | str | None = None) -> tuple[Pr
         raise ExportError(f"{folder}: holds no model (there is no config.json)")
     config = load_config(str(folder), None, False)
     if config.model_type not in OWN_CLASSES and config.model_type not in FAMILIES:
-        encoder_family_of(config)
+        family_of(config)
     target = torch.device(device or "cpu")
     options: dict[str, Any] = {}
     if getattr(config, "quantization_config", None) is not None:
