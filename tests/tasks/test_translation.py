@@ -19,7 +19,9 @@ from nasopt.tasks.translation import IGNORED, Generation, Translation, decoder_i
 from nasopt.training.loop import train
 
 CPU = torch.device("cpu")
-WORDS = dict(zip("open close file menu window print save help".split(), "а б в г д е ж з".split(), strict=True))
+WORDS = {
+    "open": "а", "close": "б", "file": "в", "menu": "г", "window": "д", "print": "е", "save": "ж", "help": "з",
+}  # fmt: skip
 NEW = {
     "encoder_layers": 1, "decoder_layers": 2, "hidden_size": 32, "heads": 2, "ffn_size": 64, "vocabulary": 100,
     "dropout": 0.0,
