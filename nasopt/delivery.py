@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
-from nasopt.errors import TrialNotFoundError
+from nasopt.errors import ExportError, TrialNotFoundError
 from nasopt.latency_objective import make_source
 from nasopt.methods.base import Candidate, Lineage
 from nasopt.objective import make_method
@@ -98,6 +98,8 @@ def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool) -
     from nasopt.models.vocabulary import tokenizer_of
     from nasopt.preparation import open_task
 
+    if opened.config.task.type == "translation":
+        raise ExportError("a translation model cannot be written as ONNX, which has no generation; use --format hf")
     check_convertible(attributes.precision_of(trial))
     task = open_task(opened.config, opened.folder)
     candidate = rebuild(opened, trial, task)
