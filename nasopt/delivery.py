@@ -183,7 +183,7 @@ def _onnx_text(opened: OpenStudy, trial: FrozenTrial, task: Task, file: Path, to
         )
     return f"""
 The numbers above are those of the search, which ran the model in torch. `model.onnx` takes
-{", ".join(model.input_names)} (int64, batch x tokens) and gives logits.
+{", ".join(model.input_names)} (int64, batch x tokens) and gives {model.output_name}.
 The file itself, in ONNX Runtime {version("onnxruntime")} on the CPU ({device_name(cpu)}), beside the base model in
 torch {torch.__version__} (fp32), measured in alternation:
 
@@ -199,7 +199,7 @@ session = onnxruntime.InferenceSession("this folder/model.onnx")
 tokenizer = AutoTokenizer.from_pretrained("this folder")
 names = [item.name for item in session.get_inputs()]
 texts = tokenizer(["a text"], padding=True, return_tensors="np")
-(logits,) = session.run(["logits"], {{name: texts[name] for name in names}})
+(outputs,) = session.run(["{model.output_name}"], {{name: texts[name] for name in names}})
 ```
 """
 
