@@ -134,6 +134,11 @@ class StudyConfig(Section):
         names = [latency.name for latency in self.latency]
         if len(names) > 1 and (None in names or len(set(names)) < len(names)):
             raise ValueError("several [[latency]] tables need a different `name` each")
+        for latency in self.latency if self.task.type == "translation" else ():
+            if latency.runtime not in (None, "eager") or latency.mode == "lut" or latency.cuda_graph:
+                raise ValueError(
+                    "the latency of a translation is measured in the runtime eager, without cuda_graph or lut"
+                )
         return self
 
     @classmethod

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
-from nasopt.errors import TrialNotFoundError
+from nasopt.errors import ExportError, TrialNotFoundError
 from nasopt.latency_objective import make_source
 from nasopt.methods.base import Candidate, Lineage
 from nasopt.objective import make_method
@@ -98,6 +98,8 @@ def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool) -
     from nasopt.models.vocabulary import tokenizer_of
     from nasopt.preparation import open_task
 
+    if opened.config.task.type == "translation":
+        raise ExportError("a translation model cannot be written as ONNX, which has no generation; use --format hf")
     check_convertible(attributes.precision_of(trial))
     task = open_task(opened.config, opened.folder)
     candidate = rebuild(opened, trial, task)
@@ -181,7 +183,7 @@ def _onnx_text(opened: OpenStudy, trial: FrozenTrial, task: Task, file: Path, to
         )
     return f"""
 The numbers above are those of the search, which ran the model in torch. `model.onnx` takes
-{", ".join(model.input_names)} (int64, batch x tokens) and gives logits.
+{", ".join(model.input_names)} (int64, batch x tokens) and gives {model.output_name}.
 The file itself, in ONNX Runtime {version("onnxruntime")} on the CPU ({device_name(cpu)}), beside the base model in
 torch {torch.__version__} (fp32), measured in alternation:
 
@@ -197,7 +199,7 @@ session = onnxruntime.InferenceSession("this folder/model.onnx")
 tokenizer = AutoTokenizer.from_pretrained("this folder")
 names = [item.name for item in session.get_inputs()]
 texts = tokenizer(["a text"], padding=True, return_tensors="np")
-(logits,) = session.run(["logits"], {{name: texts[name] for name in names}})
+(outputs,) = session.run(["{model.output_name}"], {{name: texts[name] for name in names}})
 ```
 """
 

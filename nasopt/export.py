@@ -23,7 +23,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nasopt.errors import ExportError, NasoptError
 from nasopt.models import loading, modeling_nasopt
@@ -84,8 +84,9 @@ def export_hf(
         config = export_config(model)
         tensors: dict[str, Tensor] = {name: tensor.cpu() for name, tensor in stored_tensors(model).items()}
         save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
-        generation = model.generation_config if config.is_encoder_decoder else None
-        write_around(partial, config, tokenizer, card, export_record(model, architecture), generation)
+        write_around(partial, config, tokenizer, card, export_record(model, architecture))
+        if model.can_generate():
+            model.generation_config.save_pretrained(partial)
         _verify(partial, model, architecture, to)
     return to
 
@@ -125,18 +126,11 @@ def new_folder(to: Path, force: bool) -> Iterator[Path]:
 
 
 def write_around(
-    folder: Path,
-    config: PretrainedConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    card: str,
-    record: dict[str, Any],
-    generation: GenerationConfig | None = None,
+    folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, card: str, record: dict[str, Any]
 ) -> None:
     """Writes what stands beside the weights: configuration, with the modelling file that it names, tokenizer, model
-    card, `nasopt.json`, and how texts are generated where that is what the model does."""
+    card and `nasopt.json`."""
     config.save_pretrained(folder)
-    if generation is not None:
-        generation.save_pretrained(folder)
     if hasattr(config, "auto_map"):
         code = inspect.getfile(type(config))
         shutil.copyfile(code, folder / Path(code).name)
@@ -147,13 +141,7 @@ def write_around(
 
 def export_config(model: PreTrainedModel) -> PretrainedConfig:
     """The configuration from which `from_pretrained` builds a model of these sizes and this quantisation."""
-    if model.config.model_type in OWN_CLASSES:
-        config = _own_config(model)
-    elif model.config.is_encoder_decoder:  # of which whole layers are cut only
-        config = copy.deepcopy(model.config)
-        config.architectures = [type(model).__name__]
-    else:
-        config = _encoder_config(model)
+    config = _own_config(model) if model.config.model_type in OWN_CLASSES else _encoder_config(model)
     config.dtype = stored_dtype(model)
     settings = quantization_settings(model)
     if settings:
@@ -254,8 +242,8 @@ def fixed_batch(model: PreTrainedModel, batch_size: int = 4, tokens: int = 16) -
     """Texts of random tokens, half of them padded, the same at every call; no longer than the model reads.
 
     Returns:
-        `input_ids` and `attention_mask`, both of shape (batch_size, tokens), int64, on the model's device; for an
-        encoder-decoder `decoder_input_ids`, too.
+        `input_ids` and `attention_mask`, both of shape (batch_size, tokens), int64, on the model's device; for a model
+        with a decoder `decoder_input_ids` too, the same tokens.
     """
     generator = torch.Generator().manual_seed(0)
     tokens = min(tokens, max_positions(model.config))

@@ -357,6 +357,7 @@ class Objective:
                 "search": lineage.search_epochs,
             },
             control=trial.user_attrs.get(attributes.CONTROL),
+            quality_details=trial.user_attrs.get(attributes.QUALITY_DETAILS, {}),
         )
 
     def collect(self, study: optuna.Study) -> None:

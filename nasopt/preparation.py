@@ -190,5 +190,7 @@ def _origin(config: StudyConfig, train_split: Examples) -> str:
     """What a base model is made from, in one hash."""
     task = config.task
     settings = [task.model, content_hash(task.model), task.revision, task.new_head, config.seed]
+    if task.new_model is not None:
+        settings.append(task.new_model.model_dump_json())
     text = json.dumps([*settings, config.base_training.model_dump(mode="json"), train_split.fingerprint])
     return hashlib.sha256(text.encode()).hexdigest()

@@ -21,9 +21,16 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL
 
 from nasopt.config import StudyConfig, check_document, check_section, read_toml, study_file_error
-from nasopt.errors import ArtifactFolderError, StorageError, StudyExistsError, StudyNotFoundError, choices
-from nasopt.latency_objective import LookedUpLatency, latency_name
-from nasopt.methods.base import available
+from nasopt.errors import (
+    ArtifactFolderError,
+    StorageError,
+    StudyExistsError,
+    StudyFileError,
+    StudyNotFoundError,
+    choices,
+)
+from nasopt.latency_objective import LookedUpLatency, PredictedLatency, latency_name
+from nasopt.methods.base import available, find
 from nasopt.objective import Objective
 from nasopt.recovery import recording_interruptions, retry, settle_interrupted, was_given_up
 from nasopt.storage import attributes
@@ -102,6 +109,11 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
     objective = Objective(config)
     task = open_task(config)
     for source in objective.sources.values():  # refused now where devices and runtimes are not here
+        if isinstance(source, PredictedLatency) and config.task.type == "translation":
+            raise StudyFileError(
+                f"latency.device: {source.latency.device} is not here, and the latency of a translation cannot be "
+                "predicted: set `device` to cpu or cuda"
+            )
         if isinstance(source, LookedUpLatency):
             source.check_model(task)
     objective.method.check(task)
@@ -330,7 +342,11 @@ def _resolve_paths(config: StudyConfig) -> StudyConfig:
         latency if latency.lut is None else latency.model_copy(update={"lut": resolve_path(latency.lut)})
         for latency in config.latency
     )
-    return config.model_copy(update={"task": task, "latency": latencies})
+    options = dict(config.method_options)
+    for name in find(config.method).path_options:
+        if options.get(name):
+            options[name] = [resolve_path(path) for path in options[name]]
+    return config.model_copy(update={"task": task, "latency": latencies, "method_options": options})
 
 
 def _places(config: StudyConfig) -> dict[str, str]:

@@ -194,6 +194,8 @@ class Method(ABC):
     searches: ClassVar[str]
     """What it searches, for `nasopt methods`."""
     options_model: ClassVar[type[BaseModel]]
+    path_options: ClassVar[tuple[str, ...]] = ()
+    """Options that are lists of files: stored as absolute paths when a study is created."""
 
     @abstractmethod
     def __init__(self, options: Any) -> None:
@@ -258,20 +260,33 @@ class Method(ABC):
             raise ValueError(f"{self.name} does not train by {training!r}")
         return context.task.training_loss
 
-    def train(self, candidate: Candidate, training: Training, epochs: int, seed: int, context: Context) -> None:
+    def train(
+        self,
+        candidate: Candidate,
+        training: Training,
+        epochs: int,
+        seed: int,
+        context: Context,
+        *,
+        loss: LossFunction | None = None,
+        learning_rate: float | None = None,
+    ) -> None:
         """Trains a candidate in place, with the study's `[training]` settings but for `epochs`.
 
-        Its lineage gets the epochs, its `training` what they took (added to what earlier calls took).
+        What is minimised is `loss`, or that of the kind of training. Its lineage gets the epochs, its `training` what
+        they took (added to what earlier calls took).
         """
         from nasopt.training.loop import train
 
         if epochs == 0:
             return
+        settings = context.config.training
+        changes = {"epochs": epochs, "learning_rate": learning_rate or settings.learning_rate}
         taken = train(
             candidate.model,
             context.view(candidate.architecture).splits["train"],
-            self.loss(training, context),
-            context.config.training.model_copy(update={"epochs": epochs}),
+            loss or self.loss(training, context),
+            settings.model_copy(update=changes),
             device=context.device,
             seed=seed,
             on_step=lambda done, total: context.on_phase("training", done, total),

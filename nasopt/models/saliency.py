@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nasopt.models.architecture import FFN_STEP, Architecture, EncoderShape, KeptUnits
-from nasopt.models.families import encoder_shape, family_of
+from nasopt.models.families import encoder_family_of, encoder_shape
 from nasopt.models.surgery import cut
 
 Reading: TypeAlias = Literal["gate", "weights"]
@@ -152,7 +152,7 @@ class _Block:
 
 def _units_of(model: PreTrainedModel) -> list[tuple[_Block, _Block]]:
     """Heads and neurons of each layer that the model has."""
-    parts = family_of(model).parts
+    parts = encoder_family_of(model).parts
     head_size = encoder_shape(model.config).head_size
     blocks = []
     for layer in parts.encoder_layers(model):

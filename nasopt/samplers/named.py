@@ -1,48 +1,27 @@
-"""Optuna's own samplers, by name, for methods whose parameters need none of ours."""
+"""One of Optuna's own samplers, by name, made fit for studies that resume and have trials of other kinds.
+
+Optuna's samplers draw the same values again when a study is resumed with the same seed, and workers with one seed draw
+alike; here every trial has a seed of its own, a hash of the study's and the trial's number. And the base model and
+controls have no parameters: an empty search space would be all that Optuna finds common to all trials, so its samplers
+are not shown them.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+import copy
+from collections.abc import Callable, Container, Sequence
+from typing import Any, Literal, TypeAlias
 
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
+from nasopt.identity import worker_identity
+from nasopt.samplers.history import CONTROL, SEED, WORKER
 from nasopt.samplers.proposing import trial_seed
 
 SamplerName: TypeAlias = Literal["nsga2", "tpe", "gp", "random"]
-
-
-class _Reseeding:
-    """To be mixed into one of Optuna's samplers: a trial's draws depend on the seed and on its number only.
-
-    Otherwise a study that is resumed would draw again what it drew at its beginning, and workers what the others draw.
-    """
-
-    nasopt_seed: int | None = None
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        seed = trial_seed(self.nasopt_seed, trial.number) % 2**32
-        for holder in (self, getattr(self, "_random_sampler", None), getattr(self, "_independent_sampler", None)):
-            if holder is not None and hasattr(holder, "_rng"):
-                holder._rng.rng.seed(seed)
-        super().before_trial(study, trial)  # type: ignore[misc]
-
-
-class _NSGAII(_Reseeding, NSGAIISampler):
-    pass
-
-
-class _TPE(_Reseeding, TPESampler):
-    pass
-
-
-class _GP(_Reseeding, GPSampler):
-    pass
-
-
-class _Random(_Reseeding, RandomSampler):
-    pass
 
 
 def named_sampler(name: SamplerName, seed: int | None, population_size: int) -> BaseSampler:
@@ -53,15 +32,78 @@ def named_sampler(name: SamplerName, seed: int | None, population_size: int) -> 
         seed: of its draws; None for fresh ones.
         population_size: of NSGA-II; as many trials are drawn at random before TPE and GP begin to model.
     """
-    sampler: _NSGAII | _TPE | _GP | _Random
-    match name:
-        case "nsga2":
-            sampler = _NSGAII(population_size=population_size, seed=seed)
-        case "tpe":
-            sampler = _TPE(n_startup_trials=population_size, seed=seed, multivariate=False)
-        case "gp":
-            sampler = _GP(n_startup_trials=population_size, seed=seed)
-        case "random":
-            sampler = _Random(seed=seed)
-    sampler.nasopt_seed = seed
-    return sampler
+    makers: dict[SamplerName, Callable[[int], BaseSampler]] = {
+        "nsga2": lambda seed: NSGAIISampler(population_size=population_size, seed=seed),
+        "tpe": lambda seed: TPESampler(n_startup_trials=population_size, multivariate=False, seed=seed),
+        "gp": lambda seed: GPSampler(n_startup_trials=population_size, seed=seed),
+        "random": lambda seed: RandomSampler(seed=seed),
+    }
+    return NamedSampler(makers[name], seed)
+
+
+class NamedSampler(BaseSampler):
+    """See the module. State comes from the database alone.
+
+    Args:
+        make: seed -> one of Optuna's samplers.
+        seed: the study's.
+    """
+
+    def __init__(self, make: Callable[[int], BaseSampler], seed: int | None) -> None:
+        self._make = make
+        self._seed = seed
+        self._current: tuple[int, BaseSampler] | None = None
+
+    def reseed_rng(self) -> None:
+        self._current = None
+
+    def _of(self, trial: FrozenTrial) -> BaseSampler:
+        """The sampler of this trial."""
+        if self._current is None or self._current[0] != trial._trial_id:
+            seed = trial.system_attrs.get(SEED)  # a retried trial has one already
+            number = trial_seed(self._seed, trial.number) if seed is None else int(seed)
+            self._current = (trial._trial_id, self._make(number & 0xFFFFFFFF))
+        return self._current[1]
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        # First of all, so that a trial whose process is killed at any later moment can be told from one under way.
+        study._storage.set_trial_system_attr(trial._trial_id, WORKER, worker_identity())
+        if self._seed is not None and SEED not in trial.system_attrs:
+            study._storage.set_trial_system_attr(trial._trial_id, SEED, trial_seed(self._seed, trial.number))
+        self._of(trial).before_trial(_searched(study), trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        if CONTROL in trial.user_attrs:
+            return {}
+        return self._of(trial).infer_relative_search_space(_searched(study), trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if CONTROL in trial.user_attrs:
+            return {}
+        return self._of(trial).sample_relative(_searched(study), trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._of(trial).sample_independent(_searched(study), trial, param_name, param_distribution)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        self._of(trial).after_trial(_searched(study), trial, state, values)
+
+
+class _SearchedStudy(Study):
+    """A study without the finished trials that no search proposed."""
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        found = super()._get_trials(deepcopy, states, use_cache)
+        return [trial for trial in found if trial.params or not trial.state.is_finished()]
+
+
+def _searched(study: Study) -> Study:
+    view = copy.copy(study)
+    view.__class__ = _SearchedStudy
+    return view

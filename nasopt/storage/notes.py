@@ -40,6 +40,7 @@ class TrialFacts:
         control: what it is, if it is a control.
         memory: of the weights and at its highest in one pass, in MB, and where; whichever of them is the objective.
         device_change: from what device to what other one the study had come, if it had.
+        quality_details: what the quality is made of, by name.
     """
 
     architecture: CandidateArchitecture
@@ -57,11 +58,17 @@ class TrialFacts:
     control: str | None = None
     memory: Mapping[str, Any] = field(default_factory=dict)
     device_change: str | None = None
+    quality_details: Mapping[str, float | str] = field(default_factory=dict)
 
 
 def note_text(facts: TrialFacts) -> str:
     """The note of a measured trial, in Markdown."""
     parts = [f"**{in_words(facts)}**", _origin(facts), _values_table(facts)]
+    if facts.quality_details:
+        shown = {
+            name: value if isinstance(value, str) else f"{value:.4f}" for name, value in facts.quality_details.items()
+        }
+        parts.append(_table(list(shown), [list(shown.values())]))
     if facts.device_change is not None:
         parts.append(f"**The device has changed:** {facts.device_change}")
     if facts.memory:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -47,6 +48,8 @@ class Task(ABC):
 
     tokenizer: PreTrainedTokenizerBase
     """The base model's."""
+    _data: Mapping[str, Dataset]
+    """The raw examples, by role."""
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
@@ -74,6 +77,11 @@ class Task(ABC):
             folder: of the cache.
             tokenizer: a candidate's, where it has another vocabulary than the base model.
         """
+
+    def texts_read(self, role: str) -> list[str]:
+        """Every text of a split as a tokenizer gets it, prefix included: one column after the other."""
+        prefix = self.config.similarity.prefix
+        return [prefix + str(text) for column in self.config.dataset.text for text in self._data[role][column]]
 
     @abstractmethod
     def load_model(self) -> PreTrainedModel:

@@ -48,6 +48,19 @@ def prediction_kl(student: Tensor, teacher: Tensor, temperature: float, scale_by
     return divergence * temperature**2 if scale_by_t2 else divergence
 
 
+def vector_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Output matching of the Taylor method: squared Euclidean distance of the outputs, averaged over the examples.
+
+    Of unit vectors it is 2 - 2 cos. (METHODS.md, section 4, loss (ii); Reimers and Gurevych 2020 take the mean over the
+    hidden units too, which only divides it by their number.)
+
+    Args:
+        student: one vector for each text, (B, H).
+        teacher: likewise, (B, H).
+    """
+    return (student.float() - teacher.float()).square().sum(dim=-1).mean()
+
+
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Cross-entropy of the student's softened outputs with the teacher's (Hinton et al. 2015, section 2).
 

@@ -45,6 +45,8 @@ class LiveTeacher(Teacher):
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         with autocast(self._device):
             logits, hidden_states = run_with_hidden(self._model, batch)
+        if not self._layers:
+            return logits, hidden_states[0].new_zeros((0, *hidden_states[0].shape))
         return logits, torch.stack([hidden_states[layer] for layer in self._layers])
 
 
