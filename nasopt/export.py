@@ -85,6 +85,8 @@ def export_hf(
         tensors: dict[str, Tensor] = {name: tensor.cpu() for name, tensor in stored_tensors(model).items()}
         save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
         write_around(partial, config, tokenizer, card, export_record(model, architecture))
+        if model.can_generate():
+            model.generation_config.save_pretrained(partial)
         _verify(partial, model, architecture, to)
     return to
 
@@ -240,7 +242,8 @@ def fixed_batch(model: PreTrainedModel, batch_size: int = 4, tokens: int = 16) -
     """Texts of random tokens, half of them padded, the same at every call; no longer than the model reads.
 
     Returns:
-        `input_ids` and `attention_mask`, both of shape (batch_size, tokens), int64, on the model's device.
+        `input_ids` and `attention_mask`, both of shape (batch_size, tokens), int64, on the model's device; for a model
+        with a decoder `decoder_input_ids` too, the same tokens.
     """
     generator = torch.Generator().manual_seed(0)
     tokens = min(tokens, max_positions(model.config))
@@ -248,4 +251,5 @@ def fixed_batch(model: PreTrainedModel, batch_size: int = 4, tokens: int = 16) -
     mask = torch.ones_like(ids)
     mask[1::4, max(tokens // 2, 1) :] = 0
     mask[3::4, 1:] = 0
-    return {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    return {**inputs, "decoder_input_ids": inputs["input_ids"]} if model.config.is_encoder_decoder else inputs

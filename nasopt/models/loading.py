@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from nasopt.errors import ExportError, UnsupportedModelError
-from nasopt.models.families import FAMILIES, OWN_CLASSES, encoder_family_of, family_of
+from nasopt.models.families import OWN_CLASSES, encoder_family_of, family_of
 from nasopt.models.quantization import bitsandbytes
 
 HEAD_SUFFIX = "ForSequenceClassification"
@@ -52,8 +52,8 @@ def load(path: str | Path, device: torch.device | str | None = None) -> tuple[Pr
     if not (folder / "config.json").is_file():
         raise ExportError(f"{folder}: holds no model (there is no config.json)")
     config = load_config(str(folder), None, False)
-    if config.model_type not in OWN_CLASSES and config.model_type not in FAMILIES:
-        encoder_family_of(config)
+    if config.model_type not in OWN_CLASSES:
+        family_of(config)
     target = torch.device(device or "cpu")
     options: dict[str, Any] = {}
     if getattr(config, "quantization_config", None) is not None:
@@ -61,9 +61,17 @@ def load(path: str | Path, device: torch.device | str | None = None) -> tuple[Pr
         options["device_map"] = {"": target}
     auto = _auto_class(config)
     with _quiet(), _explained(str(folder), ExportError):
-        model = auto.from_pretrained(
-            folder, config=config, dtype="auto", trust_remote_code=False, use_safetensors=True, **options
+        model, report = auto.from_pretrained(
+            folder,
+            config=config,
+            dtype="auto",
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
         )
+    if any(name.startswith("pooler.") for name in report["missing_keys"]):
+        model.pooler = None  # an encoder of vectors that are pooled otherwise: random weights would be of no use
     model = model.to(target) if not options else model
     return model.eval(), load_tokenizer(str(folder), None, False)
 

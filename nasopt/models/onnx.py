@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
 from nasopt.errors import DeviceNotFoundError, ExportError, MissingExtraError
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+LOGITS = "logits"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 CPU = torch.device("cpu")
 _OUTPUT_DTYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
@@ -38,9 +39,9 @@ class OnnxModel(nn.Module):
         """Reads the file, which is not needed afterwards.
 
         Args:
-            file: with the inputs' names and `logits`, batch and length open, as :func:`convert` writes it.
+            file: with the inputs' names and one output, batch and length open, as :func:`convert` writes it.
             threads: of one operation on the CPU; None for as many as torch uses.
-            device: where it runs, and where its inputs and logits are.
+            device: where it runs, and where its inputs and outputs are.
             tf32: CUDA: whether fp32 matrix products may be computed in TF32.
         """
         import onnxruntime
@@ -57,30 +58,39 @@ class OnnxModel(nn.Module):
         self.device = device
         self.session = onnxruntime.InferenceSession(str(file), options, providers=providers)
         self.input_names = [item.name for item in self.session.get_inputs()]
+        self.output_name: str = self.session.get_outputs()[0].name
 
-    def forward(self, **inputs: Tensor) -> SequenceClassifierOutput:
-        """The logits, shape (batch, outputs), of int64 inputs of shape (batch, tokens); segments may be left out."""
+    def forward(self, **inputs: Tensor) -> SequenceClassifierOutput | BaseModelOutput:
+        """Logits (batch, outputs), or of an encoder without a head its last hidden states (batch, tokens, hidden size).
+
+        Inputs are int64, of shape (batch, tokens); segments may be left out.
+        """
         if "token_type_ids" in self.input_names and "token_type_ids" not in inputs:
             inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
         if self.device.type == "cuda":
-            return SequenceClassifierOutput(logits=self._run_on_gpu(inputs))
-        arrays = {name: inputs[name].numpy() for name in self.input_names}
-        return SequenceClassifierOutput(logits=torch.from_numpy(self.session.run(["logits"], arrays)[0]))
+            found = self._run_on_gpu(inputs)
+        else:
+            arrays = {name: inputs[name].numpy() for name in self.input_names}
+            found = torch.from_numpy(self.session.run([self.output_name], arrays)[0])
+        if self.output_name == LOGITS:
+            return SequenceClassifierOutput(logits=found)
+        return BaseModelOutput(last_hidden_state=found)
 
     def _run_on_gpu(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Without a copy: inputs and logits stay where they are. Returns when the GPU is done."""
+        """Without a copy: inputs and outputs stay where they are. Returns when the GPU is done."""
         output = self.session.get_outputs()[0]
-        rows, columns = len(inputs["input_ids"]), output.shape[1]
-        logits = torch.empty((rows, columns), dtype=_OUTPUT_DTYPES[output.type], device=self.device)
+        given = inputs["input_ids"].shape
+        shape = [size if isinstance(size, int) else given[axis] for axis, size in enumerate(output.shape)]
+        found = torch.empty(shape, dtype=_OUTPUT_DTYPES[output.type], device=self.device)
         binding = self.session.io_binding()
         for bind, name, tensor in (
             *((binding.bind_input, name, inputs[name].contiguous()) for name in self.input_names),
-            (binding.bind_output, "logits", logits),
+            (binding.bind_output, self.output_name, found),
         ):
             dtype = _NUMPY_NAMES[tensor.dtype]
             bind(name, "cuda", self.device.index, dtype, tuple(tensor.shape), tensor.data_ptr())
         self.session.run_with_iobinding(binding)
-        return logits
+        return found
 
 
 def check_packages(packages: tuple[str, ...] = PACKAGES) -> None:
@@ -110,7 +120,7 @@ def check_cuda_provider() -> None:
 
 
 def convert(model: nn.Module, example: Mapping[str, Tensor], file: Path) -> None:
-    """Writes a model as one ONNX file that gives `logits`.
+    """Writes a model as one ONNX file that gives `logits`, or of an encoder without a head `last_hidden_state`.
 
     Args:
         model: in eval mode, on the CPU, in fp32 or fp16.
@@ -128,7 +138,7 @@ def convert(model: nn.Module, example: Mapping[str, Tensor], file: Path) -> None
                 model,
                 kwargs=dict(example),
                 input_names=names,
-                output_names=["logits"],
+                output_names=[output_name(model)],
                 dynamic_shapes={name: {0: "batch", 1: "sequence"} for name in names},
                 dynamo=True,
                 verbose=False,
@@ -139,6 +149,11 @@ def convert(model: nn.Module, example: Mapping[str, Tensor], file: Path) -> None
     assert program is not None
     _strip(program.model)
     program.save(file)
+
+
+def output_name(model: nn.Module) -> str:
+    """What a file gives of a model: see :func:`convert`."""
+    return LOGITS if type(model).__name__.endswith("ForSequenceClassification") else "last_hidden_state"
 
 
 def _strip(model: Any) -> None:

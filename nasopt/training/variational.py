@@ -22,10 +22,9 @@ LARGEST_INITIAL_VARIANCE = 1e-4
 
 
 class Variational(nn.Module):
-    """A model whose weights are drawn anew in each pass: `w = mean + exp(log_variance / 2) * noise`.
+    """A model whose weights are drawn anew at each step: `w = mean + exp(log_variance / 2) * noise`.
 
-    The means are the weights of the model inside, which is the student when training is done. In eval mode they are
-    used as they are.
+    The means are the weights of the model inside, which is the student when training is done.
 
     Args:
         model: the student; its weights are where q starts.
@@ -58,15 +57,26 @@ class Variational(nn.Module):
         means: dict[str, Tensor] = {name: parameters[place] for name, place in self._places.items()}
         return means, {name: flat.view_as(means[name]) for name, flat in zip(means, self.log_variances, strict=True)}
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.training:
-            return self.model(*args, **kwargs)
+    def sampled(self, loss: LossFunction, batch: Any) -> Tensor:
+        """The loss of the model on a batch with weights drawn from q."""
         means, log_variances = self.distribution()
         drawn = {
-            self._places[name]: mean + (log_variances[name] / 2).exp() * torch.randn_like(mean)
+            f"model.{self._places[name]}": mean + (log_variances[name] / 2).exp() * torch.randn_like(mean)
             for name, mean in means.items()
         }
-        return functional_call(self.model, drawn, args, kwargs)
+        value: Tensor = functional_call(_Scored(self.model, loss), drawn, (batch,))
+        return value
+
+
+class _Scored(nn.Module):
+    """A loss as a module, so that the model keeps its class and its methods while its weights are replaced."""
+
+    def __init__(self, model: nn.Module, loss: LossFunction) -> None:
+        super().__init__()
+        self.model, self._loss = model, loss
+
+    def forward(self, batch: Any) -> Tensor:
+        return self._loss(self.model, batch)
 
 
 def elbo_loss(likelihood: LossFunction, prior: Prior, weight: float) -> LossFunction:
@@ -76,7 +86,7 @@ def elbo_loss(likelihood: LossFunction, prior: Prior, weight: float) -> LossFunc
         assert isinstance(model, Variational)
         with torch.autocast(batch.labels.device.type, enabled=False):
             divergence = prior.kl_divergence(*model.distribution())
-        return likelihood(model, batch) + weight * divergence
+        return model.sampled(likelihood, batch) + weight * divergence
 
     return loss
 
