@@ -80,7 +80,10 @@ class TaylorOptions(Section):
     output_weight: _Weight | WeightRange = Field(
         1.0, description="Of the difference between the student's outputs and the teacher's; a number or a range."
     )
-    hidden_weight: _Weight = Field(0.0, description="Of the difference between their last hidden states.")
+    hidden_weight: _Weight = Field(0.0, description="Of the difference between their hidden states, token by token.")
+    hidden_layers: tuple[int, ...] = Field(
+        (-1,), min_length=1, description="Which hidden states: 0 the embeddings, k those after k layers, -1 the last."
+    )
     vocabulary: tuple[VocabularyCut, ...] = Field(
         ("full",), min_length=1, description="Which ones may be proposed: all tokens, or those that are needed."
     )
@@ -134,6 +137,12 @@ class TaylorMethod(Method):
                 raise StudyFileError(
                     f"method_options.{name.partition('_')[0]}: no count of the base model's lies in that range"
                 )
+        wrong = [layer for layer in self.options.hidden_layers if not -1 <= layer <= task.shape.num_layers]
+        if wrong:
+            raise StudyFileError(
+                f"method_options.hidden_layers: {wrong[0]}, but the base model has the hidden states 0 to "
+                f"{task.shape.num_layers} (0: the embeddings, then one after each layer)"
+            )
         if "cut" in self.options.vocabulary:
             from nasopt.models.vocabulary import vocabulary_of
 
@@ -304,13 +313,14 @@ class TaylorMethod(Method):
     def _loss(self, ranking: float, output: float, context: Context) -> LossFunction:
         """What a student is trained towards."""
         from nasopt.tasks.similarity import SentenceSimilarity
-        from nasopt.training.matching import LogitMatching, MatchingWeights, VectorMatching
+        from nasopt.training.matching import HiddenMatching, LogitMatching, MatchingWeights, VectorMatching
         from nasopt.training.once import teacher_vectors
 
         weights, task = MatchingWeights(ranking, output, self.options.hidden_weight), context.task
-        layers = (-1,) if weights.hidden else ()
+        layers = self.options.hidden_layers if weights.hidden else ()
+        hidden = HiddenMatching(layers, context.teachers(layers)) if layers else None
         if not isinstance(task, SentenceSimilarity):
-            return LogitMatching(task, weights, context.teachers(layers)[0])
+            return LogitMatching(task, weights, context.teachers(layers)[0], hidden)
         settings = task.config.similarity
         vectors = teacher_vectors(
             context.base_model,
@@ -322,7 +332,7 @@ class TaylorMethod(Method):
             device=context.device,
             on_step=lambda done, total: context.on_phase("teacher outputs", done, total),
         )
-        return VectorMatching(task, weights, vectors, context.teachers(layers) if layers else ())
+        return VectorMatching(task, weights, vectors, hidden)
 
 
 def _wanted(params: Mapping[str, Any], part: str, shape: EncoderShape) -> int | list[int]:
