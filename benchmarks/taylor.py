@@ -1,8 +1,8 @@
-"""What the members of a finished Taylor study keep of the teacher: weights, speed at equal precision, each task's score.
+"""What the members of a finished Taylor study keep of the teacher: weights, speed at equal precision, each score.
 
-A study's latency compares a member, in its precision, with the fp32 base model; here both run in fp32, so that the ratio
-is what cutting alone gives (of the Pareto front: other weights are not kept). Differences of quality to the teacher have the 95 % interval of the paired bootstrap, from the
-replicates that the study stored.
+A study's latency compares a member, in its precision, with the fp32 base model; here both run in fp32, so that the
+ratio is what cutting alone gives (of the Pareto front: other weights are not kept). Differences of quality to the
+teacher have the 95 % interval of the paired bootstrap, from the replicates that the study stored.
 
 Usage: python benchmarks/taylor.py STUDY_NAME [--storage URL] [--threads 1]
 """
@@ -32,7 +32,7 @@ def encoder_parameters(model: PreTrainedModel) -> int:
 
 
 def sizes_of(model: PreTrainedModel, base: PreTrainedModel, latency: LatencyConfig, threads: int) -> list[str]:
-    """How many times fewer weights in the encoder, and in all; how many times faster, with the interval of the ratio."""
+    """How many times fewer weights in the encoder, and in all; how many times faster, with its interval."""
     inputs = fixed_inputs(
         latency.batch_size,
         latency.sequence_length,
