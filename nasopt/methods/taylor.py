@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial, Trial
+    from transformers import PreTrainedModel
 
     from nasopt.models.saliency import Saliency
     from nasopt.tasks.base import Task
     from nasopt.training.loop import LossFunction
-    from nasopt.training.once import SaliencySettings
+    from nasopt.training.once import SampleSettings
 
 FOLDER = "taylor"
 """In the study's artifact folder."""
@@ -71,6 +72,11 @@ class TaylorOptions(Section):
     )
     rounds: int = Field(1, ge=1, description="Steps of removal; saliency is estimated again before each but the first.")
     saliency_examples: int = Field(2048, ge=1, description="Training examples that saliency is estimated on.")
+    reconstruction_examples: int = Field(
+        0,
+        ge=0,
+        description="Training examples on which output projections are refitted after cutting; 0: none.",
+    )
     heads: Shares = Field((0.25, 1.0), description="Least and largest share of the heads that is kept.")
     ffn: Shares = Field((0.25, 1.0), description="Likewise of the FFN neurons, in steps of 64.")
     learning_rate: _Rate | RateRange | None = Field(
@@ -240,11 +246,29 @@ class TaylorMethod(Method):
 
         base = base_of(trial.study)
         lineage = Lineage(None if base is None else base.number)
-        candidate = Candidate(cut(copy.deepcopy(context.base_model), architecture), architecture, lineage)
+        units = replace(architecture, vocabulary=None)
+        model = cut(copy.deepcopy(context.base_model), units)
+        if self.options.reconstruction_examples:
+            self._reconstruct(model, units, context)
+        candidate = Candidate(cut(model, architecture, units), architecture, lineage)
         loss = self._loss(recipe["ranking_weight"], recipe["output_weight"], context)
         rate, seed = recipe["learning_rate"], context.config.seed
         self.train(candidate, "distill", recipe["epochs"], seed, context, loss=loss, learning_rate=rate)
         return candidate
+
+    def _reconstruct(self, model: PreTrainedModel, architecture: Architecture, context: Context) -> None:
+        """Refits a student's output projections to the base model's, on texts of the training split."""
+        from nasopt.training.once import reconstruct_on
+
+        reconstruct_on(
+            context.splits["train"],
+            model,
+            context.base_model,
+            architecture.kept_layers,
+            self._settings(self.options.reconstruction_examples, context),
+            context.device,
+            lambda done, total: context.on_phase("reconstruction", done, total),
+        )
 
     def _architecture(self, params: Mapping[str, Any], context: Context) -> Architecture:
         """What matters most, as much of it as the parameters say."""
@@ -263,11 +287,10 @@ class TaylorMethod(Method):
             return units
         return replace(units, vocabulary=self._vocabulary(context))
 
-    def _settings(self, context: Context) -> SaliencySettings:
-        from nasopt.training.once import SaliencySettings
+    def _settings(self, examples: int, context: Context) -> SampleSettings:
+        from nasopt.training.once import SampleSettings
 
-        options, config = self.options, context.config
-        return SaliencySettings(options.reading, options.saliency_examples, config.training.batch_size, config.seed)
+        return SampleSettings(examples, context.config.training.batch_size, context.config.seed)
 
     def _saliency(self, context: Context) -> Saliency:
         """The base model's, from the study's artifact folder if it is there."""
@@ -277,7 +300,8 @@ class TaylorMethod(Method):
             context.base_model,
             context.task,
             context.splits["train"],
-            self._settings(context),
+            self.options.reading,
+            self._settings(self.options.saliency_examples, context),
             folder=context.folder / FOLDER,
             identity=context.base_key,
             device=context.device,
@@ -293,7 +317,8 @@ class TaylorMethod(Method):
             model,
             context.task,
             context.splits["train"],
-            self._settings(context),
+            self.options.reading,
+            self._settings(self.options.saliency_examples, context),
             context.device,
             lambda done, total: context.on_phase("saliency", done, total),
         )
