@@ -20,13 +20,13 @@ from transformers import PreTrainedModel
 
 from nasopt.config import StudyConfig
 from nasopt.models.architecture import Architecture
-from nasopt.models.saliency import Saliency, prune_iteratively, random_units
+from nasopt.models.saliency import Reading, Saliency, prune_iteratively, random_units
 from nasopt.models.surgery import cut
 from nasopt.preparation import open_task
 from nasopt.tasks.base import Task
 from nasopt.tasks.batches import Examples, sorted_batches
 from nasopt.training.loop import autocast
-from nasopt.training.once import SaliencySettings, estimate_saliency
+from nasopt.training.once import SampleSettings, estimate_saliency
 
 CPU = torch.device("cpu")
 ROUNDS = 4
@@ -58,11 +58,11 @@ def main() -> None:
     batch_size, shape = config.training.batch_size, task.shape
     full = Architecture.full(shape)
 
-    def estimate(reading: str, normalized: bool) -> Callable[[PreTrainedModel], Saliency]:
-        settings = SaliencySettings(reading, arguments.pairs, batch_size, config.seed)  # type: ignore[arg-type]
+    def estimate(reading: Reading, normalized: bool) -> Callable[[PreTrainedModel], Saliency]:
+        settings = SampleSettings(arguments.pairs, batch_size, config.seed)
 
         def run(model: PreTrainedModel) -> Saliency:
-            found = estimate_saliency(model, task, splits["train"], settings, CPU, lambda done, total: None)
+            found = estimate_saliency(model, task, splits["train"], reading, settings, CPU, lambda done, total: None)
             return found.normalized() if normalized else found
 
         return run

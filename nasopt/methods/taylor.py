@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial, Trial
+    from transformers import PreTrainedModel
 
     from nasopt.models.saliency import Saliency
     from nasopt.tasks.base import Task
     from nasopt.training.loop import LossFunction
-    from nasopt.training.once import SaliencySettings
+    from nasopt.training.once import SampleSettings
 
 FOLDER = "taylor"
 """In the study's artifact folder."""
@@ -71,6 +72,11 @@ class TaylorOptions(Section):
     )
     rounds: int = Field(1, ge=1, description="Steps of removal; saliency is estimated again before each but the first.")
     saliency_examples: int = Field(2048, ge=1, description="Training examples that saliency is estimated on.")
+    reconstruction_examples: int = Field(
+        0,
+        ge=0,
+        description="Training examples on which output projections are refitted after cutting; 0: none.",
+    )
     heads: Shares = Field((0.25, 1.0), description="Least and largest share of the heads that is kept.")
     ffn: Shares = Field((0.25, 1.0), description="Likewise of the FFN neurons, in steps of 64.")
     learning_rate: _Rate | RateRange | None = Field(
@@ -80,7 +86,10 @@ class TaylorOptions(Section):
     output_weight: _Weight | WeightRange = Field(
         1.0, description="Of the difference between the student's outputs and the teacher's; a number or a range."
     )
-    hidden_weight: _Weight = Field(0.0, description="Of the difference between their last hidden states.")
+    hidden_weight: _Weight = Field(0.0, description="Of the difference between their hidden states, token by token.")
+    hidden_layers: tuple[int, ...] = Field(
+        (-1,), min_length=1, description="Which hidden states: 0 the embeddings, k those after k layers, -1 the last."
+    )
     vocabulary: tuple[VocabularyCut, ...] = Field(
         ("full",), min_length=1, description="Which ones may be proposed: all tokens, or those that are needed."
     )
@@ -134,6 +143,12 @@ class TaylorMethod(Method):
                 raise StudyFileError(
                     f"method_options.{name.partition('_')[0]}: no count of the base model's lies in that range"
                 )
+        wrong = [layer for layer in self.options.hidden_layers if not -1 <= layer <= task.shape.num_layers]
+        if wrong:
+            raise StudyFileError(
+                f"method_options.hidden_layers: {wrong[0]}, but the base model has the hidden states 0 to "
+                f"{task.shape.num_layers} (0: the embeddings, then one after each layer)"
+            )
         if "cut" in self.options.vocabulary:
             from nasopt.models.vocabulary import vocabulary_of
 
@@ -231,11 +246,29 @@ class TaylorMethod(Method):
 
         base = base_of(trial.study)
         lineage = Lineage(None if base is None else base.number)
-        candidate = Candidate(cut(copy.deepcopy(context.base_model), architecture), architecture, lineage)
+        units = replace(architecture, vocabulary=None)
+        model = cut(copy.deepcopy(context.base_model), units)
+        if self.options.reconstruction_examples:
+            self._reconstruct(model, units, context)
+        candidate = Candidate(cut(model, architecture, units), architecture, lineage)
         loss = self._loss(recipe["ranking_weight"], recipe["output_weight"], context)
         rate, seed = recipe["learning_rate"], context.config.seed
         self.train(candidate, "distill", recipe["epochs"], seed, context, loss=loss, learning_rate=rate)
         return candidate
+
+    def _reconstruct(self, model: PreTrainedModel, architecture: Architecture, context: Context) -> None:
+        """Refits a student's output projections to the base model's, on texts of the training split."""
+        from nasopt.training.once import reconstruct_on
+
+        reconstruct_on(
+            context.splits["train"],
+            model,
+            context.base_model,
+            architecture.kept_layers,
+            self._settings(self.options.reconstruction_examples, context),
+            context.device,
+            lambda done, total: context.on_phase("reconstruction", done, total),
+        )
 
     def _architecture(self, params: Mapping[str, Any], context: Context) -> Architecture:
         """What matters most, as much of it as the parameters say."""
@@ -254,11 +287,10 @@ class TaylorMethod(Method):
             return units
         return replace(units, vocabulary=self._vocabulary(context))
 
-    def _settings(self, context: Context) -> SaliencySettings:
-        from nasopt.training.once import SaliencySettings
+    def _settings(self, examples: int, context: Context) -> SampleSettings:
+        from nasopt.training.once import SampleSettings
 
-        options, config = self.options, context.config
-        return SaliencySettings(options.reading, options.saliency_examples, config.training.batch_size, config.seed)
+        return SampleSettings(examples, context.config.training.batch_size, context.config.seed)
 
     def _saliency(self, context: Context) -> Saliency:
         """The base model's, from the study's artifact folder if it is there."""
@@ -268,7 +300,8 @@ class TaylorMethod(Method):
             context.base_model,
             context.task,
             context.splits["train"],
-            self._settings(context),
+            self.options.reading,
+            self._settings(self.options.saliency_examples, context),
             folder=context.folder / FOLDER,
             identity=context.base_key,
             device=context.device,
@@ -284,7 +317,8 @@ class TaylorMethod(Method):
             model,
             context.task,
             context.splits["train"],
-            self._settings(context),
+            self.options.reading,
+            self._settings(self.options.saliency_examples, context),
             context.device,
             lambda done, total: context.on_phase("saliency", done, total),
         )
@@ -304,13 +338,14 @@ class TaylorMethod(Method):
     def _loss(self, ranking: float, output: float, context: Context) -> LossFunction:
         """What a student is trained towards."""
         from nasopt.tasks.similarity import SentenceSimilarity
-        from nasopt.training.matching import LogitMatching, MatchingWeights, VectorMatching
+        from nasopt.training.matching import HiddenMatching, LogitMatching, MatchingWeights, VectorMatching
         from nasopt.training.once import teacher_vectors
 
         weights, task = MatchingWeights(ranking, output, self.options.hidden_weight), context.task
-        layers = (-1,) if weights.hidden else ()
+        layers = self.options.hidden_layers if weights.hidden else ()
+        hidden = HiddenMatching(layers, context.teachers(layers)) if layers else None
         if not isinstance(task, SentenceSimilarity):
-            return LogitMatching(task, weights, context.teachers(layers)[0])
+            return LogitMatching(task, weights, context.teachers(layers)[0], hidden)
         settings = task.config.similarity
         vectors = teacher_vectors(
             context.base_model,
@@ -322,7 +357,7 @@ class TaylorMethod(Method):
             device=context.device,
             on_step=lambda done, total: context.on_phase("teacher outputs", done, total),
         )
-        return VectorMatching(task, weights, vectors, context.teachers(layers) if layers else ())
+        return VectorMatching(task, weights, vectors, hidden)
 
 
 def _wanted(params: Mapping[str, Any], part: str, shape: EncoderShape) -> int | list[int]:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from nasopt.tasks.base import Task
-from nasopt.training.losses import hidden_mse, prediction_kl, vector_distance
+from nasopt.tasks.batches import Batch
+from nasopt.training.losses import layer_matched_mse, prediction_kl, vector_distance
 from nasopt.training.teacher import Teacher
 
 
@@ -28,6 +29,28 @@ class MatchingWeights:
     hidden: float = 0.0
 
 
+@dataclass(frozen=True)
+class HiddenMatching:
+    """L_hidden: squared differences of hidden states over the real tokens, averaged over layers and texts.
+
+    Args:
+        layers: which hidden states (0: the embeddings, -1: the last layer's). Student and teacher have as many.
+        teachers: give those of the teacher, for each text of an example.
+    """
+
+    layers: Sequence[int]
+    teachers: Sequence[Teacher]
+
+    def __call__(self, outputs: Sequence[Any], sides: Sequence[Batch]) -> Tensor:
+        differences = [
+            layer_matched_mse(
+                [output.hidden_states[layer] for layer in self.layers], teacher(side)[1], side.attention_mask
+            )
+            for output, side, teacher in zip(outputs, sides, self.teachers, strict=True)
+        ]
+        return torch.stack(differences).mean()
+
+
 class VectorMatching:
     """For encoders of sentences. L_output is the mean over both texts, L_hidden is over their real tokens.
 
@@ -35,16 +58,17 @@ class VectorMatching:
         task: gives vectors.
         weights: of the losses.
         vectors: the teacher's, (examples, hidden) for each side.
-        teachers: its last hidden states, for each side; only needed where they have a weight.
+        hidden: compares hidden states; only needed where they have a weight.
     """
 
     def __init__(
-        self, task: Any, weights: MatchingWeights, vectors: Sequence[Tensor], teachers: Sequence[Teacher] = ()
+        self, task: Any, weights: MatchingWeights, vectors: Sequence[Tensor], hidden: HiddenMatching | None = None
     ) -> None:
-        self._task, self._weights, self._vectors, self._teachers = task, weights, vectors, teachers
+        self._task, self._weights, self._vectors, self._hidden = task, weights, vectors, hidden
 
     def __call__(self, model: nn.Module, batch: Any) -> Tensor:
-        outputs, weights = self._task.run(model, batch), self._weights
+        weights, hidden = self._weights, self._hidden
+        outputs = self._task.run(model, batch, hidden_states=hidden is not None)
         total: Tensor = outputs[0].last_hidden_state.new_zeros((), dtype=torch.float32)
         if weights.ranking:
             total = total + weights.ranking * self._task.loss_of(outputs, batch)
@@ -53,13 +77,8 @@ class VectorMatching:
             pairs = zip(mine, self._vectors, strict=True)
             distances = [vector_distance(one, its[batch.indices].to(one.device)) for one, its in pairs]
             total = total + weights.output * torch.stack(distances).mean()
-        if weights.hidden:
-            sides = zip(outputs, batch.sides, self._teachers, strict=True)
-            differences = [
-                hidden_mse(output.last_hidden_state, teacher(side)[1][0], side.attention_mask)
-                for output, side, teacher in sides
-            ]
-            total = total + weights.hidden * torch.stack(differences).mean()
+        if hidden is not None:
+            total = total + weights.hidden * hidden(outputs, batch.sides)
         return total
 
 
@@ -69,16 +88,19 @@ class LogitMatching:
     Args:
         task: the classification or regression.
         weights: of the losses.
-        teacher: its logits, and its last hidden states where they have a weight.
+        teacher: its logits.
+        hidden: as for :class:`VectorMatching`.
     """
 
-    def __init__(self, task: Task, weights: MatchingWeights, teacher: Teacher) -> None:
-        self._task, self._weights, self._teacher = task, weights, teacher
+    def __init__(
+        self, task: Task, weights: MatchingWeights, teacher: Teacher, hidden: HiddenMatching | None = None
+    ) -> None:
+        self._task, self._weights, self._teacher, self._hidden = task, weights, teacher, hidden
 
     def __call__(self, model: nn.Module, batch: Any) -> Tensor:
-        weights = self._weights
-        (output,) = outputs = self._task.run(model, batch, hidden_states=bool(weights.hidden))
-        logits, hidden = self._teacher(batch)
+        weights, hidden = self._weights, self._hidden
+        (output,) = outputs = self._task.run(model, batch, hidden_states=hidden is not None)
+        logits, _ = self._teacher(batch)
         total: Tensor = output.logits.new_zeros((), dtype=torch.float32)
         if weights.ranking:
             total = total + weights.ranking * self._task.loss_of(outputs, batch)
@@ -88,6 +110,6 @@ class LogitMatching:
             else:
                 difference = vector_distance(output.logits, logits)
             total = total + weights.output * difference
-        if weights.hidden:
-            total = total + weights.hidden * hidden_mse(output.hidden_states[-1], hidden[0], batch.attention_mask)
+        if hidden is not None:
+            total = total + weights.hidden * hidden(outputs, batch.sides)
         return total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from nasopt.models.reconstruction import reconstruct
 from nasopt.models.saliency import Reading, Saliency, saliency
 from nasopt.models.vocabulary import vocabulary_of
 from nasopt.storage.checkpoints import partial_name
@@ -26,34 +27,37 @@ VECTOR_BATCH = 64
 
 
 @dataclass(frozen=True)
-class SaliencySettings:
-    """On what, and how, saliency is estimated.
+class SampleSettings:
+    """On what something is estimated.
 
     Attributes:
-        reading: how the weights of a unit add up.
         examples: of the training split, drawn at random; all there are if it has fewer.
-        batch_size: examples of one gradient.
+        batch_size: examples of one batch.
         seed: of the draw.
     """
 
-    reading: Reading
     examples: int
     batch_size: int
     seed: int
+
+    def batches(self, split: Examples) -> list[Tensor]:
+        """Positions in the split, in batches of about equal length."""
+        generator = torch.Generator().manual_seed(self.seed)
+        sample = torch.randperm(len(split), generator=generator)[: self.examples]
+        return [sample[batch] for batch in training_batches(split.lengths[sample], self.batch_size, generator)]
 
 
 def estimate_saliency(
     model: PreTrainedModel,
     task: Task,
     split: Examples,
-    settings: SaliencySettings,
+    reading: Reading,
+    settings: SampleSettings,
     device: torch.device,
     on_step: StepCallback,
 ) -> Saliency:
     """The saliency of a model's units for the task's loss on a sample of a split; in bf16 where that is fast."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    sample = torch.randperm(len(split), generator=generator)[: settings.examples]
-    positions = [sample[batch] for batch in training_batches(split.lengths[sample], settings.batch_size, generator)]
+    positions = settings.batches(split)
 
     def batches() -> Iterator[Any]:
         for done, indices in enumerate(positions, start=1):
@@ -64,14 +68,15 @@ def estimate_saliency(
         with autocast(device):
             return task.training_loss(model, batch)
 
-    return saliency(model, batches(), loss, reading=settings.reading, device=device)
+    return saliency(model, batches(), loss, reading=reading, device=device)
 
 
 def study_saliency(
     model: PreTrainedModel,
     task: Task,
     split: Examples,
-    settings: SaliencySettings,
+    reading: Reading,
+    settings: SampleSettings,
     *,
     folder: Path,
     identity: str,
@@ -84,14 +89,34 @@ def study_saliency(
         folder: of such files.
         identity: what the model's weights are (a checkpoint's key).
     """
-    made_from = [identity, split.fingerprint, settings.reading, settings.examples, settings.batch_size, settings.seed]
+    made_from = [identity, split.fingerprint, reading, settings.examples, settings.batch_size, settings.seed]
     tensors = _once(
         folder,
         "saliency",
         made_from,
-        lambda: estimate_saliency(model, task, split, settings, device, on_step).to_tensors(),
+        lambda: estimate_saliency(model, task, split, reading, settings, device, on_step).to_tensors(),
     )
     return Saliency.from_tensors(tensors)
+
+
+def reconstruct_on(
+    split: Examples,
+    model: PreTrainedModel,
+    base_model: PreTrainedModel,
+    layers: Sequence[int],
+    settings: SampleSettings,
+    device: torch.device,
+    on_step: StepCallback,
+) -> None:
+    """:func:`nasopt.models.reconstruction.reconstruct` on a sample of a split; in bf16 where that is fast."""
+
+    def forward(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+        with autocast(device):
+            model(**inputs)
+
+    batches = (split.batch(positions).to(device) for positions in settings.batches(split))
+    inputs = [side.inputs for batch in batches for side in batch.sides]
+    reconstruct(model.to(device), base_model.to(device), layers, inputs, forward=forward, on_step=on_step)
 
 
 def study_vocabulary(task: Task, files: Sequence[str], *, folder: Path, fingerprint: str) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from nasopt.storage.checkpoints import CheckpointStore
 from nasopt.storage.rdb import parse_url
 from nasopt.study import OpenStudy, open_study
 from nasopt.training.losses import vector_distance
-from nasopt.training.matching import LogitMatching, MatchingWeights, VectorMatching
+from nasopt.training.matching import HiddenMatching, LogitMatching, MatchingWeights, VectorMatching
 
 GENETIC = """population_size = 4
 generations = 2
@@ -188,10 +188,12 @@ vocabulary_texts = ["more.txt"]
 
 
 def test_the_loss_of_sentence_encoders() -> None:
-    """Checked against NumPy: ranking weight x a given loss + mean over both sides of squared distances + token MSE."""
+    """Checked against NumPy: ranking weight x a given loss + mean over both sides of squared distances + token MSE
+    of two layers."""
     generator = torch.Generator().manual_seed(0)
     states = [torch.randn(3, 4, 2, generator=generator) for _ in range(2)]
-    teachers = [torch.randn(1, 3, 4, 2, generator=generator) for _ in range(2)]
+    middle = [torch.randn(3, 4, 2, generator=generator) for _ in range(2)]
+    teachers = [torch.randn(2, 3, 4, 2, generator=generator) for _ in range(2)]
     stored = [torch.randn(5, 2, generator=generator) for _ in range(2)]
     mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
     indices = torch.tensor([4, 0, 2])
@@ -199,8 +201,10 @@ def test_the_loss_of_sentence_encoders() -> None:
     batch = SimpleNamespace(sides=(side, side), indices=indices)
 
     class Task:
-        def run(self, model: object, batch: object) -> list[object]:
-            return [SimpleNamespace(last_hidden_state=item) for item in states]
+        def run(self, model: object, batch: object, hidden_states: bool) -> list[object]:
+            assert hidden_states
+            pairs = zip(states, middle, strict=True)
+            return [SimpleNamespace(last_hidden_state=last, hidden_states=(None, one, last)) for last, one in pairs]
 
         def loss_of(self, outputs: object, batch: object) -> Tensor:
             return torch.tensor(7.0)
@@ -209,12 +213,14 @@ def test_the_loss_of_sentence_encoders() -> None:
             return [item.last_hidden_state[:, 0] for item in outputs]
 
     weights = MatchingWeights(0.5, 2.0, 3.0)
-    loss = VectorMatching(Task(), weights, stored, [lambda side, t=t: (None, t) for t in teachers])  # type: ignore[misc]
+    hidden_matching = HiddenMatching((1, -1), [lambda side, t=t: (None, t) for t in teachers])  # type: ignore[misc]
+    loss = VectorMatching(Task(), weights, stored, hidden_matching)
     distances, tokens = [], []
-    for mine, its, hidden in zip(states, stored, teachers, strict=True):
+    for mine, first, its, hidden in zip(states, middle, stored, teachers, strict=True):
         distances.append(((mine[:, 0] - its[indices]).numpy() ** 2).sum(axis=1).mean())
         real = mask.numpy().astype(bool)
-        tokens.append(((mine.numpy() - hidden[0].numpy()) ** 2).mean(axis=2)[real].mean())
+        for one, other in zip((first, mine), hidden, strict=True):
+            tokens.append(((one.numpy() - other.numpy()) ** 2).mean(axis=2)[real].mean())
     expected = 0.5 * 7 + 2 * np.mean(distances) + 3 * np.mean(tokens)
     assert float(loss(None, batch)) == pytest.approx(float(expected), rel=1e-5)  # type: ignore[arg-type]
 
@@ -282,3 +288,9 @@ def test_a_missing_file_of_texts_is_told(home: Path, pairs_study: Callable[[str]
     result = run("study", "create", pairs_study('vocabulary = ["cut"]\nvocabulary_texts = ["none.txt"]\n'))
     assert result.code == 2
     assert "method_options.vocabulary_texts: there is no file none.txt" in result.err
+
+
+def test_hidden_states_that_the_model_does_not_have_are_told(home: Path, pairs_study: Callable[[str], Path]) -> None:
+    result = run("study", "create", pairs_study("hidden_weight = 1.0\nhidden_layers = [1, 7]\n"))
+    assert result.code == 2
+    assert "method_options.hidden_layers: 7, but the base model has the hidden states 0 to" in result.err

@@ -1,0 +1,144 @@
+"""Methods that were made for classifiers, on pairs of texts: sentence encoders and translators, from file to folder."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import run
+
+import nasopt
+
+WORDS = dict(zip(("good", "great", "fine", "bad"), ("the", "film", "was", "plot"), strict=True))
+SIMILARITY = """type = "sentence-similarity"
+model = "{bert}"
+metric = "retrieval"
+"""
+TRANSLATION = """type = "translation"
+model = "m2m_100"
+metric = "bleu"
+[task.new_model]
+encoder_layers = 1
+decoder_layers = 3
+hidden_size = 32
+heads = 2
+ffn_size = 64
+vocabulary = 100
+[task.translation]
+max_new_tokens = 8
+latency_tokens = 3
+"""
+GENETIC = """population_size = 3
+generations = 2
+mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
+precisions = ["fp32", "bf16"]
+"""
+ALPHANAS = """population_size = 3
+generations = 2
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    generator = random.Random(0)
+    for split, size in (("train", 120), ("validation", 40), ("test", 40)):
+        rows = ["first,second"]
+        for _ in range(size):
+            words = generator.choices(list(WORDS), k=generator.randint(2, 5))
+            rows.append(f"{' '.join(words)},{' '.join(WORDS[word] for word in words)}")
+        (folder / f"{split}.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def write(home: Path, method: str, task: str, options: str, latency: str = "") -> Path:
+    head, _, tables = task.partition("[")
+    file = home / "tiny.toml"
+    file.write_text(f"""
+name = "tiny"
+method = "{method}"
+[task]
+{head}
+max_length = 16
+[task.dataset]
+path = "pairs"
+text = ["first", "second"]
+splits = {{ train = "train", validation = "validation", test = "test" }}
+{"[" * bool(tables)}{tables}
+[training]
+batch_size = 16
+learning_rate = 3e-3
+[base_training]
+epochs = 2
+batch_size = 16
+learning_rate = 3e-3
+[latency]
+batch_size = 2
+sequence_length = 8
+threads = 1
+{latency}
+[method_options]
+{options}
+""")
+    return file
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("method", "options"), [("genetic", GENETIC), ("alphanas", ALPHANAS)])
+def test_sentence_encoders(home: Path, tiny_bert: Path, method: str, options: str) -> None:
+    assert run("study", "create", write(home, method, SIMILARITY.format(bert=tiny_bert), options)).code == 0
+    assert run("study", "optimize", "tiny", "--n-trials", 4).code == 0
+    trials = json.loads(run("study", "trials", "tiny", "-f", "json").out)
+    assert [trial["state"] for trial in trials] == ["COMPLETE"] * 5, trials
+    assert run("study", "controls", "tiny", "--random-masks", 1).code == 0
+    compared = [item["comparison"] for item in json.loads(run("study", "pareto", "tiny", "-f", "json").out)]
+    assert all(item["low"] <= item["difference"] <= item["high"] for item in compared if item)
+    for form in ("hf", "onnx"):
+        found = run("study", "export", "tiny", "--trial", 1, "--to", home / form, "--format", form)
+        assert found.code == 0, found.err
+    model, tokenizer = nasopt.load(home / "hf")
+    with torch.inference_mode():
+        hidden = model(**tokenizer("good film", return_tensors="pt")).last_hidden_state
+    assert torch.isfinite(hidden).all()
+    assert "retrieval on the test split" in (home / "onnx" / "README.md").read_text()
+
+
+@pytest.mark.integration
+def test_translators_lose_decoder_layers(home: Path) -> None:
+    assert run("study", "create", write(home, "alphanas", TRANSLATION, ALPHANAS)).code == 0
+    assert run("study", "optimize", "tiny", "--n-trials", 3).code == 0
+    trials = json.loads(run("study", "trials", "tiny", "-f", "json").out)
+    assert [trial["state"] for trial in trials] == ["COMPLETE"] * 4, trials
+    smaller = next(trial for trial in trials if 0 in trial["params"].values())
+    assert smaller["values"]["memory_mb"] < trials[0]["values"]["memory_mb"]
+    assert run("study", "controls", "tiny", "--random-masks", 1).code == 0
+    found = run("study", "export", "tiny", "--trial", smaller["number"], "--to", home / "out")
+    assert found.code == 0, found.err
+    model, tokenizer = nasopt.load(home / "out")
+    assert model.config.decoder_layers == sum(smaller["params"].values())
+    generated = model.generate(**tokenizer("good bad", return_tensors="pt"), max_new_tokens=4)
+    assert isinstance(tokenizer.decode(generated[0], skip_special_tokens=True), str)
+    refused = run("study", "export", "tiny", "--trial", 0, "--to", home / "onnx", "--format", "onnx")
+    assert (refused.code, "use --format hf" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "task", "latency", "message"),
+    [
+        ("adabert", SIMILARITY, "", "adabert does not search models for sentence-similarity, only for text-class"),
+        ("genetic", TRANSLATION, "", "genetic does not search models for translation"),
+        ("alphanas", TRANSLATION, 'runtime = "compile"', "measured in the runtime eager"),
+        ("alphanas", TRANSLATION, 'device = "a100"', "cannot be predicted: set `device` to cpu or cuda"),
+    ],
+)
+def test_what_cannot_be_searched_or_timed_is_one_line(
+    home: Path, tiny_bert: Path, method: str, task: str, latency: str, message: str
+) -> None:
+    found = run("study", "create", write(home, method, task.replace("{bert}", str(tiny_bert)), "", latency))
+    assert (found.code, found.err.count("\n")) == (2, 1)
+    assert message in found.err
