@@ -33,7 +33,7 @@ from nasopt.models.families import family_of
 from nasopt.models.posterior import STRUCTURES
 from nasopt.models.surgery import cut
 from nasopt.objective import make_method
-from nasopt.preparation import prepare
+from nasopt.preparation import BASE_RECORD, prepare
 from nasopt.training.aligned import StudentTraining, align, mean_loss, randomise, train_student, zeroed_model
 from nasopt.training.trajectory import posterior_path
 
@@ -74,8 +74,9 @@ def opened(config: StudyConfig, artifacts: Path) -> Context:
     assert isinstance(method, BayesianMethod)
     folder = artifacts / config.name
     folder.mkdir(parents=True, exist_ok=True)
+    is_made = (folder / BASE_RECORD).is_file()  # half an hour's work: it stays, whatever it was made from
     context = prepare(
-        config, folder, lambda phase, done, total: None, has_trials=False, make_recorder=method.base_recorder
+        config, folder, lambda phase, done, total: None, has_trials=is_made, make_recorder=method.base_recorder
     )
     method.prepare(None, context)  # type: ignore[arg-type]
     return context
