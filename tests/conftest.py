@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,6 +49,19 @@ def write_sentiment_csv(
                 words = generator.choices(FILLERS, k=generator.randint(2, 12))
                 words.insert(generator.randint(0, len(words)), word)
                 writer.writerow([" ".join(words), labels[WORDS[word]]])
+
+
+def write_pairs(folder: Path, sizes: Mapping[str, int], translation: Mapping[str, str], longest: int = 5) -> Path:
+    """Parallel texts in the columns `first` and `second`: random words, translated word by word."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = random.Random(0)
+    for split, size in sizes.items():
+        rows = ["first,second"]
+        for _ in range(size):
+            words = generator.choices(list(translation), k=generator.randint(1, longest))
+            rows.append(f"{' '.join(words)},{' '.join(translation[word] for word in words)}")
+        (folder / f"{split}.csv").write_text("\n".join(rows) + "\n")
+    return folder
 
 
 @pytest.fixture(scope="session")

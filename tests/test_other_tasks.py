@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 
 import pytest
 import torch
 from command_line import run
+from conftest import write_pairs
 
 import nasopt
 
@@ -44,15 +44,7 @@ generations = 2
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "pairs"
-    folder.mkdir()
-    generator = random.Random(0)
-    for split, size in (("train", 120), ("validation", 40), ("test", 40)):
-        rows = ["first,second"]
-        for _ in range(size):
-            words = generator.choices(list(WORDS), k=generator.randint(2, 5))
-            rows.append(f"{' '.join(words)},{' '.join(WORDS[word] for word in words)}")
-        (folder / f"{split}.csv").write_text("\n".join(rows) + "\n")
+    write_pairs(tmp_path / "pairs", {"train": 120, "validation": 40, "test": 40}, WORDS)
     return tmp_path
 
 

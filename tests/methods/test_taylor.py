@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import run
-from conftest import FILLERS, WORDS
+from conftest import FILLERS, WORDS, write_pairs
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -48,16 +47,12 @@ def write(write_study: Callable[..., Path]) -> Callable[..., Path]:
 @pytest.fixture
 def pairs_study(tmp_path: Path, tiny_bert: Path) -> Callable[[str], Path]:
     """A study on two "languages" of eight words each. The word `of` of the vocabulary occurs in no text."""
-    folder = tmp_path / "pairs"
-    folder.mkdir()
-    generator = random.Random(0)
-    translation = dict(zip(WORDS, FILLERS, strict=False))
-    for split, size in (("train", 120), ("validation", 40), ("test", 40)):
-        rows = ["first,second"]
-        for _ in range(size):
-            words = generator.choices(list(WORDS), k=generator.randint(2, 6))
-            rows.append(f"{' '.join(words)},{' '.join(translation[word] for word in words)}")
-        (folder / f"{split}.csv").write_text("\n".join(rows) + "\n")
+    folder = write_pairs(
+        tmp_path / "pairs",
+        {"train": 120, "validation": 40, "test": 40},
+        dict(zip(WORDS, FILLERS, strict=False)),
+        longest=6,
+    )
 
     def write(options: str) -> Path:
         file = tmp_path / "tiny.toml"

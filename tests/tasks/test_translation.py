@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import write_pairs
 from torch.nn import functional
 
 from nasopt.config import TrainingConfig
@@ -28,29 +28,16 @@ NEW = {
 }  # fmt: skip
 
 
-def write_pairs(folder: Path, sizes: dict[str, int]) -> Path:
-    """Two languages of eight words each, translated word by word."""
-    folder.mkdir(parents=True, exist_ok=True)
-    generator = random.Random(0)
-    for split, size in sizes.items():
-        rows = ["en,ru"]
-        for _ in range(size):
-            words = generator.choices(list(WORDS), k=generator.randint(1, 4))
-            rows.append(f"{' '.join(words)},{' '.join(WORDS[word] for word in words)}")
-        (folder / f"{split}.csv").write_text("\n".join(rows) + "\n")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pairs(tmp_path_factory.mktemp("pairs"), {"train": 200, "validation": 30})
+    return write_pairs(tmp_path_factory.mktemp("pairs"), {"train": 200, "validation": 30}, WORDS, longest=4)
 
 
 def task_config(data: Path, **changes: Any) -> TaskConfig:
     config = {
         "type": "translation", "model": "m2m_100", "metric": "bleu", "max_length": 16, "new_model": NEW,
         "translation": {"max_new_tokens": 8, "latency_tokens": 5, "label_smoothing": 0.1},
-        "dataset": {"path": str(data), "text": ["en", "ru"]},
+        "dataset": {"path": str(data), "text": ["first", "second"]},
     }  # fmt: skip
     return TaskConfig.model_validate({**config, **changes})
 
@@ -142,11 +129,11 @@ def test_pairs_keep_their_halves_together(pairs: Path, tmp_path: Path) -> None:
 
 
 def test_an_empty_half_is_named_with_its_row(tmp_path: Path) -> None:
-    folder = write_pairs(tmp_path / "d", {"train": 5, "validation": 5})
+    folder = write_pairs(tmp_path / "d", {"train": 5, "validation": 5}, WORDS)
     rows = (folder / "train.csv").read_text().splitlines()
     rows[3] = "open,"
     (folder / "train.csv").write_text("\n".join(rows) + "\n")
-    with pytest.raises(DatasetError, match=r"train.* 1 .*`ru`.*row 2"):
+    with pytest.raises(DatasetError, match=r"train.* 1 .*`second`.*row 2"):
         Translation(task_config(folder))
 
 
