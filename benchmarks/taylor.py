@@ -1,15 +1,16 @@
 """What the members of a finished Taylor study keep of the teacher: weights, speed at equal precision, each score.
 
 A study's latency compares a member, in its precision, with the fp32 base model; here both run in fp32, so that the
-ratio is what cutting alone gives (of the Pareto front: other weights are not kept). Differences of quality to the
-teacher have the 95 % interval of the paired bootstrap, from the replicates that the study stored.
+ratio is what cutting alone gives. Quality is the mean over encodechka's eight sentence tasks, of
+members and teacher in bf16, whatever the study searched on; differences have the 95 % interval of the paired bootstrap.
 
-Usage: python benchmarks/taylor.py STUDY_NAME [--storage URL] [--threads 1]
+Usage: python benchmarks/taylor.py STUDY_NAME [--storage URL] [--trials N ...] [--threads 1]
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 
 import torch
 from transformers import PreTrainedModel
@@ -18,12 +19,14 @@ from nasopt.config import LatencyConfig
 from nasopt.delivery import rebuild
 from nasopt.measurement.latency import fixed_inputs, measure_latency
 from nasopt.models.families import family_of
-from nasopt.preparation import open_task
+from nasopt.models.vocabulary import tokenizer_of
 from nasopt.report.comparison import score_difference
 from nasopt.storage import attributes
-from nasopt.storage.predictions import Predictions, PredictionStore
 from nasopt.storage.rdb import parse_url
 from nasopt.study import open_study
+from nasopt.task_config import SENTENCE_TASKS
+from nasopt.tasks.base import Evaluation
+from nasopt.tasks.similarity import SentenceSimilarity
 
 
 def encoder_parameters(model: PreTrainedModel) -> int:
@@ -47,10 +50,10 @@ def sizes_of(model: PreTrainedModel, base: PreTrainedModel, latency: LatencyConf
     ]
 
 
-def difference_of(mine: Predictions | None, teacher: Predictions | None) -> str:
-    if mine is None or teacher is None:
-        return "-"
-    found = score_difference(mine.values.astype(float), teacher.values.astype(float))
+def difference_of(mine: Evaluation, teacher: Evaluation) -> str:
+    assert mine.replicates is not None
+    assert teacher.replicates is not None
+    found = score_difference(mine.replicates, teacher.replicates)
     return f"{found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
 
 
@@ -58,27 +61,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study")
     parser.add_argument("--storage", default="sqlite:///nasopt.db")
+    parser.add_argument("--trials", type=int, nargs="+", help="the Pareto front's unless given")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     opened = open_study(parse_url(arguments.storage), arguments.study)
-    task, store = open_task(opened.config, opened.folder), PredictionStore(opened.folder)
-    base_trial = attributes.base_of(opened.study)
-    assert base_trial is not None
-    base, teacher = rebuild(opened, base_trial, task).model, store.read(base_trial.number)
-    front = {trial.number for trial in attributes.pareto_front(opened.study)}
-    trials = [*attributes.complete_trials(opened.study), *attributes.complete_controls(opened.study)]
-    names = list(base_trial.user_attrs[attributes.QUALITY_DETAILS])
-    heading = ["trial", "encoder", "all weights", "faster, fp32", "quality", "minus the teacher's", *names]
+    similarity = opened.config.task.similarity.model_copy(update={"encodechka_tasks": SENTENCE_TASKS})
+    task = SentenceSimilarity(opened.config.task.model_copy(update={"similarity": similarity}))
+    validation = task.encode(opened.folder / "data")["validation"]
+    base = task.load_model()
+    teacher: Evaluation | None = None
+    heading = ["trial", "encoder", "all weights", "faster, fp32", "quality", "minus the teacher's", *SENTENCE_TASKS]
     print(f"| {' | '.join(heading)} |\n{'|---' * len(heading)}|")
-    for trial in sorted(trials, key=lambda trial: -trial.values[0]):
-        sizes = ["", "", ""]
-        if trial.number in front:
-            sizes = sizes_of(rebuild(opened, trial, task).model, base, opened.config.latency[0], arguments.threads)
-        details = trial.user_attrs[attributes.QUALITY_DETAILS]
-        name = f"{trial.number} {trial.user_attrs.get(attributes.CONTROL, '')}".strip()
-        cells = [name, *sizes, f"{trial.values[0]:.4f}", difference_of(store.read(trial.number), teacher)]
-        print(f"| {' | '.join([*cells, *(f'{details[item]:.3f}' for item in names)])} |", flush=True)
+    front = [trial for trial in attributes.pareto_front(opened.study) if trial.params]
+    chosen = [opened.study.trials[number] for number in arguments.trials] if arguments.trials else front
+    for trial in [None, *sorted(chosen, key=lambda trial: -trial.values[0])]:
+        name, sizes, model, tokenizer = "teacher", ["1x"] * 3, copy.deepcopy(base), task.tokenizer
+        if trial is not None:
+            name = f"{trial.number} {trial.user_attrs.get(attributes.CONTROL, '')}".strip()
+            candidate = rebuild(opened, trial, task)
+            model, tokenizer = candidate.model, tokenizer_of(task.tokenizer, candidate.architecture)
+            sizes = sizes_of(model, base, opened.config.latency[0], arguments.threads)
+        found = task.evaluate(model.to(torch.bfloat16), validation, torch.device("cpu"), tokenizer)
+        teacher = teacher or found
+        cells = [name, *sizes, f"{found.quality:.4f}", difference_of(found, teacher)]
+        scores = [f"{found.details[item]:.3f}" for item in SENTENCE_TASKS]
+        print(f"| {' | '.join([*cells, *scores])} |", flush=True)
 
 
 if __name__ == "__main__":
