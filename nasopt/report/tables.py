@@ -132,11 +132,12 @@ def with_totals(record: Record) -> Record:
     cells = [params[name] for name in names]
     if cells:
         return {**record, "cells": " ".join(cells)}
-    kept = [name.removeprefix("layer_") for name, value in params.items() if name.startswith("layer_") and value]
-    if not kept:
-        return record
-    totals = {"layers": len(kept)}
+    layers = [name for name in params if name.startswith("layer_")]
+    kept = {name.removeprefix("layer_") for name in layers if params[name]}
+    totals = {"layers": len(kept)} if layers else {}
     for part in ("heads", "ffn"):
-        if f"{part}_{kept[0]}" in params:
-            totals[part] = sum(params[f"{part}_{layer}"] for layer in kept)
+        # Of all layers together, or layer by layer; those of removed layers do not count.
+        counts = {name.removeprefix(f"{part}_"): value for name, value in params.items() if name.startswith(f"{part}_")}
+        if counts:
+            totals[part] = sum(value for layer, value in counts.items() if not layers or layer in kept)
     return {**record, **totals}

@@ -111,5 +111,7 @@ def test_the_parts_of_a_candidate_on_one_line() -> None:
     mask = with_totals({**record, "params": {"layer_0": 1, "layer_1": 0, "layer_2": 1}})
     assert mask["layers"] == 2
     assert "heads" not in mask  # nothing is known of them, which is not the same as 0
+    whole = with_totals({**record, "params": {"heads_kept": 70, "ffn_kept": 640, "learning_rate": 1e-4}})
+    assert (whole["heads"], whole["ffn"], "layers" in whole) == (70, 640, False)
     student = with_totals({**record, "params": {"cell_0": "conv3", "cell_1": "skip"}})
     assert student["cells"] == "conv3 skip"
