@@ -19,18 +19,30 @@ from nasopt.storage import attributes
 from nasopt.storage.checkpoints import CheckpointStore
 from nasopt.storage.provenance import batch_words, runtime_words, source_words
 from nasopt.study import OpenStudy
+from nasopt.task_config import TaskConfig
 
 if TYPE_CHECKING:
     from torch import nn
 
     from nasopt.tasks.base import Task
 
-USE_HF = """
-```python
-import nasopt
+LOADING = """import nasopt
 
 model, tokenizer = nasopt.load("this folder")
-```
+"""
+VECTORS = """
+texts = tokenizer(["{prefix}a text"], padding=True, return_tensors="pt")
+hidden = model(**texts).last_hidden_state  # (texts, tokens, hidden size)
+{pooling}
+"""
+POOLINGS = {
+    "mean": """mask = texts["attention_mask"][..., None]
+vectors = (hidden * mask).sum(dim=1) / mask.sum(dim=1)""",
+    "cls": "vectors = hidden[:, 0]",
+}
+GENERATION = """
+texts = tokenizer(["a text"], padding=True, return_tensors="pt")
+print(tokenizer.batch_decode(model.generate(**texts), skip_special_tokens=True))
 """
 
 
@@ -209,7 +221,7 @@ def _store(opened: OpenStudy) -> CheckpointStore:
 
 
 def model_card(
-    opened: OpenStudy, trial: FrozenTrial, test_qualities: tuple[float | None, float | None], use: str = USE_HF
+    opened: OpenStudy, trial: FrozenTrial, test_qualities: tuple[float | None, float | None], use: str | None = None
 ) -> str:
     """README.md of an exported model: what it is, its numbers beside the base model's, where they were measured, and
     how to `use` it."""
@@ -225,6 +237,7 @@ def model_card(
         mine, its = test_qualities
         rows.insert(1, f"| {task.metric} on the test split | {_number(mine)} | {_number(its)} |")
     licence = _licence(task.model)
+    seen = "the files of the benchmark" if task.metric == "encodechka" else "the validation split"
     front = f"---\nbase_model: {Path(task.model).name}\nlibrary_name: transformers\npipeline_tag: {task.type}\n"
     front += f"license: {licence}\n" if licence else ""
     environments = "\n".join(f"* {name}: {_environment(item)}" for name, item in latencies.items())
@@ -239,14 +252,26 @@ Made from `{Path(task.model).name}` by nasopt's {opened.config.method} search, f
 |---|---|---|
 {chr(10).join(rows)}
 
-`quality` is {task.metric} on the validation split, which the search has seen.
+`quality` is {task.metric} on {seen}, which the search has seen.
 
 Latency is one forward pass of one batch, in alternation with the base model where it is measured:
 
 {environments}
-{use}
+{use or _usage(task)}
 Licence of the base model: {licence or "unknown"}.
 """
+
+
+def _usage(task: TaskConfig) -> str:
+    """How the exported folder is used, in Python."""
+    code = LOADING
+    if task.type == "sentence-similarity":
+        settings = task.similarity
+        code += VECTORS.format(prefix=settings.prefix, pooling=POOLINGS[settings.pooling])
+        code += "vectors = vectors / vectors.norm(dim=-1, keepdim=True)\n" if settings.normalize else ""
+    elif task.type == "translation":
+        code += GENERATION
+    return f"\n```python\n{code}```\n"
 
 
 def _predicted(item: Mapping[str, Any] | None) -> str:

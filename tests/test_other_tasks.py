@@ -80,6 +80,14 @@ threads = 1
     return file
 
 
+def run_card(folder: Path) -> dict[str, object]:
+    """Runs the Python code of a model card."""
+    code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    names: dict[str, object] = {}
+    exec(code.replace("this folder", str(folder)), names)
+    return names
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize(("method", "options"), [("genetic", GENETIC), ("alphanas", ALPHANAS)])
 def test_sentence_encoders(home: Path, tiny_bert: Path, method: str, options: str) -> None:
@@ -93,10 +101,9 @@ def test_sentence_encoders(home: Path, tiny_bert: Path, method: str, options: st
     for form in ("hf", "onnx"):
         found = run("study", "export", "tiny", "--trial", 1, "--to", home / form, "--format", form)
         assert found.code == 0, found.err
-    model, tokenizer = nasopt.load(home / "hf")
-    with torch.inference_mode():
-        hidden = model(**tokenizer("good film", return_tensors="pt")).last_hidden_state
-    assert torch.isfinite(hidden).all()
+    vectors = run_card(home / "hf")["vectors"]
+    assert isinstance(vectors, torch.Tensor)
+    assert vectors.norm(dim=-1).tolist() == pytest.approx([1.0])
     assert "retrieval on the test split" in (home / "onnx" / "README.md").read_text()
 
 
@@ -115,6 +122,7 @@ def test_translators_lose_decoder_layers(home: Path) -> None:
     assert model.config.decoder_layers == sum(smaller["params"].values())
     generated = model.generate(**tokenizer("good bad", return_tensors="pt"), max_new_tokens=4)
     assert isinstance(tokenizer.decode(generated[0], skip_special_tokens=True), str)
+    run_card(home / "out")
     refused = run("study", "export", "tiny", "--trial", 0, "--to", home / "onnx", "--format", "onnx")
     assert (refused.code, "use --format hf" in refused.err) == (2, True)
 
