@@ -75,7 +75,10 @@ def test_usage_errors_are_one_line(arguments: tuple[str, ...]) -> None:
 STUDY_FILE_MISTAKES = [
     ({"[task]": "[task"}, ["tiny.toml", "not valid TOML"]),
     ({"[training]": "[training]\nepoch = 1"}, ["training.epoch: unknown key", "`epochs`"]),
-    ({'"genetic"': '"genetics"'}, ["method: 'genetics' is not a method; one of adabert, alphanas, genetic"]),
+    (
+        {'"genetic"': '"genetics"'},
+        ["method: 'genetics' is not a method; one of adabert, alphanas, bayesian, genetic, taylor"],
+    ),
     ({'"accuracy"': '"speed"'}, ["task.metric: 'speed'", "accuracy"]),
     ({'"accuracy"': '"spearmanr"'}, ["task.metric: spearmanr does not fit", "accuracy"]),
     ({'device = "cpu"': 'device = "a1000"'}, ["no device profile 'a1000'", "a100-40gb"]),

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nasopt.errors import UnsupportedModelError, choices
@@ -149,14 +149,18 @@ def cut_embeddings(model: PreTrainedModel, kept: Sequence[int]) -> None:
     index = torch.tensor(kept, dtype=torch.long, device=model.device)
     places = vocabulary_dimensions(model)
     tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-    changed: set[int] = set()
+    smaller: dict[int, Tensor] = {}
     with torch.inference_mode(False), torch.no_grad():
         for name, dimension in places.items():
             tensor = tensors[name]
-            if id(tensor) not in changed:  # one that several modules share is cut once, for all of them
-                changed.add(id(tensor))
-                tensor.grad = None
-                tensor.data = tensor.data.index_select(dimension, index)
+            if id(tensor) not in smaller:  # one that several modules share is cut once, for all of them
+                rows = tensor.data.index_select(dimension, index)
+                # NOTE: a new parameter: autograd may still hold the old one's shape, from an earlier pass.
+                is_parameter = isinstance(tensor, nn.Parameter)
+                smaller[id(tensor)] = nn.Parameter(rows, tensor.requires_grad) if is_parameter else rows
+            owner, _, own_name = name.rpartition(".")
+            setattr(model.get_submodule(owner), own_name, smaller[id(tensor)])
+    changed = {id(tensor) for tensor in smaller.values()}
     for module in model.modules():
         if isinstance(module, nn.Embedding) and id(module.weight) in changed:
             module.num_embeddings = len(kept)
