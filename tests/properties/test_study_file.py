@@ -117,11 +117,14 @@ def options() -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
+ANY_TASK = tables(TaskConfig)  # once: a strategy is slow to make
+
+
 @st.composite
 def tasks(draw: st.DrawFn) -> dict[str, Any]:
     """One of each type, with the tables and metrics that are its own."""
     kind = draw(st.sampled_from(sorted(METRICS_OF)))
-    table = draw(tables(TaskConfig))
+    table = draw(ANY_TASK)
     own = {"sentence-similarity": "similarity", "translation": "translation"}.get(kind)
     table = {key: item for key, item in table.items() if key not in {"similarity", "translation", "new_model"} - {own}}
     table |= {"type": kind, "metric": draw(st.sampled_from(METRICS_OF[kind]))}
@@ -149,7 +152,7 @@ def study_files(method_options: st.SearchStrategy[dict[str, Any]]) -> st.SearchS
     )
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(document=study_files(st.dictionaries(TEXT, TABLES, max_size=4)))
 def test_a_study_file_comes_back_as_a_study_file(tmp_path_factory: pytest.TempPathFactory, document: Any) -> None:
     """Methods' options may be anything that TOML has words for, but dates."""
@@ -164,7 +167,7 @@ def test_a_study_file_comes_back_as_a_study_file(tmp_path_factory: pytest.TempPa
     assert StudyConfig.from_json(config.to_json()) == config
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(document=study_files(options()))
 def test_a_study_file_comes_back_from_the_database(tmp_path_factory: pytest.TempPathFactory, document: Any) -> None:
     folder = tmp_path_factory.getbasetemp()
