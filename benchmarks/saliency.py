@@ -3,7 +3,7 @@
 The ranking loss of a sentence encoder on validation pairs after a share of its heads, of its FFN neurons, or of both
 is removed. Random units have the same counts in each layer as the global ranking by gates.
 
-Usage: python benchmarks/saliency.py STUDY.toml [--pairs 256] [--keep 0.5] [--seeds 3] [--out FILE.md]
+Usage: python benchmarks/saliency.py STUDY.toml [--pairs 256] [--keep 0.5] [--seeds 3]
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import argparse
 import copy
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from transformers import PreTrainedModel
 
 from nasopt.config import StudyConfig
 from nasopt.models.architecture import Architecture
-from nasopt.models.saliency import Reading, Saliency, prune_iteratively, random_units
+from nasopt.models.saliency import Reading, Saliency, keep_salient, prune_iteratively, random_units
 from nasopt.models.surgery import cut
 from nasopt.preparation import open_task
 from nasopt.tasks.base import Task
@@ -42,71 +43,63 @@ def mean_loss(model: PreTrainedModel, task: Task, split: Examples, pairs: int, b
     return statistics.fmean(losses)
 
 
+class Bench:
+    """A study's data and base model, and what removal does to them.
+
+    Args:
+        config: the study's.
+        pairs: that losses, and saliency, are estimated on.
+    """
+
+    def __init__(self, config: StudyConfig, pairs: int) -> None:
+        self._task, self._pairs = open_task(config), pairs
+        with tempfile.TemporaryDirectory() as folder:
+            self._splits = self._task.encode(Path(folder))
+        self._settings = SampleSettings(pairs, config.training.batch_size, config.seed)
+        self.base, self.shape = self._task.load_model(), self._task.shape
+
+    def saliency(self, reading: Reading, model: PreTrainedModel) -> Saliency:
+        split = self._splits["train"]
+        return estimate_saliency(model, self._task, split, reading, self._settings, CPU, lambda done, total: None)
+
+    def loss(self, architecture: Architecture | None = None) -> float:
+        """Of the base model, or of what an architecture leaves of it."""
+        model = copy.deepcopy(self.base) if architecture is None else cut(copy.deepcopy(self.base), architecture)
+        return mean_loss(model, self._task, self._splits["validation"], self._pairs, self._settings.batch_size)
+
+
+def table(bench: Bench, keep: float, seeds: int) -> Iterator[str]:
+    """Losses after removal, line by line."""
+    gate, weights = bench.saliency("gate", bench.base), bench.saliency("weights", bench.base)
+    known = {"gate": gate, "gate, normalised by layer": gate.normalized(), "weights": weights}
+    yield f"Base model: {bench.loss():.3f}\n"
+    yield f"| kept: {keep:.0%} of | " + " | ".join([*known, f"gate, {ROUNDS} rounds", "random"]) + " |"
+    yield "|---|" + "---|" * (len(known) + 2)
+    full = Architecture.full(bench.shape)
+    heads, neurons = (bench.shape.num_layers * size for size in (bench.shape.num_heads, bench.shape.ffn_size))
+    for name, kept in (
+        ("heads", (round(keep * heads), neurons)),
+        ("neurons", (heads, round(keep * neurons))),
+        ("both", (round(keep * heads), round(keep * neurons))),
+    ):
+        chosen = [keep_salient(values, full, *kept) for values in known.values()]
+        estimate = partial(bench.saliency, "gate")
+        again = prune_iteratively(bench.base, full, *kept, ROUNDS, estimate)
+        drawn = [bench.loss(random_units(chosen[0], bench.shape, seed)) for seed in range(seeds)]
+        spread = statistics.stdev(drawn) if len(drawn) > 1 else 0.0
+        cells = [f"{bench.loss(architecture):.3f}" for architecture in (*chosen, again)]
+        yield f"| {name} | " + " | ".join([*cells, f"{statistics.fmean(drawn):.3f} +- {spread:.3f}"]) + " |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", type=Path)
     parser.add_argument("--pairs", type=int, default=256)
     parser.add_argument("--keep", type=float, default=0.5)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    config = StudyConfig.from_toml(arguments.study)
-    task = open_task(config)
-    with tempfile.TemporaryDirectory() as folder:
-        splits = task.encode(Path(folder))
-    base = task.load_model()
-    batch_size, shape = config.training.batch_size, task.shape
-    full = Architecture.full(shape)
-
-    def estimate(reading: Reading, normalized: bool) -> Callable[[PreTrainedModel], Saliency]:
-        settings = SampleSettings(arguments.pairs, batch_size, config.seed)
-
-        def run(model: PreTrainedModel) -> Saliency:
-            found = estimate_saliency(model, task, splits["train"], reading, settings, CPU, lambda done, total: None)
-            return found.normalized() if normalized else found
-
-        return run
-
-    def loss_of(architecture: Architecture) -> float:
-        model = cut(copy.deepcopy(base), architecture)
-        return mean_loss(model, task, splits["validation"], arguments.pairs, batch_size)
-
-    known = {
-        name: estimate(reading, normalized)(base)
-        for name, reading, normalized in (
-            ("gate", "gate", False),
-            ("gate, normalised by layer", "gate", True),
-            ("weights", "weights", False),
-        )
-    }
-    lines = [
-        f"Base model: {mean_loss(base, task, splits['validation'], arguments.pairs, batch_size):.3f}",
-        "",
-        f"| kept: {arguments.keep:.0%} of | " + " | ".join([*known, f"gate, {ROUNDS} rounds", "random"]) + " |",
-        "|---|" + "---|" * (len(known) + 2),
-    ]
-    all_heads, all_neurons = shape.num_layers * shape.num_heads, shape.num_layers * shape.ffn_size
-    some_heads, some_neurons = round(arguments.keep * all_heads), round(arguments.keep * all_neurons)
-    for name, heads, neurons in (
-        ("heads", some_heads, all_neurons),
-        ("neurons", all_heads, some_neurons),
-        ("both", some_heads, some_neurons),
-    ):
-        chosen = [prune_iteratively(base, full, heads, neurons, 1, lambda model, v=v: v) for v in known.values()]  # type: ignore[misc]
-        first = iter([known["gate"]])
-        again = estimate("gate", False)
-        chosen.append(
-            prune_iteratively(base, full, heads, neurons, ROUNDS, lambda m, f=first, a=again: next(f, None) or a(m))  # type: ignore[misc]
-        )
-        drawn = [loss_of(random_units(chosen[0], shape, seed)) for seed in range(arguments.seeds)]
-        spread = statistics.stdev(drawn) if len(drawn) > 1 else 0.0
-        cells = [f"{loss_of(architecture):.3f}" for architecture in chosen]
-        lines.append(f"| {name} | " + " | ".join([*cells, f"{statistics.fmean(drawn):.3f} +- {spread:.3f}"]) + " |")
-        print(lines[-1], flush=True)
-    text = "\n".join(lines)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
+    for line in table(Bench(StudyConfig.from_toml(arguments.study), arguments.pairs), arguments.keep, arguments.seeds):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

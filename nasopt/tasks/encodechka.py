@@ -158,11 +158,6 @@ class Encodechka:
         sentences = (task.texts for task in self._tasks.values() if isinstance(task, _SentenceTask))
         return list(dict.fromkeys(text for texts in sentences for text in texts))
 
-    @property
-    def needs_words(self) -> bool:
-        """Whether NE1 or NE2 is among them."""
-        return any(isinstance(task, _Entities) for task in self._tasks.values())
-
     def evaluate(self, embed: Embed, embed_words: EmbedWords, *, resamples: int = RESAMPLES) -> dict[str, FloatArray]:
         """Scores of one encoder; `embed` is called once, with :attr:`texts`, `embed_words` once a word task.
 

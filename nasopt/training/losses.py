@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from nasopt.models.cells import all_operation_flops, all_operation_parameters
-from nasopt.tasks.embeddings import translation_ranking as translation_ranking
 
 
 def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
