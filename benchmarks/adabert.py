@@ -29,13 +29,14 @@ from optuna.trial import FrozenTrial
 
 from nasopt import Objective, StudyConfig
 from nasopt.measurement.device import device_name
-from nasopt.methods.adabert import AdaBERTMethod
-from nasopt.report.comparison import Difference, class_difference
+from nasopt.methods.adabert.method import AdaBERTMethod
+from nasopt.numerics.comparison import Difference, class_difference
+from nasopt.records import names as attributes
+from nasopt.records import queries
 from nasopt.samplers.adabert import SUPERNET
-from nasopt.storage import attributes
 from nasopt.storage.predictions import PredictionStore
 from nasopt.storage.rdb import parse_url, resolve_url
-from nasopt.study import open_study
+from nasopt.study.opening import open_study
 
 CPU = torch.device("cpu")
 BASIC = {"search_epochs": 6, "warmup_epochs": 0, "efficiency_warmup": 0, "tau_start": 1.0, "tau_end": 1.0}
@@ -125,8 +126,8 @@ def row(config: StudyConfig, folder: Path, name: str) -> str:
 
 def table(arguments: argparse.Namespace) -> None:
     opened = open_study(parse_url(resolve_url(arguments.storage)), arguments.name)
-    base = attributes.base_of(opened.study)
-    controls = attributes.complete_controls(opened.study)
+    base = queries.base_of(opened.study)
+    controls = queries.complete_controls(opened.study)
     assert base is not None
     assert controls, f"run `nasopt study controls {arguments.name}` first"
     store = PredictionStore(opened.folder)
@@ -136,7 +137,7 @@ def table(arguments: argparse.Namespace) -> None:
     print(opened.study.user_attrs[SUPERNET]["text"], "\n")
     print("| trial | what | architecture | accuracy | weights outside the embedding | latency : base | minus the bag |")
     print("|---|---|---|---|---|---|---|")
-    found = [trial for trial in attributes.pareto_front(opened.study) if trial.number != base.number]
+    found = [trial for trial in queries.pareto_front(opened.study) if trial.number != base.number]
     for trial in [base, *found, *controls]:
         inner = trial.user_attrs["parameters"] - vocabulary * (width if trial is base else options["hidden_size"])
         measured = next(iter(trial.user_attrs[attributes.LATENCY].values()))

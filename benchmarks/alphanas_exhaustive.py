@@ -29,18 +29,18 @@ import torch
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler
 from optuna.trial import TrialState
 
-from nasopt.config import StudyConfig
+from nasopt.architecture.encoder import Architecture
+from nasopt.config.study import StudyConfig
 from nasopt.measurement.device import device_name
-from nasopt.measurement.latency import fixed_inputs, measure_latency
-from nasopt.measurement.memory import memory_mb
-from nasopt.methods.base import Context
-from nasopt.models.architecture import Architecture
+from nasopt.measurement.measured.latency import fixed_inputs, measure_latency
+from nasopt.measurement.measured.memory import memory_mb
 from nasopt.models.quantization import stored_tensors
 from nasopt.models.surgery import cut
-from nasopt.pareto import hypervolume
-from nasopt.preparation import prepare
+from nasopt.numerics.pareto import hypervolume
 from nasopt.samplers import AlphaNASSampler
+from nasopt.training.context import Context
 from nasopt.training.loop import train
+from nasopt.trial.preparation import prepare
 
 CPU = torch.device("cpu")
 

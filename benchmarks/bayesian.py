@@ -25,17 +25,17 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from nasopt.config import StudyConfig
-from nasopt.methods.base import Context
-from nasopt.methods.bayesian import BayesianMethod
-from nasopt.models.architecture import Architecture
+from nasopt.architecture.encoder import Architecture
+from nasopt.config.study import StudyConfig
+from nasopt.methods.bayesian.aligned import StudentTraining, align, mean_loss, randomise, train_student, zeroed_model
+from nasopt.methods.bayesian.method import BayesianMethod
+from nasopt.methods.bayesian.trajectory import posterior_path
+from nasopt.methods.registry import make_method
 from nasopt.models.families import family_of
 from nasopt.models.posterior import STRUCTURES
 from nasopt.models.surgery import cut
-from nasopt.objective import make_method
-from nasopt.preparation import BASE_RECORD, prepare
-from nasopt.training.aligned import StudentTraining, align, mean_loss, randomise, train_student, zeroed_model
-from nasopt.training.trajectory import posterior_path
+from nasopt.training.context import Context
+from nasopt.trial.preparation import BASE_RECORD, prepare
 
 STARTS = ("uniform", "initial", "sliced", *STRUCTURES)
 

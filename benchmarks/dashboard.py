@@ -25,9 +25,10 @@ import optuna
 import sqlalchemy
 from sampler import DIRECTIONS, FFN, HEADS, LAYERS, history
 
-from nasopt import dashboard
-from nasopt.models.architecture import Architecture, EncoderShape, KeptUnits
-from nasopt.storage.notes import TrialFacts, note_text
+from nasopt.architecture.base import EncoderShape
+from nasopt.architecture.encoder import Architecture, KeptUnits
+from nasopt.records.notes import TrialFacts, note_text
+from nasopt.report import dashboard
 from nasopt.storage.rdb import open_storage, parse_url
 
 SHAPE = EncoderShape(LAYERS, HEADS, FFN, 384)

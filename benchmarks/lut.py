@@ -23,9 +23,9 @@ import torch
 from scipy.stats import kendalltau
 from torch import nn
 
-from nasopt.measurement.latency import measure_latency
-from nasopt.measurement.lut import LookupTable, Place
-from nasopt.measurement.lut_profile import Grid, Model, Session, measure_table, random_model
+from nasopt.measurement.lookup.profiling import Grid, Model, Session, measure_table, random_model
+from nasopt.measurement.lookup.table import LookupTable, Place
+from nasopt.measurement.measured.latency import measure_latency
 from nasopt.models.families import encoder_shape, family_of
 from nasopt.models.loading import load_config
 

@@ -17,11 +17,11 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from nasopt.measurement import calibration
-from nasopt.measurement.calibration import Held
-from nasopt.measurement.fitted import FILE, Fitted
+from nasopt.measurement.predicted import calibration
+from nasopt.measurement.predicted.calibration import Held
+from nasopt.measurement.predicted.fitted import FILE, Fitted
 
-TARGET = Path(__file__).parents[1] / "nasopt" / "measurement" / "profiles" / FILE
+TARGET = Path(__file__).parents[1] / "nasopt" / "measurement" / "predicted" / "profiles" / FILE
 
 
 def main() -> None:

@@ -26,8 +26,8 @@ import optuna
 from numpy.typing import NDArray
 from sampler import DIRECTIONS, history, space
 
-from nasopt.config import StudyConfig
-from nasopt.storage import attributes
+from nasopt.config.study import StudyConfig
+from nasopt.records import names as attributes
 from nasopt.storage.rdb import open_storage, parse_url
 
 FloatArray = NDArray[np.float64]

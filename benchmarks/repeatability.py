@@ -25,9 +25,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `nasopt` itself does; 
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from nasopt.architecture.encoder import Architecture
 from nasopt.measurement.device import device_name
-from nasopt.measurement.latency import fixed_inputs, measure_latency
-from nasopt.models.architecture import Architecture
+from nasopt.measurement.measured.latency import fixed_inputs, measure_latency
 from nasopt.models.families import encoder_shape
 from nasopt.models.surgery import cut
 

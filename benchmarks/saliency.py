@@ -19,15 +19,15 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from nasopt.config import StudyConfig
-from nasopt.models.architecture import Architecture
+from nasopt.architecture.encoder import Architecture
+from nasopt.config.study import StudyConfig
+from nasopt.methods.taylor.once import SampleSettings, estimate_saliency
 from nasopt.models.saliency import Reading, Saliency, keep_salient, prune_iteratively, random_units
 from nasopt.models.surgery import cut
-from nasopt.preparation import open_task
 from nasopt.tasks.base import Task
 from nasopt.tasks.batches import Examples, sorted_batches
+from nasopt.tasks.opening import open_task
 from nasopt.training.loop import autocast
-from nasopt.training.once import SampleSettings, estimate_saliency
 
 CPU = torch.device("cpu")
 ROUNDS = 4

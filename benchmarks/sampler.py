@@ -30,8 +30,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler
 from optuna.trial import TrialState
 
-from nasopt.models.architecture import PRECISIONS, TRAININGS
-from nasopt.pareto import hypervolume
+from nasopt.architecture.base import PRECISIONS, TRAININGS
+from nasopt.numerics.pareto import hypervolume
 from nasopt.samplers import GeneticSampler
 from nasopt.samplers.mutations import MUTATIONS
 from nasopt.storage.rdb import open_storage, parse_url

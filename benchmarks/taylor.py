@@ -15,18 +15,19 @@ import copy
 import torch
 from transformers import PreTrainedModel
 
-from nasopt.config import LatencyConfig
-from nasopt.delivery import rebuild
-from nasopt.measurement.latency import fixed_inputs, measure_latency
+from nasopt.config.study import LatencyConfig
+from nasopt.config.task import SENTENCE_TASKS
+from nasopt.measurement.measured.latency import fixed_inputs, measure_latency
 from nasopt.models.families import family_of
 from nasopt.models.vocabulary import tokenizer_of
-from nasopt.report.comparison import score_difference
-from nasopt.storage import attributes
+from nasopt.numerics.comparison import score_difference
+from nasopt.records import names as attributes
+from nasopt.records import queries
 from nasopt.storage.rdb import parse_url
-from nasopt.study import open_study
-from nasopt.task_config import SENTENCE_TASKS
+from nasopt.study.opening import open_study
 from nasopt.tasks.base import Evaluation
 from nasopt.tasks.similarity import SentenceSimilarity
+from nasopt.trial.rebuilding import rebuild
 
 
 def encoder_parameters(model: PreTrainedModel) -> int:
@@ -73,7 +74,7 @@ def main() -> None:
     teacher: Evaluation | None = None
     heading = ["trial", "encoder", "all weights", "faster, fp32", "quality", "minus the teacher's", *SENTENCE_TASKS]
     print(f"| {' | '.join(heading)} |\n{'|---' * len(heading)}|")
-    front = [trial for trial in attributes.pareto_front(opened.study) if trial.params]
+    front = [trial for trial in queries.pareto_front(opened.study) if trial.params]
     chosen = [opened.study.trials[number] for number in arguments.trials] if arguments.trials else front
     for trial in [None, *sorted(chosen, key=lambda trial: -trial.values[0])]:
         name, sizes, model, tokenizer = "teacher", ["1x"] * 3, copy.deepcopy(base), task.tokenizer

@@ -25,10 +25,10 @@ import torch
 from torch import nn
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
-from nasopt.config import TrainingConfig
+from nasopt.config.study import TrainingConfig
+from nasopt.config.task import TaskConfig
 from nasopt.measurement.device import device_name
-from nasopt.methods.genetic import GeneticMethod, GeneticOptions
-from nasopt.task_config import TaskConfig
+from nasopt.methods.genetic.method import GeneticMethod, GeneticOptions
 from nasopt.tasks.batches import Batch, EncodedSplit
 from nasopt.tasks.classification import TextClassification
 from nasopt.training.loop import train

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nasopt import registration
+from nasopt.models import registration
 from nasopt.version import __version__
 
 if TYPE_CHECKING:
-    from nasopt.config import StudyConfig
+    from nasopt.config.study import StudyConfig
     from nasopt.models.loading import load
-    from nasopt.objective import Objective
+    from nasopt.trial.objective import Objective
 
 __all__ = ["Objective", "StudyConfig", "__version__", "load"]
 
-_HOMES = {"StudyConfig": "nasopt.config", "Objective": "nasopt.objective", "load": "nasopt.models.loading"}
+_HOMES = {"StudyConfig": "nasopt.config.study", "Objective": "nasopt.trial.objective", "load": "nasopt.models.loading"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
 """`python -m nasopt`."""
 
-from nasopt.cli import main
+from nasopt.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -21,8 +21,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from nasopt.config import StudyConfig
-from nasopt.methods.base import available
+from nasopt.config.study import StudyConfig
+from nasopt.methods.registry import available
 from nasopt.samplers import mutations
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from nasopt import cli
+from nasopt.cli import app as cli
 
 
 @dataclass(frozen=True)

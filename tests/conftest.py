@@ -26,7 +26,7 @@ FILLERS = ["the", "film", "was", "a", "story", "and", "plot", "very", "of", "it"
 @pytest.fixture(scope="session", autouse=True)
 def _measure_shortly() -> Iterator[None]:
     """A study of the tests measures for a part of the usual time: its models are tiny, its latencies are nobody's."""
-    from nasopt.measurement.latency import measure_latency
+    from nasopt.measurement.measured.latency import measure_latency
 
     usual = dict(measure_latency.__kwdefaults__)
     measure_latency.__kwdefaults__["time_budget_s"] = MEASURING_SECONDS

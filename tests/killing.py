@@ -21,10 +21,10 @@ _CONTEXT.set_forkserver_preload(
         "bitsandbytes",
         "nasopt.cli",
         "nasopt.execution.local",
-        "nasopt.measurement.latency",
+        "nasopt.measurement.measured.latency",
         "nasopt.models.quantization",
         "nasopt.models.surgery",
-        "nasopt.preparation",
+        "nasopt.trial.preparation",
         "transformers.models.bert.modeling_bert",
         "killing",
     ]
@@ -45,7 +45,7 @@ def start(moment: str, *arguments: object) -> Any:
 
 
 def _main(moment: str, arguments: list[str]) -> None:
-    from nasopt import cli
+    from nasopt.cli import app as cli
 
     MOMENTS[moment]()
     sys.argv = ["nasopt", *arguments, "--quiet"]

@@ -17,17 +17,19 @@ from typing import Any, ParamSpec, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
 
-from nasopt.confirmation import confirm
-from nasopt.controls import evaluate_tfidf, missing_controls, run_controls
 from nasopt.errors import NasoptError, StorageError
+from nasopt.execution.confirmation import confirm
+from nasopt.execution.controls import evaluate_tfidf, missing_controls, run_controls
 from nasopt.execution.interruption import Interruption, interruptible
 from nasopt.execution.progress import ProgressView
-from nasopt.objective import Objective
-from nasopt.process import configure, quiet_optuna
-from nasopt.storage import attributes
-from nasopt.storage.provenance import predicted_words
+from nasopt.execution.search import is_over, run_base, run_trials
+from nasopt.host.logs import configure, quiet_optuna
+from nasopt.records import names as attributes
+from nasopt.records import queries
+from nasopt.records.latency import predicted_words
 from nasopt.storage.rdb import explaining_failures, parse_url
-from nasopt.study import OpenStudy, is_over, open_study, run_base, run_trials, with_data
+from nasopt.study.opening import OpenStudy, open_study, with_data
+from nasopt.trial.objective import Objective
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -138,7 +140,7 @@ def summary(trial: FrozenTrial) -> str:
     attrs = trial.user_attrs
     predicted = predicted_words(attrs.get(attributes.LATENCY, {}))
     shown += f" ms ({predicted})" if predicted else " ms"
-    kind = [attrs[attributes.ARCHITECTURE], attributes.precision_of(trial)]
+    kind = [attrs[attributes.ARCHITECTURE], queries.precision_of(trial)]
     if attributes.CONTROL in attrs:
         kind.insert(0, f"control {attrs[attributes.CONTROL]}")
     if "training" in trial.params:

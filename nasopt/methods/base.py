@@ -7,71 +7,29 @@ A new method is one file in this folder (and one sampler, if Optuna's do not ser
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from importlib.metadata import entry_points
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel
 
-from nasopt.config import StudyConfig
-from nasopt.errors import StudyFileError, choices
-from nasopt.models.architecture import Architecture, CandidateArchitecture, EncoderShape, Precision, Training
-from nasopt.task_config import TaskType
+from nasopt.architecture.base import CandidateArchitecture, EncoderShape, Precision, Training
+from nasopt.architecture.encoder import Architecture
+from nasopt.config.task import TaskType
+from nasopt.training.candidate import Candidate
+from nasopt.training.context import Context
 
 if TYPE_CHECKING:
     import torch
     from optuna import Study
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial, Trial
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
-    from nasopt.storage.checkpoints import CheckpointStore
+    from nasopt.methods.bayesian.trajectory import Trajectory
     from nasopt.tasks.base import Task
-    from nasopt.tasks.batches import Examples
     from nasopt.training.loop import LossFunction
-    from nasopt.training.teacher import Teacher
-    from nasopt.training.trajectory import Trajectory
-
-ENTRY_POINTS = "nasopt.methods"
-
-PhaseCallback = Callable[[str, int, int], None]
-"""(what is being done, steps done, steps in all; 0 of 0 where that is not known)."""
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """How a candidate's weights were trained, from the base model on.
-
-    Attributes:
-        parent: number of the trial whose weights were inherited; None for the base model.
-        finetune_epochs: epochs on the task loss, summed over the line of parents.
-        distill_epochs: epochs on task loss + distillation loss, likewise.
-        search_epochs: epochs of a network that held many candidates at once, whose weights this one has.
-    """
-
-    parent: int | None = None
-    finetune_epochs: int = 0
-    distill_epochs: int = 0
-    search_epochs: int = 0
-
-
-@dataclass
-class Candidate:
-    """A trained fp32 model, its shape, and where its weights came from.
-
-    Attributes:
-        model: physically small, fp32, in eval mode.
-        architecture: what it keeps of the base model, and the precision it is to be stored in.
-        lineage: where its weights came from.
-        training: what the last training took; empty if there was none.
-    """
-
-    model: PreTrainedModel
-    architecture: CandidateArchitecture
-    lineage: Lineage
-    training: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,101 +47,6 @@ class Control:
     label: str
     recipe: dict[str, Any]
     depth: int | None = None
-
-
-class RejectedCandidateError(Exception):
-    """A candidate that need not be built: what is known of it beforehand breaks a constraint.
-
-    Args:
-        reason: what it breaks, with both numbers.
-        constraints: by name, above 0 where violated, for Optuna.
-    """
-
-    def __init__(self, reason: str, constraints: Mapping[str, float]) -> None:
-        super().__init__(reason)
-        self.constraints = dict(constraints)
-
-
-@dataclass(frozen=True)
-class View:
-    """The data as a candidate reads them.
-
-    Attributes:
-        splits: by role, in the candidate's tokens.
-        tokenizer: the candidate's, where it has another vocabulary than the base model.
-    """
-
-    splits: Mapping[str, Examples]
-    tokenizer: PreTrainedTokenizerBase | None = None
-
-
-@dataclass
-class Context:
-    """What a study has prepared for its trials. Everything is made once per process.
-
-    Attributes:
-        config: the study's configuration.
-        task: data, metric and loss.
-        splits: the tokenised data by role (train, validation, maybe test).
-        base_model: the trained base model, fp32; never changed, copy it.
-        base_key: its checkpoint.
-        shape: its shape.
-        checkpoints: weights of the trials.
-        folder: the study's artifact folder.
-        device: where candidates are trained and evaluated.
-    """
-
-    config: StudyConfig
-    task: Task
-    splits: Mapping[str, Examples]
-    base_model: PreTrainedModel
-    base_key: str
-    shape: EncoderShape
-    checkpoints: CheckpointStore
-    folder: Path
-    device: torch.device
-    on_phase: PhaseCallback
-
-    _teachers: dict[tuple[int, ...], list[Teacher]] = field(default_factory=dict)
-    _views: dict[tuple[int, ...], View] = field(default_factory=dict)
-
-    def view(self, architecture: CandidateArchitecture) -> View:
-        """The splits tokenised for a candidate: the base model's, unless it has a smaller vocabulary."""
-        from nasopt.models.vocabulary import cut_tokenizer
-
-        kept = getattr(architecture, "vocabulary", None)
-        if kept is None:
-            return View(self.splits)
-        if kept not in self._views:
-            tokenizer = cut_tokenizer(self.task.tokenizer, kept)
-            self._views[kept] = View(self.task.encode(self.folder / "data", tokenizer), tokenizer)
-        return self._views[kept]
-
-    def teachers(self, layers: Sequence[int] = (-1,)) -> list[Teacher]:
-        """The base model's outputs on the training split: logits and the hidden states of `layers` (0: embeddings).
-
-        One teacher for each side of an example (see :class:`nasopt.tasks.batches.Examples`).
-        """
-        from nasopt.training.teacher import make_teacher
-
-        wanted = tuple(layers)
-        if wanted not in self._teachers:
-            sides = self.splits["train"].sides
-            self._teachers[wanted] = [
-                make_teacher(
-                    self.base_model,
-                    side,
-                    self.folder / "teacher",
-                    self.base_key,
-                    num_outputs=self.task.num_outputs,
-                    layers=wanted,
-                    device=self.device,
-                    max_bytes=self.config.teacher_cache_mb * 10**6 // len(sides),
-                    on_step=lambda done, total: self.on_phase("teacher outputs", done, total),
-                )
-                for side in sides
-            ]
-        return self._teachers[wanted]
 
 
 class Method(ABC):
@@ -316,7 +179,7 @@ class Method(ABC):
         """What `nasopt study controls` compares the members of the Pareto front with.
 
         By default layers cut from the base model: the first, the last, evenly spaced and random ones, as many as a
-        member keeps, in its precision and trained for as many epochs (see :mod:`nasopt.methods.controls`).
+        member keeps, in its precision and trained for as many epochs (see :mod:`nasopt.methods.layer_controls`).
 
         Args:
             members: complete feasible trials, without the base model. Precision, depth and the epochs of their lineage
@@ -328,7 +191,7 @@ class Method(ABC):
         Returns:
             Controls with different recipes, in the order in which to make them.
         """
-        from nasopt.methods.controls import budgets_of, layer_controls
+        from nasopt.methods.layer_controls import budgets_of, layer_controls
 
         return layer_controls(budgets_of(self, members), shape.num_layers, random_masks, seed)
 
@@ -337,7 +200,7 @@ class Method(ABC):
 
         The seed of training is the study's, so that controls see the same batches in the same order.
         """
-        from nasopt.methods.controls import build_layers
+        from nasopt.methods.layer_controls import build_layers
 
         return build_layers(self, recipe, trial, context)
 
@@ -369,20 +232,3 @@ class Method(ABC):
     def record(self, study: Study) -> dict[str, Any]:
         """What `nasopt study show` tells of a study beside what it tells of every method's."""
         return {}
-
-
-def available() -> dict[str, type[Method]]:
-    """Every installed method by name."""
-    return {point.name: point.load() for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda p: p.name)}
-
-
-def find(name: str) -> type[Method]:
-    """The method of that name.
-
-    Raises:
-        StudyFileError: there is none.
-    """
-    methods = available()
-    if name not in methods:
-        raise StudyFileError(f"method: {name!r} is not a method; one of {choices(methods)}")
-    return methods[name]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedModel
 
-from nasopt.models.architecture import Architecture
+from nasopt.architecture.encoder import Architecture
 from nasopt.models.families import family_of
 from nasopt.models.layers import shared_module
 

@@ -14,9 +14,9 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from nasopt.architecture.base import EncoderShape
 from nasopt.errors import UnsupportedModelError, choices
 from nasopt.models import modeling_adabert, modeling_nasopt
-from nasopt.models.architecture import EncoderShape
 from nasopt.models.modeling_nasopt import LAYER_PARTS, MODEL_TYPE_PREFIX, LayerParts
 
 OWN_CLASSES: dict[str, tuple[Any, Any]] = {
@@ -26,7 +26,7 @@ OWN_CLASSES: dict[str, tuple[Any, Any]] = {
 }
 """Our own encoder and classifier, by model type; exported folders bring along the file that defines them."""
 
-# For those who import this before transformers' Auto classes: see nasopt.registration.
+# For those who import this before transformers' Auto classes: see nasopt.models.registration.
 for module in (modeling_nasopt, modeling_adabert):
     module.register()
 

@@ -1,6 +1,6 @@
 """Models as ONNX files, and ONNX files as models: torch's exporter and ONNX Runtime, each called in one place.
 
-Batch and length stay open in a file. Nothing here verifies one: see :mod:`nasopt.export_onnx`.
+Batch and length stay open in a file. Nothing here verifies one: see :mod:`nasopt.export.onnx`.
 """
 
 from __future__ import annotations

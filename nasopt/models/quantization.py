@@ -33,8 +33,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from nasopt.architecture.base import Precision
 from nasopt.errors import NasoptError
-from nasopt.models.architecture import Precision
 
 NF4_INPUTS = 64
 NF4_OUTPUTS = 32

@@ -23,7 +23,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from nasopt.models.architecture import FFN_STEP, Architecture, EncoderShape, KeptUnits
+from nasopt.architecture.base import EncoderShape
+from nasopt.architecture.encoder import Architecture, KeptUnits
+from nasopt.architecture.genotype import FFN_STEP
 from nasopt.models.families import encoder_family_of, encoder_shape
 from nasopt.models.surgery import cut
 

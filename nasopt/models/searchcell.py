@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from nasopt.models.cells import OPERATIONS, CellArchitecture, Operation
+from nasopt.architecture.cells import OPERATIONS, CellArchitecture, Operation
 from nasopt.models.families import max_positions
 from nasopt.models.modeling_adabert import (
     AdaBertConfig,
@@ -28,7 +28,7 @@ from nasopt.models.modeling_adabert import (
     token_weights,
 )
 
-# For those who import this before transformers' Auto classes: see nasopt.registration.
+# For those who import this before transformers' Auto classes: see nasopt.models.registration.
 register()
 
 FrozenAdaBERT = AdaBertForSequenceClassification

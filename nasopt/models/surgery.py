@@ -20,18 +20,11 @@ import torch_pruning
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from nasopt.architecture.encoder import Architecture, KeptUnits
 from nasopt.errors import CheckpointError, NasoptError, UnsupportedModelError
-from nasopt.models.architecture import Architecture, KeptUnits
 from nasopt.models.families import Family, encoder_shape, family_of
 from nasopt.models.layers import keep_layers
-from nasopt.models.modeling_nasopt import (
-    LayerParts,
-    NoAttention,
-    OutputBias,
-    note_heads,
-    remove_attention,
-    remove_ffn,
-)
+from nasopt.models.modeling_nasopt import LayerParts, NoAttention, OutputBias, note_heads, remove_attention, remove_ffn
 from nasopt.models.vocabulary import cut_embeddings, vocabulary_dimensions
 
 Block: TypeAlias = Literal["heads", "ffn"]

@@ -26,8 +26,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from nasopt.architecture.base import CandidateArchitecture
 from nasopt.errors import UnsupportedModelError, choices
-from nasopt.models.architecture import CandidateArchitecture
 from nasopt.models.families import FAMILIES
 from nasopt.models.loading import load_tokenizer
 

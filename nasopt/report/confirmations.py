@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from nasopt.report.records import Record
-from nasopt.storage import attributes
-from nasopt.study import OpenStudy
+from nasopt.records import names as attributes
+from nasopt.records import queries
+from nasopt.report.printing import Record
+from nasopt.study.opening import OpenStudy
 
 
 def with_confirmation(opened: OpenStudy, record: Record) -> Record:
@@ -15,7 +16,7 @@ def with_confirmation(opened: OpenStudy, record: Record) -> Record:
 
     `error` is predicted / measured - 1.
     """
-    found = attributes.confirmation_of(opened.study, record["number"])
+    found = queries.confirmation_of(opened.study, record["number"])
     if found is None:
         return {**record, "confirmed": None}
     confirmed = {

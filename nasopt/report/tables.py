@@ -7,14 +7,15 @@ from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
-from nasopt.objective import make_method
-from nasopt.pareto import hypervolume
-from nasopt.report.records import Record
+from nasopt.methods.registry import make_method
+from nasopt.numerics.pareto import hypervolume
+from nasopt.records import names as attributes
+from nasopt.records import queries
+from nasopt.records.latency import predicted_words, source_of
+from nasopt.records.queries import complete_trials, feasible, minimised
+from nasopt.report.printing import Record
 from nasopt.samplers.history import known_draws
-from nasopt.storage import attributes
-from nasopt.storage.attributes import complete_trials, feasible, minimised
-from nasopt.storage.provenance import predicted_words, source_of
-from nasopt.study import OpenStudy
+from nasopt.study.opening import OpenStudy
 
 PROVENANCE_COLUMNS = {"latency is": "predicted", "device has changed": "device_change"}
 """Shown where there is something to say: a value that is not measured on the study's own device says so."""
@@ -22,7 +23,7 @@ PROVENANCE_COLUMNS = {"latency is": "predicted", "device has changed": "device_c
 
 def pareto_trials(opened: OpenStudy) -> list[FrozenTrial]:
     """Complete feasible trials, without controls, that no other one dominates, by falling quality."""
-    return sorted(attributes.pareto_front(opened.study), key=lambda trial: trial.values[0], reverse=True)
+    return sorted(queries.pareto_front(opened.study), key=lambda trial: trial.values[0], reverse=True)
 
 
 def trial_record(trial: FrozenTrial, metric_names: Sequence[str]) -> Record:
@@ -35,7 +36,7 @@ def trial_record(trial: FrozenTrial, metric_names: Sequence[str]) -> Record:
         "values": dict(zip(metric_names, trial.values, strict=True)) if complete else None,
         "params": trial.params,
         "parent": trial.user_attrs.get(attributes.PARENT),
-        "precision": attributes.precision_of(trial) if complete else trial.params.get("precision"),
+        "precision": queries.precision_of(trial) if complete else trial.params.get("precision"),
         "source": source_of(latencies),
         "predicted": predicted_words(latencies),
         "device_change": trial.user_attrs.get(attributes.DEVICE_CHANGE),
@@ -53,7 +54,7 @@ def study_record(opened: OpenStudy) -> Record:
     trials = study.get_trials(deepcopy=False)
     names = study.metric_names or []
     complete = feasible(complete_trials(study))
-    base = attributes.base_of(study)
+    base = queries.base_of(study)
     measured: Record = base.user_attrs.get(attributes.LATENCY, {}) if base else {}
     environment: Record = next(iter(measured.values()), {})
     return {
@@ -69,7 +70,7 @@ def study_record(opened: OpenStudy) -> Record:
         "best": {name: best for name, best in zip(names, _best(opened, complete), strict=False)},
         "base": dict(zip(names, base.values, strict=True)) if base else None,
         "pareto": len(pareto_trials(opened)),
-        "controls": len(attributes.complete_controls(study)),
+        "controls": len(queries.complete_controls(study)),
         "tfidf": study.user_attrs.get(attributes.TFIDF, {}).get("quality"),
         "hypervolume": _hypervolume(opened, complete),
         **make_method(config).record(study),

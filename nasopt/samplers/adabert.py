@@ -17,7 +17,7 @@ from optuna.samplers import RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nasopt.models.cells import OPERATIONS
+from nasopt.architecture.cells import OPERATIONS
 from nasopt.samplers.genotype import Genotype, Space, fit, is_own
 from nasopt.samplers.history import EliteFold, FloatArray, History, is_fixed
 from nasopt.samplers.proposing import FOREIGN_DRAWS, ProposingSampler

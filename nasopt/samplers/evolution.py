@@ -13,7 +13,7 @@ from optuna.samplers import NSGAIISampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nasopt.pareto import crowding_distance, non_domination_ranks
+from nasopt.numerics.pareto import crowding_distance, non_domination_ranks
 from nasopt.samplers.genotype import Genotype, Space, fit, is_own
 from nasopt.samplers.history import (
     EliteFold,

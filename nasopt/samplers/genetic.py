@@ -16,7 +16,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
-from nasopt.models.architecture import Training
+from nasopt.architecture.base import Training
 from nasopt.samplers.evolution import EvolutionSampler, Operators, Parent, pareto_preference, tournament
 from nasopt.samplers.genotype import Genotype, Space, fit
 from nasopt.samplers.history import FloatArray

@@ -1,7 +1,7 @@
 """The flat genotype as samplers see it: which parameters are theirs, their full values, bounds and identity.
 
 A genotype is a mapping from parameter names to values, a space one from names to Optuna distributions. What is said of
-names and canonical form stands in :mod:`nasopt.models.architecture`.
+names and canonical form stands in :mod:`nasopt.architecture.encoder`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import Any, TypeAlias
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from nasopt.models.architecture import GENOTYPE_NAME, PRECISIONS, TRAININGS, canonical
-from nasopt.models.cells import OPERATIONS
+from nasopt.architecture.base import PRECISIONS, TRAININGS
+from nasopt.architecture.cells import OPERATIONS
+from nasopt.architecture.genotype import GENOTYPE_NAME, canonical
 
 Genotype: TypeAlias = dict[str, Any]
 Space: TypeAlias = dict[str, BaseDistribution]

@@ -16,17 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
-from nasopt.models.architecture import canonical
+from nasopt.architecture.genotype import canonical
+from nasopt.records.names import CONTROL, FIXED_PARAMS, PARENT, PROPOSAL, SAMPLER_EXHAUSTED
 from nasopt.samplers.genotype import Genotype, Space, fit, identity, is_own
-
-PROPOSAL = "nasopt:proposal"
-"""Trial system attribute: `{"parent": int | None, "params": {...}}`, everything the sampler proposed, at once."""
-EXHAUSTED = "nasopt:exhausted"
-SEED = "nasopt:seed"
-WORKER = "nasopt:worker"
-CONTROL = "control"
-PARENT = "parent"
-_FIXED = "fixed_params"  # Optuna's own name for what `enqueue_trial` asks for
 
 FloatArray: TypeAlias = NDArray[np.float64]
 
@@ -51,12 +43,12 @@ def parent_of(trial: BaseTrial | FrozenTrial) -> int | None:
 def proposed_params(trial: BaseTrial | FrozenTrial) -> dict[str, Any]:
     """The parameters that the sampler proposed, or `enqueue_trial` asked for, whether or not they are suggested yet."""
     attributes = _system_attrs(trial)
-    return {**attributes.get(_FIXED, {}), **attributes.get(PROPOSAL, {}).get("params", {})}
+    return {**attributes.get(FIXED_PARAMS, {}), **attributes.get(PROPOSAL, {}).get("params", {})}
 
 
 def is_exhausted(trial: BaseTrial | FrozenTrial) -> bool:
     """Whether the sampler found no child left to propose, so that this trial repeats a known one."""
-    return bool(_system_attrs(trial).get(EXHAUSTED, False))
+    return bool(_system_attrs(trial).get(SAMPLER_EXHAUSTED, False))
 
 
 def known_draws(trial: FrozenTrial) -> int:
@@ -66,7 +58,7 @@ def known_draws(trial: FrozenTrial) -> int:
 
 def is_fixed(trial: FrozenTrial) -> bool:
     """Whether somebody asked for this trial's parameters with `enqueue_trial`."""
-    return _FIXED in trial.system_attrs
+    return FIXED_PARAMS in trial.system_attrs
 
 
 def _system_attrs(trial: BaseTrial | FrozenTrial) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
-from nasopt.models.architecture import canonical
+from nasopt.architecture.genotype import canonical
 from nasopt.samplers.genotype import Genotype, Space, fit, kept_layers, layers
 
 Changes: TypeAlias = list[dict[str, Any]]

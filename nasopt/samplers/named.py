@@ -17,8 +17,8 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nasopt.identity import worker_identity
-from nasopt.samplers.history import CONTROL, SEED, WORKER
+from nasopt.host.identity import worker_identity
+from nasopt.records.names import CONTROL, SAMPLER_SEED, SAMPLER_WORKER
 from nasopt.samplers.proposing import trial_seed
 
 SamplerName: TypeAlias = Literal["nsga2", "tpe", "gp", "random"]
@@ -60,16 +60,16 @@ class NamedSampler(BaseSampler):
     def _of(self, trial: FrozenTrial) -> BaseSampler:
         """The sampler of this trial."""
         if self._current is None or self._current[0] != trial._trial_id:
-            seed = trial.system_attrs.get(SEED)  # a retried trial has one already
+            seed = trial.system_attrs.get(SAMPLER_SEED)  # a retried trial has one already
             number = trial_seed(self._seed, trial.number) if seed is None else int(seed)
             self._current = (trial._trial_id, self._make(number & 0xFFFFFFFF))
         return self._current[1]
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         # First of all, so that a trial whose process is killed at any later moment can be told from one under way.
-        study._storage.set_trial_system_attr(trial._trial_id, WORKER, worker_identity())
-        if self._seed is not None and SEED not in trial.system_attrs:
-            study._storage.set_trial_system_attr(trial._trial_id, SEED, trial_seed(self._seed, trial.number))
+        study._storage.set_trial_system_attr(trial._trial_id, SAMPLER_WORKER, worker_identity())
+        if self._seed is not None and SAMPLER_SEED not in trial.system_attrs:
+            study._storage.set_trial_system_attr(trial._trial_id, SAMPLER_SEED, trial_seed(self._seed, trial.number))
         self._of(trial).before_trial(_searched(study), trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

@@ -20,10 +20,11 @@ from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
-from nasopt.identity import worker_identity
-from nasopt.models.architecture import canonical
+from nasopt.architecture.genotype import canonical
+from nasopt.host.identity import worker_identity
+from nasopt.records.names import PROPOSAL, SAMPLER_EXHAUSTED, SAMPLER_SEED, SAMPLER_WORKER
 from nasopt.samplers.genotype import Genotype, Space, fit, is_own
-from nasopt.samplers.history import EXHAUSTED, PROPOSAL, SEED, WORKER, FloatArray, History, is_fixed
+from nasopt.samplers.history import FloatArray, History, is_fixed
 
 _REVISIONS = 8
 """How often a proposal gives way to an equal one that another worker made at the same moment."""
@@ -87,11 +88,11 @@ class ProposingSampler(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         # First of all, so that a trial whose process is killed at any later moment can be told from one under way.
-        study._storage.set_trial_system_attr(trial._trial_id, WORKER, worker_identity())
-        seed = trial.system_attrs.get(SEED)  # a retried trial has one already
+        study._storage.set_trial_system_attr(trial._trial_id, SAMPLER_WORKER, worker_identity())
+        seed = trial.system_attrs.get(SAMPLER_SEED)  # a retried trial has one already
         if seed is None:
             seed = trial_seed(self._seed, trial.number)
-            study._storage.set_trial_system_attr(trial._trial_id, SEED, seed)
+            study._storage.set_trial_system_attr(trial._trial_id, SAMPLER_SEED, seed)
         self._rng.rng.seed([seed & 0xFFFFFFFF, seed >> 32])
         super().before_trial(study, trial)
         if is_fixed(trial) or PROPOSAL in trial.system_attrs:
@@ -146,7 +147,7 @@ class ProposingSampler(BaseSampler):
             if not history.is_known(key, trial.number):
                 break
         if history.is_known(key, trial.number) and any(is_own(*item) for item in space.items()):
-            study._storage.set_trial_system_attr(trial._trial_id, EXHAUSTED, True)
+            study._storage.set_trial_system_attr(trial._trial_id, SAMPLER_EXHAUSTED, True)
         return params
 
     def _unknown_child(

@@ -17,7 +17,7 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from nasopt.storage.notes import TrialFacts
+from nasopt.records.notes import TrialFacts
 
 ATTACHMENTS = "attachments"
 """Folder of a study's attachments, inside the study's own."""

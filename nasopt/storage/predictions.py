@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from nasopt.storage.checkpoints import partial_name
+from nasopt.host.files import partial_name
 
 FOLDER = "predictions"
 SUFFIX = ".npz"

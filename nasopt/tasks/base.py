@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nasopt.models.architecture import EncoderShape
-from nasopt.task_config import TaskConfig
+from nasopt.architecture.base import EncoderShape
+from nasopt.config.task import TaskConfig
 from nasopt.tasks.batches import Examples
 
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from nasopt.architecture.base import EncoderShape
+from nasopt.config.task import CLASSIFICATION_METRICS, REGRESSION_METRICS, TaskConfig
 from nasopt.errors import DatasetError, choices
 from nasopt.models import loading
-from nasopt.models.architecture import EncoderShape
 from nasopt.models.families import encoder_family_of, encoder_shape, max_positions
-from nasopt.task_config import CLASSIFICATION_METRICS, REGRESSION_METRICS, TaskConfig
 from nasopt.tasks.base import Evaluation, Task
 from nasopt.tasks.batches import Batch, EncodedSplit, Examples, sorted_batches
 from nasopt.tasks.datasets import load_splits

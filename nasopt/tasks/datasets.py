@@ -9,8 +9,8 @@ from pathlib import Path
 import datasets
 from datasets import Dataset
 
+from nasopt.config.task import DatasetConfig
 from nasopt.errors import DatasetError, choices
-from nasopt.task_config import DatasetConfig
 
 BUILDERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from nasopt.errors import DatasetError, choices
-from nasopt.resampling import FloatArray, resample_weights
+from nasopt.numerics.resampling import FloatArray, resample_weights
 from nasopt.tasks import encodechka_scores as scores
 from nasopt.tasks.encodechka_scores import Embeddings
 from nasopt.tasks.words import Entity, bio_labels, split_words

@@ -1,7 +1,7 @@
 """The scores of the encodechka tasks, from embeddings (METHODS.md section 4, "The encodechka protocol").
 
 Each function takes `weights` of shape (rows, evaluation examples), how often an example counts (see
-:mod:`nasopt.resampling`), and gives the score of every row, shape (rows,). Classifiers are fitted once: what is
+:mod:`nasopt.numerics.resampling`), and gives the score of every row, shape (rows,). Classifiers are fitted once: what is
 resampled is the examples they are judged by. Embeddings are unit vectors of shape (examples, hidden), float32.
 """
 
@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
-from nasopt.resampling import FloatArray, ratio, roc_auc, spearman
+from nasopt.numerics.resampling import FloatArray, ratio, roc_auc, spearman
 
 Embeddings = NDArray[np.float32]
 Labels = NDArray[np.str_]

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nasopt.architecture.base import EncoderShape
+from nasopt.config.task import TaskConfig
 from nasopt.errors import DatasetError
 from nasopt.models import loading
-from nasopt.models.architecture import EncoderShape
 from nasopt.models.families import encoder_family_of, encoder_shape, max_positions
-from nasopt.resampling import FloatArray, resample_weights, spearman
-from nasopt.task_config import TaskConfig
+from nasopt.numerics.resampling import FloatArray, resample_weights, spearman
 from nasopt.tasks.base import Evaluation, Task
 from nasopt.tasks.batches import EncodedSplit, Examples, PairBatch, PairedSplit
 from nasopt.tasks.datasets import check_pairs, load_splits
@@ -191,7 +191,7 @@ def pair_correlation(
     """Spearman correlation of the cosines of pairs with their scores, for each row of weights; shape (rows,).
 
     Args:
-        weights: shape (rows, pairs), see :mod:`nasopt.resampling`.
+        weights: shape (rows, pairs), see :mod:`nasopt.numerics.resampling`.
         first: unit vectors, shape (pairs, hidden).
         second: likewise.
         scores: shape (pairs,).
@@ -213,7 +213,7 @@ def retrieval_accuracy(
     What is drawn are the questions; the texts to choose from stay the same.
 
     Args:
-        weights: shape (rows, pairs), see :mod:`nasopt.resampling`.
+        weights: shape (rows, pairs), see :mod:`nasopt.numerics.resampling`.
         first: unit vectors, shape (pairs, hidden).
         second: likewise.
         first_ids: equal for equal texts, which are right for one another, shape (pairs,).

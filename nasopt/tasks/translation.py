@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from nasopt.architecture.base import EncoderShape
+from nasopt.config.task import NewModelConfig, TaskConfig
 from nasopt.errors import DatasetError, UnsupportedModelError
 from nasopt.models import loading
-from nasopt.models.architecture import EncoderShape
 from nasopt.models.families import encoder_shape, family_of, max_positions
-from nasopt.models.newmodel import new_config, new_model, train_tokenizer
-from nasopt.task_config import NewModelConfig, TaskConfig
 from nasopt.tasks.base import Evaluation, Task
 from nasopt.tasks.batches import Examples, PairBatch, PairedSplit, sorted_batches
 from nasopt.tasks.bleu import bleu_replicates
 from nasopt.tasks.datasets import check_pairs, load_splits
 from nasopt.tasks.encoding import Encoder, identity_of
+from nasopt.tasks.new_model import new_config, new_model, train_tokenizer
 
 EVALUATION_BATCH = 64
 IGNORED = -100

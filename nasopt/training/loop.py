@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import get_scheduler
 
-from nasopt.config import TrainingConfig
+from nasopt.config.study import TrainingConfig
 from nasopt.errors import TrainingDivergedError
 from nasopt.measurement.device import supports_bf16
 from nasopt.tasks.batches import Examples, training_batches

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nasopt.models.cells import all_operation_flops, all_operation_parameters
+from nasopt.architecture.cells import all_operation_flops, all_operation_parameters
 
 
 def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def efficiency(theta: Tensor, hidden_size: int) -> Tensor:
     Embedding and classifier do not count.
 
     Args:
-        theta: probabilities of the operations, (cells, 7), in the order of :data:`nasopt.models.cells.OPERATIONS`.
+        theta: probabilities of the operations, (cells, 7), in the order of :data:`nasopt.architecture.cells.OPERATIONS`.
         hidden_size: width of the cells.
 
     Returns:

@@ -15,7 +15,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from nasopt.storage.checkpoints import write_atomically
+from nasopt.host.files import write_atomically
 from nasopt.tasks.batches import Batch, EncodedSplit, gather_positions, sorted_batches
 from nasopt.training.loop import StepCallback, autocast
 

@@ -16,8 +16,8 @@ import pytest
 import typer
 
 import nasopt
-from nasopt.cli import app
-from nasopt.study import read_study_file
+from nasopt.cli.app import app
+from nasopt.study.creation import read_study_file
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -132,7 +132,7 @@ def test_generated_tables_are_fresh(generator: ModuleType, page: Path) -> None:
 
 
 def test_every_key_is_explained(generator: ModuleType) -> None:
-    from nasopt.methods.base import available
+    from nasopt.methods.registry import available
 
     models = [model for _, model, _ in generator.sections(nasopt.StudyConfig)]
     models += [method.options_model for method in available().values()]

@@ -12,9 +12,9 @@ import pytest
 from command_line import Result, run
 from study_text import study_text
 
-from nasopt.storage import attributes
+from nasopt.records import names as attributes
 from nasopt.storage.rdb import open_storage, parse_url
-from nasopt.study import OpenStudy, open_study
+from nasopt.study.opening import OpenStudy, open_study
 
 if TYPE_CHECKING:
     from postgres import Server

@@ -14,12 +14,12 @@ import pytest
 import torch
 from command_line import run
 
-from nasopt.models.architecture import FFN_STEP
-from nasopt.objective import Objective
-from nasopt.recovery import fail_interrupted
-from nasopt.storage import attributes
+from nasopt.architecture.genotype import FFN_STEP
+from nasopt.records import names as attributes
+from nasopt.study.recovery import fail_interrupted
 from nasopt.tasks.classification import TextClassification
 from nasopt.training import loop, teacher
+from nasopt.trial.objective import Objective
 
 if TYPE_CHECKING:
     from conftest import Place

@@ -13,9 +13,10 @@ import psutil
 import pytest
 from killing import run_killed, start
 
+from nasopt.execution.search import remaining_budget
+from nasopt.records import names as attributes
+from nasopt.records import queries
 from nasopt.samplers.history import parent_of, proposed_params
-from nasopt.storage import attributes
-from nasopt.study import remaining_budget
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -80,7 +81,7 @@ def test_a_base_model_that_was_killed_is_tried_again_and_compared_with(created_a
     assert killed.user_attrs[attributes.FAILURE] == "interrupted: its process is gone"
     assert base.user_attrs[attributes.RETRY_OF] == 0
     opened = created_anywhere.open()
-    assert attributes.base_of(opened.study).number == base.number
+    assert queries.base_of(opened.study).number == base.number
     assert (parent_of(child), remaining_budget(opened, 8)) == (base.number, 7)
     created_anywhere.assert_tidy()
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from nasopt.models.architecture import Architecture, EncoderShape
+from nasopt.architecture.base import EncoderShape
+from nasopt.architecture.encoder import Architecture
 from nasopt.models.counts import count_parameters
 from nasopt.models.surgery import cut
 

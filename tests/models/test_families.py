@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AlbertConfig, BertConfig, DebertaConfig, DebertaV2Config, DistilBertConfig, GPT2Config
 
+from nasopt.architecture.base import EncoderShape
 from nasopt.errors import UnsupportedModelError
-from nasopt.models.architecture import EncoderShape
 from nasopt.models.families import FAMILIES, REFUSED, encoder_shape, family_of, max_positions
 from nasopt.models.modeling_nasopt import NasoptBertConfig
 

@@ -8,8 +8,9 @@ from decoders import BART_LIKE, POST_NORM, PRE_NORM, T5_LIKE, make_decoder, pair
 from torch import nn
 from transformers import T5Config
 
+from nasopt.architecture.base import EncoderShape
+from nasopt.architecture.encoder import Architecture
 from nasopt.errors import UnsupportedModelError
-from nasopt.models.architecture import Architecture, EncoderShape
 from nasopt.models.counts import count_parameters
 from nasopt.models.families import encoder_family_of, encoder_shape, family_of, max_positions
 from nasopt.models.layers import partition

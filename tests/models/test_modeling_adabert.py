@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
+from nasopt.architecture.cells import OPERATIONS
 from nasopt.models import modeling_adabert
-from nasopt.models.cells import OPERATIONS
 from nasopt.models.modeling_adabert import (
     CONVOLUTIONS,
     AdaBertConfig,

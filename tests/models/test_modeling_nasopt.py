@@ -10,8 +10,8 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, MPNetConfig
 from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
+from nasopt.architecture.encoder import Architecture, KeptUnits
 from nasopt.models import modeling_nasopt
-from nasopt.models.architecture import Architecture, KeptUnits
 from nasopt.models.families import family_of
 from nasopt.models.modeling_nasopt import (
     MPNetHeads,

@@ -4,15 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nasopt.models.posterior import (
-    VARIANCE_FLOOR,
-    condition,
-    diagonal,
-    distance_to_zero,
-    low_rank,
-    point,
-    sample,
-)
+from nasopt.models.posterior import VARIANCE_FLOOR, condition, diagonal, distance_to_zero, low_rank, point, sample
 from nasopt.models.prior import Prior
 
 SHAPES = {"a": (2, 3), "b": (4,), "c": (3,), "d": (2, 2)}

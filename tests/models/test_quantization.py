@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from nasopt.architecture.base import PRECISIONS
+from nasopt.architecture.encoder import Architecture, KeptUnits
 from nasopt.errors import NasoptError
-from nasopt.measurement.memory import memory_mb
-from nasopt.models.architecture import PRECISIONS, Architecture, KeptUnits
+from nasopt.measurement.measured.memory import memory_mb
 from nasopt.models.quantization import (
     bitsandbytes,
     check_storable,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, PreTrainedModel
 
-from nasopt.models.architecture import Architecture, KeptUnits
+from nasopt.architecture.encoder import Architecture, KeptUnits
 from nasopt.models.families import encoder_shape
 from nasopt.models.reconstruction import _refit, reconstruct
 from nasopt.models.surgery import cut

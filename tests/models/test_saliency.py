@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from nasopt.models.architecture import Architecture, EncoderShape, KeptUnits
+from nasopt.architecture.base import EncoderShape
+from nasopt.architecture.encoder import Architecture, KeptUnits
 from nasopt.models.families import FAMILIES
 from nasopt.models.saliency import Saliency, keep_salient, prune_iteratively, random_units, saliency
 from nasopt.models.surgery import cut

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from nasopt.models.cells import OPERATIONS, CellArchitecture, all_operation_flops, model_flops
+from nasopt.architecture.cells import OPERATIONS, CellArchitecture, all_operation_flops, model_flops
 from nasopt.models.modeling_adabert import AdaBertConfig, AdaBertEmbeddings, Convolution, make_operation
 from nasopt.models.searchcell import (
     FrozenAdaBERT,

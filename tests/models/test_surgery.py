@@ -7,9 +7,9 @@ import warnings
 import pytest
 import torch
 
+from nasopt.architecture.encoder import Architecture, KeptUnits
 from nasopt.errors import CheckpointError, NasoptError, UnsupportedModelError
 from nasopt.models import families, surgery
-from nasopt.models.architecture import Architecture, KeptUnits
 from nasopt.models.families import encoder_shape
 from nasopt.models.surgery import choose_units, cut, expand, keep_first, keep_largest, layer_counts
 

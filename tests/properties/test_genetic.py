@@ -15,7 +15,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.trial import FrozenTrial, TrialState
 from transformers import BertConfig, BertForSequenceClassification
 
-from nasopt.models.architecture import PRECISIONS, TRAININGS, Architecture
+from nasopt.architecture.base import PRECISIONS, TRAININGS
+from nasopt.architecture.encoder import Architecture
 from nasopt.models.families import encoder_shape
 from nasopt.models.surgery import choose_units, cut, expand, keep_largest, layer_counts
 from nasopt.samplers import GeneticSampler, is_exhausted, parent_of

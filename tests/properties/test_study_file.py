@@ -16,14 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from nasopt.config import LatencyConfig, StudyConfig
+from nasopt.config.study import LatencyConfig, StudyConfig
+from nasopt.config.task import METRICS_OF, TaskConfig
 from nasopt.errors import StudyFileError
-from nasopt.methods.genetic import GeneticOptions
+from nasopt.methods.genetic.method import GeneticOptions
+from nasopt.records import names as attributes
 from nasopt.samplers.mutations import MUTATIONS
-from nasopt.storage import attributes
 from nasopt.storage.rdb import open_storage, parse_url
-from nasopt.study import open_study
-from nasopt.task_config import METRICS_OF, TaskConfig
+from nasopt.study.opening import open_study
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12)
 NAMES = st.text(st.characters(categories=("L", "N", "P", "S"), exclude_characters="./\\"), min_size=1, max_size=20)

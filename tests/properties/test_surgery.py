@@ -18,8 +18,10 @@ from transformers import (
     PreTrainedModel,
 )
 
-from nasopt.measurement.memory import memory_mb
-from nasopt.models.architecture import FFN_STEP, PRECISIONS, Architecture, EncoderShape, KeptUnits, Precision
+from nasopt.architecture.base import PRECISIONS, EncoderShape, Precision
+from nasopt.architecture.encoder import Architecture, KeptUnits
+from nasopt.architecture.genotype import FFN_STEP
+from nasopt.measurement.measured.memory import memory_mb
 from nasopt.models.quantization import quantize, stored_tensors
 from nasopt.models.surgery import cut, layer_counts
 

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from rich.console import Console
 
-from nasopt.report.records import flatten, print_record, print_records
+from nasopt.report.printing import flatten, print_record, print_records
 from nasopt.report.tables import trial_columns, trial_record, with_totals
 
 NAMES = ["quality", "latency_ms", "memory_mb"]

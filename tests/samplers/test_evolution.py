@@ -6,11 +6,11 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from nasopt.models.architecture import canonical
+from nasopt.architecture.genotype import canonical
 from nasopt.samplers import GeneticSampler, is_exhausted, parent_of, proposed_params
 from nasopt.samplers.evolution import tournament, trial_seed
 from nasopt.samplers.genotype import fit
-from nasopt.samplers.history import PROPOSAL, SEED
+from nasopt.records.names import PROPOSAL, SAMPLER_SEED
 from nasopt.samplers.mutations import MUTATIONS
 from nasopt.storage.rdb import open_storage, parse_url
 
@@ -112,7 +112,7 @@ def test_a_resumed_study_goes_on_as_if_it_had_not_stopped(tmp_path, seed):
         )
         run(study, stop - start)
     assert identities(study) == identities(whole)
-    assert [t.system_attrs[SEED] for t in study.trials] == [trial_seed(seed, number) for number in range(24)]
+    assert [t.system_attrs[SAMPLER_SEED] for t in study.trials] == [trial_seed(seed, number) for number in range(24)]
     assert [t.number for t in study.sampler.elite(study)] == [t.number for t in whole.sampler.elite(whole)]
 
 
@@ -127,7 +127,7 @@ def test_without_a_seed_the_one_used_is_recorded():
     first, second = make_study(seed=None), make_study(seed=None)
     for study in (first, second):
         run(study, 10)
-    assert len({trial.system_attrs[SEED] for trial in first.trials + second.trials}) == 20
+    assert len({trial.system_attrs[SAMPLER_SEED] for trial in first.trials + second.trials}) == 20
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")

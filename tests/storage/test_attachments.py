@@ -10,9 +10,10 @@ import pytest
 from optuna.artifacts import get_all_artifact_meta
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from nasopt.models.architecture import Architecture, EncoderShape, KeptUnits
+from nasopt.architecture.base import EncoderShape
+from nasopt.architecture.encoder import Architecture, KeptUnits
+from nasopt.records.notes import TrialFacts
 from nasopt.storage.attachments import AttachmentStore, attach, documents, remove_uploads
-from nasopt.storage.notes import TrialFacts
 
 
 def facts(shape: EncoderShape) -> TrialFacts:

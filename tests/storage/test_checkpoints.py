@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from nasopt.architecture.base import EncoderShape
+from nasopt.architecture.encoder import Architecture
 from nasopt.errors import ArtifactFolderError, CheckpointError
-from nasopt.models.architecture import Architecture, EncoderShape
-from nasopt.storage.checkpoints import CheckpointStore, partial_name, remove_partial_files, write_atomically
+from nasopt.host.files import partial_name, remove_partial_files, write_atomically
+from nasopt.storage.checkpoints import CheckpointStore
 
 ARCHITECTURE = Architecture.full(EncoderShape(num_layers=2, num_heads=2, ffn_size=64, hidden_size=8))
 

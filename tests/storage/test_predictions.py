@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nasopt.storage.checkpoints import remove_partial_files
+from nasopt.host.files import remove_partial_files
 from nasopt.storage.predictions import Predictions, PredictionStore
 
 

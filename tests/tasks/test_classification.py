@@ -12,12 +12,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from nasopt.config import TrainingConfig
+from nasopt.architecture.encoder import Architecture, KeptUnits
+from nasopt.config.study import TrainingConfig
+from nasopt.config.task import TaskConfig
 from nasopt.errors import DatasetError
-from nasopt.models.architecture import Architecture, KeptUnits
 from nasopt.models.families import FAMILIES
 from nasopt.models.surgery import cut
-from nasopt.task_config import TaskConfig
 from nasopt.tasks.classification import TextClassification
 from nasopt.training.loop import train
 from nasopt.training.teacher import run_with_hidden

@@ -13,12 +13,12 @@ from conftest import FILLERS, WORDS
 from scipy import stats
 from transformers import AutoModel, AutoTokenizer
 
-from nasopt.config import TrainingConfig
+from nasopt.architecture.encoder import Architecture, KeptUnits
+from nasopt.config.study import TrainingConfig
+from nasopt.config.task import TaskConfig
 from nasopt.errors import DatasetError, UnsupportedModelError
-from nasopt.models.architecture import Architecture, KeptUnits
 from nasopt.models.surgery import cut
-from nasopt.resampling import resample_weights
-from nasopt.task_config import TaskConfig
+from nasopt.numerics.resampling import resample_weights
 from nasopt.tasks.batches import PairedSplit
 from nasopt.tasks.similarity import SentenceSimilarity, distinct_texts, pair_correlation, retrieval_accuracy
 from nasopt.training.loop import train

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
-from nasopt.task_config import TaskConfig
+from nasopt.config.task import TaskConfig
 from nasopt.tasks.batches import EncodedSplit
 from nasopt.tasks.classification import TextClassification
 from nasopt.tasks.tfidf import fit_tfidf

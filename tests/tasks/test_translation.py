@@ -11,9 +11,9 @@ import torch
 from conftest import write_pairs
 from torch.nn import functional
 
-from nasopt.config import TrainingConfig
+from nasopt.config.study import TrainingConfig
+from nasopt.config.task import TaskConfig
 from nasopt.errors import DatasetError, UnsupportedModelError
-from nasopt.task_config import TaskConfig
 from nasopt.tasks.batches import PairedSplit
 from nasopt.tasks.translation import IGNORED, Generation, Translation, decoder_inputs, labels_of
 from nasopt.training.loop import train

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nasopt.config import TrainingConfig
+from nasopt.config.study import TrainingConfig
 from nasopt.errors import TrainingDivergedError
 from nasopt.tasks.batches import Batch, EncodedSplit
 from nasopt.training.loop import EpochCallback, SecondOptimizer, train

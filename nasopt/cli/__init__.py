@@ -1,0 +1,3 @@
+from nasopt.cli.app import main
+
+__all__ = ["main"]

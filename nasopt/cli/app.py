@@ -1,0 +1,124 @@
+"""The command line: parse, call, print.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 success; 2 what the user can mend, said in one line;
+1 anything else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nasopt.cli.device import device_app
+from nasopt.cli.options import (
+    Artifacts,
+    Debug,
+    Format,
+    Output,
+    Quiet,
+    Settings,
+    Storage,
+    help_without_command,
+)
+from nasopt.cli.options import say as _say
+from nasopt.cli.options import stdout as _stdout
+from nasopt.cli.study import study_app
+from nasopt.errors import NasoptError
+from nasopt.host.logs import configure, quiet_optuna
+from nasopt.version import __version__
+
+if TYPE_CHECKING:
+    pass
+
+app = typer.Typer(
+    help="Search for smaller, faster versions of a trained BERT-like model.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(study_app, name="study")
+app.add_typer(device_app, name="device")
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    if version:
+        print(f"nasopt {__version__}")
+        raise typer.Exit
+    help_without_command(context)
+
+
+@app.command("dashboard")
+def dashboard(
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port on this machine.")] = 8080,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Open optuna-dashboard on the studies of a database, on this machine only."""
+    from nasopt.report.dashboard import HOST, make_dashboard
+    from nasopt.storage.rdb import parse_url, resolve_url
+
+    quiet_optuna(Settings.debug)
+    server = make_dashboard(parse_url(resolve_url(storage)), port, artifacts)
+    _say(f"http://{HOST}:{port}/ (Ctrl-C ends it)")
+    with server, contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
+
+
+@app.command("methods")
+def methods(output: Output = Format.table, debug: Debug = False, quiet: Quiet = False) -> None:
+    """List the methods, with what each searches."""
+    from nasopt.methods.registry import available
+    from nasopt.report.printing import print_records
+
+    records = [{"name": name, "searches": method.searches} for name, method in available().items()]
+    print_records(records, output.value, {"method": "name", "searches": "searches"}, _stdout())
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    Settings.debug, Settings.quiet = "--debug" in sys.argv, "--quiet" in sys.argv
+    sys.path.insert(0, os.getcwd())  # functions named in a study file may lie beside it
+    configure(Settings.debug, Settings.quiet)
+    sys.exit(_run(lambda: app(standalone_mode=False)))
+
+
+def _run(command: Callable[[], Any]) -> int:
+    """Runs a command and turns what it raises into an exit code and one line."""
+    # Typer brings click along, under one name or another: the base class of its own errors tells which.
+    usage_error: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+    try:
+        result = command()
+        return result if isinstance(result, int) else 0
+    except typer.Abort:
+        return _fail("aborted", 1)
+    except usage_error as error:
+        where = f" (see `{error.ctx.command_path} --help`)" if getattr(error, "ctx", None) else ""
+        return _fail(error.format_message().rstrip(".") + where, 2)
+    except NasoptError as error:
+        return _fail(str(error), 2, error)
+    except KeyboardInterrupt:
+        return _fail("interrupted; what was under way is tried again next time", 1)
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        hint = "" if Settings.debug else " (--debug shows where)"
+        return _fail(f"{type(error).__name__}: {error}{hint}", 1, error)
+
+
+def _fail(message: str, code: int, error: Exception | None = None) -> int:
+    if Settings.debug and error is not None:
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"nasopt: {' '.join(message.split())}", file=sys.stderr)
+    return code

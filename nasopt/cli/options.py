@@ -1,0 +1,81 @@
+"""What the commands share: options, where they print, how they open a study."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from nasopt.host.logs import quiet_optuna
+
+if TYPE_CHECKING:
+    from nasopt.study.opening import OpenStudy
+
+WIDE = 400
+
+
+class Format(StrEnum):
+    """How records are printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+def _set_debug(value: bool) -> None:
+    Settings.debug = Settings.debug or value
+
+
+def _set_quiet(value: bool) -> None:
+    Settings.quiet = Settings.quiet or value
+
+
+class Settings:
+    """What holds for the whole run of the command."""
+
+    debug = False
+    quiet = False
+
+
+Name = Annotated[str, typer.Argument(help="Name of the study.")]
+Storage = Annotated[
+    str | None,
+    typer.Option("--storage", help="Database URL; default: $NASOPT_STORAGE, else sqlite:///nasopt.db here."),
+]
+Artifacts = Annotated[Path | None, typer.Option("--artifacts", help="Where the study's files are.")]
+Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show tracebacks.")]
+Quiet = Annotated[bool, typer.Option("--quiet", callback=_set_quiet, help="No progress, no warnings.")]
+AcceptDeviceChange = Annotated[
+    bool, typer.Option("--accept-device-change", help="Go on on another device than the study's; marks the trials.")
+]
+Output = Annotated[Format, typer.Option("-f", "--format", help="How to print.")]
+
+
+def open_named(storage: str | None, name: str, artifacts: Path | None = None) -> OpenStudy:
+    """The study of that name."""
+    from nasopt.storage.rdb import parse_url, resolve_url
+    from nasopt.study.opening import open_study
+
+    quiet_optuna(Settings.debug)
+    return open_study(parse_url(resolve_url(storage)), name, artifacts)
+
+
+def stdout() -> Console:
+    """As wide as a table needs where nobody looks at it on a terminal."""
+    return Console() if sys.stdout.isatty() else Console(width=WIDE)
+
+
+def say(line: str) -> None:
+    """A line for people, on stderr."""
+    if not Settings.quiet:
+        Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def help_without_command(context: typer.Context) -> None:
+    """The callback of a group of commands: shows its help where no command is named."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())

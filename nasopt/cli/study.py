@@ -1,0 +1,277 @@
+"""`nasopt study`: creating, running and looking at studies."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from nasopt.cli.options import (
+    AcceptDeviceChange,
+    Artifacts,
+    Debug,
+    Format,
+    Name,
+    Output,
+    Quiet,
+    Settings,
+    Storage,
+    help_without_command,
+)
+from nasopt.cli.options import open_named as _open
+from nasopt.cli.options import say as _say
+from nasopt.cli.options import stdout as _stdout
+from nasopt.host.logs import quiet_optuna
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from nasopt.study.opening import OpenStudy
+
+
+study_app = typer.Typer(help="Create, run and look at studies.", rich_markup_mode=None)
+
+
+class ExportFormat(StrEnum):
+    """What an exported model is for."""
+
+    hf = "hf"
+    onnx = "onnx"
+
+
+study_app.callback(invoke_without_command=True)(help_without_command)
+
+
+@study_app.command("create")
+def create(
+    study_file: Annotated[Path, typer.Argument(help="A study file (TOML).")],
+    name: Annotated[str | None, typer.Option("--name", help="Another name than the file's.")] = None,
+    skip_if_exists: Annotated[bool, typer.Option("--skip-if-exists", help="Fine if an equal one is there.")] = False,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check a study file, its data and its model, and store the study. Trains nothing."""
+    from nasopt.storage.rdb import parse_url, resolve_url, shown
+    from nasopt.study.creation import create as create_study
+    from nasopt.study.creation import read_study_file
+
+    quiet_optuna(Settings.debug)
+    url = parse_url(resolve_url(storage))
+    config = read_study_file(study_file, name)
+    created = create_study(config, url, artifacts=artifacts, skip_if_exists=skip_if_exists)
+    _say(f"study {config.name!r} {'created in' if created else 'is already in'} {shown(url)}")
+
+
+@study_app.command("optimize")
+def optimize(
+    name: Name,
+    n_trials: Annotated[
+        int | None, typer.Option("--n-trials", min=1, help="So many more trials; default: what is left of the search.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0, help="Begin no trial after so many seconds.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; spread evenly over the GPUs.")] = 1,
+    data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make lost artifacts again.")] = False,
+    accept_device_change: AcceptDeviceChange = False,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run trials. A second call goes on where the first stopped."""
+    from nasopt.execution import local
+    from nasopt.execution.confirmation import unconfirmed
+    from nasopt.execution.progress import make_view
+    from nasopt.execution.search import remaining_budget
+    from nasopt.methods.registry import make_method
+    from nasopt.study import opening as studies
+
+    opened = studies.with_data(_open(storage, name, artifacts), data)
+    studies.check_artifacts(opened, rebuild)
+    budget = make_method(opened.config).budget
+    count = n_trials if n_trials is not None else remaining_budget(opened, budget)
+    if count == 0 and not unconfirmed(opened):
+        _say(f"all {budget} trials of the search are done; --n-trials N runs more")
+        return
+    view = make_view(Console(stderr=True), count, Settings.quiet)
+    over = local.optimize(
+        opened,
+        view,
+        n_trials=count,
+        timeout=timeout,
+        workers=workers,
+        debug=Settings.debug,
+        accept_device_change=accept_device_change,
+    )
+    if over is not None:
+        _say(f"the search is over: {over}")
+
+
+@study_app.command("list")
+def list_studies(
+    output: Output = Format.table,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the studies of a database."""
+    from nasopt.report import printing, tables
+    from nasopt.storage.rdb import parse_url, resolve_url
+    from nasopt.study import opening as studies
+
+    quiet_optuna(Settings.debug)
+    records = [
+        tables.study_record(opened) for opened in studies.list_studies(parse_url(resolve_url(storage)), artifacts)
+    ]
+    columns = {"name": "name", "method": "method", "complete": "trials.COMPLETE", "pareto": "pareto"}
+    columns |= {"best quality": "best.quality.value", "model": "model"}
+    printing.print_records(records, output.value, columns, _stdout())
+
+
+@study_app.command("show")
+def show(
+    name: Name,
+    output: Output = Format.table,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show a study: its state, the base model, the best values, the hypervolume."""
+    from nasopt.report import printing, tables
+    from nasopt.report.confirmations import with_summary
+
+    opened = _open(storage, name, artifacts)
+    printing.print_record(with_summary(opened, tables.study_record(opened)), output.value, _stdout())
+
+
+@study_app.command("pareto")
+def pareto(
+    name: Name,
+    output: Output = Format.table,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show the Pareto front, best quality first, and whether its members beat their controls."""
+    from nasopt.report.verdicts import print_front
+
+    for line in print_front(_open(storage, name, artifacts), output.value, _stdout()):
+        _say(line)
+
+
+@study_app.command("controls")
+def controls(
+    name: Name,
+    random_masks: Annotated[
+        int, typer.Option("--random-masks", min=0, help="Random masks of the depth of each Pareto member.")
+    ] = 5,
+    data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
+    accept_device_change: AcceptDeviceChange = False,
+    output: Output = Format.table,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate what the search must beat: models that need none, made with the budgets of the Pareto front's."""
+    from nasopt.execution import local
+    from nasopt.execution.controls import members_of
+    from nasopt.execution.progress import make_view
+    from nasopt.report.verdicts import print_controls
+    from nasopt.study import opening as studies
+
+    opened = _open(storage, name, artifacts)
+    members_of(opened)
+    opened = studies.with_data(opened, data)
+    studies.check_artifacts(opened, rebuild=False)
+    view = make_view(Console(stderr=True), 0, Settings.quiet)
+    local.evaluate_controls(opened, view, random_masks=random_masks, accept_device_change=accept_device_change)
+    print_controls(opened, output.value, _stdout())
+    _say(f"`nasopt study pareto {name}` compares the search with them")
+
+
+@study_app.command("trials")
+def trials(
+    name: Name,
+    output: Output = Format.table,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show every trial."""
+    opened = _open(storage, name, artifacts)
+    _print_trials(opened, opened.study.get_trials(deepcopy=False), output)
+
+
+@study_app.command("export")
+def export(
+    name: Name,
+    to: Annotated[Path, typer.Option("--to", help="Folder to write.")],
+    trial: Annotated[int | None, typer.Option("--trial", min=0, help="Number of the trial.")] = None,
+    best: Annotated[
+        str | None, typer.Option("--best", help='Best quality that satisfies it: "memory_mb<60 and latency_ms<=5".')
+    ] = None,
+    form: Annotated[
+        ExportFormat, typer.Option("--format", help="hf: a folder for from_pretrained; onnx: model.onnx in its place.")
+    ] = ExportFormat.hf,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
+    data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a trial's model, read it back and compare, and evaluate it once on the test split."""
+    from nasopt.export import trial as delivery
+    from nasopt.study import opening as studies
+
+    if (trial is None) == (best is None):
+        raise typer.BadParameter("name the model by --trial N or by --best CONDITION, one of them")
+    opened = studies.with_data(_open(storage, name, artifacts), data)
+    chosen = delivery.choose(opened, trial, best)
+    folder = delivery.export(opened, chosen, to, form=form.value, force=force)
+    _say(f"trial {chosen.number} written and verified:")
+    print(folder)
+
+
+@study_app.command("delete")
+def delete(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Delete a study and its files."""
+    from nasopt.study import opening as studies
+
+    opened = _open(storage, name, artifacts)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("deleting asks first, and there is no terminal to ask on: pass --yes")
+        typer.confirm(f"Delete the study {name!r} and {opened.folder}?", abort=True)
+    studies.delete(opened)
+    _say(f"study {name!r} deleted")
+
+
+def _print_trials(opened: OpenStudy, chosen: list[FrozenTrial], output: Format) -> None:
+    from nasopt.report import printing, tables
+
+    names = opened.study.metric_names or []
+    records = [tables.trial_record(trial, names) for trial in chosen]
+    if output is Format.table:
+        records = [tables.with_totals(record) for record in records]
+    printing.print_records(records, output.value, tables.trial_columns(names), _stdout())

@@ -1,0 +1,271 @@
+"""The study file: what a user writes, checked as a whole before any work starts.
+
+No torch here. The options of a method stay a raw table (`StudyConfig.method_options`) and are checked by the method's
+own model, so that a method needs no change in this file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from nasopt.config.task import Section, TaskConfig
+from nasopt.errors import StudyFileError, choices
+
+SCHEMA_VERSION = 1
+"""Version of the stored configuration. Raise it when a stored study would be read differently."""
+
+SectionT = TypeVar("SectionT", bound=BaseModel)
+
+
+class TrainingConfig(Section):
+    """How a model is trained: inside a trial (`[training]`), or once, the base model (`[base_training]`)."""
+
+    epochs: int = Field(1, ge=1, description="Passes over the training split.")
+    batch_size: int = Field(32, ge=1, description="Texts.")
+    learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False, description="The largest, after the warm-up.")
+    scheduler: Literal["linear", "cosine", "constant"] = Field("linear", description="How the learning rate falls.")
+    warmup: float = Field(0.06, ge=0, lt=1, description="Share of the optimizer steps.")
+    weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False, description="Of AdamW; biases and norms are left out.")
+    gradient_clipping: float = Field(1.0, gt=0, allow_inf_nan=False, description="Largest gradient norm.")
+    accumulation: int = Field(1, ge=1, description="Batches per optimizer step.")
+    freeze_word_embeddings: bool = Field(False, description="Faster; rarely costs quality in a short fine-tuning.")
+
+
+class LatencyConfig(Section):
+    """One latency objective: the shape that is measured, and where."""
+
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]+$", description="Needed when there are several.")
+    device: str = Field(
+        "cpu",
+        min_length=1,
+        description="`cpu` or `cuda`, or a device to predict for where it is not at hand (`nasopt device list`).",
+    )
+    runtime: Literal["eager", "compile", "onnxruntime", "tensorrt"] | None = Field(
+        None, description="What runs the models; unless set `eager` where measured, `tensorrt` (only) where predicted."
+    )
+    batch_size: int = Field(32, ge=1, description="Texts in the one forward pass that is measured.")
+    sequence_length: int = Field(128, ge=2, description="Tokens of each text; the most where `lengths` differ.")
+    lengths: Literal["fixed", "validation"] = Field(
+        "fixed", description="Every text at full length, or a sample of the validation split's."
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads; all cores unless set.")
+    mode: Literal["direct", "lut"] = Field(
+        "direct", description='"direct": measured (or predicted for a device that is not here); "lut": looked up.'
+    )
+    lut: str | None = Field(None, description="The table, for mode `lut`; `nasopt device profile` makes one.")
+    confirm: bool = Field(False, description="Mode `lut`: measure the Pareto front at the end of `optimize`.")
+    tf32: bool = Field(False, description="CUDA: fp32 matrix products in TF32.")
+    cuda_graph: bool = Field(False, description="CUDA: replay one captured graph (eager, compile).")
+
+    @property
+    def objective_name(self) -> str:
+        """The name of the objective, among a trial's values."""
+        return "latency_ms" if self.name is None else f"latency_ms_{self.name}"
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> LatencyConfig:
+        if self.device == "cpu" and (self.tf32 or self.cuda_graph):
+            raise ValueError("tf32 and cuda_graph are for CUDA devices, not for `cpu`")
+        if self.cuda_graph and (self.runtime == "onnxruntime" or self.lengths != "fixed"):
+            raise ValueError("cuda_graph needs the runtime eager or compile, and one shape (lengths = fixed)")
+        if self.runtime == "tensorrt" and self.device in ("cpu", "cuda"):
+            raise ValueError("the runtime tensorrt is predicted only: set `device` to a profile, such as a100")
+        if self.mode == "lut":
+            self._check_lookup()
+        elif self.lut is not None or self.confirm:
+            raise ValueError("lut and confirm are for `mode` = lut")
+        return self
+
+    def _check_lookup(self) -> None:
+        if self.lut is None:
+            raise ValueError("mode lut needs `lut`, a file that `nasopt device profile` wrote")
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError("mode lut knows the device that the table was measured on: set `device` to cpu or cuda")
+        if self.runtime not in (None, "eager") or self.tf32 or self.cuda_graph:
+            raise ValueError("mode lut is for the runtime eager, without tf32 and cuda_graph")
+
+
+class StudyConfig(Section):
+    """A whole study file."""
+
+    # NOTE: infinities in a method's options must survive the database; by default they are stored as null.
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+
+    name: str = Field(min_length=1, max_length=100, description="Also names the artifact folder.")
+    method: str = Field(min_length=1, description="`nasopt methods` lists them.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Of the sampler and of training.")
+    task: TaskConfig
+    training: TrainingConfig = TrainingConfig()
+    base_training: TrainingConfig = TrainingConfig(epochs=3)
+    latency: Annotated[tuple[LatencyConfig, ...], Field(min_length=1)] = (LatencyConfig.model_validate({}),)
+    memory: Literal["weights", "peak"] = Field(
+        "weights", description="What `memory_mb` is: the stored weights, or weights and all that one pass needs."
+    )
+    teacher_cache_mb: int = Field(
+        4096, ge=0, description="Teacher outputs on the training split are kept on disk up to this; else it runs live."
+    )
+    method_options: dict[str, Any] = Field({}, description="The method's own, checked by it.")
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder_name(cls, name: str) -> str:
+        # NOTE: `delete` removes the folder of that name: ".." must never be one.
+        if name[0] == "." or name != name.strip() or not name.isprintable() or set(name) & set("/\\"):
+            raise ValueError(
+                f"{name!r} cannot name a folder: no dot in front, no blank at the ends, no slash, no control character"
+            )
+        return name
+
+    @field_validator("latency", mode="before")
+    @classmethod
+    def _accept_one_table(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, Mapping | LatencyConfig) else value
+
+    @field_validator("base_training", mode="before")
+    @classmethod
+    def _default_base_epochs(cls, value: Any) -> Any:
+        return {"epochs": 3, **value} if isinstance(value, Mapping) else value
+
+    @model_validator(mode="after")
+    def _check_latencies(self) -> StudyConfig:
+        names = [latency.name for latency in self.latency]
+        if len(names) > 1 and (None in names or len(set(names)) < len(names)):
+            raise ValueError("several [[latency]] tables need a different `name` each")
+        for latency in self.latency if self.task.type == "translation" else ():
+            if latency.runtime not in (None, "eager") or latency.mode == "lut" or latency.cuda_graph:
+                raise ValueError(
+                    "the latency of a translation is measured in the runtime eager, without cuda_graph or lut"
+                )
+        return self
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> StudyConfig:
+        """Reads and checks a study file.
+
+        Raises:
+            StudyFileError: the file is missing, is not TOML, or holds values that are not allowed (all named at once).
+        """
+        config, errors = check_document(read_toml(path))
+        if config is None:
+            raise study_file_error(path, errors)
+        return config
+
+    def to_toml(self) -> str:
+        """A study file that says the same, with every default written out: `from_toml` gives an equal configuration.
+
+        A stored configuration has absolute paths, and so has this.
+        """
+        import tomli_w
+
+        document = self.model_dump(mode="json", exclude_none=True)
+        # What is None is not set: TOML has no word for it.
+        document["method_options"] = {k: v for k, v in self.method_options.items() if v is not None}
+        return tomli_w.dumps(document)
+
+    def to_json(self) -> str:
+        """The configuration as it is stored in the database."""
+        return json.dumps({"schema": SCHEMA_VERSION, **self.model_dump(mode="json")}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> StudyConfig:
+        """Reads a stored configuration.
+
+        Raises:
+            StudyFileError: it was written by a newer nasopt.
+        """
+        document = json.loads(text)
+        schema = document.pop("schema", 0)
+        if schema > SCHEMA_VERSION:
+            raise StudyFileError(
+                f"the study was made by a newer nasopt (schema {schema}, this one reads {SCHEMA_VERSION}): upgrade"
+            )
+        return cls.model_validate(document)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Parses a study file without checking it.
+
+    Raises:
+        StudyFileError: the file is missing, unreadable or not TOML.
+    """
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise StudyFileError(f"{path}: no such study file") from None
+    except OSError as error:
+        raise StudyFileError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StudyFileError(f"{path}: not valid TOML: {error}") from None
+
+
+def check_document(document: Mapping[str, Any]) -> tuple[StudyConfig | None, list[str]]:
+    """The checked configuration, or None and every error in it."""
+    return check_section(StudyConfig, document)
+
+
+def check_section(
+    model: type[SectionT], document: Mapping[str, Any], prefix: str = ""
+) -> tuple[SectionT | None, list[str]]:
+    """Checks one table against its model; errors name keys as ``prefix.key``."""
+    try:
+        return model.model_validate(document), []
+    except ValidationError as error:
+        found = error.errors()
+        # NOTE: pydantic says of a list with a bad item also that it is too short without it.
+        places = [item["loc"] for item in found]
+        echoes = [
+            item["type"] == "too_short" and any(place[: len(item["loc"])] == item["loc"] != place for place in places)
+            for item in found
+        ]
+        return None, [_describe(model, item, prefix) for item, echo in zip(found, echoes, strict=True) if not echo]
+
+
+def study_file_error(path: str | Path, errors: list[str]) -> StudyFileError:
+    count = "" if len(errors) == 1 else f"{len(errors)} errors: "
+    return StudyFileError(f"{path}: {count}" + "; ".join(errors))
+
+
+def _describe(model: type[BaseModel], error: ErrorDetails, prefix: str) -> str:
+    """One pydantic error as `key: what is wrong, what is allowed`."""
+    location = [str(part) for part in error["loc"]]
+    key = prefix + ".".join(location) if location else prefix.rstrip(".") or "study file"
+    given = error["input"]
+    match error["type"]:
+        case "missing":
+            return f"{key}: is missing"
+        case "extra_forbidden":
+            allowed = sorted(_fields_at(model, error["loc"][:-1]))
+            near = difflib.get_close_matches(location[-1], allowed, n=1)
+            hint = f", did you mean `{near[0]}`?" if near else f"; allowed: {choices(allowed)}"
+            return f"{key}: unknown key{hint}"
+        case "literal_error":
+            expected = error.get("ctx", {}).get("expected", "").replace(" or ", ", ").replace("'", "")
+            return f"{key}: {given!r} is not allowed; one of {expected}"
+        case "value_error":
+            return f"{key}: {error['msg'].removeprefix('Value error, ')}"
+        case _:
+            message = error["msg"][:1].lower() + error["msg"][1:]
+            return f"{key}: {message}, not {given!r}"
+
+
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterator[str]:
+    """Field names of the (sub)model that `location` leads to."""
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        nested = [annotation, *get_args(annotation)]
+        found = next((item for item in nested if isinstance(item, type) and issubclass(item, BaseModel)), None)
+        if found is None:
+            return
+        model = found
+    yield from model.model_fields

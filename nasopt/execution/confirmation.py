@@ -1,0 +1,96 @@
+"""Confirming what was looked up: at the end of a search the Pareto front, and the base model, are really measured."""
+
+from __future__ import annotations
+
+import logging
+
+import optuna
+from filelock import FileLock
+from optuna.trial import FrozenTrial
+
+from nasopt.config.study import LatencyConfig
+from nasopt.measurement.device import resolve_device
+from nasopt.measurement.measured.latency import MeasurementError
+from nasopt.measurement.sources import LookedUpLatency, MeasuredLatency, Record, with_value
+from nasopt.records import names as attributes
+from nasopt.records import queries
+from nasopt.study.opening import OpenStudy
+from nasopt.training.context import Context
+from nasopt.trial.objective import Objective
+from nasopt.trial.rebuilding import rebuild
+
+logger = logging.getLogger("nasopt")
+
+
+def unconfirmed(opened: OpenStudy) -> list[FrozenTrial]:
+    """The base model and members of the Pareto front that the study wants measured and that have not been."""
+    base = queries.base_of(opened.study)
+    if base is None or not any(latency.confirm for latency in opened.config.latency):
+        return []
+    front = [trial for trial in queries.pareto_front(opened.study) if trial.number != base.number]
+    known = opened.study.user_attrs
+    return [trial for trial in (base, *front) if f"{attributes.CONFIRMED}{trial.number}" not in known]
+
+
+def confirm(opened: OpenStudy, objective: Objective) -> None:
+    """Measures what is unconfirmed. What was measured before, by any process, is not measured again.
+
+    A finished trial's values never change: what is found stands in the study's attribute ``confirmed:<trial>``. A
+    measurement that fails leaves a warning, and the trial unconfirmed.
+
+    Raises:
+        NasoptError: the device is not here, or a checkpoint is damaged.
+    """
+    if not unconfirmed(opened):
+        return
+    context = objective.prepare(opened.study)
+    sources = {
+        latency.objective_name: _measuring(latency, objective) for latency in opened.config.latency if latency.confirm
+    }
+    with FileLock(opened.folder / ".confirmation.lock"):
+        waiting = unconfirmed(opened)
+        for done, trial in enumerate(waiting):
+            objective.trial_number = trial.number
+            context.on_phase("confirming", done, len(waiting))
+            try:
+                found = _original(opened.study, trial) or _measured(opened, objective, trial, sources, context)
+            except MeasurementError as error:
+                logger.warning("trial %d could not be confirmed: %s", trial.number, error)
+                continue
+            opened.study.set_user_attr(f"{attributes.CONFIRMED}{trial.number}", found)
+
+
+def _measuring(latency: LatencyConfig, objective: Objective) -> MeasuredLatency:
+    """Measures as the table was: on its device, with its threads."""
+    source = objective.sources[latency.objective_name]
+    assert isinstance(source, LookedUpLatency)
+    return MeasuredLatency(latency.model_copy(update={"threads": source.table.threads}), resolve_device(latency.device))
+
+
+def _original(study: optuna.Study, trial: FrozenTrial) -> Record | None:
+    """What was measured of the trial whose work this one would have done again."""
+    original = trial.user_attrs.get(attributes.REPEATS)
+    return None if original is None else queries.confirmation_of(study, original)
+
+
+def _measured(
+    opened: OpenStudy,
+    objective: Objective,
+    trial: FrozenTrial,
+    sources: dict[str, MeasuredLatency],
+    context: Context,
+) -> Record:
+    """A trial's latencies, by objective; the base model's own where it is the base."""
+    base = queries.base_of(opened.study)
+    assert base is not None
+    base_found = queries.confirmation_of(opened.study, base.number) or {}
+    candidate = rebuild(objective.method, context.checkpoints, trial, context.task)
+    found: Record = {}
+    for name, source in sources.items():
+        artifact = objective.method.quantize(candidate, source.device)
+        record = source.record(artifact, candidate, context)
+        reference = base_found.get(name, {}).get("value_ms")
+        predicted = trial.user_attrs[attributes.LATENCY][name]
+        looked_up = {"predicted_ms": predicted["value_ms"], "predicted_ratio": predicted["ratio"]}
+        found[name] = {**with_value(record, reference), **looked_up}
+    return found

@@ -1,0 +1,123 @@
+"""The run loop of a search: the base model first, then trials until there is nothing left to do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import optuna
+from filelock import FileLock
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
+
+from nasopt.errors import (
+    StorageError,
+)
+from nasopt.records import names as attributes
+from nasopt.records import queries
+from nasopt.study.opening import OpenStudy
+from nasopt.study.recovery import recording_interruptions, settle_interrupted, was_given_up
+from nasopt.trial.objective import Objective
+
+logger = logging.getLogger("nasopt")
+
+
+def remaining_budget(opened: OpenStudy, budget: int) -> int:
+    """What is left of a whole search."""
+    return max(0, budget - len(queries.finished_trials(opened.study)))
+
+
+def run_base(opened: OpenStudy, objective: Objective) -> None:
+    """Measures the base model as the study's first trial, unless that has been done.
+
+    Raises:
+        StorageError: it failed; nothing can be compared without it.
+    """
+    study = opened.study
+    if queries.base_of(study) is not None:
+        return
+    context = objective.prepare(study)
+    # Under a lock, so that of two commands that start together one measures it, and the other compares with it.
+    with FileLock(opened.folder / ".base.lock"), recording_interruptions(study):
+        settle_interrupted(study, opened.folder)
+        if queries.base_of(study) is None and not _waiting_bases(study):
+            study.enqueue_trial(objective.method.base_params(context.shape), user_attrs={attributes.IS_BASE: True})
+        while queries.base_of(study) is None and _waiting_bases(study):
+            study.optimize(objective, n_trials=1)
+    if queries.base_of(study) is None:
+        bases = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get(attributes.IS_BASE)]
+        reason = bases[-1].user_attrs.get(attributes.FAILURE, "unknown")
+        raise StorageError(f"the base model could not be measured: {reason}")
+
+
+def _waiting_bases(study: optuna.Study) -> list[FrozenTrial]:
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    return [trial for trial in waiting if trial.user_attrs.get(attributes.IS_BASE)]
+
+
+def run_trials(
+    opened: OpenStudy,
+    objective: Objective,
+    take_ticket: Callable[[], bool],
+    on_finished: Callable[[FrozenTrial], None],
+) -> None:
+    """Runs trials one after another until there is no ticket left or the search is over.
+
+    Args:
+        take_ticket: asked before each trial whether it may begin; shared by all workers.
+        on_finished: told of each trial that ended.
+    """
+    study = opened.study
+    objective.prepare(study)
+    with recording_interruptions(study):
+        while not is_over(opened, objective) and take_ticket():
+            settle_interrupted(study, opened.folder)
+            run_trial(study, objective, on_finished, _counts)
+        settle_interrupted(study, opened.folder)
+        objective.collect(study)
+
+
+def run_trial(
+    study: optuna.Study,
+    objective: Objective,
+    on_finished: Callable[[FrozenTrial], None],
+    counts: Callable[[FrozenTrial], bool] = lambda trial: True,
+) -> None:
+    """Runs one trial, and as many more as it takes until one counts.
+
+    Args:
+        on_finished: told of the one that counts.
+    """
+    before = objective.trial_number
+    ended: list[FrozenTrial] = []
+    try:
+        while not ended or not counts(ended[-1]):
+            study.optimize(objective, n_trials=1, callbacks=[lambda _, trial: ended.append(trial)])
+        on_finished(ended[-1])
+    except (UpdateFinishedTrialError, ValueError, AssertionError):  # Optuna has three ways to say so
+        # A process that stood still (a suspended machine) may find that others have given its trial up.
+        number = objective.trial_number
+        if number == before or not was_given_up(study, number):
+            raise
+        logger.warning("trial %d: this process stood still and was taken for dead; the trial is tried again", number)
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Whether a trial is one of the search: a rejected candidate has cost nothing, a control was left behind."""
+    return attributes.REJECTED not in trial.user_attrs and attributes.CONTROL not in trial.user_attrs
+
+
+def is_over(opened: OpenStudy, objective: Objective) -> str | None:
+    """Why no further trial is needed; None if it is."""
+    study = opened.study
+    if any(trial.user_attrs.get(attributes.EXHAUSTED) for trial in study.get_trials(False, (TrialState.PRUNED,))):
+        return "every genotype the method can reach has been tried"
+    target = objective.method.target_quality
+    base = queries.base_of(study)
+    if target is None or base is None:
+        return None
+    for trial in queries.feasible(queries.complete_trials(study)):
+        smaller_and_faster = all(mine < its for mine, its in zip(trial.values[1:], base.values[1:], strict=True))
+        if trial.values[0] >= target and smaller_and_faster:
+            return f"trial {trial.number} reaches the target quality {target:g} and is smaller and faster than the base"
+    return None

@@ -1,0 +1,179 @@
+"""The model card of an exported model: what it is, its numbers beside the base model's, and how it is used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import FrozenTrial
+
+from nasopt.config.task import TaskConfig
+from nasopt.records import names as attributes
+from nasopt.records import queries
+from nasopt.records.latency import batch_words, runtime_words, source_words
+from nasopt.study.opening import OpenStudy
+
+if TYPE_CHECKING:
+    from nasopt.tasks.base import Task
+
+
+LOADING = """import nasopt
+
+model, tokenizer = nasopt.load("this folder")
+"""
+
+VECTORS = """
+texts = tokenizer(["{prefix}a text"], padding=True, return_tensors="pt")
+hidden = model(**texts).last_hidden_state  # (texts, tokens, hidden size)
+{pooling}
+"""
+
+POOLINGS = {
+    "mean": """mask = texts["attention_mask"][..., None]
+vectors = (hidden * mask).sum(dim=1) / mask.sum(dim=1)""",
+    "cls": "vectors = hidden[:, 0]",
+}
+
+GENERATION = """
+texts = tokenizer(["a text"], padding=True, return_tensors="pt")
+print(tokenizer.batch_decode(model.generate(**texts), skip_special_tokens=True))
+"""
+
+
+def onnx_text(
+    opened: OpenStudy, task: Task, file: Path, tokens: int, qualities: tuple[float | None, float | None]
+) -> str:
+    """What the model card says of an ONNX file: how to run it, and its own numbers, for the trial's were torch's.
+
+    `tokens` is the size of its vocabulary, `qualities` are the file's and the base model's on the test split, if known.
+    """
+    import torch
+
+    from nasopt.measurement.device import device_name
+    from nasopt.measurement.measured.latency import fixed_inputs, measure_latency
+    from nasopt.models.onnx import OnnxModel
+
+    cpu, base = torch.device("cpu"), task.load_model()
+    special = task.tokenizer.all_special_ids
+    model = OnnxModel(file)
+    rows = [f"| file, MB | {_number(file.stat().st_size / 1e6)} | - |"]
+    if qualities[0] is not None:
+        rows.append(
+            f"| {opened.config.task.metric} on the test split | {_number(qualities[0])} | {_number(qualities[1])} |"
+        )
+    for shape in opened.config.latency:
+        size, length, threads = shape.batch_size, shape.sequence_length, shape.threads or os.cpu_count() or 1
+        inputs = fixed_inputs(size, length, vocab_size=tokens, special_ids=special, device=cpu)
+        measured = measure_latency(OnnxModel(file, threads), base, inputs, device=cpu, threads=threads)
+        rows.append(
+            f"| latency, {size} x {length} tokens, {threads} threads, ms (median of {measured.repetitions}) "
+            f"| {_number(measured.median_ms)} | {_number(measured.base_median_ms)} |"
+        )
+    return f"""
+The numbers above are those of the search, which ran the model in torch. `model.onnx` takes
+{", ".join(model.input_names)} (int64, batch x tokens) and gives {model.output_name}.
+The file itself, in ONNX Runtime {version("onnxruntime")} on the CPU ({device_name(cpu)}), beside the base model in
+torch {torch.__version__} (fp32), measured in alternation:
+
+| | model.onnx | base model |
+|---|---|---|
+{chr(10).join(rows)}
+
+```python
+import onnxruntime
+from transformers import AutoTokenizer
+
+session = onnxruntime.InferenceSession("this folder/model.onnx")
+tokenizer = AutoTokenizer.from_pretrained("this folder")
+names = [item.name for item in session.get_inputs()]
+texts = tokenizer(["a text"], padding=True, return_tensors="np")
+(outputs,) = session.run(["{model.output_name}"], {{name: texts[name] for name in names}})
+```
+"""
+
+
+def model_card(
+    opened: OpenStudy, trial: FrozenTrial, test_qualities: tuple[float | None, float | None], use: str | None = None
+) -> str:
+    """README.md of an exported model: what it is, its numbers beside the base model's, where they were measured, and
+    how to `use` it."""
+    task = opened.config.task
+    base = queries.base_of(opened.study)
+    base_values = base.values if base else [None] * len(trial.values)
+    latencies = trial.user_attrs.get(attributes.LATENCY, {})
+    rows = [
+        f"| {name}{_predicted(latencies.get(name))} | {_number(mine)} | {_number(its)} |"
+        for name, mine, its in zip(opened.study.metric_names or [], trial.values, base_values, strict=True)
+    ]
+    if test_qualities[0] is not None:
+        mine, its = test_qualities
+        rows.insert(1, f"| {task.metric} on the test split | {_number(mine)} | {_number(its)} |")
+    licence = _licence(task.model)
+    seen = "the files of the benchmark" if task.metric == "encodechka" else "the validation split"
+    front = f"---\nbase_model: {Path(task.model).name}\nlibrary_name: transformers\npipeline_tag: {task.type}\n"
+    front += f"license: {licence}\n" if licence else ""
+    environments = "\n".join(f"* {name}: {_environment(item)}" for name, item in latencies.items())
+    return f"""{front}---
+# {opened.config.name}, trial {trial.number}
+
+Made from `{Path(task.model).name}` by nasopt's {opened.config.method} search, for {task.type} on
+`{Path(task.dataset.path).name}`. Precision {queries.precision_of(trial)},
+{trial.user_attrs.get("parameters", 0):,} parameters.
+
+| | this model | base model |
+|---|---|---|
+{chr(10).join(rows)}
+
+`quality` is {task.metric} on {seen}, which the search has seen.
+
+Latency is one forward pass of one batch, in alternation with the base model where it is measured:
+
+{environments}
+{use or _usage(task)}
+Licence of the base model: {licence or "unknown"}.
+"""
+
+
+def _usage(task: TaskConfig) -> str:
+    """How the exported folder is used, in Python."""
+    code = LOADING
+    if task.type == "sentence-similarity":
+        settings = task.similarity
+        code += VECTORS.format(prefix=settings.prefix, pooling=POOLINGS[settings.pooling])
+        code += "vectors = vectors / vectors.norm(dim=-1, keepdim=True)\n" if settings.normalize else ""
+    elif task.type == "translation":
+        code += GENERATION
+    return f"\n```python\n{code}```\n"
+
+
+def _predicted(item: Mapping[str, Any] | None) -> str:
+    return f" ({source_words(item)})" if item is not None and item["source"] == "predicted" else ""
+
+
+def _environment(item: Mapping[str, Any]) -> str:
+    where = f"{batch_words(item)} on {item['device']} ({runtime_words(item)})"
+    if item["source"] == "predicted":
+        return f"{where}; ratio to the base model {item['ratio']:.3f}; {source_words(item)}"
+    return (
+        f"{where}, {item['threads']} threads, torch {item['torch_version']}; "
+        f"ratio to the base model {item['ratio']:.3f} "
+        f"({item['ratio_low']:.3f} to {item['ratio_high']:.3f}, {item['repetitions']} pairs); {item['source']}"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _licence(model: str) -> str | None:
+    """The licence that a local base model's own card states."""
+    card = Path(model) / "README.md"
+    if not card.is_file():
+        return None
+    for line in card.read_text(encoding="utf-8", errors="replace").splitlines()[:40]:
+        if line.startswith("license:"):
+            return line.partition(":")[2].strip()
+    return None

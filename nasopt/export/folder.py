@@ -1,0 +1,255 @@
+"""Writes model folders that `from_pretrained` reads, and verifies each before it is there.
+
+What a standard configuration can express (layers removed, one FFN width for all layers, bitsandbytes' quantisation)
+loads with plain transformers. Anything else brings the modelling file of its class along (:mod:`modeling_nasopt
+<nasopt.models.modeling_nasopt>`, :mod:`modeling_adabert <nasopt.models.modeling_adabert>`), one file that stands alone:
+it loads where nasopt is installed, and elsewhere with `trust_remote_code=True`.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from nasopt.architecture.base import CandidateArchitecture
+from nasopt.errors import ExportError, NasoptError
+from nasopt.models import loading, modeling_nasopt
+from nasopt.models.families import OWN_CLASSES, encoder_shape, family_of, max_positions
+from nasopt.models.quantization import quantization_settings, stored_dtype, stored_tensors
+from nasopt.models.surgery import layer_counts
+from nasopt.version import __version__
+
+RECORD = "nasopt.json"
+WEIGHTS = "model.safetensors"
+ONNX = "model.onnx"
+CODE = {f"{encoder.__module__.rpartition('.')[2]}.py" for encoder, _ in OWN_CLASSES.values()}
+"""Names of the modelling files that a folder may bring along."""
+FP32_TOLERANCE = 1e-4
+
+
+def check_target(to: Path, force: bool) -> None:
+    """Refuses a place that cannot become a model folder.
+
+    Raises:
+        ExportError: it is a file, or a folder that holds something while `force` is not set.
+    """
+    if to.exists() and not to.is_dir():
+        raise ExportError(f"{to}: is a file, not a folder")
+    if to.is_dir() and any(to.iterdir()) and not force:
+        raise ExportError(f"{to}: the folder is not empty; choose another one, or --force to overwrite")
+
+
+def export_hf(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    architecture: CandidateArchitecture,
+    to: Path,
+    *,
+    card: str,
+    force: bool = False,
+) -> Path:
+    """Writes a model with its tokenizer, verifies that it reads back the same, and puts it in place.
+
+    Args:
+        model: the artifact itself, in its precision, before its first forward pass (see :func:`stored_tensors`).
+        tokenizer: the model's own.
+        architecture: what the model keeps of the base model (or its cells), and precision; recorded in `nasopt.json`.
+        to: the folder. Files of an existing one are overwritten by name, others stay.
+        card: text of README.md.
+        force: whether the folder may hold something already.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ExportError: the folder is not empty or cannot be written, or the model read back gives other outputs; then
+            nothing is left behind.
+    """
+    to = Path(to).absolute()
+    with new_folder(to, force) as partial:
+        config = export_config(model)
+        tensors: dict[str, Tensor] = {name: tensor.cpu() for name, tensor in stored_tensors(model).items()}
+        save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
+        write_around(partial, config, tokenizer, card, export_record(model, architecture))
+        if model.can_generate():
+            model.generation_config.save_pretrained(partial)
+        _verify(partial, model, architecture, to)
+    return to
+
+
+@contextmanager
+def new_folder(to: Path, force: bool) -> Iterator[Path]:
+    """A hidden folder beside `to` that takes its place when the block has ended, or is gone if it failed.
+
+    Files of an existing `to` are overwritten by name. Others stay, but not a model that an earlier export left: the
+    configuration would no longer be its own.
+
+    Args:
+        to: absolute path.
+        force: whether `to` may hold something already.
+
+    Raises:
+        ExportError: see :func:`check_target`; or something could not be written, in the block too.
+    """
+    check_target(to, force)
+    partial = to.parent / f".{to.name}.{uuid.uuid4().hex[:8]}"
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir()
+        yield partial
+        if to.exists():
+            written = [file.name for file in partial.iterdir()]
+            for name in written:
+                (partial / name).replace(to / name)
+            for name in {WEIGHTS, ONNX, *CODE}.difference(written):
+                (to / name).unlink(missing_ok=True)
+        else:
+            partial.rename(to)
+    except OSError as error:
+        raise ExportError(f"{to}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_around(
+    folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, card: str, record: dict[str, Any]
+) -> None:
+    """Writes what stands beside the weights: configuration, with the modelling file that it names, tokenizer, model
+    card and `nasopt.json`."""
+    config.save_pretrained(folder)
+    if hasattr(config, "auto_map"):
+        code = inspect.getfile(type(config))
+        shutil.copyfile(code, folder / Path(code).name)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def export_config(model: PreTrainedModel) -> PretrainedConfig:
+    """The configuration from which `from_pretrained` builds a model of these sizes and this quantisation."""
+    config = _own_config(model) if model.config.model_type in OWN_CLASSES else _encoder_config(model)
+    config.dtype = stored_dtype(model)
+    settings = quantization_settings(model)
+    if settings:
+        config.quantization_config = settings
+    return config
+
+
+def _own_config(model: PreTrainedModel) -> PretrainedConfig:
+    """The configuration of a model of a class of ours, which names the modelling file beside it."""
+    config: PretrainedConfig = copy.deepcopy(model.config)
+    return _with_code(config, type(model).__name__)
+
+
+def _with_code(config: PretrainedConfig, own_class: str) -> PretrainedConfig:
+    encoder, classifier = OWN_CLASSES[config.model_type]
+    module = Path(inspect.getfile(type(config))).stem
+    config.architectures = [own_class]
+    config.auto_map = {
+        "AutoConfig": f"{module}.{type(config).__name__}",
+        "AutoModel": f"{module}.{encoder.__name__}",
+        "AutoModelForSequenceClassification": f"{module}.{classifier.__name__}",
+    }
+    return config
+
+
+def _encoder_config(model: PreTrainedModel) -> PretrainedConfig:
+    """The standard configuration of a cut encoder where that can express its sizes, else one of ours."""
+    shape, family = encoder_shape(model.config), family_of(model)
+    heads, neurons = layer_counts(model)
+    if set(heads) != {shape.num_heads} or len(set(neurons)) > 1 or not neurons[0] or family.own_values(model):
+        return _irregular_config(model, heads, neurons)
+    config: PretrainedConfig = copy.deepcopy(model.config)
+    setattr(config, family.ffn_key, neurons[0])
+    config.architectures = [type(model).__name__]
+    return config
+
+
+def _irregular_config(model: PreTrainedModel, heads: list[int], neurons: list[int]) -> PretrainedConfig:
+    config_class = modeling_nasopt.CONFIGS[modeling_nasopt.MODEL_TYPE_PREFIX + model.config.model_type]
+    encoder, classifier = modeling_nasopt.MODELS[config_class]
+    own_class = f"Nasopt{type(model).__name__}"
+    if own_class not in (encoder.__name__, classifier.__name__):
+        raise ExportError(f"a {type(model).__name__} whose layers differ in size cannot be exported yet")
+    values = {key: value for key, value in model.config.to_dict().items() if key not in ("model_type", "architectures")}
+    values |= family_of(model).own_values(model)
+    return _with_code(config_class(layer_heads=heads, layer_ffn=neurons, **values), own_class)
+
+
+def export_record(model: PreTrainedModel, architecture: CandidateArchitecture) -> dict[str, Any]:
+    """What `nasopt.json` says: the architecture, and the versions of what made the folder."""
+    record: dict[str, Any] = {
+        "nasopt": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "precision": architecture.precision,
+        "architecture": json.loads(architecture.to_json()),
+    }
+    if quantization_settings(model):
+        record["bitsandbytes"] = version("bitsandbytes")
+    return record
+
+
+def _verify(folder: Path, model: PreTrainedModel, architecture: CandidateArchitecture, to: Path) -> None:
+    """Reads the folder and compares outputs on a fixed batch: within 1e-4 in fp32, else equal.
+
+    Raises:
+        ExportError: they differ, or are not finite.
+    """
+    try:
+        loaded, _ = loading.load(folder, model.device)
+    except NasoptError as error:
+        raise ExportError(f"{to}: the exported model cannot be read back: {error}") from error
+    inputs = fixed_batch(model)
+    model.eval()
+    with torch.inference_mode():
+        expected, found = model(**inputs)[0].float(), loaded(**inputs)[0].float()
+    allowed = FP32_TOLERANCE if architecture.precision == "fp32" else 0.0
+    check_outputs(to, expected, found, allowed, architecture.precision)
+
+
+def check_outputs(to: Path, expected: Tensor, found: Tensor, allowed: float, precision: str) -> None:
+    """Compares the outputs of a model, shape (batch, outputs), with those of what was written of it.
+
+    Raises:
+        ExportError: they differ by more than `allowed`, or are not finite.
+    """
+    if not bool(torch.isfinite(expected).all()):
+        raise ExportError(f"{to}: not exported, for the model's outputs are not finite")
+    difference = float((expected - found).abs().max())
+    if not difference <= allowed:
+        raise ExportError(
+            f"{to}: not exported, for the model read back gives outputs that differ by {difference:.2g} "
+            f"({allowed:.2g} is allowed in {precision})"
+        )
+
+
+def fixed_batch(model: PreTrainedModel, batch_size: int = 4, tokens: int = 16) -> dict[str, Tensor]:
+    """Texts of random tokens, half of them padded, the same at every call; no longer than the model reads.
+
+    Returns:
+        `input_ids` and `attention_mask`, both of shape (batch_size, tokens), int64, on the model's device; for a model
+        with a decoder `decoder_input_ids` too, the same tokens.
+    """
+    generator = torch.Generator().manual_seed(0)
+    tokens = min(tokens, max_positions(model.config))
+    ids = torch.randint(0, model.config.vocab_size, (batch_size, tokens), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[1::4, max(tokens // 2, 1) :] = 0
+    mask[3::4, 1:] = 0
+    inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    return {**inputs, "decoder_input_ids": inputs["input_ids"]} if model.config.is_encoder_decoder else inputs

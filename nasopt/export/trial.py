@@ -1,0 +1,140 @@
+"""From a trial to a model folder: choosing it, rebuilding its artifact, evaluating it once on the test split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from optuna.trial import FrozenTrial, TrialState
+
+from nasopt.errors import ExportError, TrialNotFoundError
+from nasopt.export.card import model_card, onnx_text
+from nasopt.measurement.sources import make_source
+from nasopt.methods.registry import make_method
+from nasopt.records import names as attributes
+from nasopt.records import queries
+from nasopt.records.conditions import best_trial
+from nasopt.storage.checkpoints import CheckpointStore
+from nasopt.study.opening import OpenStudy
+from nasopt.trial.rebuilding import rebuild
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nasopt.tasks.base import Task
+
+
+def choose(opened: OpenStudy, number: int | None, condition: str | None) -> FrozenTrial:
+    """The trial of that number, or the best one that satisfies a condition.
+
+    Raises:
+        TrialNotFoundError: it is missing, failed, or its checkpoint was not kept.
+    """
+    store = _store(opened)
+    if condition is not None:
+        names = opened.study.metric_names or []
+        complete = queries.feasible(queries.complete_trials(opened.study))
+        kept = [t for t in complete if t.user_attrs.get(attributes.CHECKPOINT) in store]
+        return best_trial(kept, condition, names)
+    trials = opened.study.get_trials(deepcopy=False)
+    if number is None or number >= len(trials):
+        last = f"0 to {len(trials) - 1}" if trials else "none; run `nasopt study optimize` first"
+        raise TrialNotFoundError(f"--trial {number}: there is no such trial; the study has {last}")
+    trial = trials[number]
+    if trial.state != TrialState.COMPLETE:
+        reason = trial.user_attrs.get(attributes.FAILURE, "")
+        raise TrialNotFoundError(
+            f"--trial {number}: it is {trial.state.name}, not COMPLETE{': ' * bool(reason)}{reason}"
+        )
+    if trial.user_attrs.get(attributes.CHECKPOINT) not in store:
+        raise TrialNotFoundError(
+            f"--trial {number}: its weights were not kept (only those on the Pareto front and in the population are); "
+            "`nasopt study pareto` shows trials that can be exported"
+        )
+    return trial
+
+
+def export(
+    opened: OpenStudy, trial: FrozenTrial, to: Path, *, form: Literal["hf", "onnx"] = "hf", force: bool = False
+) -> Path:
+    """Writes a trial's model for `from_pretrained` or as an ONNX file, verified, with a model card.
+
+    Raises:
+        ExportError: the folder is not empty (and `force` is not set), the model read back differs, or it has no such
+            form.
+        CheckpointError: the checkpoint is damaged.
+        MissingExtraError: the extra `onnx` is not installed.
+    """
+    from nasopt.export.folder import check_target, export_hf
+    from nasopt.models.vocabulary import tokenizer_of
+    from nasopt.tasks.opening import open_task
+
+    check_target(to, force)
+    if form == "onnx":
+        return _export_onnx(opened, trial, to, force)
+    task = open_task(opened.config, opened.folder)
+    candidate = rebuild(make_method(opened.config), _store(opened), trial, task)
+    device = make_source(opened.config.latency[0]).device
+    artifact = make_method(opened.config).quantize(candidate, device)
+    card = model_card(opened, trial, _test_qualities(opened, trial, task))
+    tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
+    return export_hf(artifact, tokenizer, candidate.architecture, to, card=card, force=force)
+
+
+def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool) -> Path:
+    import torch
+
+    from nasopt.export.onnx import check_convertible, export_onnx
+    from nasopt.models.onnx import OnnxModel
+    from nasopt.models.vocabulary import tokenizer_of
+    from nasopt.tasks.opening import open_task
+
+    if opened.config.task.type == "translation":
+        raise ExportError("a translation model cannot be written as ONNX, which has no generation; use --format hf")
+    check_convertible(queries.precision_of(trial))
+    task = open_task(opened.config, opened.folder)
+    candidate = rebuild(make_method(opened.config), _store(opened), trial, task)
+    artifact = make_method(opened.config).quantize(candidate, torch.device("cpu"))
+
+    def card(file: Path) -> str:
+        qualities = _test_qualities(opened, trial, task, OnnxModel(file))
+        return model_card(opened, trial, (None, None), onnx_text(opened, task, file, tokens, qualities))
+
+    tokens = int(candidate.model.get_input_embeddings().weight.shape[0])
+    tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
+    return export_onnx(artifact, tokenizer, candidate.architecture, to, card=card, force=force)
+
+
+def _test_qualities(
+    opened: OpenStudy, trial: FrozenTrial, task: Task, exported: nn.Module | None = None
+) -> tuple[float | None, float | None]:
+    """Quality on the test split of a trial and of the base model; None where there is no such split or checkpoint.
+
+    `exported` is evaluated, on the CPU, instead of the trial's artifact.
+    """
+    import torch
+
+    from nasopt.models.vocabulary import tokenizer_of
+
+    if opened.config.task.dataset.splits.test is None or opened.config.task.metric == "encodechka":
+        return None, None  # the benchmark has files of its own, and the search has seen them
+    device, method = make_source(opened.config.latency[0]).device, make_method(opened.config)
+    (opened.folder / "data").mkdir(exist_ok=True)
+
+    def quality(which: FrozenTrial | None, exported: nn.Module | None = None) -> float | None:
+        if which is None or which.user_attrs[attributes.CHECKPOINT] not in _store(opened):
+            return None
+        candidate = rebuild(method, _store(opened), which, task)
+        tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
+        own = None if tokenizer is task.tokenizer else tokenizer
+        split = task.encode(opened.folder / "data", own)["test"]
+        if exported is not None:
+            return task.evaluate(exported, split, torch.device("cpu"), own).quality
+        # Quantised again: evaluating would repack the weights of the artifact that is exported.
+        return task.evaluate(method.quantize(candidate, device), split, device, own).quality
+
+    return quality(trial, exported), quality(queries.base_of(opened.study))
+
+
+def _store(opened: OpenStudy) -> CheckpointStore:
+    return CheckpointStore(opened.folder / "checkpoints")

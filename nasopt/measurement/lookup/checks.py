@@ -1,0 +1,61 @@
+"""Whether a look-up table fits a study: its precisions, threads and model, and the machine that is to confirm it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nasopt.architecture.base import EncoderShape
+from nasopt.config.study import LatencyConfig
+from nasopt.errors import LookupTableError, choices
+from nasopt.measurement.device import device_name, resolve_device
+from nasopt.measurement.lookup.table import LookupTable
+
+
+def open_table(latency: LatencyConfig, precisions: Sequence[str]) -> LookupTable:
+    """The table of a latency objective.
+
+    Args:
+        latency: with a `lut`.
+        precisions: in which the search stores models, as far as that is known beforehand.
+
+    Raises:
+        LookupTableError: the file is wrong, or fits neither the objective nor the machine that is to confirm it.
+        DeviceNotFoundError: the device that is to confirm it is not here.
+    """
+    path = latency.lut
+    assert path is not None
+    table = LookupTable.read(path)
+    if latency.threads not in (None, table.threads) and not table.driver:
+        raise LookupTableError(
+            f"{path}: measured with threads = {table.threads}, but [latency] says {latency.threads}; change one of them"
+        )
+    missing = [name for name in dict.fromkeys(("fp32", *precisions)) if name not in table.precisions]
+    if missing:
+        raise LookupTableError(
+            f"{path}: has no {choices(missing)}, which the study needs; make it again with a --precision for each "
+            "(`nasopt device profile`)"
+        )
+    if latency.confirm and (here := device_name(resolve_device(latency.device))) != table.device:
+        raise LookupTableError(
+            f"{path}: measured on {table.device!r}, but this machine has {here!r}, so that nothing could be confirmed; "
+            "set `confirm = false` under [latency], or run there"
+        )
+    return table
+
+
+def check_model(table: LookupTable, model_type: str, shape: EncoderShape) -> None:
+    """Whether a table was made for candidates of a base model.
+
+    Raises:
+        LookupTableError: it is of another family, or of heads of another size.
+    """
+    cure = "`nasopt device profile --model PATH` makes the model's own"
+    if model_type != table.model_type:
+        raise LookupTableError(
+            f"the look-up table is of {table.model_type!r} models, but the model is of the type {model_type!r}; {cure}"
+        )
+    if shape.head_size != table.head_size:
+        raise LookupTableError(
+            f"the look-up table is of heads of size {table.head_size}, but the model's are of size {shape.head_size}; "
+            f"{cure}"
+        )

@@ -1,0 +1,188 @@
+"""The runtimes in which a latency can be measured: the same model as a callable of each.
+
+============  ==================================================================================================
+eager         the model as torch runs it
+compile       by `torch.compile`, whole; one program for each shape if there is one, else one for all
+onnxruntime   as an ONNX file, written as `nasopt study export --format onnx` writes it (bf16 as fp32), in ONNX
+              Runtime's CPU or CUDA provider
+============  ==================================================================================================
+
+int8 and int4 do not exist in ONNX Runtime here: the exporter cannot convert bitsandbytes' modules.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+
+from nasopt.errors import StudyFileError
+from nasopt.measurement.measured.latency import MeasurementError, quiet_process
+from nasopt.models.onnx import OnnxModel, check_cuda_provider, check_packages, convert
+
+Runtime: TypeAlias = Literal["eager", "compile", "onnxruntime"]
+RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+WITHOUT_ONNX = ("int8", "int4")
+GRAPH_WARM_UP = 3
+"""Passes before a CUDA graph is captured: libraries allocate and choose their kernels in the first ones."""
+SHAPES_LIMIT = 64
+"""Versions of one function that `torch.compile` may keep; beyond its own limit, 8, it would silently run eagerly."""
+
+
+@dataclass(frozen=True)
+class RuntimeSettings:
+    """How models are run while they are measured.
+
+    Attributes:
+        runtime: see the table of this module.
+        threads: of one operation on the CPU.
+        tf32: CUDA: fp32 matrix products in TF32.
+        cuda_graph: CUDA: replay one captured graph in place of launching every kernel (eager and compile).
+    """
+
+    runtime: Runtime
+    threads: int
+    tf32: bool = False
+    cuda_graph: bool = False
+
+
+class GraphedModel(nn.Module):
+    """A model's pass over inputs of one shape as a CUDA graph."""
+
+    def __init__(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
+        device = next(iter(inputs.values())).device
+        with torch.cuda.device(device), torch.inference_mode():
+            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(GRAPH_WARM_UP):
+                    model(**self._inputs)
+            torch.cuda.current_stream().wait_stream(aside)
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._outputs = model(**self._inputs)
+
+    def forward(self, **inputs: Tensor) -> object:
+        """The outputs, which the next call overwrites."""
+        for name, tensor in inputs.items():
+            self._inputs[name].copy_(tensor)
+        self._graph.replay()
+        return self._outputs
+
+
+def check_runtime(runtime: Runtime, device: torch.device) -> None:
+    """Makes sure that models can be run so, on this machine.
+
+    Raises:
+        MissingExtraError: ONNX Runtime, or what writes its files, is not installed.
+        DeviceNotFoundError: the installed ONNX Runtime cannot use the GPU.
+    """
+    if runtime == "onnxruntime":
+        check_packages()
+        if device.type == "cuda":
+            check_cuda_provider()
+
+
+def check_precisions(runtime: str, precisions: Sequence[str]) -> None:
+    """Refuses a search for models that the runtime cannot run.
+
+    Raises:
+        StudyFileError: a precision has no counterpart in ONNX Runtime.
+    """
+    refused = [precision for precision in precisions if precision in WITHOUT_ONNX]
+    if runtime == "onnxruntime" and refused:
+        raise StudyFileError(
+            f"latency.runtime: onnxruntime cannot run {' and '.join(refused)}, for bitsandbytes' layers have no "
+            "counterpart there; leave them out of method_options.precisions, or choose the runtime eager"
+        )
+
+
+def prepare(
+    model: nn.Module,
+    inputs: Sequence[Mapping[str, Tensor]],
+    settings: RuntimeSettings,
+    *,
+    precision: str,
+    device: torch.device,
+) -> nn.Module:
+    """A callable with the model's inputs and logits that runs in a runtime.
+
+    Call it, too, within :func:`numerics` and with the settings' threads, as
+    :func:`nasopt.measurement.measured.latency.measure_latency` does.
+
+    Args:
+        model: in eval mode, on `device`, in its precision; not changed.
+        inputs: the batches that will be measured, on `device`: keyword arguments of the model, `batch x tokens` each.
+        settings: the runtime, and how it runs.
+        precision: the model's, as the genotype names it.
+        device: where it runs.
+
+    Raises:
+        MeasurementError: the runtime cannot run a model of this precision.
+        ExportError: torch cannot convert the model to ONNX.
+    """
+    if settings.runtime == "onnxruntime":
+        return _in_onnxruntime(model, inputs[0], settings, precision, device)
+    if settings.runtime == "compile":
+        model = _compiled(model, inputs, settings)
+    if settings.cuda_graph and device.type == "cuda":
+        if len({tuple(batch["input_ids"].shape) for batch in inputs}) > 1:
+            raise MeasurementError("a CUDA graph has one shape, but batches of several are measured")
+        return GraphedModel(model, inputs[0])
+    return model
+
+
+@contextmanager
+def numerics(settings: RuntimeSettings) -> Iterator[None]:
+    """TF32 as the settings say, and as it was before afterwards."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = settings.tf32
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = before
+
+
+def forget_compiled() -> None:
+    """Drops what `torch.compile` keeps of models that have been measured: it would count them against its limit."""
+    torch._dynamo.reset()
+
+
+def _compiled(model: nn.Module, inputs: Sequence[Mapping[str, Tensor]], settings: RuntimeSettings) -> nn.Module:
+    """Compiled and run once for each shape, so that nothing is compiled while it is timed."""
+    shapes = {tuple(batch["input_ids"].shape): batch for batch in inputs}
+    limits = torch._dynamo.config.patch(recompile_limit=SHAPES_LIMIT, fail_on_recompile_limit_hit=True)
+    # Threads and inference mode are part of the program.
+    with limits, quiet_process(settings.threads), torch.inference_mode():
+        model(**inputs[0])  # bitsandbytes repacks int4 weights in the first pass, which must not be traced
+        compiled: nn.Module = torch.compile(model, dynamic=len(shapes) > 1)  # type: ignore[assignment]
+        for batch in shapes.values():
+            compiled(**batch)
+    return compiled
+
+
+def _in_onnxruntime(
+    model: nn.Module, inputs: Mapping[str, Tensor], settings: RuntimeSettings, precision: str, device: torch.device
+) -> nn.Module:
+    if precision in WITHOUT_ONNX:
+        raise MeasurementError(f"onnxruntime cannot run {precision}: bitsandbytes' layers have no counterpart there")
+    check_packages()
+    convertible = copy.deepcopy(model).cpu()
+    if precision == "bf16":
+        convertible = convertible.float()
+    # Two texts: a size of 1 would be taken for a fixed one.
+    example = {name: tensor.cpu()[:1].repeat(2, 1) for name, tensor in inputs.items()}
+    with tempfile.TemporaryDirectory(prefix="nasopt-") as folder:
+        file = Path(folder) / "model.onnx"
+        convert(convertible, example, file)
+        return OnnxModel(file, settings.threads, device, tf32=settings.tf32)

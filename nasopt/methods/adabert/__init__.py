@@ -1,0 +1,3 @@
+from nasopt.methods.adabert.method import AdaBERTMethod
+
+__all__ = ["AdaBERTMethod"]

@@ -1,0 +1,72 @@
+"""Whether a differentiable search has found anything, in plain words.
+
+METHODS.md section 3: collapse to operations without parameters is the known failure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from nasopt.architecture.cells import OPERATIONS, PARAMETER_FREE
+
+UNDECIDED = 0.9
+"""A mean entropy that stays above this share of ln 7 has not fallen: the weights have not chosen."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a search.
+
+    Attributes:
+        kind: all winners are free of parameters, or nothing was chosen, or neither.
+        text: for people, with the numbers.
+    """
+
+    kind: Literal["fine", "parameter-free", "undecided"]
+    text: str
+
+    @property
+    def collapsed(self) -> bool:
+        return self.kind != "fine"
+
+
+def judge(winners: Sequence[str], entropies: Sequence[Sequence[float]]) -> Verdict:
+    """The verdict on a search that is over.
+
+    Args:
+        winners: the most probable operation of each cell.
+        entropies: of theta in nats, for each epoch one per cell, (epochs, cells).
+    """
+    highest = math.log(len(OPERATIONS))
+    mean = sum(entropies[-1]) / len(entropies[-1])
+    course = f"mean entropy per cell {mean:.2f} of {highest:.2f} nats"
+    chosen = " ".join(winners)
+    if all(winner in PARAMETER_FREE for winner in winners):
+        return Verdict(
+            "parameter-free",
+            f"collapsed: every cell chose an operation without parameters ({chosen}), so the student is hardly more "
+            f"than a bag of words; {course}",
+        )
+    if mean > UNDECIDED * highest:
+        return Verdict(
+            "undecided",
+            f"undecided: {course}, it has fallen by {100 * (1 - mean / highest):.0f} %, so the winners ({chosen}) are "
+            "close to chance",
+        )
+    return Verdict("fine", f"fine: chose {chosen}; {course}")
+
+
+def cures(kind: str) -> str:
+    """Options that help against a collapse."""
+    if kind == "undecided":
+        return (
+            "raise architecture_learning_rate or search_epochs, or lower tau_end, or let the loss decide more: "
+            "a larger task_weight"
+        )
+    return (
+        "lower efficiency_weight, let it grow (efficiency_warmup), let the weights learn first (warmup_epochs), anneal "
+        "tau (tau_start, tau_end) or keep data for the choice (architecture_split)"
+    )

@@ -1,0 +1,3 @@
+from nasopt.methods.alphanas.method import AlphaNASMethod
+
+__all__ = ["AlphaNASMethod"]

@@ -1,0 +1,164 @@
+"""AlphaNAS: evolution over an abstract property of a model, its layer mask.
+
+A trial's parameters are one bit for each encoder layer: 1 keeps the layer with the base model's weights, 0 removes it.
+The masked model is trained shortly and measured. Nothing is inherited from trial to trial, so a mask evaluated before
+need not be evaluated again, and its size is known before any training.
+
+Source: METHODS.md, section 2.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from nasopt.architecture.base import EncoderShape
+from nasopt.architecture.encoder import Architecture
+from nasopt.config.task import Section
+from nasopt.errors import StudyFileError
+from nasopt.methods.base import Method
+from nasopt.records.queries import base_of, complete_trials, feasible
+from nasopt.samplers.alphanas import AlphaNASSampler, score
+from nasopt.samplers.history import proposed_params
+from nasopt.training.candidate import Candidate, Lineage, RejectedCandidateError
+from nasopt.training.context import Context
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import Trial
+
+    from nasopt.tasks.base import Task
+
+SCORE = "score"
+"""Trial user attribute: Q_alpha."""
+DEFAULT_MIN_ACCURACY = 0.75
+
+
+class AlphaNASOptions(Section):
+    """`[method_options]` of the AlphaNAS method. Defaults are the published ones where those are given."""
+
+    population_size: int = Field(8, ge=2, description="Survivors, and trials of one generation.")
+    generations: int = Field(10, ge=1, description="Trials of a whole search / population_size.")
+    selection: Literal["pareto", "score"] = Field(
+        "pareto", description="Non-dominated sort and crowding distance, or Q = A - lambda N."
+    )
+    parameter_penalty: float = Field(
+        1e-9, ge=0, allow_inf_nan=False, alias="lambda", description="Quality that one weight must be worth, in Q."
+    )
+    min_quality: float | None = Field(
+        None,
+        ge=-1,
+        le=1,
+        description=f"Constraint; {DEFAULT_MIN_ACCURACY} where the metric is accuracy, none otherwise, unless set.",
+    )
+    max_parameters: int = Field(100_000_000, ge=1, description="Constraint on the number of weights (N).")
+    max_flips: int = Field(2, ge=1, description="Bits that one mutation flips at most.")
+
+
+class AlphaNASMethod(Method):
+    """See the module."""
+
+    name = "alphanas"
+    searches = "layer masks: which encoder layers stay, with the base model's weights; then a short fine-tuning"
+    options_model = AlphaNASOptions
+
+    def __init__(self, options: AlphaNASOptions) -> None:
+        self.options = options
+
+    @property
+    def budget(self) -> int:
+        return self.options.population_size * self.options.generations
+
+    def sampler(self, seed: int | None) -> AlphaNASSampler:
+        options = self.options
+        return AlphaNASSampler(
+            population_size=options.population_size,
+            max_flips=options.max_flips,
+            selection=options.selection,
+            parameter_penalty=options.parameter_penalty,
+            seed=seed,
+        )
+
+    def check(self, task: Task) -> None:
+        """Refuses a number of weights that no mask can keep to."""
+        from nasopt.models.counts import count_parameters
+
+        smallest = count_parameters(task.blank_model()).smallest
+        if smallest > self.options.max_parameters:
+            raise StudyFileError(
+                f"method_options.max_parameters: {self.options.max_parameters:,}, but no mask can satisfy it: with one "
+                f"layer the model still has {smallest:,} parameters; allow at least that many"
+            )
+
+    def base_params(self, shape: EncoderShape) -> dict[str, Any]:
+        return {f"layer_{layer}": 1 for layer in range(shape.num_layers)}
+
+    def suggest(self, trial: Trial, shape: EncoderShape) -> dict[str, Any]:
+        """One bit for each layer.
+
+        Raises:
+            ValueError: an enqueued mask has another length.
+        """
+        names = [f"layer_{layer}" for layer in range(shape.num_layers)]
+        asked = [name for name in proposed_params(trial) if name.startswith("layer_")]
+        if asked and set(asked) != set(names):
+            raise ValueError(
+                f"the trial's mask has {len(asked)} bits, but the model has {shape.num_layers} layers: enqueue layer_0 "
+                f"to layer_{shape.num_layers - 1}, each of them"
+            )
+        return {name: trial.suggest_int(name, 0, 1) for name in names}
+
+    def build(self, trial: Trial, params: Mapping[str, Any], context: Context) -> Candidate:
+        """Cuts the masked model out of the base model and trains it.
+
+        Raises:
+            RejectedCandidateError: the mask keeps too many weights, or no layer.
+        """
+        from nasopt.models.counts import count_parameters
+        from nasopt.models.surgery import cut
+
+        mask = [params[f"layer_{layer}"] for layer in range(context.shape.num_layers)]
+        if not any(mask):
+            raise RejectedCandidateError("the mask keeps no layer", {"layers": 1.0})
+        architecture = Architecture.masked(context.shape, mask)
+        parameters = count_parameters(context.base_model).of(architecture)
+        excess = self._excess(parameters)
+        if excess > 0:
+            raise RejectedCandidateError(
+                f"{parameters:,} parameters, above max_parameters ({self.options.max_parameters:,}): not trained",
+                {"parameters": excess},
+            )
+        base = base_of(trial.study)
+        model = cut(copy.deepcopy(context.base_model), architecture)
+        candidate = Candidate(model, architecture, Lineage(None if base is None else base.number))
+        # NOTE: every mask is trained with the same seed, so with the same batches in the same order: what differs
+        # between two masks is the masks, and the same mask gives the same model in every trial.
+        self.train(candidate, "finetune", context.config.training.epochs, context.config.seed, context)
+        return candidate
+
+    def constraints(self, metric: str, quality: float, parameters: int) -> dict[str, float]:
+        violations = {"parameters": self._excess(parameters)}
+        least = self.options.min_quality
+        if least is None and metric == "accuracy":
+            least = DEFAULT_MIN_ACCURACY
+        if least is not None:
+            violations["quality"] = least - quality
+        return violations
+
+    def _excess(self, parameters: int) -> float:
+        return float(parameters - self.options.max_parameters)
+
+    def scores(self, study: Study, values: Sequence[float], parameters: int) -> dict[str, float]:
+        return {SCORE: float(score(values[0], parameters, self.options.parameter_penalty))}
+
+    def record(self, study: Study) -> dict[str, Any]:
+        """The best mask ever seen, by Q_alpha."""
+        scored = [trial for trial in feasible(complete_trials(study)) if SCORE in trial.user_attrs]
+        if not scored:
+            return {"best_mask": None}
+        best = max(scored, key=lambda trial: (trial.user_attrs[SCORE], -trial.number))
+        mask = "".join(str(bit) for _, bit in sorted(best.params.items(), key=lambda item: int(item[0][6:])))
+        return {"best_mask": {"mask": mask, "score": best.user_attrs[SCORE], "trial": best.number}}

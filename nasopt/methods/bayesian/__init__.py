@@ -1,0 +1,3 @@
+from nasopt.methods.bayesian.method import BayesianMethod
+
+__all__ = ["BayesianMethod"]

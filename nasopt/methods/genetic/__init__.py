@@ -1,0 +1,3 @@
+from nasopt.methods.genetic.method import GeneticMethod
+
+__all__ = ["GeneticMethod"]

@@ -1,0 +1,3 @@
+from nasopt.methods.taylor.method import TaylorMethod
+
+__all__ = ["TaylorMethod"]

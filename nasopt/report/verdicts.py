@@ -1,0 +1,264 @@
+"""Whether the members of a Pareto front beat their controls: the best one of their own cost or depth, and TF-IDF."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+
+from nasopt.methods.base import Method
+from nasopt.methods.registry import make_method
+from nasopt.numerics.comparison import Difference, class_difference, number_scores, score_difference
+from nasopt.numerics.resampling import FloatArray
+from nasopt.records import names as attributes
+from nasopt.records import queries
+from nasopt.report.confirmations import confirmation_columns, with_confirmation, with_words
+from nasopt.report.printing import Format, Record, print_records
+from nasopt.report.tables import PROVENANCE_COLUMNS, pareto_trials, trial_columns, trial_record, with_totals
+from nasopt.storage.predictions import REPLICATES, TFIDF, Predictions, PredictionStore
+from nasopt.study.opening import OpenStudy
+
+LATENCY_TOLERANCE = 0.02
+"""A control counts as no slower than a member up to this: two measurements of one model differ by as much."""
+
+
+VERBS = {"does": "do", "has": "have"}
+
+
+class Comparisons:
+    """How the members of a study's Pareto front compare with their controls.
+
+    Args:
+        opened: the study.
+        front: its Pareto front, with or without the base model.
+
+    Attributes:
+        controls: the study's complete controls.
+        members: the trials of the front that the search has found.
+        without_predictions: numbers of trials that should have been compared but have no predictions stored.
+    """
+
+    def __init__(self, opened: OpenStudy, front: Sequence[FrozenTrial]) -> None:
+        base, method = queries.base_of(opened.study), make_method(opened.config)
+        self.controls = queries.complete_controls(opened.study)
+        self.members = [trial for trial in front if base is None or trial.number != base.number]
+        self._best = {member.number: best_control(member, self.controls, method) for member in self.members}
+        self._metric = opened.config.task.metric
+        self._tfidf = opened.study.user_attrs.get(attributes.TFIDF) if self.controls else None
+        rivals = [control.number for control in self._best.values() if control is not None]
+        others: list[int | str] = [*rivals, *([] if self._tfidf is None else [TFIDF])]
+        names = [*self._best, *others] if others else []
+        store = PredictionStore(opened.folder)
+        stored = {name: store.read(name) for name in dict.fromkeys(names)}
+        self._stored = {name: found for name, found in stored.items() if found is not None}
+        self.without_predictions = sorted(name for name in stored.keys() - self._stored.keys() if isinstance(name, int))
+        self._scores = _scores_of_numbers(self._stored, self._metric)
+
+    def record(self, trial: FrozenTrial) -> Record | None:
+        """How a trial of the front compares with its best control; None for the base model, or if it has none.
+
+        `difference` is the trial's quality minus the control's, `low` and `high` its 95 % interval (None where
+        predictions are not stored; the verdict then is `unknown`).
+        """
+        control = self._best.get(trial.number)
+        if control is None:
+            return None
+        found = self._difference(trial.number, control.number)
+        return {
+            "control": control.user_attrs[attributes.CONTROL],
+            "trial": control.number,
+            "difference": found.value if found else trial.values[0] - control.values[0],
+            "low": found.low if found else None,
+            "high": found.high if found else None,
+            "verdict": found.verdict if found else "unknown",
+        }
+
+    def is_member(self, trial: FrozenTrial) -> bool:
+        """Whether the search has found the trial: all but the base model."""
+        return trial.number in self._best
+
+    def tfidf_line(self) -> str | None:
+        """Which members do not beat TF-IDF, in a sentence; None where that is not known."""
+        if self._tfidf is None:
+            return None
+        found = {number: self._difference(number, TFIDF) for number in self._best}
+        beaten = [number for number, item in found.items() if item is not None and item.verdict != "better"]
+        line = f"TF-IDF and a linear model reach {self._tfidf['quality']:.4f}"
+        if beaten:
+            return f"{line}; not shown to beat them: {_trials(beaten)}"
+        return line if None in found.values() else f"{line}; every member beats them"
+
+    def _difference(self, mine: int, other: int | str) -> Difference | None:
+        """None where the predictions of one of them are not stored, or are of other data."""
+        a, b = self._stored.get(mine), self._stored.get(other)
+        if a is None or b is None or a.split != b.split:
+            return None
+        if REPLICATES in (a.classes, b.classes):
+            if a.classes != b.classes or a.values.shape != b.values.shape:
+                return None
+            return score_difference(a.values.astype(np.float64), b.values.astype(np.float64))
+        if not a.classes:
+            return score_difference(self._scores[mine], self._scores[other])
+        return class_difference(a.labels, a.values, b.values, classes=a.classes, metric=self._metric)
+
+
+def best_control(member: FrozenTrial, controls: Sequence[FrozenTrial], method: Method) -> FrozenTrial | None:
+    """The comparable control of the highest quality, the earliest of equals; None if none is comparable."""
+    found = [control for control in controls if is_comparable(member, control, method)]
+    return max(found, key=lambda control: (control.values[0], -control.number), default=None)
+
+
+def is_comparable(member: FrozenTrial, control: FrozenTrial, method: Method) -> bool:
+    """Whether a control has the member's depth and precision, or is no more expensive in any objective."""
+    depth = method.depth(member.params)
+    alike = queries.precision_of(member) == queries.precision_of(control)
+    if alike and depth is not None and depth == control.user_attrs.get(attributes.CONTROL_DEPTH):
+        return True
+    *latencies, memory = zip(control.values[1:], member.values[1:], strict=True)
+    as_fast = all(its <= mine * (1 + LATENCY_TOLERANCE) for its, mine in latencies)
+    return as_fast and memory[0] <= memory[1]
+
+
+def _scores_of_numbers(stored: Mapping[int | str, Predictions], metric: str) -> dict[int | str, FloatArray]:
+    """Of regressions, the metric on resamples, which are the same for all predictions of one split."""
+    scores: dict[int | str, FloatArray] = {}
+    for split in {item.split for item in stored.values() if not item.classes}:
+        names = [name for name, item in stored.items() if item.split == split]
+        values = [stored[name].values for name in names]
+        scores.update(zip(names, number_scores(stored[names[0]].labels, values, metric=metric), strict=True))
+    return scores
+
+
+def pareto_records(comparisons: Comparisons, front: Sequence[FrozenTrial], names: Sequence[str]) -> list[Record]:
+    """Records of the members of the front, with their comparisons."""
+    return [{**trial_record(trial, names), "comparison": comparisons.record(trial)} for trial in front]
+
+
+def with_verdict(record: Record, is_member: bool) -> Record:
+    """The record of a member with its comparison in words, for tables."""
+    found = record["comparison"]
+    if found is None:
+        return {**record, "verdict": "no comparable control" if is_member else "the base model"}
+    interval = "unknown" if found["low"] is None else f"{found['low']:+.4f} to {found['high']:+.4f}"
+    words = {"better": "beats it", "worse": "is beaten by it", "unknown": "unknown: no predictions stored"}
+    return {
+        **record,
+        "best_control": f"{found['control']} (trial {found['trial']})",
+        "difference": f"{found['difference']:+.4f} ({interval})",
+        "verdict": words.get(found["verdict"], "does not beat it: no difference shown"),
+    }
+
+
+VERDICT_COLUMNS = {
+    "best control": "best_control",
+    "difference (95 % interval)": "difference",
+    "verdict": "verdict",
+}
+
+
+def summary_lines(comparisons: Comparisons, records: Sequence[Record], name: str) -> list[str]:
+    """What the comparisons come to, in sentences.
+
+    Args:
+        comparisons: of the front.
+        records: of its trials.
+        name: the study's.
+    """
+    members = comparisons.members
+    if not members:
+        return []
+    if not comparisons.controls:
+        return [f"run `nasopt study controls {name}` to see whether the search found anything"]
+    found = [record["comparison"] for record in records if record["comparison"] is not None]
+    verdicts = [item["verdict"] for item in found]
+    better = verdicts.count("better")
+    beat = "beats" if better == 1 else "beat"
+    rest = {
+        "does not (no difference shown)": verdicts.count("no difference shown"),
+        "does worse": verdicts.count("worse"),
+        "has no predictions to compare": verdicts.count("unknown"),
+        f"has no comparable control (run `nasopt study controls {name}`)": len(members) - len(found),
+    }
+    line = f"{better} of {len(members)} members {beat} the best control of their own cost or depth"
+    lines = [line + "".join(f"; {count} {_plural(words, count)}" for words, count in rest.items() if count)]
+    tfidf = comparisons.tfidf_line()
+    if tfidf is not None:
+        lines.append(tfidf)
+    if comparisons.without_predictions:
+        lines.append(f"no predictions are stored of {_trials(comparisons.without_predictions)}")
+    return lines
+
+
+def control_records(opened: OpenStudy) -> list[Record]:
+    """Every control of a study that has ended, by depth and label, and TF-IDF."""
+    study = opened.study
+    names = study.metric_names or []
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+    ended = [
+        trial
+        for trial in trials
+        if attributes.CONTROL in trial.user_attrs and not trial.user_attrs.get(attributes.INTERRUPTED)
+    ]
+    records = [_control_record(trial, names) for trial in ended]
+    order = ("depth", "precision", "finetune_epochs", "distill_epochs")
+    records.sort(key=lambda record: [(record[key] is not None, record[key]) for key in order])
+    tfidf = study.user_attrs.get(attributes.TFIDF)
+    if tfidf is not None:
+        empty = dict.fromkeys(records[0]) if records else {}
+        values = {"quality": tfidf["quality"]}
+        records.append({**empty, "state": "COMPLETE", "values": values, "params": {}, "control": TFIDF})
+    return records
+
+
+def _control_record(trial: FrozenTrial, names: Sequence[str]) -> Record:
+    recipe: dict[str, Any] = trial.user_attrs.get(attributes.CONTROL_RECIPE, {})
+    record = trial_record(trial, names)
+    return {
+        **record,
+        "precision": record["precision"] or recipe.get("precision"),
+        "depth": trial.user_attrs.get(attributes.CONTROL_DEPTH),
+        "finetune_epochs": recipe.get("finetune_epochs"),
+        "distill_epochs": recipe.get("distill_epochs"),
+    }
+
+
+def print_front(opened: OpenStudy, form: Format, console: Console) -> list[str]:
+    """Prints the Pareto front on stdout, with the comparisons, and returns what they come to, in sentences."""
+    names, front = opened.study.metric_names or [], pareto_trials(opened)
+    comparisons = Comparisons(opened, front)
+    records = [with_confirmation(opened, record) for record in pareto_records(comparisons, front, names)]
+    columns, rows = trial_columns(names) | confirmation_columns(names), records
+    if form == "table":
+        rows = [with_totals(with_words(record)) for record in records]
+        if comparisons.controls:
+            columns |= VERDICT_COLUMNS
+            rows = [with_verdict(row, comparisons.is_member(trial)) for row, trial in zip(rows, front, strict=True)]
+    print_records(rows, form, columns, console)
+    return summary_lines(comparisons, records, opened.config.name)
+
+
+def print_controls(opened: OpenStudy, form: Format, console: Console) -> None:
+    """Prints every control of a study on stdout."""
+    values = {name: f"values.{name}" for name in opened.study.metric_names or []}
+    columns = {"control": "control", "trial": "number", "state": "state", **values} | {
+        "depth": "depth",
+        "precision": "precision",
+        "fine-tuned": "finetune_epochs",
+        "distilled": "distill_epochs",
+        **PROVENANCE_COLUMNS,
+        "failure": "failure",
+    }
+    print_records(control_records(opened), form, columns, console)
+
+
+def _plural(words: str, count: int) -> str:
+    """`does not` of one is `do not` of several."""
+    verb, _, others = words.partition(" ")
+    return words if count == 1 else f"{VERBS[verb]} {others}"
+
+
+def _trials(numbers: Sequence[int]) -> str:
+    return f"trial{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"

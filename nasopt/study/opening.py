@@ -1,0 +1,157 @@
+"""A study in a database: create, open, run, resume, delete.
+
+The database alone resumes a study: configuration, artifact folder and everything a sampler needs are in it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.storages import RDBStorage
+from sqlalchemy.engine import URL
+
+from nasopt.config.study import StudyConfig
+from nasopt.errors import (
+    ArtifactFolderError,
+    StorageError,
+    StudyNotFoundError,
+    choices,
+)
+from nasopt.host.files import ensure_writable
+from nasopt.records import names as attributes
+from nasopt.records import queries
+from nasopt.storage.attachments import remove_uploads
+from nasopt.storage.rdb import artifact_folder, open_storage, shown
+from nasopt.study.recovery import retry
+from nasopt.trial.objective import Objective
+
+logger = logging.getLogger("nasopt")
+
+
+@dataclass(frozen=True)
+class OpenStudy:
+    """A study of ours in a database.
+
+    Attributes:
+        study: Optuna's view of it.
+        config: its configuration.
+        artifacts: the folder that holds `<study name>/` with its files.
+        url: the database.
+    """
+
+    study: optuna.Study
+    config: StudyConfig
+    artifacts: Path
+    url: URL
+
+    @property
+    def folder(self) -> Path:
+        return self.artifacts / self.config.name
+
+
+def open_study(url: URL, name: str, artifacts: Path | None = None) -> OpenStudy:
+    """Opens a study.
+
+    Raises:
+        StorageError: the database cannot be opened.
+        StudyNotFoundError: it holds no such study, or one that nasopt did not make.
+    """
+    storage = open_storage(url, must_exist=True, stale_trial_callback=retry)
+    if not _exists(storage, name):
+        names = [summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)]
+        raise StudyNotFoundError(f"no study {name!r} in {shown(url)}; it has: {choices(sorted(names)) or 'none'}")
+    config = _stored_config(storage, name)
+    study = optuna.load_study(study_name=name, storage=storage, sampler=Objective(config).sampler())
+    folder = artifacts or Path(study.user_attrs[attributes.ARTIFACTS])
+    return OpenStudy(study, config, folder.resolve(), url)
+
+
+def list_studies(url: URL, artifacts: Path | None = None) -> list[OpenStudy]:
+    """Every study of ours in a database, by name."""
+    storage = open_storage(url, must_exist=True)
+    summaries = optuna.get_all_study_summaries(storage, include_best_trial=False)
+    names = sorted(summary.study_name for summary in summaries if attributes.CONFIG in summary.user_attrs)
+    return [open_study(url, name, artifacts) for name in names]
+
+
+def delete(opened: OpenStudy) -> None:
+    """Removes a study from the database, and its files."""
+    remove_uploads(opened.study, [opened.artifacts, artifact_folder(opened.url)])
+    optuna.delete_study(study_name=opened.config.name, storage=opened.study._storage)
+    shutil.rmtree(opened.folder, ignore_errors=True)
+
+
+def with_data(opened: OpenStudy, path: str | None) -> OpenStudy:
+    """The study with its data (and model) where they are on this machine.
+
+    Raises:
+        StorageError: what is there is not what the study was created with.
+    """
+    from nasopt.tasks.datasets import content_hash, resolve_path
+
+    config = opened.config
+    if path is not None:
+        dataset = config.task.dataset.model_copy(update={"path": resolve_path(path)})
+        config = config.model_copy(update={"task": config.task.model_copy(update={"dataset": dataset})})
+    hashes = opened.study.user_attrs[attributes.DATA]
+    for kind, place in places(config).items():
+        if hashes.get(kind) is None:
+            continue
+        found = content_hash(place)
+        if found is None:
+            cure = "pass --data PATH" if kind == "dataset" else "put it back"
+            raise StorageError(f"{place}: the study's {kind} is no longer there; {cure}")
+        if found != hashes[kind]:
+            raise StorageError(
+                f"{place}: the study's {kind} has changed since it was created, so its trials would not compare; "
+                "create a new study"
+            )
+    return OpenStudy(opened.study, config, opened.artifacts, opened.url)
+
+
+def check_artifacts(opened: OpenStudy, rebuild: bool) -> None:
+    """Makes sure that the study's files are there, if it has any trial.
+
+    Raises:
+        ArtifactFolderError: they are not, and `rebuild` is not asked for.
+    """
+    if queries.base_of(opened.study) is not None and not opened.folder.is_dir() and not rebuild:
+        raise ArtifactFolderError(
+            f"{opened.folder}: the study's artifact folder is not there; bring it back, name it with --artifacts, or "
+            "pass --rebuild to make the base model again and restart inheritance from it"
+        )
+    ensure_writable(opened.folder)
+    if rebuild:
+        from nasopt.trial.preparation import forget_damaged_base
+
+        forget_damaged_base(opened.folder)
+
+
+def _exists(storage: RDBStorage, name: str) -> bool:
+    try:
+        storage.get_study_id_from_name(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _stored_config(storage: RDBStorage, name: str) -> StudyConfig:
+    stored = storage.get_study_user_attrs(storage.get_study_id_from_name(name)).get(attributes.CONFIG)
+    if stored is None:
+        raise StudyNotFoundError(
+            f"the study {name!r} was not made by nasopt; `nasopt study list` shows those that were"
+        )
+    return StudyConfig.from_json(json.dumps(stored))
+
+
+def places(config: StudyConfig) -> dict[str, str]:
+    """What a study is made from and must not change, in words, with where it is."""
+    tables = {f"look-up table of {latency.objective_name}": latency.lut for latency in config.latency}
+    task = config.task
+    places = {"dataset": task.dataset.path, "model": task.model, "encodechka": task.similarity.encodechka, **tables}
+    return {kind: place for kind, place in places.items() if place is not None}

@@ -1,0 +1,126 @@
+"""Interrupted trials: found, failed with their reason, and queued once more.
+
+A trial is interrupted by Ctrl-C or SIGTERM (its own process records it) or by the end of its process (another one finds
+it). Who finds it settles it under a lock in the study's folder, so that workers never queue the same trial twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from nasopt.host.identity import is_gone, worker_identity
+from nasopt.records import names as attributes
+from nasopt.records import queries
+from nasopt.samplers.history import parent_of, proposed_params
+
+UNIDENTIFIED_GRACE = timedelta(seconds=30)
+"""A running trial that names no process this long after its start belonged to one that was killed in between."""
+
+
+def settle_interrupted(study: optuna.Study, folder: Path) -> None:
+    """Fails the trials of dead processes and queues what was interrupted, once.
+
+    Trials of live processes are left alone. A process on another host counts as dead when its heartbeat has stopped
+    for the storage's grace period.
+
+    To be called between trials: one that this process began is not under way.
+
+    Args:
+        folder: the study's artifact folder, which its workers share.
+    """
+    with FileLock(folder / ".interrupted.lock"):
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            reason = _why_dead(study, trial)
+            if reason is not None:
+                fail_interrupted(study, trial, reason)
+        trials = study.get_trials(deepcopy=False)
+        retried = queries.retried(trials)
+        for trial in trials:
+            if (
+                trial.state == TrialState.FAIL
+                and trial.user_attrs.get(attributes.INTERRUPTED)
+                and trial.number not in retried
+            ):
+                retry(study, trial)
+
+
+def retry(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queues an interrupted trial once more: same parameters, same parent. A retry is not retried."""
+    params = {**proposed_params(trial), **trial.params}
+    purpose = {name: trial.user_attrs[name] for name in attributes.PURPOSE if name in trial.user_attrs}
+    if attributes.RETRY_OF in trial.user_attrs or not (params or purpose):
+        return
+    marks: dict[str, Any] = {attributes.RETRY_OF: trial.number, attributes.PARENT: parent_of(trial), **purpose}
+    study.enqueue_trial(params, user_attrs=marks)
+
+
+@contextmanager
+def recording_interruptions(study: optuna.Study) -> Iterator[None]:
+    """Fails this process's trial where Ctrl-C or SIGTERM came before the objective could, while it was being made."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if _worker_of(trial) in (None, worker_identity()):
+                fail_interrupted(study, trial, f"interrupted: {str(error) or 'Ctrl-C'}")
+        raise
+
+
+def fail_interrupted(study: optuna.Study, trial: FrozenTrial, reason: str) -> None:
+    """Fails a running trial with its reason, unless it has ended in the meantime."""
+    try:
+        study._storage.set_trial_user_attr(trial._trial_id, attributes.INTERRUPTED, True)
+        study._storage.set_trial_user_attr(trial._trial_id, attributes.FAILURE, reason)
+        study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+    except UpdateFinishedTrialError:
+        return
+
+
+def was_given_up(study: optuna.Study, number: int) -> bool:
+    """Whether a trial was failed by another process than its own."""
+    trials = study.get_trials(deepcopy=False)
+    trial = trials[number]
+    interrupted = trial.user_attrs.get(attributes.INTERRUPTED) or number in queries.retried(trials)
+    return bool(trial.state == TrialState.FAIL and interrupted)
+
+
+def _worker_of(trial: FrozenTrial) -> dict[str, Any] | None:
+    worker: dict[str, Any] | None = trial.user_attrs.get(attributes.WORKER) or trial.system_attrs.get(
+        attributes.SAMPLER_WORKER
+    )
+    return worker
+
+
+def _why_dead(study: optuna.Study, trial: FrozenTrial) -> str | None:
+    """Why a running trial is under way no more; None if it is, as far as can be told."""
+    worker = _worker_of(trial)
+    if worker is None:
+        assert trial.datetime_start is not None
+        abandoned = datetime.now() - trial.datetime_start > UNIDENTIFIED_GRACE
+        return "interrupted: its process ended before it said which" if abandoned else None
+    if is_gone(worker):
+        return "interrupted: its process is gone"
+    if worker == worker_identity():  # it has no other trial under way, or it would not be here
+        return "interrupted: its end could not be recorded"
+    if _is_silent(study, trial):
+        return f"interrupted: no sign of life from {worker['host']}"
+    return None
+
+
+def _is_silent(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Whether the trial's heartbeat has stopped.
+
+    Optuna looks, too, before each trial of `study.optimize`; but what it fails has no reason to show.
+    """
+    backend = getattr(study._storage, "_backend", study._storage)
+    return isinstance(backend, RDBStorage) and trial._trial_id in backend._get_stale_trial_ids(study._study_id)

@@ -1,0 +1,63 @@
+"""What a method is: options, a sampler, and how a trial's parameters become a trained candidate.
+
+A new method is one file in this folder (and one sampler, if Optuna's do not serve), named in the entry-point group
+``nasopt.methods``. Importing a method must not import torch: heavy imports belong inside its functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nasopt.architecture.base import CandidateArchitecture
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """How a candidate's weights were trained, from the base model on.
+
+    Attributes:
+        parent: number of the trial whose weights were inherited; None for the base model.
+        finetune_epochs: epochs on the task loss, summed over the line of parents.
+        distill_epochs: epochs on task loss + distillation loss, likewise.
+        search_epochs: epochs of a network that held many candidates at once, whose weights this one has.
+    """
+
+    parent: int | None = None
+    finetune_epochs: int = 0
+    distill_epochs: int = 0
+    search_epochs: int = 0
+
+
+@dataclass
+class Candidate:
+    """A trained fp32 model, its shape, and where its weights came from.
+
+    Attributes:
+        model: physically small, fp32, in eval mode.
+        architecture: what it keeps of the base model, and the precision it is to be stored in.
+        lineage: where its weights came from.
+        training: what the last training took; empty if there was none.
+    """
+
+    model: PreTrainedModel
+    architecture: CandidateArchitecture
+    lineage: Lineage
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+class RejectedCandidateError(Exception):
+    """A candidate that need not be built: what is known of it beforehand breaks a constraint.
+
+    Args:
+        reason: what it breaks, with both numbers.
+        constraints: by name, above 0 where violated, for Optuna.
+    """
+
+    def __init__(self, reason: str, constraints: Mapping[str, float]) -> None:
+        super().__init__(reason)
+        self.constraints = dict(constraints)

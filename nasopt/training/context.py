@@ -1,0 +1,110 @@
+"""What a method is: options, a sampler, and how a trial's parameters become a trained candidate.
+
+A new method is one file in this folder (and one sampler, if Optuna's do not serve), named in the entry-point group
+``nasopt.methods``. Importing a method must not import torch: heavy imports belong inside its functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nasopt.architecture.base import CandidateArchitecture, EncoderShape
+from nasopt.config.study import StudyConfig
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from nasopt.storage.checkpoints import CheckpointStore
+    from nasopt.tasks.base import Task
+    from nasopt.tasks.batches import Examples
+    from nasopt.training.teacher import Teacher
+
+
+PhaseCallback = Callable[[str, int, int], None]
+"""(what is being done, steps done, steps in all; 0 of 0 where that is not known)."""
+
+
+@dataclass(frozen=True)
+class View:
+    """The data as a candidate reads them.
+
+    Attributes:
+        splits: by role, in the candidate's tokens.
+        tokenizer: the candidate's, where it has another vocabulary than the base model.
+    """
+
+    splits: Mapping[str, Examples]
+    tokenizer: PreTrainedTokenizerBase | None = None
+
+
+@dataclass
+class Context:
+    """What a study has prepared for its trials. Everything is made once per process.
+
+    Attributes:
+        config: the study's configuration.
+        task: data, metric and loss.
+        splits: the tokenised data by role (train, validation, maybe test).
+        base_model: the trained base model, fp32; never changed, copy it.
+        base_key: its checkpoint.
+        shape: its shape.
+        checkpoints: weights of the trials.
+        folder: the study's artifact folder.
+        device: where candidates are trained and evaluated.
+    """
+
+    config: StudyConfig
+    task: Task
+    splits: Mapping[str, Examples]
+    base_model: PreTrainedModel
+    base_key: str
+    shape: EncoderShape
+    checkpoints: CheckpointStore
+    folder: Path
+    device: torch.device
+    on_phase: PhaseCallback
+
+    _teachers: dict[tuple[int, ...], list[Teacher]] = field(default_factory=dict)
+    _views: dict[tuple[int, ...], View] = field(default_factory=dict)
+
+    def view(self, architecture: CandidateArchitecture) -> View:
+        """The splits tokenised for a candidate: the base model's, unless it has a smaller vocabulary."""
+        from nasopt.models.vocabulary import cut_tokenizer
+
+        kept = getattr(architecture, "vocabulary", None)
+        if kept is None:
+            return View(self.splits)
+        if kept not in self._views:
+            tokenizer = cut_tokenizer(self.task.tokenizer, kept)
+            self._views[kept] = View(self.task.encode(self.folder / "data", tokenizer), tokenizer)
+        return self._views[kept]
+
+    def teachers(self, layers: Sequence[int] = (-1,)) -> list[Teacher]:
+        """The base model's outputs on the training split: logits and the hidden states of `layers` (0: embeddings).
+
+        One teacher for each side of an example (see :class:`nasopt.tasks.batches.Examples`).
+        """
+        from nasopt.training.teacher import make_teacher
+
+        wanted = tuple(layers)
+        if wanted not in self._teachers:
+            sides = self.splits["train"].sides
+            self._teachers[wanted] = [
+                make_teacher(
+                    self.base_model,
+                    side,
+                    self.folder / "teacher",
+                    self.base_key,
+                    num_outputs=self.task.num_outputs,
+                    layers=wanted,
+                    device=self.device,
+                    max_bytes=self.config.teacher_cache_mb * 10**6 // len(sides),
+                    on_step=lambda done, total: self.on_phase("teacher outputs", done, total),
+                )
+                for side in sides
+            ]
+        return self._teachers[wanted]

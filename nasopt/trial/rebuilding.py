@@ -1,0 +1,29 @@
+"""A finished trial's candidate once more, from what the trial left behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nasopt.methods.base import Method
+from nasopt.records import names as attributes
+from nasopt.records import queries
+from nasopt.storage.checkpoints import CheckpointStore
+from nasopt.training.candidate import Candidate, Lineage
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from nasopt.tasks.base import Task
+
+
+def rebuild(method: Method, checkpoints: CheckpointStore, trial: FrozenTrial, task: Task) -> Candidate:
+    """The candidate of a complete trial, from its checkpoint.
+
+    Raises:
+        CheckpointError: it is not there, or damaged.
+    """
+    weights, architecture = checkpoints.read(trial.user_attrs[attributes.CHECKPOINT])
+    model = method.module(architecture, task)
+    model.load_state_dict(weights)
+    model.eval()
+    return Candidate(model, architecture.with_precision(queries.precision_of(trial)), Lineage())

@@ -1,0 +1,119 @@
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification
+
+from nasopt.errors import MissingExtraError, StudyFileError
+from nasopt.measurement.measured.latency import MeasurementError, fixed_inputs, measure_latency
+from nasopt.measurement.measured.runtimes import (
+    Runtime,
+    RuntimeSettings,
+    check_precisions,
+    check_runtime,
+    forget_compiled,
+    numerics,
+    prepare,
+)
+from nasopt.models import onnx
+from nasopt.models.quantization import quantize
+
+CPU = torch.device("cpu")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+@pytest.fixture(scope="module")
+def model() -> BertForSequenceClassification:
+    torch.manual_seed(0)
+    config = BertConfig(
+        hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64, vocab_size=100
+    )
+    return BertForSequenceClassification(config).eval()
+
+
+@pytest.fixture
+def clean_compiler() -> Iterator[None]:
+    yield
+    forget_compiled()
+
+
+def batch(batch_size: int = 2, tokens: int = 16, device: torch.device = CPU) -> dict[str, torch.Tensor]:
+    return fixed_inputs(batch_size, tokens, vocab_size=100, special_ids=[0], device=device)
+
+
+def logits(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.inference_mode():
+        found: torch.Tensor = model(**inputs).logits
+    return found.float()
+
+
+def test_eager_is_the_model_itself(model: BertForSequenceClassification) -> None:
+    assert prepare(model, [batch()], RuntimeSettings("eager", 1), precision="fp32", device=CPU) is model
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 1e-2)])
+def test_onnx_runtime_gives_the_models_outputs(
+    model: BertForSequenceClassification, precision: str, tolerance: float
+) -> None:
+    artifact = quantize(model, precision, CPU)  # type: ignore[arg-type]
+    one_text = batch(1, 2)
+    prepared = prepare(artifact, [one_text], RuntimeSettings("onnxruntime", 1), precision=precision, device=CPU)
+    for inputs in (one_text, batch(3, 9)):
+        assert torch.allclose(logits(prepared, inputs), logits(artifact, inputs), atol=tolerance)
+    assert {parameter.device.type for parameter in artifact.parameters()} == {"cpu"}, "the artifact is not changed"
+    measured = measure_latency(prepared, prepared, one_text, device=CPU, threads=1, max_pairs=10)
+    assert measured.median_ms > 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("clean_compiler")
+def test_compiled_models_give_the_same_and_are_ready(model: BertForSequenceClassification) -> None:
+    inputs = [batch(2, 8), batch(2, 12)]
+    prepared = prepare(model, inputs, RuntimeSettings("compile", 1), precision="fp32", device=CPU)
+    for one in inputs:
+        assert torch.allclose(logits(prepared, one), logits(model, one), atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_onnx_runtime_has_no_quantised_layers(precision: str) -> None:
+    settings = RuntimeSettings("onnxruntime", 1)
+    with pytest.raises(MeasurementError, match=f"onnxruntime cannot run {precision}"):
+        prepare(nn.Identity(), [batch()], settings, precision=precision, device=CPU)
+
+
+def test_precisions_are_refused_by_name_before_the_search() -> None:
+    with pytest.raises(StudyFileError, match=r"cannot run int8 and int4.*method_options\.precisions"):
+        check_precisions("onnxruntime", ("fp32", "int8", "int4"))
+    check_precisions("onnxruntime", ("fp32", "bf16"))
+    check_precisions("eager", ("fp32", "int8", "int4"))
+
+
+def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx, "find_spec", lambda name: None if name == "onnxruntime" else sys)
+    with pytest.raises(MissingExtraError, match=r"`onnxruntime` is not installed: pip install 'nasopt\[onnx\]'"):
+        check_runtime("onnxruntime", CPU)
+    for runtime in ("eager", "compile"):
+        check_runtime(runtime, CPU)
+
+
+def test_tf32_is_as_it_was_afterwards() -> None:
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    with numerics(RuntimeSettings("eager", 1, tf32=not before)):
+        assert matmul.allow_tf32 is not before
+    assert matmul.allow_tf32 is before
+
+
+@needs_cuda
+@pytest.mark.parametrize("runtime", ["eager", "compile"])
+def test_a_captured_graph_gives_the_same(model: BertForSequenceClassification, runtime: Runtime) -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    artifact, inputs = quantize(model, "fp16", device), batch(device=device)
+    settings = RuntimeSettings(runtime, 1, cuda_graph=True)
+    prepared = prepare(artifact, [inputs], settings, precision="fp16", device=device)
+    other = {**inputs, "input_ids": inputs["input_ids"].flip(0)}
+    for one in (inputs, other):
+        assert torch.allclose(logits(prepared, one), logits(artifact, one), atol=1e-2)

@@ -1,0 +1,202 @@
+"""AdaBERT as a method: options, the supernet as a step of a study, trials out of it, controls, export."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from command_line import run
+from killing import run_killed
+from pydantic import ValidationError
+
+import nasopt
+from nasopt.architecture.base import EncoderShape
+from nasopt.architecture.cells import OPERATIONS, CellArchitecture
+from nasopt.methods.adabert.method import AdaBERTMethod, AdaBERTOptions, random_cells
+from nasopt.methods.registry import available
+from nasopt.models.modeling_adabert import AdaBertForSequenceClassification
+from nasopt.records.names import CHECKPOINT, CONTROL, IS_BASE
+from nasopt.samplers.adabert import SUPERNET
+from nasopt.trial.objective import Objective
+
+WriteStudy = Callable[..., Path]
+SHAPE = EncoderShape(num_layers=3, num_heads=4, ffn_size=128, hidden_size=64)
+
+GENETIC_OPTIONS = """population_size = 4
+generations = 2
+mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
+"""
+OPTIONS = """trials = 3
+hidden_size = 16
+cells = 2
+layer_pairs = [[0, 0], [1, 2], [2, 3]]
+efficiency_weight = 0.1
+search_epochs = 3
+warmup_epochs = 1
+search_batch_size = 16
+search_learning_rate = 1e-2
+architecture_learning_rate = 0.1
+"""
+
+
+@pytest.fixture
+def write_adabert(write_study: WriteStudy) -> WriteStudy:
+    def write(name: str = "cells", **replacements: str) -> Path:
+        path = write_study(name, **{'method = "genetic"': 'method = "adabert"', GENETIC_OPTIONS: OPTIONS})
+        text = path.read_text()
+        for old, new in replacements.items():
+            assert old in text
+            text = text.replace(old, new)
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def make(path: Path, tmp_path: Path, **arguments: object) -> tuple[Objective, optuna.Study]:
+    objective = nasopt.Objective(nasopt.StudyConfig.from_toml(path), tmp_path / "artifacts", **arguments)  # type: ignore[arg-type]
+    return objective, optuna.create_study(directions=objective.directions, sampler=objective.sampler())
+
+
+def test_it_is_found_by_name() -> None:
+    assert available()["adabert"] is AdaBERTMethod
+
+
+def test_a_temperature_is_above_0() -> None:
+    with pytest.raises(ValidationError, match="greater than 0"):
+        AdaBERTOptions(temperature=0.0)
+
+
+def test_random_cells_differ_and_fewer_are_the_first_of_more() -> None:
+    many = random_cells(3, 40, seed=1)
+    assert len(set(many)) == 40
+    assert many[:5] == random_cells(3, 5, seed=1)
+    assert {cell for cells in many for cell in cells} == set(OPERATIONS)
+    assert sorted(random_cells(1, 100, seed=0)) == sorted((operation,) for operation in OPERATIONS)
+
+
+def member(search: int, distill: int) -> optuna.trial.FrozenTrial:
+    epochs = {"search_epochs": search, "distill_epochs": distill}
+    return optuna.trial.create_trial(values=[0.5, 1.0, 1.0], user_attrs=epochs)
+
+
+def test_controls_take_the_budget_of_the_line() -> None:
+    method = AdaBERTMethod(AdaBERTOptions(cells=2, layer_pairs=((0, 0),)))
+    found = method.controls([member(15, 3), member(15, 3)], SHAPE, random_masks=4, seed=0)
+    assert [control.label for control in found] == ["bag-of-embeddings", *[f"random-cells-{i}" for i in range(4)]]
+    assert found[0].recipe == {"kind": "bag", "epochs": 18}
+    assert all(control.depth == method.depth({}) for control in found)  # all are compared with all
+    assert method.controls([], SHAPE, random_masks=4, seed=0) == []
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[2, 3]]", "[2, 4]]", "(2, 4): the base model has the hidden states 0 to 3"),
+        ("[2, 3]]", "[3, 3]]", "(3, 3): the student has the hidden states 0 to 2"),
+        ("cells = 2", "cells = 2\nembedding_rank = 17", "a rank above 16"),
+        ("cells = 2", "cells = 2\ntask_weight = 0\ndistillation_weight = 0", "the network would learn nothing"),
+        ("cells = 2", "cells = 2\ntemperature = 0", "method_options.temperature"),
+        ("cells = 2", "cells = 2\noperations = 2", "unknown key"),
+    ],
+)
+def test_create_refuses_in_one_line(
+    write_adabert: WriteStudy, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    result = run("study", "create", write_adabert(**{old: new}), "--storage", f"sqlite:///{tmp_path}/s.db")
+    assert result.code == 2
+    assert message in result.err
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.integration
+def test_the_whole_way_on_the_command_line(write_adabert: WriteStudy, tmp_path: Path) -> None:
+    storage = ("--storage", f"sqlite:///{tmp_path}/s.db")
+    assert run("study", "create", write_adabert(), *storage).code == 0
+    assert run("study", "optimize", "cells", *storage, "--quiet").code == 0
+    trials = json.loads(run("study", "trials", "cells", "-f", "json", *storage).out)
+    base, *students = trials
+    assert [trial["state"] for trial in trials] == ["COMPLETE"] * 4
+    assert base["params"] == {}
+    assert all(trial["parent"] == 0 for trial in students)
+    assert len({tuple(trial["params"].values()) for trial in students}) == 3
+    assert all(trial["values"]["memory_mb"] < base["values"]["memory_mb"] / 8 for trial in students)
+    study = optuna.load_study(study_name="cells", storage=storage[1])
+    record = study.user_attrs[SUPERNET]
+    assert list(students[0]["params"].values()) == record["chosen"][-1]  # the most probable one comes first
+    epochs = [(t.user_attrs["search_epochs"], t.user_attrs["distill_epochs"]) for t in study.trials]
+    assert epochs == [(0, 0), (3, 1), (3, 1), (3, 1)]
+    shown = json.loads(run("study", "show", "cells", "-f", "json", *storage).out)
+    assert shown["supernet"] == {"epochs": 3, "verdict": record["text"]}
+    assert "supernet" in run("study", "show", "cells", *storage).out
+    kept = [trial for trial in json.loads(run("study", "pareto", "cells", "-f", "json", *storage).out)]
+    number = next(trial["number"] for trial in kept if trial["number"])
+    for form in ("hf", "onnx"):
+        if form == "onnx":
+            pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+        to = tmp_path / form
+        result = run("study", "export", "cells", "--trial", number, "--to", to, "--format", form, *storage)
+        assert result.code == 0, result.err
+    model, tokenizer = nasopt.load(tmp_path / "hf")
+    assert isinstance(model, AdaBertForSequenceClassification)
+    assert model(**tokenizer(["a good film"], return_tensors="pt")).logits.shape == (1, 2)
+
+
+@pytest.mark.integration
+def test_a_search_that_is_killed_goes_on(write_adabert: WriteStudy, tmp_path: Path) -> None:
+    path = write_adabert()
+    records = []
+    for folder in ("whole", "killed"):
+        (tmp_path / folder).mkdir()
+        storage = ("--storage", f"sqlite:///{tmp_path}/{folder}/s.db")
+        assert run("study", "create", path, *storage).code == 0
+        optimize = ("study", "optimize", "cells", "--n-trials", 1, *storage)
+        if folder == "killed":
+            run_killed("supernet", *optimize)
+            assert SUPERNET not in optuna.load_study(study_name="cells", storage=storage[1]).user_attrs
+        assert run(*optimize, "--quiet").code == 0
+        study = optuna.load_study(study_name="cells", storage=storage[1])
+        assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
+        records.append((study.user_attrs[SUPERNET], study.trials[1]))
+    (whole, whole_trial), (killed, killed_trial) = records
+    assert killed["checkpoint"] == whole["checkpoint"]
+    assert killed["theta"] == whole["theta"]
+    assert killed_trial.params == whole_trial.params
+    assert killed_trial.user_attrs[CHECKPOINT] == whole_trial.user_attrs[CHECKPOINT]
+
+
+@pytest.mark.integration
+def test_controls_are_made_like_members(
+    write_adabert: WriteStudy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="nasopt"):
+        objective, study = make(write_adabert(**{"efficiency_weight = 0.1": "efficiency_weight = 50"}), tmp_path)
+        study.enqueue_trial({}, user_attrs={IS_BASE: True})
+        study.optimize(objective, n_trials=2)
+    assert study.user_attrs[SUPERNET]["verdict"] == "parameter-free"
+    warning = next(record.getMessage() for record in caplog.records if "supernet" in record.getMessage())
+    assert "what helps: lower efficiency_weight" in warning
+    context = objective.prepare(study)
+    found = objective.method.controls(study.trials[1:], context.shape, random_masks=1, seed=1)
+    for control in found:
+        trial = study.ask()
+        trial.set_user_attr(CONTROL, control.label)
+        candidate = objective.method.build_control(control.recipe, trial, context)
+        assert isinstance(candidate.architecture, CellArchitecture)
+        assert candidate.lineage.parent == 0
+        assert candidate.lineage.search_epochs + candidate.lineage.distill_epochs == 4
+        rebuilt = objective.method.module(candidate.architecture, context.task)
+        rebuilt.load_state_dict(candidate.model.state_dict())
+        ids = torch.tensor([[2, 5, 6, 3]])
+        with torch.inference_mode():
+            assert torch.equal(rebuilt.eval()(ids).logits, candidate.model(ids).logits)
+    again = study.ask()
+    member = objective.method.build(again, study.trials[1].params, context)
+    key = context.checkpoints.write(member.model.state_dict(), member.architecture)
+    assert key == study.trials[1].user_attrs[CHECKPOINT]  # the same work gives the same weights

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import copy
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from decoders import make_decoder, pairs
+
+from nasopt.methods.bayesian.aligned import UNIFORM_BOUND, align, hinton_loss, randomise, zeroed_model
+from nasopt.methods.bayesian.trajectory import Schedule, Trajectory
+from nasopt.models.layers import partition
+
+
+@pytest.fixture
+def walked(tmp_path):
+    """(family) -> a model and the posterior of a random walk that ended there."""
+
+    def walk(name):
+        model = make_decoder(name)
+        trajectory = Trajectory(model, Schedule(rank=3, start=0.0, collections=6), tmp_path)
+        generator = torch.Generator().manual_seed(0)
+        for done in range(1, 7):
+            with torch.no_grad():
+                for parameter in (item for item in model.parameters() if item.requires_grad):
+                    parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
+            trajectory.on_step(done, 6)
+        path = tmp_path / "walk.safetensors"
+        trajectory.finish(path)
+        return model, path
+
+    return walk
+
+
+def _logits(model):
+    with torch.inference_mode():
+        return model(**pairs()).logits
+
+
+@pytest.mark.parametrize("name", ["m2m_100", "t5"])
+@pytest.mark.parametrize("structure", ["point", "diagonal", "low_rank"])
+def test_students_of_pre_norm_models_are_their_teachers_with_silent_layers(walked, name, structure):
+    model, path = walked(name)
+    before = copy.deepcopy(model.state_dict())
+    aligned = align(model, path, structure, [0, 2])
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    assert set(aligned.names) == set(aligned.prior.mean)
+    student = dict(aligned.model.named_parameters())
+    assert set(aligned.names.values()) == set(student)
+    for base, own in aligned.names.items():
+        assert torch.equal(student[own], aligned.prior.mean[base])
+    torch.testing.assert_close(
+        _logits(zeroed_model(model, aligned, [0, 2])), _logits(aligned.model), atol=1e-4, rtol=1e-4
+    )
+    assert list(aligned.distances) == ["0", "2"]
+    assert all((value is None) == (structure == "point") for value in aligned.distances.values())
+
+
+def test_only_the_low_rank_posterior_moves_what_stays(walked):
+    model, path = walked("mbart")
+    kept = partition(model, 1).kept
+    structures = ("point", "diagonal", "low_rank")
+    point, diagonal, low_rank = (align(model, path, kind, [1]).prior.mean for kind in structures)
+    assert all(torch.equal(point[name], dict(model.named_parameters())[name]) for name in kept)
+    whole = align(model, path, "low_rank", []).prior.mean
+    assert all(torch.equal(diagonal[name], whole[name]) for name in kept)
+    assert any(not torch.equal(low_rank[name], whole[name]) for name in kept)
+
+
+def test_post_norm_models_differ_from_their_students(walked):
+    model, path = walked("bart")
+    aligned = align(model, path, "diagonal", [1])
+    assert float((_logits(zeroed_model(model, aligned, [1])) - _logits(aligned.model)).abs().max()) > 0.05
+
+
+@pytest.mark.parametrize("name", ["m2m_100", "marian"])
+def test_random_starts_have_nothing_of_the_teacher(name):
+    model = make_decoder(name)
+    before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+    uniform = randomise(copy.deepcopy(model), "uniform", seed=0)
+    for key, parameter in uniform.named_parameters():
+        if parameter.requires_grad:
+            assert float(parameter.abs().max()) <= UNIFORM_BOUND
+        else:
+            assert torch.equal(parameter, before[key])  # sinusoids
+    initial = randomise(copy.deepcopy(model), "initial", seed=0)
+    assert float(initial.get_decoder().layers[0].fc1.bias.abs().max()) == 0.0
+    again = randomise(copy.deepcopy(model), "initial", seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(initial.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(next(initial.parameters()), next(randomise(model, "initial", seed=1).parameters()))
+
+
+def test_hinton_adds_soft_targets_of_real_tokens_only():
+    def outputs(value):
+        logits = torch.zeros(1, 2, 2)
+        logits[0, 0, 0], logits[0, 1, 0] = value, 99.0  # the second token is padding
+        return [SimpleNamespace(logits=logits)]
+
+    task = SimpleNamespace(run=lambda model, batch: outputs(model), loss_of=lambda outputs, batch: torch.tensor(3.0))
+    batch = SimpleNamespace(second=SimpleNamespace(attention_mask=torch.tensor([[1, 0]])))
+    loss = hinton_loss(task, 2.0, temperature=2.0, soft_weight=0.5)(4.0, batch)
+    target = 1 / (1 + math.exp(-1))  # softmax of (2, 0) / 2
+    expected = -target * math.log(1 / (1 + math.exp(-2))) - (1 - target) * math.log(1 / (1 + math.exp(2)))
+    assert float(loss) == pytest.approx(3.0 + 0.5 * expected, rel=1e-6)

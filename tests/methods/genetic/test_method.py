@@ -1,0 +1,176 @@
+"""The genetic method: options, distillation loss, inheritance, user functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+import nasopt
+from nasopt.architecture.base import EncoderShape
+from nasopt.methods.genetic.method import GeneticMethod, GeneticOptions
+from nasopt.methods.registry import available
+from nasopt.models.surgery import keep_first
+from nasopt.records.names import CHECKPOINT
+from nasopt.tasks.batches import Batch
+from nasopt.trial.objective import Objective
+
+WriteStudy = Callable[..., Path]
+FULL = {f"{part}_{layer}": full for layer in range(3) for part, full in (("layer", 1), ("heads", 4), ("ffn", 128))}
+BASE = {**FULL, "precision": "fp32", "training": "none"}
+
+
+def reversed_first(
+    model: torch.nn.Module, layer: int, block: str, candidates: tuple[int, ...], keep: int
+) -> tuple[int, ...]:
+    """A user's pruning function: the last units stay."""
+    return candidates[-keep:]
+
+
+def to_bfloat16(model, precision):  # type: ignore[no-untyped-def]
+    """A user's quantisation function."""
+    import copy
+
+    return copy.deepcopy(model).to(torch.float32 if precision == "fp32" else torch.bfloat16)
+
+
+def make(path: Path, tmp_path: Path, **options: object) -> tuple[Objective, optuna.Study]:
+    config = nasopt.StudyConfig.from_toml(path)
+    config = config.model_copy(update={"method_options": {**config.method_options, **options}})
+    objective = nasopt.Objective(config, tmp_path / "artifacts")
+    return objective, optuna.create_study(directions=objective.directions, sampler=objective.sampler())
+
+
+def test_it_is_found_by_name() -> None:
+    assert available()["genetic"] is GeneticMethod
+
+
+def test_published_defaults() -> None:
+    options = GeneticOptions()
+    assert (options.a, options.b, options.c) == (5.0, 1.0, 1.0)
+    assert (options.population_size, options.generations) == (100, 100)
+    assert options.mutations == ("remove_last",)
+    assert not options.scale_by_t2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"precisions": ["int8"]}, "fp32 among them"),
+        ({"precisions": ["fp32", "fp32"]}, "once"),
+        ({"mutations": []}, "at least 1"),
+        ({"mutation_prob": 0, "quantization_prob": 0, "crossover_prob": 0}, "no child would differ"),
+        ({"pruning": "json"}, "package.module:function"),
+        ({"quantization": "json:nothing"}, "cannot be imported"),
+        ({"a": float("nan")}, "finite"),
+    ],
+)
+def test_options_that_cannot_be(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        GeneticOptions.model_validate(change)
+
+
+def test_base_params_are_the_full_genotype() -> None:
+    shape = EncoderShape(num_layers=3, num_heads=4, ffn_size=128, hidden_size=64)
+    assert GeneticMethod(GeneticOptions()).base_params(shape) == BASE
+
+
+class _Task:
+    """The loss and kind of task that the distillation loss asks for."""
+
+    is_classification = True
+
+    def run(self, model: torch.nn.Module, batch: Batch, hidden_states: bool) -> list[object]:
+        return [model(**batch.inputs, output_hidden_states=hidden_states)]
+
+    def loss_of(self, outputs: list[Any], batch: Batch) -> Tensor:
+        return torch.nn.functional.cross_entropy(outputs[0].logits, batch.labels)
+
+
+def test_the_distillation_loss_is_the_weighted_sum() -> None:
+    generator = np.random.default_rng(0)
+    student, teacher = generator.normal(size=(2, 2, 3))
+    student_hidden, teacher_hidden = generator.normal(size=(2, 2, 4, 5))
+    mask = np.array([[1, 1, 1, 0], [1, 0, 0, 0]])
+    labels = np.array([2, 0])
+
+    class Model(torch.nn.Module):
+        def forward(self, attention_mask: Tensor, output_hidden_states: bool):  # type: ignore[no-untyped-def]
+            class Output:
+                logits = torch.tensor(student)
+                hidden_states = (torch.tensor(student_hidden),)
+
+            return Output
+
+    options = GeneticOptions(task_weight=0.5, hidden_weight=2.0, prediction_weight=3.0, temperature=2.0)
+    loss = GeneticMethod(options).distillation_loss(
+        _Task(), [lambda batch: (torch.tensor(teacher), torch.tensor(teacher_hidden)[None])]
+    )
+    batch = Batch({"attention_mask": torch.tensor(mask)}, torch.tensor(labels), torch.arange(2))
+
+    def softmax(logits: np.ndarray) -> np.ndarray:
+        exponentials = np.exp(logits)
+        return exponentials / exponentials.sum(-1, keepdims=True)
+
+    task = -np.log(softmax(student)[[0, 1], labels]).mean()
+    norms = np.linalg.norm(student_hidden, axis=-1) * np.linalg.norm(teacher_hidden, axis=-1)
+    hidden = ((1 - (student_hidden * teacher_hidden).sum(-1) / norms) * mask).sum() / mask.sum()
+    p, q = softmax(teacher / 2), softmax(student / 2)
+    prediction = (p * np.log(p / q)).sum(-1).mean()
+    assert loss(Model(), batch).item() == pytest.approx(0.5 * task + 2 * hidden + 3 * prediction, rel=1e-5)
+
+
+@pytest.mark.integration
+def test_a_child_inherits_what_its_parent_has_and_restores_the_rest_from_the_base(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
+    objective, study = make(write_study(), tmp_path, pruning=f"{keep_first.__module__}:keep_first")
+    pruned = {**BASE, "layer_1": 0, "heads_1": 0, "ffn_1": 0, "heads_0": 2, "training": "finetune"}
+    restored = {**BASE, "heads_0": 3}
+    study.enqueue_trial(BASE)
+    study.enqueue_trial(pruned, user_attrs={"parent": 0})
+    study.enqueue_trial(restored, user_attrs={"parent": 1})
+    study.optimize(objective, n_trials=3)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3, study.trials[-1].user_attrs
+    store = objective.prepare(study).checkpoints
+    base, parent, child = (store.read(trial.user_attrs[CHECKPOINT])[0] for trial in study.trials)
+    name = "bert.encoder.layer.{}.attention.self.query.weight"
+    assert torch.equal(child[name.format(1)], base[name.format(1)])  # the removed layer is back
+    assert torch.equal(child[name.format(2)], parent[name.format(1)])  # the third layer was the parent's second
+    assert torch.equal(child[name.format(0)][:32], parent[name.format(0)])
+    assert torch.equal(child[name.format(0)][32:], base[name.format(0)][32:48])
+    assert not torch.equal(parent[name.format(0)], base[name.format(0)][:32])  # it was trained
+
+
+@pytest.mark.integration
+def test_a_change_of_precision_alone_keeps_the_weights(write_study: WriteStudy, tmp_path: Path) -> None:
+    objective, study = make(write_study(), tmp_path)
+    study.enqueue_trial(BASE)
+    study.enqueue_trial({**BASE, "precision": "bf16"}, user_attrs={"parent": 0})
+    study.optimize(objective, n_trials=2)
+    base, child = study.trials
+    assert base.user_attrs[CHECKPOINT] == child.user_attrs[CHECKPOINT]
+    assert child.values[2] == pytest.approx(base.values[2] / 2)
+
+
+@pytest.mark.integration
+def test_user_functions_prune_and_quantise(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(Path(__file__).read_text())
+    monkeypatch.syspath_prepend(str(tmp_path))
+    objective, study = make(write_study(), tmp_path, pruning="mine:reversed_first", quantization="mine:to_bfloat16")
+    study.enqueue_trial(BASE)
+    study.enqueue_trial({**BASE, "heads_0": 1, "precision": "int8"}, user_attrs={"parent": 0})
+    study.optimize(objective, n_trials=2)
+    _, architecture = objective.prepare(study).checkpoints.read(study.trials[1].user_attrs[CHECKPOINT])
+    assert architecture.layers[0].heads == (3,)
+    parameters = study.trials[1].user_attrs["parameters"]
+    assert study.trials[1].values[2] == pytest.approx(parameters * 2 / 1e6)

@@ -1,0 +1,292 @@
+"""Taylor on tiny models: what is cut, what is trained towards, whole searches, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from command_line import run
+from conftest import FILLERS, WORDS, write_pairs
+from pydantic import ValidationError
+from torch import Tensor
+
+import nasopt
+from nasopt.architecture.base import EncoderShape
+from nasopt.architecture.encoder import Architecture
+from nasopt.methods.taylor.matching import HiddenMatching, LogitMatching, MatchingWeights, VectorMatching
+from nasopt.methods.taylor.method import TaylorMethod, TaylorOptions
+from nasopt.storage.checkpoints import CheckpointStore
+from nasopt.storage.rdb import parse_url
+from nasopt.study.opening import OpenStudy, open_study
+from nasopt.training.losses import vector_distance
+
+GENETIC = """population_size = 4
+generations = 2
+mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def write(write_study: Callable[..., Path]) -> Callable[..., Path]:
+    def write(options: str, **more: str) -> Path:
+        return write_study(**{'method = "genetic"': 'method = "taylor"', GENETIC: options, **more})
+
+    return write
+
+
+@pytest.fixture
+def pairs_study(tmp_path: Path, tiny_bert: Path) -> Callable[[str], Path]:
+    """A study on two "languages" of eight words each. The word `of` of the vocabulary occurs in no text."""
+    folder = write_pairs(
+        tmp_path / "pairs",
+        {"train": 120, "validation": 40, "test": 40},
+        dict(zip(WORDS, FILLERS, strict=False)),
+        longest=6,
+    )
+
+    def write(options: str) -> Path:
+        file = tmp_path / "tiny.toml"
+        file.write_text(f"""
+name = "tiny"
+method = "taylor"
+[task]
+type = "sentence-similarity"
+model = "{tiny_bert}"
+metric = "retrieval"
+max_length = 16
+[task.dataset]
+path = "{folder}"
+text = ["first", "second"]
+splits = {{ train = "train", validation = "validation", test = "test" }}
+[task.similarity]
+prefix = "it "
+[training]
+batch_size = 16
+learning_rate = 3e-3
+[latency]
+batch_size = 2
+sequence_length = 8
+threads = 1
+[method_options]
+{options}
+""")
+        return file
+
+    return write
+
+
+def opened() -> OpenStudy:
+    return open_study(parse_url("sqlite:///nasopt.db"), "tiny")
+
+
+def architecture_of(number: int) -> Architecture:
+    study = opened()
+    key = study.study.trials[number].user_attrs["checkpoint"]
+    found = CheckpointStore(study.folder / "checkpoints").read(key)[1]
+    assert isinstance(found, Architecture)
+    return found
+
+
+@pytest.mark.integration
+def test_a_whole_search_with_its_controls(home: Path, write: Callable[..., Path]) -> None:
+    options = 'trials = 4\nsampler = "tpe"\npopulation_size = 2\nheads = [0.25, 0.75]\nffn = [0.34, 0.67]\n'
+    run("study", "create", write(options + "learning_rate = [1e-4, 1e-3]\nsaliency_examples = 64\n"))
+    result = run("study", "optimize", "tiny")
+    assert result.code == 0, result.err
+    base, *trials = opened().study.trials
+    assert (base.params, base.user_attrs["base"]) == ({}, True)
+    assert len(trials) == 4
+    for trial in trials:
+        assert trial.state.name == "COMPLETE", trial.user_attrs
+        assert 3 <= trial.params["heads_kept"] <= 9
+        assert trial.params["ffn_kept"] in (128, 192, 256)
+        assert 1e-4 <= trial.params["learning_rate"] <= 1e-3
+        assert f"{trial.params['heads_kept']} heads, {trial.params['ffn_kept']} FFN" in trial.user_attrs["architecture"]
+        assert trial.user_attrs["distill_epochs"] == 1
+        assert trial.values[2] < base.values[2]
+    assert len(list((home / "nasopt.db.artifacts" / "tiny" / "taylor").glob("saliency-*.safetensors"))) == 1
+
+    result = run("study", "controls", "tiny", "--random-masks", "1")
+    assert result.code == 0, result.err
+    shown = json.loads(run("study", "pareto", "tiny", "-f", "json").out)
+    members = [row["number"] for row in shown if row["number"] != 0]
+    controls = [trial for trial in opened().study.trials if "control" in trial.user_attrs]
+    assert {trial.user_attrs["control"] for trial in controls} == {"random-units-0", "full-1"}
+    for control in controls:
+        recipe = control.user_attrs["control_recipe"]
+        if recipe["kind"] == "full":
+            continue
+        member = next(n for n in members if opened().study.trials[n].user_attrs["checkpoint"] == recipe["like"])
+        mine, theirs = architecture_of(member), control.user_attrs["architecture"]
+        assert mine.brief() == theirs
+        assert control.values[2] == opened().study.trials[member].values[2]
+        assert recipe["learning_rate"] == opened().study.trials[member].params["learning_rate"]
+
+
+@pytest.mark.integration
+def test_sentence_encoders_with_a_cut_vocabulary(home: Path, pairs_study: Callable[[str], Path]) -> None:
+    (home / "more.txt").write_text("sad film\n")
+    options = """trials = 3
+sampler = "random"
+scope = "layer"
+rounds = 2
+normalize = true
+reading = "weights"
+heads = [0.5, 1.0]
+ffn = [0.5, 0.5]
+saliency_examples = 64
+hidden_weight = 0.5
+vocabulary = ["cut"]
+vocabulary_texts = ["more.txt"]
+"""
+    result = run("study", "create", pairs_study(options))
+    assert result.code == 0, result.err
+    assert Path(opened().config.method_options["vocabulary_texts"][0]).is_absolute()
+    result = run("study", "optimize", "tiny", "--n-trials", "2")
+    assert result.code == 0, result.err
+    base, *trials = opened().study.trials
+    for trial in trials:
+        assert trial.state.name == "COMPLETE", trial.user_attrs
+        assert set(trial.params) == {f"{part}_{layer}" for part in ("heads", "ffn") for layer in range(3)}
+        assert all(trial.params[f"ffn_{layer}"] == 64 for layer in range(3))
+        assert trial.values[0] > base.values[0]
+    member = trials[0]
+    architecture = architecture_of(member.number)
+    counts = [len(units.heads) for units in architecture.layers if units is not None]
+    assert counts == [member.params[f"heads_{layer}"] for layer in range(3)]
+    # Five special tokens and eighteen words, of which `of` alone is not needed.
+    assert len(architecture.vocabulary or ()) == 22
+    assert "22 tokens" in member.user_attrs["architecture"]
+
+    result = run("study", "export", "tiny", "--trial", str(member.number), "--to", "exported")
+    assert result.code == 0, result.err
+    model, tokenizer = nasopt.load("exported")
+    assert model.config.vocab_size == len(tokenizer) == 22
+    assert tokenizer.tokenize("it of sad film") == ["it", "[UNK]", "sad", "film"]
+    assert "retrieval on the test split" in Path("exported/README.md").read_text()
+
+    result = run("study", "controls", "tiny", "--random-masks", "0")
+    assert result.code == 0, result.err
+    random_units = [t for t in opened().study.trials if t.user_attrs.get("control", "").startswith("random-units")]
+    assert random_units, "random units are a control of every study"
+    assert all("22 tokens" in trial.user_attrs["architecture"] for trial in random_units)
+
+
+def test_the_loss_of_sentence_encoders() -> None:
+    """Checked against NumPy: ranking weight x a given loss + mean over both sides of squared distances + token MSE
+    of two layers."""
+    generator = torch.Generator().manual_seed(0)
+    states = [torch.randn(3, 4, 2, generator=generator) for _ in range(2)]
+    middle = [torch.randn(3, 4, 2, generator=generator) for _ in range(2)]
+    teachers = [torch.randn(2, 3, 4, 2, generator=generator) for _ in range(2)]
+    stored = [torch.randn(5, 2, generator=generator) for _ in range(2)]
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
+    indices = torch.tensor([4, 0, 2])
+    side = SimpleNamespace(attention_mask=mask)
+    batch = SimpleNamespace(sides=(side, side), indices=indices)
+
+    class Task:
+        def run(self, model: object, batch: object, hidden_states: bool) -> list[object]:
+            assert hidden_states
+            pairs = zip(states, middle, strict=True)
+            return [SimpleNamespace(last_hidden_state=last, hidden_states=(None, one, last)) for last, one in pairs]
+
+        def loss_of(self, outputs: object, batch: object) -> Tensor:
+            return torch.tensor(7.0)
+
+        def vectors(self, outputs: list[SimpleNamespace], batch: object) -> list[Tensor]:
+            return [item.last_hidden_state[:, 0] for item in outputs]
+
+    weights = MatchingWeights(0.5, 2.0, 3.0)
+    hidden_matching = HiddenMatching((1, -1), [lambda side, t=t: (None, t) for t in teachers])  # type: ignore[misc]
+    loss = VectorMatching(Task(), weights, stored, hidden_matching)
+    distances, tokens = [], []
+    for mine, first, its, hidden in zip(states, middle, stored, teachers, strict=True):
+        distances.append(((mine[:, 0] - its[indices]).numpy() ** 2).sum(axis=1).mean())
+        real = mask.numpy().astype(bool)
+        for one, other in zip((first, mine), hidden, strict=True):
+            tokens.append(((one.numpy() - other.numpy()) ** 2).mean(axis=2)[real].mean())
+    expected = 0.5 * 7 + 2 * np.mean(distances) + 3 * np.mean(tokens)
+    assert float(loss(None, batch)) == pytest.approx(float(expected), rel=1e-5)  # type: ignore[arg-type]
+
+
+def test_the_loss_of_classifiers() -> None:
+    logits, target = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+
+    class Task:
+        is_classification = True
+
+        def run(self, model: object, batch: object, hidden_states: bool) -> list[object]:
+            assert not hidden_states
+            return [SimpleNamespace(logits=logits)]
+
+        def loss_of(self, outputs: object, batch: object) -> Tensor:
+            return torch.tensor(1.0)
+
+    loss = LogitMatching(Task(), MatchingWeights(1.0, 0.5), lambda batch: (target, None))  # type: ignore[arg-type, return-value]
+    mine = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(axis=1, keepdims=True)
+    divergence = (0.5 * np.log(0.5 / mine)).sum(axis=1).mean()
+    assert float(loss(None, None)) == pytest.approx(1 + 0.5 * divergence, rel=1e-5)  # type: ignore[arg-type]
+
+
+def test_distance_of_vectors() -> None:
+    a, b = torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.0, 1.0], [0.6, 0.8]])
+    assert float(vector_distance(a, b)) == pytest.approx(1.0)  # (2 + 0) / 2, and 2 - 2 cos of unit vectors
+
+
+def counts(**options: object) -> dict[str, tuple[int, int]]:
+    return TaylorMethod(TaylorOptions.model_validate(options))._counts(EncoderShape(12, 12, 1536, 384))
+
+
+def test_shares_become_counts() -> None:
+    assert counts(heads=[0.25, 0.5], ffn=[0.3, 1.0]) == {"heads_kept": (36, 72), "ffn_kept": (5504, 18432)}
+    by_layer = counts(scope="layer", heads=[0.0, 1.0], ffn=[0.5, 0.5])
+    assert by_layer["heads_11"] == (0, 12)
+    assert by_layer["ffn_0"] == (768, 768)
+    assert len(by_layer) == 24
+
+
+def test_members_are_compared_at_equal_counts() -> None:
+    method = TaylorMethod(TaylorOptions())
+    assert method.depth({"heads_kept": 36, "ffn_kept": 6400, "learning_rate": 1e-4}) == 6436
+    assert method.depth({}) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"heads": [0.8, 0.2]}, "lower end comes first"),
+        ({"ffn": [0.5, 1.2]}, "less than or equal to 1"),
+        ({"learning_rate": 0}, "greater than 0"),
+        ({"learning_rate": [1e-3, 1e-4]}, "lower end comes first"),
+        ({"ranking_weight": 0, "output_weight": 0}, "nothing would be trained"),
+        ({"vocabulary": ["cut", "cut"]}, "once"),
+        ({"sampler": "cmaes"}, "nsga2"),
+    ],
+)
+def test_options_that_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TaylorOptions.model_validate(options)
+
+
+def test_a_missing_file_of_texts_is_told(home: Path, pairs_study: Callable[[str], Path]) -> None:
+    result = run("study", "create", pairs_study('vocabulary = ["cut"]\nvocabulary_texts = ["none.txt"]\n'))
+    assert result.code == 2
+    assert "method_options.vocabulary_texts: there is no file none.txt" in result.err
+
+
+def test_hidden_states_that_the_model_does_not_have_are_told(home: Path, pairs_study: Callable[[str], Path]) -> None:
+    result = run("study", "create", pairs_study("hidden_weight = 1.0\nhidden_layers = [1, 7]\n"))
+    assert result.code == 2
+    assert "method_options.hidden_layers: 7, but the base model has the hidden states 0 to" in result.err

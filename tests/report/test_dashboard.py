@@ -1,0 +1,175 @@
+"""`nasopt dashboard` as a reader sees it: a real study, a real browser."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from command_line import run
+from optuna.artifacts import get_all_artifact_meta
+from screenshot_dashboard import console_errors, find_browser, open_browser, pages, serve, wait_for_text
+from study_text import study_text
+
+from nasopt.config.study import StudyConfig
+from nasopt.records import names as attributes
+from nasopt.report import dashboard
+
+pytestmark = pytest.mark.integration
+METRICS = ["quality", "latency_ms", "memory_mb"]
+
+needs_browser = pytest.mark.skipif(
+    find_browser() is None, reason="Chromium and its driver are not installed (apt-get: chromium chromium-driver)"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentiment: Path) -> Path:
+    """Folder with a database of one study of three trials, whose files lie elsewhere than the default."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    (folder / "tiny.toml").write_text(study_text(tiny_bert, sentiment, OPTIONS, base_epochs=3))
+    place = ("--storage", f"sqlite:///{folder}/nasopt.db", "--artifacts", folder / "elsewhere")
+    assert run("study", "create", folder / "tiny.toml", *place).code == 0
+    result = run("study", "optimize", "tiny", "--n-trials", 2, *place)
+    assert result.code == 0, result.err
+    return folder
+
+
+OPTIONS = """
+population_size = 4
+mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn"]
+"""
+
+
+def url_of(folder: Path) -> str:
+    return f"sqlite:///{folder}/nasopt.db"
+
+
+@pytest.fixture(scope="module")
+def study(folder: Path) -> optuna.Study:
+    return optuna.load_study(study_name="tiny", storage=url_of(folder))
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    with serve(url_of(folder)) as address:
+        yield address
+
+
+def fetch(address: str, method: str = "GET", body: dict[str, Any] | None = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(address, data, {"Content-Type": "application/json"}, method=method)
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.loads(response.read() or b"null")
+
+
+@needs_browser
+def test_a_reader_sees_the_pareto_front_and_a_note(study: optuna.Study, address: str) -> None:
+    trial = study.trials[-1]
+    with open_browser() as browser:
+        for path, texts in pages(study._study_id, trial.number, METRICS).values():
+            browser.get(address + path)
+            wait_for_text(browser, *texts)
+            if texts[0] == "Pareto Front":
+                # The third objective is in the menus only.
+                axes = browser.find_elements("css selector", "[role=combobox]")
+                axes[1].send_keys("\n")
+                wait_for_text(browser, *METRICS)
+                assert browser.find_elements("css selector", "#plot-pareto-front .point, .js-plotly-plot .point")
+        shown = browser.execute_script("return document.body.textContent")
+        assert f"Child of trial {trial.user_attrs['parent']}" in shown
+        assert f"{trial.user_attrs['parameters']:,} parameters" in shown
+        assert f"torch{trial.user_attrs['latency']['latency_ms']['torch_version']}" in shown.replace("\N{EM SPACE}", "")
+        assert "latency.json" in shown
+        assert console_errors(browser) == []
+
+
+def test_every_trial_has_a_note_that_optuna_dashboard_reads(study: optuna.Study) -> None:
+    from optuna_dashboard._note import get_note_from_system_attrs
+
+    system_attrs = study._storage.get_study_system_attrs(study._study_id)
+    for trial in study.trials:
+        note = get_note_from_system_attrs(system_attrs, trial._trial_id)
+        assert note == dashboard.note_of(system_attrs, trial._trial_id)
+        assert f"| {trial.values[2]:.2f} MB" in note["body"]
+        assert f"{trial.values[1]:.3f} ms" in note["body"]
+    assert dashboard.note_of(system_attrs, None) == get_note_from_system_attrs(system_attrs, None)
+    assert dashboard.note_of(system_attrs, 999) == {"version": 0, "body": ""}
+
+
+def test_attachments_are_found_where_the_study_keeps_them(study: optuna.Study, address: str) -> None:
+    trial = study.trials[-1]
+    found = {meta.filename: meta for meta in get_all_artifact_meta(trial, storage=study._storage)}
+    assert set(found) == {"architecture.json", "latency.json"}
+    root = f"{address}/artifacts/{study._study_id}/{trial._trial_id}"
+    assert fetch(f"{root}/{found['latency.json'].artifact_id}") == trial.user_attrs["latency"]
+    architecture = fetch(f"{root}/{found['architecture.json'].artifact_id}")
+    kept = [0 if layer is None else layer["ffn"] for layer in architecture["layers"]]
+    assert kept == [trial.params[f"ffn_{index}"] for index in range(3)]
+
+
+def test_the_page_of_a_study_lists_notes_and_attachments(study: optuna.Study, address: str) -> None:
+    trials = fetch(f"{address}/api/studies/{study._study_id}")["trials"]
+    assert [trial["note"]["body"][:2] for trial in trials] == ["**"] * len(study.trials)
+    assert [len(trial["artifacts"]) for trial in trials] == [2] * len(study.trials)
+
+
+def test_deleting_a_study_deletes_its_files(tmp_path: Path) -> None:
+    """In the dashboard and on the command line alike, uploads included; other studies keep theirs."""
+    url, root = f"sqlite:///{tmp_path}/nasopt.db", tmp_path / "nasopt.db.artifacts"
+    identifiers = {name: invent_study(url, name, root) for name in ("first", "second", "third")}
+    with serve(url) as address:
+        for name in ("first", "second"):
+            upload = {"file": "data:text/plain;base64,aGVsbG8=", "filename": f"{name}.txt"}
+            fetch(f"{address}/api/artifacts/{identifiers[name]}", "POST", upload)
+        assert len(list((root / ".uploads").iterdir())) == 2
+        fetch(f"{address}/api/studies/{identifiers['first']}", "DELETE", {})
+    assert sorted(path.name for path in root.iterdir()) == [".uploads", "second", "third"]
+    assert len(list((root / ".uploads").iterdir())) == 1
+    assert run("study", "delete", "second", "--yes", "--storage", url).code == 0
+    assert sorted(path.name for path in root.iterdir()) == [".uploads", "third"]
+    assert not list((root / ".uploads").iterdir())
+
+
+def invent_study(url: str, name: str, root: Path) -> int:
+    """A study of ours without trials, and a file in its folder; returns its id."""
+    dataset = {"path": "d", "text": ["t"], "splits": {"train": "train", "validation": "validation"}}
+    config = StudyConfig.model_validate(
+        {"name": name, "method": "genetic", "task": {"model": "m", "dataset": dataset}},
+    )
+    study = optuna.create_study(study_name=name, storage=url, directions=["maximize", "minimize", "minimize"])
+    study.set_user_attr(attributes.CONFIG, json.loads(config.to_json()))
+    study.set_user_attr(attributes.ARTIFACTS, str(root))
+    (root / name / "checkpoints").mkdir(parents=True)
+    (root / name / "base.json").write_text("{}")
+    return int(study._study_id)
+
+
+def test_a_port_in_use_is_one_line(folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = run("dashboard", "--port", port, "--storage", url_of(folder))
+    assert result.code == 2
+    assert result.err == f"nasopt: port {port}: Address already in use; choose another with --port\n"
+
+
+def test_a_missing_extra_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", None)  # what Python does where it is not installed
+    result = run("dashboard", "--storage", url_of(folder))
+    assert result.code == 2
+    assert result.err == "nasopt: the package `optuna-dashboard` is not installed: pip install 'nasopt[dashboard]'\n"
+
+
+def test_a_missing_database_is_one_line(tmp_path: Path) -> None:
+    result = run("dashboard", "--storage", f"sqlite:///{tmp_path}/none.db")
+    assert result.code == 2
+    assert "no such database" in result.err
+    assert result.err.count("\n") == 1
