@@ -114,6 +114,11 @@ class StudyConfig(Section):
     )
     method_options: dict[str, Any] = Field({}, description="The method's own, checked by it.")
 
+    @property
+    def metric_names(self) -> list[str]:
+        """Names of a trial's values, in their order: quality is maximised, all others are minimised."""
+        return ["quality", *[latency.objective_name for latency in self.latency], "memory_mb"]
+
     @field_validator("name")
     @classmethod
     def _is_a_folder_name(cls, name: str) -> str:

@@ -16,6 +16,7 @@ from nasopt.records import names as attributes
 from nasopt.records import queries
 from nasopt.study.opening import OpenStudy
 from nasopt.training.context import Context
+from nasopt.trial.artifact import make_artifact
 from nasopt.trial.objective import Objective
 from nasopt.trial.rebuilding import rebuild
 
@@ -84,10 +85,10 @@ def _measured(
     base = queries.base_of(opened.study)
     assert base is not None
     base_found = queries.confirmation_of(opened.study, base.number) or {}
-    candidate = rebuild(objective.method, context.checkpoints, trial, context.task)
+    candidate = rebuild(context.checkpoints, trial, context.task)
     found: Record = {}
     for name, source in sources.items():
-        artifact = objective.method.quantize(candidate, source.device)
+        artifact = make_artifact(candidate, source.device, objective.method.plan.quantizer)
         record = source.record(artifact, candidate, context)
         reference = base_found.get(name, {}).get("value_ms")
         predicted = trial.user_attrs[attributes.LATENCY][name]

@@ -10,12 +10,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.errors import TrialNotFoundError
 from nasopt.execution.search import run_trial
-from nasopt.methods.base import Control
+from nasopt.methods.controls import Control, Member
 from nasopt.records import names as attributes
 from nasopt.records import queries
 from nasopt.storage.predictions import TFIDF, Predictions, PredictionStore
 from nasopt.study.opening import OpenStudy
 from nasopt.study.recovery import recording_interruptions, settle_interrupted
+from nasopt.training.candidate import Lineage
 from nasopt.trial.objective import Objective
 
 logger = logging.getLogger("nasopt")
@@ -38,6 +39,14 @@ def members_of(opened: OpenStudy) -> list[FrozenTrial]:
     return found
 
 
+def member_of(trial: FrozenTrial) -> Member:
+    """A trial of the front as a method's controls see it."""
+    stored = trial.user_attrs
+    epochs = {name: stored.get(name, 0) for name in ("finetune_epochs", "distill_epochs", "search_epochs")}
+    lineage = Lineage(stored.get(attributes.PARENT), **epochs)
+    return Member(trial.number, trial.params, queries.precision_of(trial), stored[attributes.CHECKPOINT], lineage)
+
+
 def missing_controls(opened: OpenStudy, objective: Objective, random_masks: int) -> list[Control]:
     """The controls of the members of the Pareto front that have yet to be evaluated.
 
@@ -47,7 +56,11 @@ def missing_controls(opened: OpenStudy, objective: Objective, random_masks: int)
     study = opened.study
     context = objective.prepare(study)
     settle_interrupted(study, opened.folder)
-    wanted = objective.method.controls(members_of(opened), context.shape, random_masks, opened.config.seed)
+    family = objective.method.controls
+    if family is None:
+        return []
+    members = [member_of(trial) for trial in members_of(opened)]
+    wanted = family.propose(members, context.shape, random_masks, opened.config.seed)
     return unsettled(study, wanted)
 
 

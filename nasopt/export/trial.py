@@ -16,6 +16,7 @@ from nasopt.records import queries
 from nasopt.records.conditions import best_trial
 from nasopt.storage.checkpoints import CheckpointStore
 from nasopt.study.opening import OpenStudy
+from nasopt.trial.artifact import make_artifact
 from nasopt.trial.rebuilding import rebuild
 
 if TYPE_CHECKING:
@@ -73,9 +74,9 @@ def export(
     if form == "onnx":
         return _export_onnx(opened, trial, to, force)
     task = open_task(opened.config, opened.folder)
-    candidate = rebuild(make_method(opened.config), _store(opened), trial, task)
+    candidate = rebuild(_store(opened), trial, task)
     device = make_source(opened.config.latency[0]).device
-    artifact = make_method(opened.config).quantize(candidate, device)
+    artifact = make_artifact(candidate, device, make_method(opened.config).plan.quantizer)
     card = model_card(opened, trial, _test_qualities(opened, trial, task))
     tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
     return export_hf(artifact, tokenizer, candidate.architecture, to, card=card, force=force)
@@ -93,8 +94,8 @@ def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool) -
         raise ExportError("a translation model cannot be written as ONNX, which has no generation; use --format hf")
     check_convertible(queries.precision_of(trial))
     task = open_task(opened.config, opened.folder)
-    candidate = rebuild(make_method(opened.config), _store(opened), trial, task)
-    artifact = make_method(opened.config).quantize(candidate, torch.device("cpu"))
+    candidate = rebuild(_store(opened), trial, task)
+    artifact = make_artifact(candidate, torch.device("cpu"), make_method(opened.config).plan.quantizer)
 
     def card(file: Path) -> str:
         qualities = _test_qualities(opened, trial, task, OnnxModel(file))
@@ -118,20 +119,20 @@ def _test_qualities(
 
     if opened.config.task.dataset.splits.test is None or opened.config.task.metric == "encodechka":
         return None, None  # the benchmark has files of its own, and the search has seen them
-    device, method = make_source(opened.config.latency[0]).device, make_method(opened.config)
+    device, plan = make_source(opened.config.latency[0]).device, make_method(opened.config).plan
     (opened.folder / "data").mkdir(exist_ok=True)
 
     def quality(which: FrozenTrial | None, exported: nn.Module | None = None) -> float | None:
         if which is None or which.user_attrs[attributes.CHECKPOINT] not in _store(opened):
             return None
-        candidate = rebuild(method, _store(opened), which, task)
+        candidate = rebuild(_store(opened), which, task)
         tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
         own = None if tokenizer is task.tokenizer else tokenizer
         split = task.encode(opened.folder / "data", own)["test"]
         if exported is not None:
             return task.evaluate(exported, split, torch.device("cpu"), own).quality
         # Quantised again: evaluating would repack the weights of the artifact that is exported.
-        return task.evaluate(method.quantize(candidate, device), split, device, own).quality
+        return task.evaluate(make_artifact(candidate, device, plan.quantizer), split, device, own).quality
 
     return quality(trial, exported), quality(queries.base_of(opened.study))
 

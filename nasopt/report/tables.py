@@ -73,7 +73,7 @@ def study_record(opened: OpenStudy) -> Record:
         "controls": len(queries.complete_controls(study)),
         "tfidf": study.user_attrs.get(attributes.TFIDF, {}).get("quality"),
         "hypervolume": _hypervolume(opened, complete),
-        **make_method(config).record(study),
+        **make_method(config).summary(study),
         "artifacts": str(opened.folder),
     }
 

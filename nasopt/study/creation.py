@@ -42,7 +42,7 @@ def read_study_file(path: str | Path, name: str | None = None) -> StudyConfig:
     if isinstance(method, str) and method not in methods:
         errors.append(f"method: {method!r} is not a method; one of {choices(methods)}")
     elif isinstance(method, str) and isinstance(options := document.get("method_options", {}), dict):
-        errors += check_section(methods[method].options_model, options, prefix="method_options.")[1]
+        errors += check_section(methods[method].about.options, options, prefix="method_options.")[1]
     if config is None or errors:
         raise study_file_error(path, errors)
     return config
@@ -112,7 +112,7 @@ def _resolve_paths(config: StudyConfig) -> StudyConfig:
         for latency in config.latency
     )
     options = dict(config.method_options)
-    for name in find(config.method).path_options:
+    for name in find(config.method).about.path_options:
         if options.get(name):
             options[name] = [resolve_path(path) for path in options[name]]
     return config.model_copy(update={"task": task, "latency": latencies, "method_options": options})

@@ -127,9 +127,11 @@ def check_artifacts(opened: OpenStudy, rebuild: bool) -> None:
         )
     ensure_writable(opened.folder)
     if rebuild:
-        from nasopt.trial.preparation import forget_damaged_base
+        from nasopt.storage.checkpoints import CheckpointStore
+        from nasopt.trial.base_model import forget_damaged_base
+        from nasopt.trial.preparation import CHECKPOINTS
 
-        forget_damaged_base(opened.folder)
+        forget_damaged_base(opened.folder, CheckpointStore(opened.folder / CHECKPOINTS))
 
 
 def _exists(storage: RDBStorage, name: str) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nasopt.methods.base import Method
 from nasopt.records import names as attributes
 from nasopt.records import queries
 from nasopt.storage.checkpoints import CheckpointStore
 from nasopt.training.candidate import Candidate, Lineage
+from nasopt.training.weights import WeightSource
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -16,14 +16,12 @@ if TYPE_CHECKING:
     from nasopt.tasks.base import Task
 
 
-def rebuild(method: Method, checkpoints: CheckpointStore, trial: FrozenTrial, task: Task) -> Candidate:
+def rebuild(checkpoints: CheckpointStore, trial: FrozenTrial, task: Task) -> Candidate:
     """The candidate of a complete trial, from its checkpoint.
 
     Raises:
         CheckpointError: it is not there, or damaged.
     """
     weights, architecture = checkpoints.read(trial.user_attrs[attributes.CHECKPOINT])
-    model = method.module(architecture, task)
-    model.load_state_dict(weights)
-    model.eval()
+    model = WeightSource.restore(architecture, weights, task.load_model())
     return Candidate(model, architecture.with_precision(queries.precision_of(trial)), Lineage())
