@@ -15,6 +15,7 @@ from nasopt.errors import (
 )
 from nasopt.records import names as attributes
 from nasopt.records import queries
+from nasopt.records.study import fix_base
 from nasopt.study.opening import OpenStudy
 from nasopt.study.recovery import recording_interruptions, settle_interrupted, was_given_up
 from nasopt.trial.objective import Objective
@@ -48,6 +49,7 @@ def run_base(opened: OpenStudy, objective: Objective) -> None:
         bases = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get(attributes.IS_BASE)]
         reason = bases[-1].user_attrs.get(attributes.FAILURE, "unknown")
         raise StorageError(f"the base model could not be measured: {reason}")
+    fix_base(study)
 
 
 def _waiting_bases(study: optuna.Study) -> list[FrozenTrial]:

@@ -99,7 +99,7 @@ def _best(opened: OpenStudy, complete: Sequence[FrozenTrial]) -> list[Record]:
 
 
 def _hypervolume(opened: OpenStudy, complete: Sequence[FrozenTrial]) -> float | None:
-    reference = opened.study.user_attrs.get(attributes.REFERENCE_POINT)
+    reference = queries.reference_point(opened.study)
     if reference is None or not complete:
         return None
     return hypervolume(minimised(complete, opened.study), [-reference[0], *reference[1:]])

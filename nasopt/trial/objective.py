@@ -25,6 +25,7 @@ from nasopt.methods.registry import make_method
 from nasopt.records import names as attributes
 from nasopt.records import queries
 from nasopt.records.notes import TrialFacts, failure_text, note_text, save_note
+from nasopt.records.study import fix_base
 from nasopt.samplers.history import is_exhausted, parent_of
 from nasopt.storage.attachments import attach
 from nasopt.storage.attachments import documents as attached_documents
@@ -128,6 +129,7 @@ class Objective:
                 make_recorder=self.method.base_recorder,
             )
         if queries.base_of(study) is not None:
+            fix_base(study)
             self.method.prepare(study, self._context)
         return self._context
 
