@@ -12,8 +12,9 @@ from nasopt.config.study import LatencyConfig
 from nasopt.measurement.device import resolve_device
 from nasopt.measurement.measured.latency import MeasurementError
 from nasopt.measurement.sources import LookedUpLatency, MeasuredLatency, Record, with_value
-from nasopt.records import names as attributes
 from nasopt.records import queries
+from nasopt.records.latency import Latencies
+from nasopt.records.study import StudyRecord
 from nasopt.study.opening import OpenStudy
 from nasopt.training.context import Context
 from nasopt.trial.objective import Objective
@@ -28,8 +29,8 @@ def unconfirmed(opened: OpenStudy) -> list[FrozenTrial]:
     if base is None or not any(latency.confirm for latency in opened.config.latency):
         return []
     front = [trial for trial in queries.pareto_front(opened.study) if trial.number != base.number]
-    known = opened.study.user_attrs
-    return [trial for trial in (base, *front) if f"{attributes.CONFIRMED}{trial.number}" not in known]
+    known = StudyRecord.of(opened.study).confirmations
+    return [trial for trial in (base, *front) if trial.number not in known]
 
 
 def confirm(opened: OpenStudy, objective: Objective) -> None:
@@ -57,7 +58,7 @@ def confirm(opened: OpenStudy, objective: Objective) -> None:
             except MeasurementError as error:
                 logger.warning("trial %d could not be confirmed: %s", trial.number, error)
                 continue
-            opened.study.set_user_attr(f"{attributes.CONFIRMED}{trial.number}", found)
+            StudyRecord(confirmations={trial.number: found}).write_to(opened.study)
 
 
 def _measuring(latency: LatencyConfig, objective: Objective) -> MeasuredLatency:
@@ -67,9 +68,9 @@ def _measuring(latency: LatencyConfig, objective: Objective) -> MeasuredLatency:
     return MeasuredLatency(latency.model_copy(update={"threads": source.table.threads}), resolve_device(latency.device))
 
 
-def _original(study: optuna.Study, trial: FrozenTrial) -> Record | None:
+def _original(study: optuna.Study, trial: FrozenTrial) -> Latencies | None:
     """What was measured of the trial whose work this one would have done again."""
-    original = trial.user_attrs.get(attributes.REPEATS)
+    original = queries.original_of(trial)
     return None if original is None else queries.confirmation_of(study, original)
 
 
@@ -90,7 +91,7 @@ def _measured(
         artifact = objective.method.quantize(candidate, source.device)
         record = source.record(artifact, candidate, context)
         reference = base_found.get(name, {}).get("value_ms")
-        predicted = trial.user_attrs[attributes.LATENCY][name]
+        predicted = queries.latencies_of(trial)[name]
         looked_up = {"predicted_ms": predicted["value_ms"], "predicted_ratio": predicted["ratio"]}
         found[name] = {**with_value(record, reference), **looked_up}
     return found

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial
 
 from nasopt.config.task import TaskConfig
-from nasopt.records import names as attributes
 from nasopt.records import queries
 from nasopt.records.latency import batch_words, runtime_words, source_words
+from nasopt.records.trial import TrialRecord
 from nasopt.study.opening import OpenStudy
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ def model_card(
     task = opened.config.task
     base = queries.base_of(opened.study)
     base_values = base.values if base else [None] * len(trial.values)
-    latencies = trial.user_attrs.get(attributes.LATENCY, {})
+    record = TrialRecord.of(trial)
+    latencies = record.latencies or {}
     rows = [
         f"| {name}{_predicted(latencies.get(name))} | {_number(mine)} | {_number(its)} |"
         for name, mine, its in zip(opened.study.metric_names or [], trial.values, base_values, strict=True)
@@ -121,7 +122,7 @@ def model_card(
 
 Made from `{Path(task.model).name}` by nasopt's {opened.config.method} search, for {task.type} on
 `{Path(task.dataset.path).name}`. Precision {queries.precision_of(trial)},
-{trial.user_attrs.get("parameters", 0):,} parameters.
+{record.parameters or 0:,} parameters.
 
 | | this model | base model |
 |---|---|---|

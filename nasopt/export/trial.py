@@ -11,7 +11,6 @@ from nasopt.errors import ExportError, TrialNotFoundError
 from nasopt.export.card import model_card, onnx_text
 from nasopt.measurement.sources import make_source
 from nasopt.methods.registry import make_method
-from nasopt.records import names as attributes
 from nasopt.records import queries
 from nasopt.records.conditions import best_trial
 from nasopt.storage.checkpoints import CheckpointStore
@@ -34,7 +33,7 @@ def choose(opened: OpenStudy, number: int | None, condition: str | None) -> Froz
     if condition is not None:
         names = opened.study.metric_names or []
         complete = queries.feasible(queries.complete_trials(opened.study))
-        kept = [t for t in complete if t.user_attrs.get(attributes.CHECKPOINT) in store]
+        kept = [t for t in complete if queries.checkpoint_of(t) in store]
         return best_trial(kept, condition, names)
     trials = opened.study.get_trials(deepcopy=False)
     if number is None or number >= len(trials):
@@ -42,11 +41,11 @@ def choose(opened: OpenStudy, number: int | None, condition: str | None) -> Froz
         raise TrialNotFoundError(f"--trial {number}: there is no such trial; the study has {last}")
     trial = trials[number]
     if trial.state != TrialState.COMPLETE:
-        reason = trial.user_attrs.get(attributes.FAILURE, "")
+        reason = queries.failure_of(trial) or ""
         raise TrialNotFoundError(
             f"--trial {number}: it is {trial.state.name}, not COMPLETE{': ' * bool(reason)}{reason}"
         )
-    if trial.user_attrs.get(attributes.CHECKPOINT) not in store:
+    if queries.checkpoint_of(trial) not in store:
         raise TrialNotFoundError(
             f"--trial {number}: its weights were not kept (only those on the Pareto front and in the population are); "
             "`nasopt study pareto` shows trials that can be exported"
@@ -122,7 +121,7 @@ def _test_qualities(
     (opened.folder / "data").mkdir(exist_ok=True)
 
     def quality(which: FrozenTrial | None, exported: nn.Module | None = None) -> float | None:
-        if which is None or which.user_attrs[attributes.CHECKPOINT] not in _store(opened):
+        if which is None or queries.checkpoint_of(which) not in _store(opened):
             return None
         candidate = rebuild(method, _store(opened), which, task)
         tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)

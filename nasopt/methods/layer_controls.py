@@ -22,8 +22,8 @@ from nasopt.architecture.base import EncoderShape, Precision
 from nasopt.architecture.encoder import Architecture
 from nasopt.errors import CheckpointError
 from nasopt.methods.base import Control, Method
-from nasopt.records import names as attributes
 from nasopt.records import queries
+from nasopt.records.trial import TrialRecord
 from nasopt.training.candidate import Candidate, Lineage
 from nasopt.training.context import Context
 
@@ -58,11 +58,11 @@ def budgets_of(method: Method, members: Sequence[FrozenTrial]) -> list[Budget]:
     return [
         Budget(
             method.depth(member.params) or 0,
-            member.user_attrs.get("finetune_epochs", 0),
-            member.user_attrs.get("distill_epochs", 0),
+            record.finetune_epochs or 0,
+            record.distill_epochs or 0,
             queries.precision_of(member),
         )
-        for member in members
+        for member, record in ((member, TrialRecord.of(member)) for member in members)
     ]
 
 
@@ -176,9 +176,9 @@ def _trained_before(trial: Trial, recipe: Mapping[str, Any], context: Context) -
     """The weights of a control that differs in nothing but the precision, if they are still there."""
     wanted = queries.recipe_key({**recipe, "precision": None})
     for other in trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))[::-1]:
-        theirs = other.user_attrs.get(attributes.CONTROL_RECIPE)
-        key = other.user_attrs.get(attributes.CHECKPOINT, "")
-        if theirs is None or key not in context.checkpoints:
+        theirs = queries.recipe_of(other)
+        key = queries.checkpoint_of(other)
+        if theirs is None or key is None or key not in context.checkpoints:
             continue
         if queries.recipe_key({**theirs, "precision": None}) == wanted:
             try:

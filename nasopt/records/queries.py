@@ -93,6 +93,24 @@ def recipe_of(trial: BaseTrial) -> Mapping[str, Any] | None:
     return recipe
 
 
+def worker_of(trial: FrozenTrial) -> Mapping[str, Any] | None:
+    """The process that runs the trial, else the one whose sampler asked for it; None if neither has said so yet."""
+    worker: Mapping[str, Any] | None = trial.user_attrs.get(names.WORKER)
+    return worker or trial.system_attrs.get(names.SAMPLER_WORKER)
+
+
+def label_of(control: BaseTrial) -> str | None:
+    """A control in a word; None for what is none."""
+    label: str | None = control.user_attrs.get(names.CONTROL)
+    return label
+
+
+def control_depth_of(control: BaseTrial) -> int | None:
+    """How many layers a control keeps; None where it has no such thing."""
+    depth: int | None = control.user_attrs.get(names.CONTROL_DEPTH)
+    return depth
+
+
 def failure_of(trial: BaseTrial) -> str | None:
     """Why the trial failed, on one line."""
     reason: str | None = trial.user_attrs.get(names.FAILURE)
@@ -104,9 +122,14 @@ def detail_of(trial: BaseTrial, name: str) -> Any:
     return trial.user_attrs.get(name)
 
 
-def confirmation_of(study: optuna.Study, number: int) -> dict[str, Any] | None:
+def study_detail(study: optuna.Study, name: str) -> Any:
+    """A study's attribute of the method's own; None if it has none of that name."""
+    return study.user_attrs.get(name)
+
+
+def confirmation_of(study: optuna.Study, number: int) -> Latencies | None:
     """What was measured of a trial whose latencies were looked up, by objective; None if nothing was."""
-    found: dict[str, Any] | None = study.user_attrs.get(f"{names.CONFIRMED}{number}")
+    found: Latencies | None = study.user_attrs.get(f"{names.CONFIRMED}{number}")
     return found
 
 

@@ -7,7 +7,7 @@ has an architecture and no latency. An attribute that is not there is None in th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from nasopt.records import names
@@ -144,6 +144,12 @@ class TrialRecord:
         if names.CONTROL in left:
             values["control"] = ControlRecord(*(left.pop(key, None) for key in _CONTROL))
         return cls(**values, details=left, nulls=nulls)
+
+    def as_retry(self, number: int, parent: int | None) -> TrialRecord:
+        """What a second try stores before it begins: what the trial of this number is for, and its parent."""
+        nulls = self.nulls & set(names.PURPOSE)
+        marks = TrialRecord(retry_of=number, is_base=self.is_base, control=self.control, **with_parent(parent))
+        return replace(marks, nulls=marks.nulls | nulls)
 
     def to_attributes(self) -> dict[str, Any]:
         """The user attributes, as `Study.enqueue_trial` takes them too."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from nasopt.records import names as attributes
 from nasopt.records import queries
+from nasopt.records.study import StudyRecord
 from nasopt.report.printing import Record
 from nasopt.study.opening import OpenStudy
 
@@ -58,7 +58,7 @@ def confirmation_summary(opened: OpenStudy) -> Record | None:
 
     The ratio to the base model is free of what slows the machine as a whole.
     """
-    found = [value for key, value in opened.study.user_attrs.items() if key.startswith(attributes.CONFIRMED)]
+    found = StudyRecord.of(opened.study).confirmations.values()
     if not found:
         return None
     items = [item for trial in found for item in trial.values()]

@@ -13,7 +13,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from optuna.storages import get_storage
 
 from nasopt.errors import MissingExtraError, PortInUseError
-from nasopt.records import names as attributes
+from nasopt.records.study import StudyRecord
 from nasopt.storage.attachments import AttachmentStore
 from nasopt.storage.rdb import artifact_folder, open_storage
 
@@ -79,19 +79,19 @@ class _Folders:
         """Every artifact folder; uploads go to the first."""
         if self._override is not None:
             return [self._override]
-        recorded = [study.user_attrs.get(attributes.ARTIFACTS) for study in self._storage.get_all_studies()]
+        recorded = [StudyRecord.of(study).artifacts for study in self._storage.get_all_studies()]
         return list(dict.fromkeys([self._default, *(Path(folder) for folder in recorded if folder)]))
 
     def of(self, study_id: int) -> Path | None:
         """The folder of one study; None if nasopt did not make it."""
         try:
-            user_attrs = self._storage.get_study_user_attrs(study_id)
+            record = StudyRecord.stored(self._storage, study_id)
         except KeyError:
             return None
-        config = user_attrs.get(attributes.CONFIG)
-        if config is None:
+        folder = self._override or record.artifacts
+        if record.configuration is None or folder is None:
             return None
-        return Path(self._override or user_attrs[attributes.ARTIFACTS]) / str(config["name"])
+        return Path(folder) / str(record.configuration["name"])
 
 
 def _with_deletion(application: Application, folders: _Folders) -> Application:

@@ -9,10 +9,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.methods.registry import make_method
 from nasopt.numerics.pareto import hypervolume
-from nasopt.records import names as attributes
 from nasopt.records import queries
 from nasopt.records.latency import predicted_words, source_of
 from nasopt.records.queries import complete_trials, feasible, minimised
+from nasopt.records.study import StudyRecord
+from nasopt.records.trial import TrialRecord
 from nasopt.report.printing import Record
 from nasopt.samplers.history import known_draws
 from nasopt.study.opening import OpenStudy
@@ -28,21 +29,22 @@ def pareto_trials(opened: OpenStudy) -> list[FrozenTrial]:
 
 def trial_record(trial: FrozenTrial, metric_names: Sequence[str]) -> Record:
     """What is shown of a trial; `values` is None unless it is complete."""
-    latencies = trial.user_attrs.get(attributes.LATENCY) or {}
+    record = TrialRecord.of(trial)
+    latencies = record.latencies or {}
     complete = trial.state == TrialState.COMPLETE
     return {
         "number": trial.number,
         "state": trial.state.name,
         "values": dict(zip(metric_names, trial.values, strict=True)) if complete else None,
         "params": trial.params,
-        "parent": trial.user_attrs.get(attributes.PARENT),
+        "parent": record.parent,
         "precision": queries.precision_of(trial) if complete else trial.params.get("precision"),
         "source": source_of(latencies),
         "predicted": predicted_words(latencies),
-        "device_change": trial.user_attrs.get(attributes.DEVICE_CHANGE),
-        "memory": trial.user_attrs.get(attributes.MEMORY),
-        "control": trial.user_attrs.get(attributes.CONTROL),
-        "failure": trial.user_attrs.get(attributes.FAILURE) or trial.user_attrs.get(attributes.REJECTED),
+        "device_change": record.device_change,
+        "memory": None if record.memory is None else record.memory.to_json(),
+        "control": None if record.control is None else record.control.label,
+        "failure": record.failure or record.rejected,
         "duration_s": None if trial.duration is None else trial.duration.total_seconds(),
         "feasible": all(value <= 0 for value in trial.constraints.values()),
     }
@@ -54,9 +56,9 @@ def study_record(opened: OpenStudy) -> Record:
     trials = study.get_trials(deepcopy=False)
     names = study.metric_names or []
     complete = feasible(complete_trials(study))
-    base = queries.base_of(study)
-    measured: Record = base.user_attrs.get(attributes.LATENCY, {}) if base else {}
-    environment: Record = next(iter(measured.values()), {})
+    base, tfidf = queries.base_of(study), StudyRecord.of(study).tfidf
+    measured = queries.latencies_of(base) if base else {}
+    environment = next(iter(measured.values()), {})
     return {
         "name": config.name,
         "method": config.method,
@@ -71,7 +73,7 @@ def study_record(opened: OpenStudy) -> Record:
         "base": dict(zip(names, base.values, strict=True)) if base else None,
         "pareto": len(pareto_trials(opened)),
         "controls": len(queries.complete_controls(study)),
-        "tfidf": study.user_attrs.get(attributes.TFIDF, {}).get("quality"),
+        "tfidf": None if tfidf is None else tfidf.quality,
         "hypervolume": _hypervolume(opened, complete),
         **make_method(config).record(study),
         "artifacts": str(opened.folder),
@@ -81,8 +83,8 @@ def study_record(opened: OpenStudy) -> Record:
 def not_trained(trials: Sequence[FrozenTrial]) -> Record:
     """How much work was not done: candidates that break a constraint by what is known beforehand, and known ones."""
     return {
-        "rejected": sum(attributes.REJECTED in trial.user_attrs for trial in trials),
-        "repeated": sum(attributes.REPEATS in trial.user_attrs for trial in trials),
+        "rejected": sum(queries.is_rejected(trial) for trial in trials),
+        "repeated": sum(queries.is_repeat(trial) for trial in trials),
         "known_drawn": sum(known_draws(trial) for trial in trials),
     }
 

@@ -21,7 +21,7 @@ from nasopt.errors import (
 from nasopt.host.files import ensure_writable
 from nasopt.measurement.sources import LookedUpLatency, PredictedLatency
 from nasopt.methods.registry import available, find
-from nasopt.records import names as attributes
+from nasopt.records.study import StudyRecord
 from nasopt.storage.rdb import artifact_folder, open_storage, shown, sqlite_path
 from nasopt.study.opening import _exists, _stored_config, places
 from nasopt.trial.objective import Objective
@@ -92,9 +92,7 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(objective.metric_names)
     hashes = {kind: content_hash(place) for kind, place in places(config).items()}
-    study.set_user_attr(attributes.DATA, hashes)
-    study.set_user_attr(attributes.ARTIFACTS, str(folder))
-    study.set_user_attr(attributes.CONFIG, json.loads(config.to_json()))
+    StudyRecord(configuration=json.loads(config.to_json()), artifacts=str(folder), data=hashes).write_to(study)
     return True
 
 

@@ -23,8 +23,8 @@ from nasopt.errors import (
     choices,
 )
 from nasopt.host.files import ensure_writable
-from nasopt.records import names as attributes
 from nasopt.records import queries
+from nasopt.records.study import StudyRecord
 from nasopt.storage.attachments import remove_uploads
 from nasopt.storage.rdb import artifact_folder, open_storage, shown
 from nasopt.study.recovery import retry
@@ -67,15 +67,16 @@ def open_study(url: URL, name: str, artifacts: Path | None = None) -> OpenStudy:
         raise StudyNotFoundError(f"no study {name!r} in {shown(url)}; it has: {choices(sorted(names)) or 'none'}")
     config = _stored_config(storage, name)
     study = optuna.load_study(study_name=name, storage=storage, sampler=Objective(config).sampler())
-    folder = artifacts or Path(study.user_attrs[attributes.ARTIFACTS])
-    return OpenStudy(study, config, folder.resolve(), url)
+    stored = StudyRecord.of(study).artifacts
+    assert stored is not None  # it is written before the configuration
+    return OpenStudy(study, config, (artifacts or Path(stored)).resolve(), url)
 
 
 def list_studies(url: URL, artifacts: Path | None = None) -> list[OpenStudy]:
     """Every study of ours in a database, by name."""
     storage = open_storage(url, must_exist=True)
     summaries = optuna.get_all_study_summaries(storage, include_best_trial=False)
-    names = sorted(summary.study_name for summary in summaries if attributes.CONFIG in summary.user_attrs)
+    names = sorted(summary.study_name for summary in summaries if StudyRecord.of(summary).configuration is not None)
     return [open_study(url, name, artifacts) for name in names]
 
 
@@ -98,7 +99,7 @@ def with_data(opened: OpenStudy, path: str | None) -> OpenStudy:
     if path is not None:
         dataset = config.task.dataset.model_copy(update={"path": resolve_path(path)})
         config = config.model_copy(update={"task": config.task.model_copy(update={"dataset": dataset})})
-    hashes = opened.study.user_attrs[attributes.DATA]
+    hashes = StudyRecord.of(opened.study).data or {}
     for kind, place in places(config).items():
         if hashes.get(kind) is None:
             continue
@@ -141,7 +142,7 @@ def _exists(storage: RDBStorage, name: str) -> bool:
 
 
 def _stored_config(storage: RDBStorage, name: str) -> StudyConfig:
-    stored = storage.get_study_user_attrs(storage.get_study_id_from_name(name)).get(attributes.CONFIG)
+    stored = StudyRecord.stored(storage, storage.get_study_id_from_name(name)).configuration
     if stored is None:
         raise StudyNotFoundError(
             f"the study {name!r} was not made by nasopt; `nasopt study list` shows those that were"

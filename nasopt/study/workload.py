@@ -8,7 +8,6 @@ from nasopt.architecture.base import EncoderShape
 from nasopt.architecture.encoder import Architecture
 from nasopt.errors import TrialNotFoundError, UnsupportedModelError
 from nasopt.measurement.predicted.transformer_cost import LayerShape, Workload
-from nasopt.records import names as attributes
 from nasopt.records import queries
 from nasopt.storage.checkpoints import CheckpointStore
 from nasopt.study.opening import OpenStudy
@@ -80,7 +79,7 @@ def from_params(trial: FrozenTrial, base: EncoderShape) -> tuple[LayerShape, ...
 
 def _from_checkpoint(opened: OpenStudy, trial: FrozenTrial, base: EncoderShape) -> tuple[LayerShape, ...] | None:
     folder = opened.folder / "checkpoints"
-    key = trial.user_attrs.get(attributes.CHECKPOINT)
+    key = queries.checkpoint_of(trial)
     if key is None or not folder.is_dir():
         return None
     store = CheckpointStore(folder)

@@ -22,10 +22,10 @@ from nasopt.host.identity import worker_identity
 from nasopt.measurement.inputs import fixed_batch
 from nasopt.measurement.sources import LatencySource, device_changes, make_sources, with_value
 from nasopt.methods.registry import make_method
-from nasopt.records import names as attributes
 from nasopt.records import queries
-from nasopt.records.notes import TrialFacts, failure_text, note_text, save_note
+from nasopt.records.notes import TrialView, failure_text, note_text, save_note
 from nasopt.records.study import fix_base
+from nasopt.records.trial import MemoryRecord, TrialRecord, with_parent
 from nasopt.samplers.history import is_exhausted, parent_of
 from nasopt.storage.attachments import attach
 from nasopt.storage.attachments import documents as attached_documents
@@ -141,7 +141,7 @@ class Objective:
             )
         try:
             self.trial_number = trial.number
-            trial.set_user_attr(attributes.WORKER, worker_identity())
+            TrialRecord(worker=worker_identity()).write_to(trial)
             context = self.prepare(trial.study)
             return self._run(trial, context)
         finally:
@@ -149,7 +149,7 @@ class Objective:
 
     def _run(self, trial: optuna.Trial, context: Context) -> tuple[float, ...]:
         if is_exhausted(trial):
-            trial.set_user_attr(attributes.EXHAUSTED, True)
+            TrialRecord(exhausted=True).write_to(trial)
             trial.study.stop()
             raise optuna.TrialPruned("every genotype the method can reach has been tried")
         try:
@@ -157,19 +157,18 @@ class Objective:
         except RejectedCandidateError as rejected:
             for name, violation in rejected.constraints.items():
                 trial.set_constraint(name, violation)
-            trial.set_user_attr(attributes.REJECTED, str(rejected))
+            TrialRecord(rejected=str(rejected)).write_to(trial)
             context.on_phase("rejected", 0, 0)
             raise optuna.TrialPruned(str(rejected)) from None
         except (optuna.TrialPruned, UpdateFinishedTrialError, StorageInternalError):
             raise  # nothing can be written to a trial that others ended, or to a database that is gone
         except KeyboardInterrupt as error:
-            trial.set_user_attr(attributes.INTERRUPTED, True)
-            trial.set_user_attr(attributes.FAILURE, f"interrupted: {str(error) or 'Ctrl-C'}")
+            TrialRecord(interrupted=True, failure=f"interrupted: {str(error) or 'Ctrl-C'}").write_to(trial)
             raise
         except Exception as error:
             # Whatever went wrong in one candidate must not end the study; the reason stays with the trial.
             reason = f"{type(error).__name__}: {str(error) or 'no message'}".splitlines()[0]
-            trial.set_user_attr(attributes.FAILURE, reason)
+            TrialRecord(failure=reason).write_to(trial)
             save_note(trial, failure_text(reason, parent_of(trial)))
             logger.warning("trial %d failed: %s", trial.number, reason)
             logger.debug("trial %d", trial.number, exc_info=True)
@@ -180,8 +179,9 @@ class Objective:
 
     def _values(self, trial: optuna.Trial, context: Context) -> tuple[float, ...]:
         """The trial's values, from the work it describes or from the trial that has done the same work before."""
-        if attributes.CONTROL_RECIPE in trial.user_attrs:
-            candidate = self.method.build_control(trial.user_attrs[attributes.CONTROL_RECIPE], trial, context)
+        recipe = queries.recipe_of(trial)
+        if recipe is not None:
+            candidate = self.method.build_control(recipe, trial, context)
         else:
             base_params = self.method.base_params(context.shape)
             is_base = not base_params and queries.base_of(trial.study) is None
@@ -207,7 +207,7 @@ class Objective:
         base = queries.base_of(trial.study)
         changes = self._device_changes(base)
         if changes:
-            trial.set_user_attr(attributes.DEVICE_CHANGE, "; ".join(changes))
+            TrialRecord(device_change="; ".join(changes)).write_to(trial)
         device = next(iter(self.sources.values())).device
         artifact = self.method.quantize(candidate, device)
         # NOTE: memory first: the first forward pass of an nf4 model repacks its weights in place.
@@ -218,13 +218,13 @@ class Objective:
         if not math.isfinite(evaluation.quality):
             raise ValueError(f"the quality is {evaluation.quality}")
         if evaluation.details:
-            trial.set_user_attr(attributes.QUALITY_DETAILS, dict(evaluation.details))
+            TrialRecord(quality_details=dict(evaluation.details)).write_to(trial)
         self._keep_predictions(trial, evaluation, context)
         context.on_phase("measuring", 0, 0)
         batch = fixed_batch(self.config.latency[0], context, artifact)
         workload = context.task.workload(artifact)
-        memory = {"weights_mb": weights, "peak_mb": peak_memory_mb(workload, batch, weights, device)}
-        trial.set_user_attr(attributes.MEMORY, {**memory, "device": device_name(device)})
+        memory = MemoryRecord(weights, peak_memory_mb(workload, batch, weights, device), device_name(device))
+        TrialRecord(memory=memory).write_to(trial)
         latencies = {}
         for position, (name, source) in enumerate(self.sources.items(), start=1):
             if source.device != device:
@@ -232,11 +232,11 @@ class Objective:
                 artifact, device = self.method.quantize(candidate, source.device), source.device
             record = source.record(artifact, candidate, context)
             latencies[name] = with_value(record, base.values[position] if base else None)
-        trial.set_user_attr(attributes.LATENCY, latencies)
+        TrialRecord(latencies=latencies).write_to(trial)
         return (
             evaluation.quality,
             *[item["value_ms"] for item in latencies.values()],
-            memory[f"{self.config.memory}_mb"],
+            memory.peak_mb if self.config.memory == "peak" else memory.weights_mb,
         )
 
     def _device_changes(self, base: FrozenTrial | None) -> list[str]:
@@ -245,8 +245,9 @@ class Objective:
             return []
         from nasopt.measurement.device import device_name
 
-        changes = device_changes(base.user_attrs[attributes.LATENCY], self.sources)
-        began_on = base.user_attrs.get(attributes.MEMORY, {}).get("device")
+        record = TrialRecord.of(base)
+        changes = device_changes(record.latencies or {}, self.sources)
+        began_on = None if record.memory is None else record.memory.device
         found = device_name(next(iter(self.sources.values())).device)
         if self.config.memory == "peak" and began_on not in (None, found):
             changes.append(f"memory_mb: measured, {found}, but the study began with: measured, {began_on}")
@@ -285,60 +286,45 @@ class Objective:
         key = context.checkpoints.write(
             candidate.model.state_dict(),
             candidate.architecture,
-            announce=lambda key: trial.set_user_attr(attributes.CHECKPOINT, key),
+            announce=lambda key: TrialRecord(checkpoint=key).write_to(trial),
         )
         parameters = candidate.model.num_parameters()
-        is_control = attributes.CONTROL in trial.user_attrs
+        is_control = queries.is_control(trial)
         batch = fixed_batch(self.config.latency[0], context, candidate.model)
         flops = count_flops(context.task.workload(candidate.model), batch)
         for name, violation in self.method.constraints(self.config.task.metric, values[0], parameters).items():
             trial.set_constraint(name, violation)
-        described = {
-            attributes.ARCHITECTURE: candidate.architecture.brief(),
-            attributes.PRECISION: candidate.architecture.precision,
-            attributes.PARENT: lineage.parent,
-            "finetune_epochs": lineage.finetune_epochs,
-            "distill_epochs": lineage.distill_epochs,
-            "search_epochs": lineage.search_epochs,
-            "training_result": candidate.training,
-            "parameters": parameters,
-            "flops": flops,
-            **({} if is_control else self.method.scores(trial.study, values, parameters)),
-        }
-        for name, value in described.items():
-            trial.set_user_attr(name, value)
-        if lineage.parent is None and key == context.base_key and not is_control:
-            trial.set_user_attr(attributes.IS_BASE, True)
-        facts = self._facts(trial, candidate, values, context)
-        attach(trial, context.folder, attached_documents(facts))
-        save_note(trial, note_text(facts))
+        is_base = lineage.parent is None and key == context.base_key and not is_control
+        TrialRecord(
+            architecture=candidate.architecture.brief(),
+            precision=candidate.architecture.precision,
+            finetune_epochs=lineage.finetune_epochs,
+            distill_epochs=lineage.distill_epochs,
+            search_epochs=lineage.search_epochs,
+            training_result=candidate.training,
+            parameters=parameters,
+            flops=flops,
+            is_base=is_base or None,
+            details={} if is_control else self.method.scores(trial.study, values, parameters),
+            **with_parent(lineage.parent),
+        ).write_to(trial)
+        view = self._view(trial, candidate, values, context)
+        attach(trial, context.folder, attached_documents(view))
+        save_note(trial, note_text(view))
 
-    def _facts(
+    def _view(
         self, trial: optuna.Trial, candidate: Candidate, values: tuple[float, ...], context: Context
-    ) -> TrialFacts:
-        """What the trial's note says."""
-        lineage, base = candidate.lineage, queries.base_of(trial.study)
-        return TrialFacts(
+    ) -> TrialView:
+        """What the trial's note and attachments say."""
+        base = queries.base_of(trial.study)
+        return TrialView(
+            record=TrialRecord.of(trial),
             architecture=candidate.architecture,
             shape=context.shape,
-            parameters=candidate.model.num_parameters(),
-            flops=trial.user_attrs["flops"],
             values=dict(zip(self.metric_names, values, strict=True)),
             base_values=dict(zip(self.metric_names, base.values, strict=True)) if base else {},
             metric=self.config.task.metric,
-            latencies=trial.user_attrs[attributes.LATENCY],
-            memory=trial.user_attrs[attributes.MEMORY],
-            device_change=trial.user_attrs.get(attributes.DEVICE_CHANGE),
-            parent=lineage.parent,
-            trained=trial.params.get("training", "distill" if lineage.distill_epochs else "none"),
-            training=candidate.training,
-            epochs={
-                "fine-tuning": lineage.finetune_epochs,
-                "distillation": lineage.distill_epochs,
-                "search": lineage.search_epochs,
-            },
-            control=trial.user_attrs.get(attributes.CONTROL),
-            quality_details=trial.user_attrs.get(attributes.QUALITY_DETAILS, {}),
+            trained=trial.params.get("training", "distill" if candidate.lineage.distill_epochs else "none"),
         )
 
     def collect(self, study: optuna.Study) -> None:
@@ -355,10 +341,11 @@ class Objective:
             front = queries.pareto_front(study)
             controls = queries.complete_controls(study)
             users = [*self.method.parents(study), *front, *controls[-1:]]
-            keep = {self._context.base_key, *(trial.user_attrs.get(attributes.CHECKPOINT, "") for trial in users)}
+            keep = {self._context.base_key, *(queries.checkpoint_of(trial) or "" for trial in users)}
             keep.update(_keys_in_use(trials))
-            checkpoints.collect((trial.user_attrs.get(attributes.CHECKPOINT, "") for trial in trials), keep)
-            compared = {trial.number for trial in (*front, *controls)} | {study.user_attrs.get(attributes.BASE, 0)}
+            checkpoints.collect((queries.checkpoint_of(trial) or "" for trial in trials), keep)
+            base = queries.base_of(study)
+            compared = {trial.number for trial in (*front, *controls)} | {base.number if base else 0}
             finished = (trial.number for trial in trials if trial.state.is_finished())
             PredictionStore(self._context.folder).collect(finished, compared)
 
@@ -369,7 +356,7 @@ def _keys_in_use(trials: Sequence[FrozenTrial]) -> set[str]:
     unfinished = [trial for trial in trials if trial.state in states]
     parents = {parent_of(trial) for trial in unfinished}
     users = [*unfinished, *(trials[number] for number in parents if number is not None)]
-    return {trial.user_attrs.get(attributes.CHECKPOINT, "") for trial in users}
+    return {queries.checkpoint_of(trial) or "" for trial in users}
 
 
 def _default_artifacts(study: optuna.Study) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nasopt.methods.base import Method
-from nasopt.records import names as attributes
 from nasopt.records import queries
 from nasopt.storage.checkpoints import CheckpointStore
 from nasopt.training.candidate import Candidate, Lineage
@@ -22,7 +21,9 @@ def rebuild(method: Method, checkpoints: CheckpointStore, trial: FrozenTrial, ta
     Raises:
         CheckpointError: it is not there, or damaged.
     """
-    weights, architecture = checkpoints.read(trial.user_attrs[attributes.CHECKPOINT])
+    key = queries.checkpoint_of(trial)
+    assert key is not None  # every complete trial has one
+    weights, architecture = checkpoints.read(key)
     model = method.module(architecture, task)
     model.load_state_dict(weights)
     model.eval()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from nasopt.records import names as attributes
 from nasopt.records import queries
 from nasopt.records.notes import save_note
+from nasopt.records.trial import TrialRecord
 from nasopt.samplers.genotype import identity
 from nasopt.samplers.history import parent_of
 
@@ -34,7 +35,7 @@ class DoneWork:
         for other in finished:
             if other.number not in self._seen:
                 self._seen.add(other.number)
-                if other.params and attributes.CONTROL not in other.user_attrs:
+                if other.params and not queries.is_control(other):
                     self._numbers.setdefault(work(other, other.params), other.number)
         number = self._numbers.get(work(trial, params))
         return next((other for other in finished if other.number == number), None)
@@ -42,12 +43,9 @@ class DoneWork:
 
 def repeat(trial: optuna.Trial, known: FrozenTrial) -> tuple[float, ...]:
     """Gives a trial the values, and what belongs to them, of one that did the same work."""
-    own = (attributes.WORKER, attributes.IS_BASE, attributes.RETRY_OF)
-    for name, value in known.user_attrs.items():
-        if name not in own:
-            trial.set_user_attr(name, value)
+    done = replace(TrialRecord.of(known), worker=None, is_base=None, retry_of=None, repeats=known.number)
+    done.write_to(trial)
     for name, violation in known.constraints.items():
         trial.set_constraint(name, violation)
-    trial.set_user_attr(attributes.REPEATS, known.number)
     save_note(trial, f"The same work as trial {known.number}: not done again.")
     return tuple(known.values)

@@ -122,8 +122,9 @@ def main() -> None:
 
 def _prepare() -> None:
     """Measures shortly, shows no progress, and names no host in what is committed."""
-    from nasopt import identity
     from nasopt.measurement.latency import measure_latency
+
+    from nasopt import identity
 
     measure_latency.__kwdefaults__["time_budget_s"] = MEASURING_SECONDS
     identity.host = lambda: "somewhere"  # type: ignore[assignment]

@@ -26,7 +26,9 @@ from nasopt.errors import StudyFileError
 from nasopt.methods.adabert.collapse import cures
 from nasopt.methods.adabert.search_options import SearchOptions
 from nasopt.methods.base import Control, Method
-from nasopt.records.queries import base_of
+from nasopt.records.queries import base_of, study_detail
+from nasopt.records.study import StudyRecord
+from nasopt.records.trial import TrialRecord
 from nasopt.samplers.adabert import SUPERNET, AdaBERTSampler
 from nasopt.training.candidate import Candidate, Lineage
 from nasopt.training.context import Context
@@ -103,9 +105,9 @@ class AdaBERTMethod(Method):
     def prepare(self, study: Study, context: Context) -> None:
         """Trains the supernet, once for this study, and writes down what it chose."""
         record = self._search(context).run(lambda done, total: context.on_phase("supernet", done, total))
-        if study.user_attrs.get(SUPERNET, {}).get("checkpoint") == record["checkpoint"]:
+        if (study_detail(study, SUPERNET) or {}).get("checkpoint") == record["checkpoint"]:
             return
-        study.set_user_attr(SUPERNET, record)
+        StudyRecord(details={SUPERNET: record}).write_to(study)
         if record["verdict"] != "fine":
             logger.warning("the supernet has %s; what helps: %s", record["text"], cures(record["verdict"]))
 
@@ -163,7 +165,7 @@ class AdaBERTMethod(Method):
 
     def record(self, study: Study) -> dict[str, Any]:
         """What became of the search of the supernet."""
-        found = study.user_attrs.get(SUPERNET)
+        found = study_detail(study, SUPERNET)
         return {"supernet": None if found is None else {"epochs": found["epochs"], "verdict": found["text"]}}
 
     def _from_supernet(self, cells: Sequence[Operation], trial: Trial, context: Context) -> Candidate:
@@ -172,7 +174,7 @@ class AdaBERTMethod(Method):
 
         options = self.options
         architecture = CellArchitecture(tuple(cells), options.hidden_size, options.embedding_rank)
-        supernet = self._search(context).load(trial.study.user_attrs[SUPERNET]["checkpoint"])
+        supernet = self._search(context).load(study_detail(trial.study, SUPERNET)["checkpoint"])
         assert isinstance(supernet.network, Supernet)
         student = freeze(supernet.network, architecture)
         lineage = Lineage(_base_number(trial), search_epochs=options.search_epochs)
@@ -256,7 +258,8 @@ def _examples(context: Context) -> EncodedSplit:
 
 def _epochs(trial: FrozenTrial) -> int:
     """Epochs of a trial's whole line: the supernet's and its own."""
-    return int(trial.user_attrs.get("search_epochs", 0) + trial.user_attrs.get("distill_epochs", 0))
+    record = TrialRecord.of(trial)
+    return (record.search_epochs or 0) + (record.distill_epochs or 0)
 
 
 def _base_number(trial: Trial) -> int | None:

@@ -20,7 +20,7 @@ from nasopt.architecture.encoder import Architecture
 from nasopt.config.task import Section
 from nasopt.errors import StudyFileError
 from nasopt.methods.base import Method
-from nasopt.records.queries import base_of, complete_trials, feasible
+from nasopt.records.queries import base_of, complete_trials, detail_of, feasible
 from nasopt.samplers.alphanas import AlphaNASSampler, score
 from nasopt.samplers.history import proposed_params
 from nasopt.training.candidate import Candidate, Lineage, RejectedCandidateError
@@ -156,9 +156,9 @@ class AlphaNASMethod(Method):
 
     def record(self, study: Study) -> dict[str, Any]:
         """The best mask ever seen, by Q_alpha."""
-        scored = [trial for trial in feasible(complete_trials(study)) if SCORE in trial.user_attrs]
+        scored = [trial for trial in feasible(complete_trials(study)) if detail_of(trial, SCORE) is not None]
         if not scored:
             return {"best_mask": None}
-        best = max(scored, key=lambda trial: (trial.user_attrs[SCORE], -trial.number))
+        best = max(scored, key=lambda trial: (detail_of(trial, SCORE), -trial.number))
         mask = "".join(str(bit) for _, bit in sorted(best.params.items(), key=lambda item: int(item[0][6:])))
-        return {"best_mask": {"mask": mask, "score": best.user_attrs[SCORE], "trial": best.number}}
+        return {"best_mask": {"mask": mask, "score": detail_of(best, SCORE), "trial": best.number}}

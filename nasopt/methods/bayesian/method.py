@@ -23,6 +23,7 @@ from nasopt.errors import StudyFileError
 from nasopt.methods.base import Control, Method
 from nasopt.methods.layer_controls import budgets_of, distinct, layer_recipe
 from nasopt.records.queries import base_of
+from nasopt.records.trial import TrialRecord
 from nasopt.samplers.named import SamplerName, named_sampler
 from nasopt.training.candidate import Candidate, Lineage, RejectedCandidateError
 from nasopt.training.context import Context
@@ -217,12 +218,12 @@ class BayesianMethod(Method):
             raise RejectedCandidateError("the mask keeps no layer", {"layers": 1.0})
         structure = params.get("posterior", options.posteriors[0])
         aligned = align(context.base_model, posterior_path(context.folder, context.base_key), structure, removed)
-        trial.set_user_attr(DISTANCES, aligned.distances)
+        TrialRecord(details={DISTANCES: aligned.distances}).write_to(trial)
         if not family_of(context.base_model).is_pre_norm and removed:
             # The LayerNorms of a layer that writes zeros stay in the stream: leaving them out too costs something.
             zeroed = zeroed_model(context.base_model, aligned, removed).to(context.device)
             loss = mean_loss(context.task, zeroed, context.splits["validation"], context.device)
-            trial.set_user_attr(ZEROED_LOSS, loss)
+            TrialRecord(details={ZEROED_LOSS: loss}).write_to(trial)
         candidate = Candidate(aligned.model, _without(shape, removed), _lineage(trial))
         how = self._training(
             params.get("objective", options.objectives[0]),
@@ -323,7 +324,7 @@ def _trained(
         seed=seed,
         on_step=lambda done, total: context.on_phase("training", done, total),
     )
-    trial.set_user_attr(VALIDATION_LOSSES, losses)
+    TrialRecord(details={VALIDATION_LOSSES: losses}).write_to(trial)
     candidate.training = result.to_dict()
     epochs = "distill_epochs" if how.objective == "hinton" else "finetune_epochs"
     candidate.lineage = replace(candidate.lineage, **{epochs: how.settings.epochs})

@@ -20,8 +20,8 @@ from nasopt.config.functions import load_function
 from nasopt.config.task import Section
 from nasopt.methods.base import Control, Method
 from nasopt.methods.layer_controls import budgets_of, build_cut, distinct, full_label, layer_recipe, whole_layers
-from nasopt.records.names import CHECKPOINT
-from nasopt.records.queries import base_of
+from nasopt.records.queries import base_of, checkpoint_of
+from nasopt.records.trial import TrialRecord
 from nasopt.samplers.genetic import GeneticSampler, fitness
 from nasopt.samplers.history import parent_of
 from nasopt.samplers.mutations import MUTATIONS
@@ -214,7 +214,7 @@ class GeneticMethod(Method):
             if (layers := whole_layers(member.params, shape)) is not None:
                 found.append(Control(label, layer_recipe(layers, budget), budget.depth))
             else:
-                found.append(Control(label, {"cut_as": member.user_attrs[CHECKPOINT], **budget.recipe}, budget.depth))
+                found.append(Control(label, {"cut_as": checkpoint_of(member), **budget.recipe}, budget.depth))
         return distinct(found)
 
     def build_control(self, recipe: Mapping[str, Any], trial: Trial, context: Context) -> Candidate:
@@ -252,12 +252,12 @@ def _inherit(trial: Trial, parent: int | None, context: Context) -> tuple[dict[s
     """Weights, shape and lineage of the parent; of the base model where there is none, or its weights are gone."""
     if parent is not None:
         # `trial.study` knows finished trials by number; the copy is avoided because a study may hold thousands.
-        attributes = trial.study.get_trials(deepcopy=False)[parent].user_attrs
-        key = attributes.get(CHECKPOINT, "")
-        if key in context.checkpoints:
+        record = TrialRecord.of(trial.study.get_trials(deepcopy=False)[parent])
+        key = record.checkpoint
+        if key is not None and key in context.checkpoints:
             weights, architecture = context.checkpoints.read(key)
             assert isinstance(architecture, Architecture)
-            epochs = (attributes.get("finetune_epochs", 0), attributes.get("distill_epochs", 0))
+            epochs = (record.finetune_epochs or 0, record.distill_epochs or 0)
             return weights, architecture, Lineage(parent, *epochs)
     weights = context.base_model.state_dict()
     return weights, Architecture.full(context.shape), Lineage(base.number if (base := base_of(trial.study)) else None)

@@ -24,8 +24,8 @@ from nasopt.config.task import Section
 from nasopt.errors import StudyFileError
 from nasopt.methods.base import Control, Method
 from nasopt.methods.layer_controls import distinct
-from nasopt.records.names import CHECKPOINT
-from nasopt.records.queries import base_of, precision_of
+from nasopt.records.queries import base_of, checkpoint_of, precision_of
+from nasopt.records.trial import TrialRecord
 from nasopt.samplers.named import SamplerName, named_sampler
 from nasopt.training.candidate import Candidate, Lineage
 from nasopt.training.context import Context
@@ -210,9 +210,9 @@ class TaylorMethod(Method):
         """Random heads and neurons, as many in each layer as a member keeps; and the base model, trained as long."""
         found = []
         for member in members:
-            trained = {"epochs": member.user_attrs["distill_epochs"], "precision": precision_of(member)}
+            trained = {"epochs": TrialRecord.of(member).distill_epochs, "precision": precision_of(member)}
             trained |= {name: member.params[name] for name in SEARCHED if name in member.params}
-            like = {"kind": "random-units", "like": member.user_attrs[CHECKPOINT], **trained}
+            like = {"kind": "random-units", "like": checkpoint_of(member), **trained}
             found += [
                 Control(f"random-units-{index}", {**like, "seed": seed + index}, self.depth(member.params))
                 for index in range(max(1, random_masks))
