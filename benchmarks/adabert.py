@@ -33,6 +33,7 @@ from nasopt.methods.adabert.method import AdaBERTMethod
 from nasopt.numerics.comparison import Difference, class_difference
 from nasopt.records import names as attributes
 from nasopt.records import queries
+from nasopt.records.latency import latencies_from_json
 from nasopt.samplers.adabert import SUPERNET
 from nasopt.storage.predictions import PredictionStore
 from nasopt.storage.rdb import parse_url, resolve_url
@@ -140,9 +141,9 @@ def table(arguments: argparse.Namespace) -> None:
     found = [trial for trial in queries.pareto_front(opened.study) if trial.number != base.number]
     for trial in [base, *found, *controls]:
         inner = trial.user_attrs["parameters"] - vocabulary * (width if trial is base else options["hidden_size"])
-        measured = next(iter(trial.user_attrs[attributes.LATENCY].values()))
+        measured = next(iter(latencies_from_json(trial.user_attrs[attributes.LATENCY]).values()))
         name = "base model" if trial is base else trial.user_attrs.get(attributes.CONTROL, "found")
-        ratio = "{ratio:.3f} ({ratio_low:.3f} to {ratio_high:.3f})".format(**measured)
+        ratio = measured.ratio_words
         cells = [str(trial.number), name, trial.user_attrs[attributes.ARCHITECTURE], f"{100 * trial.values[0]:.2f}"]
         print("| " + " | ".join([*cells, f"{inner:,}", ratio, against(store, trial, bag)]) + " |")
 

@@ -27,6 +27,7 @@ from sampler import DIRECTIONS, FFN, HEADS, LAYERS, history
 
 from nasopt.architecture.base import EncoderShape
 from nasopt.architecture.encoder import Architecture, KeptUnits
+from nasopt.records.latency import latencies_from_json
 from nasopt.records.notes import TrialFacts, note_text
 from nasopt.report import dashboard
 from nasopt.storage.rdb import open_storage, parse_url
@@ -70,7 +71,7 @@ def note_of(trial: optuna.trial.FrozenTrial) -> str:
     ]
     values = dict(zip(("quality", "latency_ms", "memory_mb"), trial.values, strict=True))
     architecture = Architecture(tuple(layers), params["precision"])
-    measured = {"latency_ms": LATENCY}
+    measured = latencies_from_json({"latency_ms": LATENCY})
     facts = TrialFacts(architecture, SHAPE, 1_000_000, 10**9, values, values, "accuracy", measured, parent=0)
     return note_text(facts)
 

@@ -26,7 +26,7 @@ from nasopt.execution.search import is_over, run_base, run_trials
 from nasopt.host.logs import configure, quiet_optuna
 from nasopt.records import names as attributes
 from nasopt.records import queries
-from nasopt.records.latency import predicted_words
+from nasopt.records.latency import latencies_from_json, predicted_words
 from nasopt.storage.rdb import explaining_failures, parse_url
 from nasopt.study.opening import OpenStudy, open_study, with_data
 from nasopt.trial.objective import Objective
@@ -138,7 +138,7 @@ def summary(trial: FrozenTrial) -> str:
     quality, *latencies, memory = trial.values
     shown = " / ".join(f"{latency:.2f}" for latency in latencies)
     attrs = trial.user_attrs
-    predicted = predicted_words(attrs.get(attributes.LATENCY, {}))
+    predicted = predicted_words(latencies_from_json(attrs.get(attributes.LATENCY, {})))
     shown += f" ms ({predicted})" if predicted else " ms"
     kind = [attrs[attributes.ARCHITECTURE], queries.precision_of(trial)]
     if attributes.CONTROL in attrs:

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 
 from nasopt.architecture.base import CandidateArchitecture, EncoderShape
-from nasopt.records.latency import batch_words, runtime_words, source_words
+from nasopt.records.latency import Latencies, LatencyRecord, MeasuredLatency
 
 ROW_LENGTH = 2045
 """Characters of one piece of a note: optuna-dashboard's `SYSTEM_ATTR_MAX_LENGTH`."""
@@ -32,7 +32,7 @@ class TrialFacts:
         values: the objectives by name, in their order.
         base_values: the base model's; empty for the base model itself.
         metric: what `quality` is.
-        latencies: by objective, the measurement with its environment.
+        latencies: by objective.
         parent: number of the trial whose weights it inherited; None for the base model.
         trained: how it was trained in this trial (``none``, ``finetune``, ``distill``).
         training: what that took; empty if nothing was trained.
@@ -50,7 +50,7 @@ class TrialFacts:
     values: Mapping[str, float]
     base_values: Mapping[str, float]
     metric: str
-    latencies: Mapping[str, Mapping[str, Any]]
+    latencies: Latencies
     parent: int | None = None
     trained: str = "none"
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -139,11 +139,9 @@ def _value_row(facts: TrialFacts, name: str, value: float) -> list[str]:
         label, digits, unit = f"`{name}` ({facts.metric})", 4, ""
     base = facts.base_values.get(name)
     ratio = "-"
-    if latency is not None and latency["source"] == "predicted":
-        unit += f" ({source_words(latency)})"
-        ratio = f"{latency['ratio']:.3f}"
-    elif latency is not None:
-        ratio = f"{latency['ratio']:.3f} ({latency['ratio_low']:.3f} to {latency['ratio_high']:.3f})"
+    if latency is not None:
+        unit += latency.caveat
+        ratio = latency.ratio_words
     elif base:
         ratio = f"{value / base:.3f}"
     return [label, f"{value:.{digits}f}{unit}", "-" if base is None else f"{base:.{digits}f}{unit}", ratio]
@@ -151,26 +149,20 @@ def _value_row(facts: TrialFacts, name: str, value: float) -> list[str]:
 
 def _latency_table(facts: TrialFacts) -> str:
     """How and where each latency was obtained; a column for each."""
-    rows: dict[str, Callable[[Mapping[str, Any]], str]] = {
-        "source": source_words,
-        "device": lambda item: item["device"] + (f", driver {item['driver']}" if item.get("driver") else ""),
-        "runtime": runtime_words,
-        "threads": lambda item: str(item.get("threads", "-")),
-        "torch": lambda item: item.get("torch_version", "-"),
-        "precision": lambda item: item["dtype"],
-        "batch": batch_words,
-        "median (p10 to p90)": _spread,
-        "base model, in turns": lambda item: f"{item['base_median_ms']:.3f} ms",
-        "repetitions": lambda item: str(item.get("repetitions", "-")),
+    rows: dict[str, Callable[[LatencyRecord], str]] = {
+        "source": lambda item: item.source_words,
+        "device": lambda item: item.device_words,
+        "runtime": lambda item: item.runtime_words,
+        "threads": lambda item: "-" if item.threads is None else str(item.threads),
+        "torch": lambda item: item.torch_version if isinstance(item, MeasuredLatency) else "-",
+        "precision": lambda item: item.dtype,
+        "batch": lambda item: item.batch_words,
+        "median (p10 to p90)": lambda item: item.spread_words,
+        "base model, in turns": lambda item: f"{item.base_median_ms:.3f} ms",
+        "repetitions": lambda item: str(item.repetitions) if isinstance(item, MeasuredLatency) else "-",
     }
     items = facts.latencies.values()
     return _table(["", *facts.latencies], [[label, *map(show, items)] for label, show in rows.items()])
-
-
-def _spread(item: Mapping[str, Any]) -> str:
-    if item["source"] == "predicted":
-        return f"{item['median_ms']:.3f} ms (interval {item['low_ms']:.3f} to {item['high_ms']:.3f})"
-    return f"{item['median_ms']:.3f} ms ({item['p10_ms']:.3f} to {item['p90_ms']:.3f})"
 
 
 def _table(heading: list[str], rows: list[list[str]]) -> str:

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.architecture.base import Precision
 from nasopt.numerics.pareto import pareto_mask
+from nasopt.records.latency import Confirmation, confirmations_from_json
 from nasopt.records.names import (
     BASE,
     CONFIRMED,
@@ -27,10 +28,10 @@ from nasopt.records.names import (
 )
 
 
-def confirmation_of(study: optuna.Study, number: int) -> dict[str, Any] | None:
+def confirmation_of(study: optuna.Study, number: int) -> dict[str, Confirmation] | None:
     """What was measured of a trial whose latencies were looked up, by objective; None if nothing was."""
-    found: dict[str, Any] | None = study.user_attrs.get(f"{CONFIRMED}{number}")
-    return found
+    found = study.user_attrs.get(f"{CONFIRMED}{number}")
+    return None if found is None else confirmations_from_json(found)
 
 
 def recipe_key(recipe: Mapping[str, Any]) -> str:

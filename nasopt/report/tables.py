@@ -11,7 +11,7 @@ from nasopt.methods.registry import make_method
 from nasopt.numerics.pareto import hypervolume
 from nasopt.records import names as attributes
 from nasopt.records import queries
-from nasopt.records.latency import predicted_words, source_of
+from nasopt.records.latency import latencies_from_json, predicted_words, source_of
 from nasopt.records.queries import complete_trials, feasible, minimised
 from nasopt.report.printing import Record
 from nasopt.samplers.history import known_draws
@@ -28,7 +28,7 @@ def pareto_trials(opened: OpenStudy) -> list[FrozenTrial]:
 
 def trial_record(trial: FrozenTrial, metric_names: Sequence[str]) -> Record:
     """What is shown of a trial; `values` is None unless it is complete."""
-    latencies = trial.user_attrs.get(attributes.LATENCY) or {}
+    latencies = latencies_from_json(trial.user_attrs.get(attributes.LATENCY) or {})
     complete = trial.state == TrialState.COMPLETE
     return {
         "number": trial.number,
@@ -55,16 +55,16 @@ def study_record(opened: OpenStudy) -> Record:
     names = study.metric_names or []
     complete = feasible(complete_trials(study))
     base = queries.base_of(study)
-    measured: Record = base.user_attrs.get(attributes.LATENCY, {}) if base else {}
-    environment: Record = next(iter(measured.values()), {})
+    latencies = latencies_from_json(base.user_attrs.get(attributes.LATENCY, {}) if base else {})
+    first = next(iter(latencies.values()), None)
     return {
         "name": config.name,
         "method": config.method,
         "model": config.task.model,
         "data": config.task.dataset.path,
         "metric": config.task.metric,
-        "device": environment.get("device") or config.latency[0].device,
-        "source": predicted_words(measured) or source_of(measured),
+        "device": first.device if first else config.latency[0].device,
+        "source": predicted_words(latencies) or source_of(latencies),
         "trials": dict(Counter(trial.state.name for trial in trials)),
         "not_trained": not_trained(trials),
         "best": {name: best for name, best in zip(names, _best(opened, complete), strict=False)},

@@ -17,6 +17,7 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.artifacts.exceptions import ArtifactNotFound
 
+from nasopt.records.latency import latencies_to_json
 from nasopt.records.notes import TrialFacts
 
 ATTACHMENTS = "attachments"
@@ -30,7 +31,7 @@ def documents(facts: TrialFacts) -> dict[str, Any]:
     counts = {"parameters": facts.parameters, "flops": facts.flops}
     return {
         "architecture.json": {**counts, **facts.architecture.summary(facts.shape)},
-        "latency.json": dict(facts.latencies),
+        "latency.json": latencies_to_json(facts.latencies),
     }
 
 

@@ -20,10 +20,11 @@ from nasopt.config.study import StudyConfig
 from nasopt.errors import DeviceChangedError
 from nasopt.host.identity import worker_identity
 from nasopt.measurement.inputs import fixed_batch
-from nasopt.measurement.sources import LatencySource, device_changes, make_sources, with_value
+from nasopt.measurement.sources import LatencySource, device_changes, make_sources
 from nasopt.methods.registry import make_method
 from nasopt.records import names as attributes
 from nasopt.records import queries
+from nasopt.records.latency import latencies_from_json, latencies_to_json
 from nasopt.records.notes import TrialFacts, failure_text, note_text, save_note
 from nasopt.samplers.history import is_exhausted, parent_of
 from nasopt.storage.attachments import attach
@@ -228,12 +229,11 @@ class Objective:
             if source.device != device:
                 # Afresh, not moved: a bitsandbytes model that has run stays behind in part.
                 artifact, device = self.method.quantize(candidate, source.device), source.device
-            record = source.record(artifact, candidate, context)
-            latencies[name] = with_value(record, base.values[position] if base else None)
-        trial.set_user_attr(attributes.LATENCY, latencies)
+            latencies[name] = source.record(artifact, candidate, context, base.values[position] if base else None)
+        trial.set_user_attr(attributes.LATENCY, latencies_to_json(latencies))
         return (
             evaluation.quality,
-            *[item["value_ms"] for item in latencies.values()],
+            *[item.value_ms for item in latencies.values()],
             memory[f"{self.config.memory}_mb"],
         )
 
@@ -243,7 +243,7 @@ class Objective:
             return []
         from nasopt.measurement.device import device_name
 
-        changes = device_changes(base.user_attrs[attributes.LATENCY], self.sources)
+        changes = device_changes(latencies_from_json(base.user_attrs[attributes.LATENCY]), self.sources)
         began_on = base.user_attrs.get(attributes.MEMORY, {}).get("device")
         found = device_name(next(iter(self.sources.values())).device)
         if self.config.memory == "peak" and began_on not in (None, found):
@@ -324,7 +324,7 @@ class Objective:
             values=dict(zip(self.metric_names, values, strict=True)),
             base_values=dict(zip(self.metric_names, base.values, strict=True)) if base else {},
             metric=self.config.task.metric,
-            latencies=trial.user_attrs[attributes.LATENCY],
+            latencies=latencies_from_json(trial.user_attrs[attributes.LATENCY]),
             memory=trial.user_attrs[attributes.MEMORY],
             device_change=trial.user_attrs.get(attributes.DEVICE_CHANGE),
             parent=lineage.parent,

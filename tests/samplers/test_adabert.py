@@ -15,10 +15,10 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from nasopt.architecture.cells import OPERATIONS
+from nasopt.records.names import SAMPLER_SEED
 from nasopt.samplers import AdaBERTSampler, is_exhausted
 from nasopt.samplers.adabert import SUPERNET, by_probability, gumbel_max
 from nasopt.samplers.genotype import is_own
-from nasopt.records.names import SAMPLER_SEED
 from nasopt.storage.rdb import open_storage, parse_url
 
 LOGITS = [[0.1, 2.0, 0.3, -0.4, 0.0, 1.5, -1.0], [1.0, 0.0, -0.2, 0.7, 0.1, -0.3, 0.4]]
@@ -142,7 +142,9 @@ def test_a_resumed_study_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> Non
         new_study(AdaBERTSampler(seed=3), storage=url).optimize(objective, n_trials=n_trials)
     resumed = new_study(AdaBERTSampler(seed=3), storage=url)
     assert tried(resumed) == tried(whole)
-    assert [trial.system_attrs[SAMPLER_SEED] for trial in resumed.trials] == [t.system_attrs[SAMPLER_SEED] for t in whole.trials]
+    assert [trial.system_attrs[SAMPLER_SEED] for trial in resumed.trials] == [
+        t.system_attrs[SAMPLER_SEED] for t in whole.trials
+    ]
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

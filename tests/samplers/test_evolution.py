@@ -7,10 +7,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 from nasopt.architecture.genotype import canonical
+from nasopt.records.names import PROPOSAL, SAMPLER_SEED
 from nasopt.samplers import GeneticSampler, is_exhausted, parent_of, proposed_params
 from nasopt.samplers.evolution import tournament, trial_seed
 from nasopt.samplers.genotype import fit
-from nasopt.records.names import PROPOSAL, SAMPLER_SEED
 from nasopt.samplers.mutations import MUTATIONS
 from nasopt.storage.rdb import open_storage, parse_url
 
