@@ -143,7 +143,7 @@ def table(arguments: argparse.Namespace) -> None:
         inner = (record.parameters or 0) - vocabulary * (width if trial is base else options["hidden_size"])
         measured = next(iter((record.latencies or {}).values()))
         name = "base model" if trial is base else queries.label_of(trial) or "found"
-        ratio = "{ratio:.3f} ({ratio_low:.3f} to {ratio_high:.3f})".format(**measured)
+        ratio = measured.ratio_words
         cells = [str(trial.number), name, record.architecture, f"{100 * trial.values[0]:.2f}"]
         print("| " + " | ".join([*cells, f"{inner:,}", ratio, against(store, trial, bag)]) + " |")
 

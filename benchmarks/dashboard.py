@@ -27,6 +27,7 @@ from sampler import DIRECTIONS, FFN, HEADS, LAYERS, history
 
 from nasopt.architecture.base import EncoderShape
 from nasopt.architecture.encoder import Architecture, KeptUnits
+from nasopt.records.latency import latencies_from_json
 from nasopt.records.notes import TrialView, note_text
 from nasopt.records.trial import TrialRecord
 from nasopt.report import dashboard
@@ -48,7 +49,7 @@ def fill(url: str, size: int) -> None:
     study.set_metric_names(["quality", "latency_ms", "memory_mb"])
     trials = history(size)
     for trial in trials:
-        record = TrialRecord(latencies={"latency_ms": LATENCY}, parent=0, checkpoint="0" * 64)
+        record = TrialRecord(latencies=latencies_from_json({"latency_ms": LATENCY}), parent=0, checkpoint="0" * 64)
         trial.user_attrs |= record.to_attributes()
     study.add_trials(trials)
     notes = []
@@ -72,7 +73,8 @@ def note_of(trial: optuna.trial.FrozenTrial) -> str:
     ]
     values = dict(zip(("quality", "latency_ms", "memory_mb"), trial.values, strict=True))
     architecture = Architecture(tuple(layers), params["precision"])
-    record = TrialRecord(parameters=1_000_000, flops=10**9, latencies={"latency_ms": LATENCY}, parent=0)
+    latencies = latencies_from_json({"latency_ms": LATENCY})
+    record = TrialRecord(parameters=1_000_000, flops=10**9, latencies=latencies, parent=0)
     return note_text(TrialView(record, architecture, SHAPE, values, values, "accuracy"))
 
 

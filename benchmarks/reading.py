@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from sampler import DIRECTIONS, history, space
 
 from nasopt.config.study import StudyConfig
+from nasopt.records.latency import latencies_from_json
 from nasopt.records.study import StudyRecord
 from nasopt.records.trial import TrialRecord, with_parent
 from nasopt.storage.rdb import open_storage, parse_url
@@ -57,11 +58,11 @@ def trial_attributes(trial: optuna.trial.FrozenTrial, number: int) -> dict[str, 
     """What the objective leaves with a trial."""
     measured = {name: 1.0 for name in ("ratio", "ratio_low", "ratio_high", "median_ms", "p10_ms", "p90_ms")}
     measured |= {"base_median_ms": 1.0, "base_p10_ms": 1.0, "base_p90_ms": 1.0, "value_ms": trial.values[1]}
-    environment = {"device": "cpu: benchmark", "driver": None, "torch_version": "2.13.0", "dtype": "fp32", "threads": 1}
+    environment = {"device": "cpu: benchmark", "driver": "", "torch_version": "2.13.0", "dtype": "fp32", "threads": 1}
     shape = {"batch_size": 8, "sequence_length": 64, "repetitions": 200, "source": "measured"}
     return TrialRecord(
         worker={"host": "benchmark", "pid": 1, "started": 1.0},
-        latencies={"latency_ms": measured | environment | shape},
+        latencies=latencies_from_json({"latency_ms": measured | environment | shape}),
         checkpoint=f"{number:064x}",
         finetune_epochs=number,
         distill_epochs=0,

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 
 from nasopt.architecture.base import CandidateArchitecture, EncoderShape
-from nasopt.records.latency import Latencies, batch_words, runtime_words, source_words
+from nasopt.records.latency import Latencies, LatencyRecord, MeasuredLatency
 from nasopt.records.trial import TrialRecord
 
 ROW_LENGTH = 2045
@@ -134,11 +134,9 @@ def _value_row(view: TrialView, name: str, value: float) -> list[str]:
         label, digits, unit = f"`{name}` ({view.metric})", 4, ""
     base = view.base_values.get(name)
     ratio = "-"
-    if latency is not None and latency["source"] == "predicted":
-        unit += f" ({source_words(latency)})"
-        ratio = f"{latency['ratio']:.3f}"
-    elif latency is not None:
-        ratio = f"{latency['ratio']:.3f} ({latency['ratio_low']:.3f} to {latency['ratio_high']:.3f})"
+    if latency is not None:
+        unit += latency.caveat
+        ratio = latency.ratio_words
     elif base:
         ratio = f"{value / base:.3f}"
     return [label, f"{value:.{digits}f}{unit}", "-" if base is None else f"{base:.{digits}f}{unit}", ratio]
@@ -146,26 +144,20 @@ def _value_row(view: TrialView, name: str, value: float) -> list[str]:
 
 def _latency_table(latencies: Latencies) -> str:
     """How and where each latency was obtained; a column for each."""
-    rows: dict[str, Callable[[Mapping[str, Any]], str]] = {
-        "source": source_words,
-        "device": lambda item: item["device"] + (f", driver {item['driver']}" if item.get("driver") else ""),
-        "runtime": runtime_words,
-        "threads": lambda item: str(item.get("threads", "-")),
-        "torch": lambda item: item.get("torch_version", "-"),
-        "precision": lambda item: item["dtype"],
-        "batch": batch_words,
-        "median (p10 to p90)": _spread,
-        "base model, in turns": lambda item: f"{item['base_median_ms']:.3f} ms",
-        "repetitions": lambda item: str(item.get("repetitions", "-")),
+    rows: dict[str, Callable[[LatencyRecord], str]] = {
+        "source": lambda item: item.source_words,
+        "device": lambda item: item.device_words,
+        "runtime": lambda item: item.runtime_words,
+        "threads": lambda item: "-" if item.threads is None else str(item.threads),
+        "torch": lambda item: item.torch_version if isinstance(item, MeasuredLatency) else "-",
+        "precision": lambda item: item.dtype,
+        "batch": lambda item: item.batch_words,
+        "median (p10 to p90)": lambda item: item.spread_words,
+        "base model, in turns": lambda item: f"{item.base_median_ms:.3f} ms",
+        "repetitions": lambda item: str(item.repetitions) if isinstance(item, MeasuredLatency) else "-",
     }
     items = latencies.values()
     return _table(["", *latencies], [[label, *map(show, items)] for label, show in rows.items()])
-
-
-def _spread(item: Mapping[str, Any]) -> str:
-    if item["source"] == "predicted":
-        return f"{item['median_ms']:.3f} ms (interval {item['low_ms']:.3f} to {item['high_ms']:.3f})"
-    return f"{item['median_ms']:.3f} ms ({item['p10_ms']:.3f} to {item['p90_ms']:.3f})"
 
 
 def _table(heading: list[str], rows: list[list[str]]) -> str:

@@ -19,7 +19,7 @@ from optuna.trial import BaseTrial, FrozenTrial, TrialState
 from nasopt.architecture.base import Precision
 from nasopt.numerics.pareto import pareto_mask
 from nasopt.records import names
-from nasopt.records.latency import Latencies
+from nasopt.records.latency import Confirmation, Latencies, confirmations_from_json, latencies_from_json
 
 
 def is_base(trial: BaseTrial) -> bool:
@@ -76,9 +76,12 @@ def checkpoint_of(trial: BaseTrial) -> str | None:
 
 
 def latencies_of(trial: BaseTrial) -> Latencies:
-    """The trial's latencies by objective; empty before they are known."""
-    found: Latencies = trial.user_attrs.get(names.LATENCY) or {}
-    return found
+    """The trial's latencies by objective; empty before they are known.
+
+    Raises:
+        StorageError: they cannot be read.
+    """
+    return latencies_from_json(trial.user_attrs.get(names.LATENCY) or {})
 
 
 def parameters_of(trial: BaseTrial) -> int | None:
@@ -127,10 +130,14 @@ def study_detail(study: optuna.Study, name: str) -> Any:
     return study.user_attrs.get(name)
 
 
-def confirmation_of(study: optuna.Study, number: int) -> Latencies | None:
-    """What was measured of a trial whose latencies were looked up, by objective; None if nothing was."""
-    found: Latencies | None = study.user_attrs.get(f"{names.CONFIRMED}{number}")
-    return found
+def confirmation_of(study: optuna.Study, number: int) -> dict[str, Confirmation] | None:
+    """What was measured of a trial whose latencies were looked up, by objective; None if nothing was.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    stored = study.user_attrs.get(f"{names.CONFIRMED}{number}")
+    return None if stored is None else confirmations_from_json(stored)
 
 
 def recipe_key(recipe: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nasopt.records import names, queries
-from nasopt.records.latency import Latencies
+from nasopt.records.latency import Confirmation, confirmations_from_json
 from nasopt.records.trial import HasAttributes, TakesAttributes, read_as
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class StudyRecord:
     base: int | None = None
     reference_point: tuple[float, ...] | None = None
     tfidf: TfidfRecord | None = None
-    confirmations: Mapping[int, Latencies] = field(default_factory=dict)
+    confirmations: Mapping[int, Mapping[str, Confirmation]] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -81,14 +81,13 @@ class StudyRecord:
     def of_attributes(cls, attributes: Mapping[str, Any]) -> StudyRecord:
         """The record of a study's user attributes; writing it gives the same ones again."""
         values: dict[str, Any] = {}
-        confirmations: dict[int, Latencies] = {}
+        confirmations: dict[int, Mapping[str, Confirmation]] = {}
         details: dict[str, Any] = {}
         for key, value in attributes.items():
-            number = key.removeprefix(names.CONFIRMED)
             if key in _FIELDS and value is not None:
                 values[_FIELDS[key]] = value
-            elif number != key and number.isdecimal():
-                confirmations[int(number)] = value
+            elif (confirmed := _confirmation(key, value)) is not None:
+                confirmations[confirmed[0]] = confirmed[1]
             else:
                 details[key] = value
         if "reference_point" in values:
@@ -118,7 +117,10 @@ class StudyRecord:
             yield names.BASE, self.base
         if self.tfidf is not None:
             yield names.TFIDF, self.tfidf.to_json()
-        yield from ((f"{names.CONFIRMED}{number}", found) for number, found in self.confirmations.items())
+        yield from (
+            (f"{names.CONFIRMED}{number}", {name: item.to_json() for name, item in found.items()})
+            for number, found in self.confirmations.items()
+        )
         yield from self.details.items()
 
 
@@ -131,6 +133,15 @@ _FIELDS = {
     names.TFIDF: "tfidf",
 }
 """Fields by attribute."""
+
+
+def _confirmation(key: str, value: Any) -> tuple[int, Mapping[str, Confirmation]] | None:
+    """A trial's number and what was confirmed of it; None where an attribute is no such thing."""
+    number = key.removeprefix(names.CONFIRMED)
+    if number == key or not number.isdecimal() or str(int(number)) != number:
+        return None
+    found = read_as(confirmations_from_json, value)
+    return None if found is None else (int(number), found)
 
 
 def fix_base(study: Study) -> None:

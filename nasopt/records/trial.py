@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
+from nasopt.errors import StorageError
 from nasopt.records import names
-from nasopt.records.latency import Latencies
+from nasopt.records.latency import Latencies, latencies_from_json, latencies_to_json
 
 T = TypeVar("T")
 
@@ -171,7 +172,7 @@ class TrialRecord:
         if self.memory is not None:
             yield names.MEMORY, self.memory.to_json()
         if self.latencies is not None:
-            yield names.LATENCY, {name: dict(item) for name, item in self.latencies.items()}
+            yield names.LATENCY, latencies_to_json(self.latencies)
         if self.control is not None:
             given = (self.control.label, self.control.recipe, self.control.depth)
             yield from ((key, value) for key, value in zip(_CONTROL, given, strict=True) if value is not None)
@@ -218,13 +219,9 @@ _CONTROL = (names.CONTROL, names.CONTROL_RECIPE, names.CONTROL_DEPTH)
 """Attributes of a control, as its record's fields."""
 
 
-def _latencies(document: Mapping[str, Mapping[str, Any]]) -> Latencies:
-    return {name: dict(item) for name, item in document.items()}
-
-
 _TYPED: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("memory", names.MEMORY, MemoryRecord.of),
-    ("latencies", names.LATENCY, _latencies),
+    ("latencies", names.LATENCY, latencies_from_json),
 )
 
 _KNOWN = (*_PLAIN.values(), *_CONTROL, *(key for _, key, _ in _TYPED))
@@ -234,5 +231,5 @@ def read_as(read: Callable[[Any], T], document: Any) -> T | None:
     """The record of a document; None if it has another form, so that it is kept as it is."""
     try:
         return None if document is None else read(document)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, StorageError, TypeError, ValueError):
         return None

@@ -57,16 +57,16 @@ def study_record(opened: OpenStudy) -> Record:
     names = study.metric_names or []
     complete = feasible(complete_trials(study))
     base, tfidf = queries.base_of(study), StudyRecord.of(study).tfidf
-    measured = queries.latencies_of(base) if base else {}
-    environment = next(iter(measured.values()), {})
+    latencies = queries.latencies_of(base) if base else {}
+    first = next(iter(latencies.values()), None)
     return {
         "name": config.name,
         "method": config.method,
         "model": config.task.model,
         "data": config.task.dataset.path,
         "metric": config.task.metric,
-        "device": environment.get("device") or config.latency[0].device,
-        "source": predicted_words(measured) or source_of(measured),
+        "device": first.device if first else config.latency[0].device,
+        "source": predicted_words(latencies) or source_of(latencies),
         "trials": dict(Counter(trial.state.name for trial in trials)),
         "not_trained": not_trained(trials),
         "best": {name: best for name, best in zip(names, _best(opened, complete), strict=False)},

@@ -17,6 +17,7 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.artifacts.exceptions import ArtifactNotFound
 
+from nasopt.records.latency import latencies_to_json
 from nasopt.records.notes import TrialView
 
 ATTACHMENTS = "attachments"
@@ -30,7 +31,7 @@ def documents(view: TrialView) -> dict[str, Any]:
     counts = {"parameters": view.record.parameters, "flops": view.record.flops}
     return {
         "architecture.json": {**counts, **view.architecture.summary(view.shape)},
-        "latency.json": dict(view.latencies),
+        "latency.json": latencies_to_json(view.latencies),
     }
 
 

@@ -19,7 +19,7 @@ from nasopt.errors import (
     choices,
 )
 from nasopt.host.files import ensure_writable
-from nasopt.measurement.sources import LookedUpLatency, PredictedLatency
+from nasopt.measurement.sources import LookupSource, PredictingSource
 from nasopt.methods.registry import available, find
 from nasopt.records.study import StudyRecord
 from nasopt.storage.rdb import artifact_folder, open_storage, shown, sqlite_path
@@ -74,12 +74,12 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
     objective = Objective(config)
     task = open_task(config)
     for source in objective.sources.values():  # refused now where devices and runtimes are not here
-        if isinstance(source, PredictedLatency) and config.task.type == "translation":
+        if isinstance(source, PredictingSource) and config.task.type == "translation":
             raise StudyFileError(
                 f"latency.device: {source.latency.device} is not here, and the latency of a translation cannot be "
                 "predicted: set `device` to cpu or cuda"
             )
-        if isinstance(source, LookedUpLatency):
+        if isinstance(source, LookupSource):
             source.check_model(task)
     objective.method.check(task)
     folder = (artifacts or artifact_folder(url)).resolve()

@@ -20,7 +20,7 @@ from nasopt.config.study import StudyConfig
 from nasopt.errors import DeviceChangedError
 from nasopt.host.identity import worker_identity
 from nasopt.measurement.inputs import fixed_batch
-from nasopt.measurement.sources import LatencySource, device_changes, make_sources, with_value
+from nasopt.measurement.sources import LatencySource, device_changes, make_sources
 from nasopt.methods.registry import make_method
 from nasopt.records import queries
 from nasopt.records.notes import TrialView, failure_text, note_text, save_note
@@ -230,12 +230,11 @@ class Objective:
             if source.device != device:
                 # Afresh, not moved: a bitsandbytes model that has run stays behind in part.
                 artifact, device = self.method.quantize(candidate, source.device), source.device
-            record = source.record(artifact, candidate, context)
-            latencies[name] = with_value(record, base.values[position] if base else None)
+            latencies[name] = source.record(artifact, candidate, context, base.values[position] if base else None)
         TrialRecord(latencies=latencies).write_to(trial)
         return (
             evaluation.quality,
-            *[item["value_ms"] for item in latencies.values()],
+            *[item.value_ms for item in latencies.values()],
             memory.peak_mb if self.config.memory == "peak" else memory.weights_mb,
         )
 
@@ -245,9 +244,9 @@ class Objective:
             return []
         from nasopt.measurement.device import device_name
 
-        record = TrialRecord.of(base)
-        changes = device_changes(record.latencies or {}, self.sources)
-        began_on = None if record.memory is None else record.memory.device
+        changes = device_changes(queries.latencies_of(base), self.sources)
+        memory = TrialRecord.of(base).memory
+        began_on = None if memory is None else memory.device
         found = device_name(next(iter(self.sources.values())).device)
         if self.config.memory == "peak" and began_on not in (None, found):
             changes.append(f"memory_mb: measured, {found}, but the study began with: measured, {began_on}")

@@ -7,15 +7,29 @@ import pytest
 
 from nasopt.architecture.base import EncoderShape
 from nasopt.architecture.encoder import Architecture, KeptUnits
+from nasopt.records.latency import MeasuredLatency, PredictedLatency
 from nasopt.records.notes import ROW_LENGTH, TrialView, failure_text, in_words, note_text, save_note
 from nasopt.records.trial import MemoryRecord, TrialRecord
 
 SHAPE = EncoderShape(num_layers=3, num_heads=4, ffn_size=1536, hidden_size=64)
-LATENCY = {
-    **{"value_ms": 2.5, "median_ms": 2.6, "p10_ms": 2.4, "p90_ms": 3.0, "repetitions": 40, "base_median_ms": 5.2},
-    **{"ratio": 0.5, "ratio_low": 0.48, "ratio_high": 0.53, "device": "Some CPU", "driver": "", "source": "measured"},
-    **{"torch_version": "2.13.0", "dtype": "int8", "threads": 2, "batch_size": 8, "sequence_length": 64},
-}
+LATENCY = MeasuredLatency(
+    value_ms=2.5,
+    median_ms=2.6,
+    p10_ms=2.4,
+    p90_ms=3.0,
+    repetitions=40,
+    base_median_ms=5.2,
+    ratio=0.5,
+    ratio_low=0.48,
+    ratio_high=0.53,
+    device="Some CPU",
+    driver="",
+    torch_version="2.13.0",
+    dtype="int8",
+    threads=2,
+    batch_size=8,
+    sequence_length=64,
+)
 VIEW = TrialView(
     record=TrialRecord(
         parameters=1_234_567,
@@ -70,12 +84,24 @@ def test_a_note_lists_the_layers_and_the_environment() -> None:
 
 
 def test_a_predicted_latency_is_called_one_and_several_have_a_column_each() -> None:
-    gpu = {
-        **{"source": "predicted", "profile": "a100-40gb", "device": "a100-40gb", "interval_percent": 12.4},
-        **{"runtime": "tensorrt", "dtype": "fp16", "batch_size": 8, "sequence_length": 64, "lengths": "fixed"},
-        **{"value_ms": 0.5, "median_ms": 0.5, "low_ms": 0.45, "high_ms": 0.56, "beyond": ["layers"]},
-        **{"base_median_ms": 1.0, "ratio": 0.5},
-    }
+    gpu = PredictedLatency(
+        profile="a100-40gb",
+        device="a100-40gb",
+        fitted="2026-11-20",
+        interval_percent=12.4,
+        runtime="tensorrt",
+        dtype="fp16",
+        batch_size=8,
+        sequence_length=64,
+        lengths="fixed",
+        value_ms=0.5,
+        median_ms=0.5,
+        low_ms=0.45,
+        high_ms=0.56,
+        beyond=("layers",),
+        base_median_ms=1.0,
+        ratio=0.5,
+    )
     view = replace(
         VIEW,
         values={"quality": 0.8, "latency_ms_cpu": 2.5, "latency_ms_gpu": 0.5, "memory_mb": 1.0},

@@ -12,6 +12,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from nasopt.architecture.base import EncoderShape
 from nasopt.architecture.encoder import Architecture, KeptUnits
+from nasopt.records.latency import latency_from_json
 from nasopt.records.notes import TrialView
 from nasopt.records.trial import TrialRecord
 from nasopt.storage.attachments import AttachmentStore, attach, documents, remove_uploads
@@ -19,7 +20,11 @@ from nasopt.storage.attachments import AttachmentStore, attach, documents, remov
 
 def view_of(shape: EncoderShape) -> TrialView:
     every_other = KeptUnits(tuple(range(0, shape.num_heads, 2)), tuple(range(0, shape.ffn_size, 2)))
-    latency = {"value_ms": 1.0, "device": "Some CPU", "torch_version": "2.13.0"}
+    times = dict.fromkeys(("value_ms", "median_ms", "p10_ms", "p90_ms", "base_median_ms"), 1.0)
+    ratios = dict.fromkeys(("ratio", "ratio_low", "ratio_high"), 1.0)
+    place = {"device": "Some CPU", "driver": "", "torch_version": "2.13.0", "dtype": "fp32", "threads": 1}
+    sizes = {"batch_size": 8, "sequence_length": 64, "repetitions": 40}
+    latency = latency_from_json({**times, **ratios, **place, **sizes, "source": "measured"})
     return TrialView(
         record=TrialRecord(parameters=1000, flops=2000, latencies={"latency_ms": latency}),
         architecture=Architecture((None, *[every_other] * (shape.num_layers - 1))),
