@@ -26,6 +26,7 @@ from nasopt.host.files import ensure_writable
 from nasopt.records import names as attributes
 from nasopt.records import queries
 from nasopt.storage.attachments import remove_uploads
+from nasopt.storage.internals import storage_of
 from nasopt.storage.rdb import artifact_folder, open_storage, shown
 from nasopt.study.recovery import retry
 from nasopt.trial.objective import Objective
@@ -82,7 +83,7 @@ def list_studies(url: URL, artifacts: Path | None = None) -> list[OpenStudy]:
 def delete(opened: OpenStudy) -> None:
     """Removes a study from the database, and its files."""
     remove_uploads(opened.study, [opened.artifacts, artifact_folder(opened.url)])
-    optuna.delete_study(study_name=opened.config.name, storage=opened.study._storage)
+    optuna.delete_study(study_name=opened.config.name, storage=storage_of(opened.study))
     shutil.rmtree(opened.folder, ignore_errors=True)
 
 
