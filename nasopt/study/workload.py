@@ -10,7 +10,6 @@ from nasopt.errors import TrialNotFoundError, UnsupportedModelError
 from nasopt.measurement.predicted.transformer_cost import LayerShape, Workload
 from nasopt.records import names as attributes
 from nasopt.records import queries
-from nasopt.storage.checkpoints import CheckpointStore
 from nasopt.study.opening import OpenStudy
 
 
@@ -79,12 +78,9 @@ def from_params(trial: FrozenTrial, base: EncoderShape) -> tuple[LayerShape, ...
 
 
 def _from_checkpoint(opened: OpenStudy, trial: FrozenTrial, base: EncoderShape) -> tuple[LayerShape, ...] | None:
-    folder = opened.folder / "checkpoints"
+    store = opened.checkpoints
     key = trial.user_attrs.get(attributes.CHECKPOINT)
-    if key is None or not folder.is_dir():
-        return None
-    store = CheckpointStore(folder)
-    if key not in store:
+    if key is None or key not in store:
         return None
     architecture = store.architecture(key)
     if not isinstance(architecture, Architecture):
