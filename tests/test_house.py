@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).parents[1] / "nasopt"
+OWN = {"self", "cls"}
+NAMED_TUPLES = {"_asdict", "_replace", "_fields", "_make"}
+"""Public, for all their underscores."""
+
 
 USER_ATTRIBUTES = {
     "user_attrs",
@@ -17,6 +25,75 @@ USER_ATTRIBUTES = {
     "get_study_user_attrs",
 }
 SYSTEM_ATTRIBUTES = {name.replace("user", "system") for name in USER_ATTRIBUTES}
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in NAMED_TUPLES
+
+
+@cache
+def private_names_of_optuna() -> frozenset[str]:
+    """Every private name that Optuna or optuna-dashboard defines, and their private modules."""
+    found: set[str] = set()
+    for package in ("optuna", "optuna_dashboard"):
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            continue
+        for path in Path(spec.origin).parent.rglob("*.py"):
+            found.add(path.stem if path.stem != "__init__" else path.parent.name)
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                    found.add(node.name)
+                elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                    found.add(node.attr)
+                elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    found.add(node.id)
+    return frozenset(filter(is_private, found))
+
+
+def private_uses(text: str) -> Iterator[str]:
+    """Private names of Optuna and optuna-dashboard that a module uses, with their lines."""
+    for node in ast.walk(ast.parse(text)):
+        names: list[str] = []
+        if isinstance(node, ast.Attribute) and not (isinstance(node.value, ast.Name) and node.value.id in OWN):
+            names = [node.attr]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith("attr"):
+            names = [item.value for item in node.args if isinstance(item, ast.Constant) and isinstance(item.value, str)]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("optuna"):
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [part for item in node.names if item.name.startswith("optuna") for part in item.name.split(".")]
+        yield from (f"line {node.lineno}: {name}" for name in names if name in private_names_of_optuna())
+
+
+def test_private_names_of_optuna_are_in_one_place() -> None:
+    """Elsewhere an upgrade of Optuna would break what no test watches."""
+    allowed = [PACKAGE / "storage" / "internals.py", *(PACKAGE / "samplers").rglob("*.py")]
+    found = {
+        str(path.relative_to(PACKAGE)): uses
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path not in allowed and (uses := list(private_uses(path.read_text(encoding="utf-8"))))
+    }
+    assert not found, f"use them by functions of nasopt/storage/internals.py: {found}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "study._storage.get_all_studies()",
+        "getattr(study, '_storage')",
+        "from optuna_dashboard import _note",
+        "from optuna.samplers._lazy_random_state import LazyRandomState",
+        "import optuna.storages._rdb",
+    ],
+)
+def test_private_names_are_seen(text: str) -> None:
+    assert list(private_uses(text))
+
+
+@pytest.mark.parametrize("text", ["self._storage = 1", "place._replace(a=1)", "torch._dynamo.reset()"])
+def test_other_names_are_not(text: str) -> None:
+    assert not list(private_uses(text))
 
 
 def uses(path: Path, names: set[str]) -> Iterator[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,8 +16,7 @@ from nasopt.measurement.sources import make_source
 from nasopt.methods.registry import make_method
 from nasopt.records import queries
 from nasopt.records.conditions import best_trial
-from nasopt.storage.checkpoints import CheckpointStore
-from nasopt.study.opening import OpenStudy
+from nasopt.study.opening import OpenStudy, require_artifacts
 from nasopt.trial.rebuilding import rebuild
 
 if TYPE_CHECKING:
@@ -22,14 +24,19 @@ if TYPE_CHECKING:
 
     from nasopt.tasks.base import Task
 
+DATA = "data"
+"""Folder of the tokenised data, inside the study's own."""
+
 
 def choose(opened: OpenStudy, number: int | None, condition: str | None) -> FrozenTrial:
     """The trial of that number, or the best one that satisfies a condition.
 
     Raises:
         TrialNotFoundError: it is missing, failed, or its checkpoint was not kept.
+        ArtifactFolderError: the study's artifact folder is not there.
     """
-    store = _store(opened)
+    require_artifacts(opened)
+    store = opened.checkpoints
     if condition is not None:
         names = opened.study.metric_names or []
         complete = queries.feasible(queries.complete_trials(opened.study))
@@ -58,7 +65,10 @@ def export(
 ) -> Path:
     """Writes a trial's model for `from_pretrained` or as an ONNX file, verified, with a model card.
 
+    Of the study it only reads: neither its database nor its artifact folder need be writable.
+
     Raises:
+        ArtifactFolderError: the study's artifact folder is not there.
         ExportError: the folder is not empty (and `force` is not set), the model read back differs, or it has no such
             form.
         CheckpointError: the checkpoint is damaged.
@@ -69,18 +79,20 @@ def export(
     from nasopt.tasks.opening import open_task
 
     check_target(to, force)
-    if form == "onnx":
-        return _export_onnx(opened, trial, to, force)
-    task = open_task(opened.config, opened.folder)
-    candidate = rebuild(make_method(opened.config), _store(opened), trial, task)
-    device = make_source(opened.config.latency[0]).device
-    artifact = make_method(opened.config).quantize(candidate, device)
-    card = model_card(opened, trial, _test_qualities(opened, trial, task))
-    tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
-    return export_hf(artifact, tokenizer, candidate.architecture, to, card=card, force=force)
+    require_artifacts(opened)
+    with _working_folder(opened) as working:
+        if form == "onnx":
+            return _export_onnx(opened, trial, to, force, working)
+        task = open_task(opened.config, working)
+        candidate = rebuild(make_method(opened.config), opened.checkpoints, trial, task)
+        device = make_source(opened.config.latency[0]).device
+        artifact = make_method(opened.config).quantize(candidate, device)
+        card = model_card(opened, trial, _test_qualities(opened, trial, task, working))
+        tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
+        return export_hf(artifact, tokenizer, candidate.architecture, to, card=card, force=force)
 
 
-def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool) -> Path:
+def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool, working: Path) -> Path:
     import torch
 
     from nasopt.export.onnx import check_convertible, export_onnx
@@ -91,12 +103,12 @@ def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool) -
     if opened.config.task.type == "translation":
         raise ExportError("a translation model cannot be written as ONNX, which has no generation; use --format hf")
     check_convertible(queries.precision_of(trial))
-    task = open_task(opened.config, opened.folder)
-    candidate = rebuild(make_method(opened.config), _store(opened), trial, task)
+    task = open_task(opened.config, working)
+    candidate = rebuild(make_method(opened.config), opened.checkpoints, trial, task)
     artifact = make_method(opened.config).quantize(candidate, torch.device("cpu"))
 
     def card(file: Path) -> str:
-        qualities = _test_qualities(opened, trial, task, OnnxModel(file))
+        qualities = _test_qualities(opened, trial, task, working, OnnxModel(file))
         return model_card(opened, trial, (None, None), onnx_text(opened, task, file, tokens, qualities))
 
     tokens = int(candidate.model.get_input_embeddings().weight.shape[0])
@@ -104,12 +116,29 @@ def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool) -
     return export_onnx(artifact, tokenizer, candidate.architecture, to, card=card, force=force)
 
 
+@contextmanager
+def _working_folder(opened: OpenStudy) -> Iterator[Path]:
+    """A temporary folder that a task takes for the study's own: it finds there what the study has tokenised.
+
+    Anything else that it makes goes with the folder, so that the study's own stays as it is.
+    """
+    with tempfile.TemporaryDirectory(prefix="nasopt-export-") as temporary:
+        data = Path(temporary, DATA)
+        data.mkdir()
+        kept = opened.folder / DATA
+        for path in kept.iterdir() if kept.is_dir() else ():
+            (data / path.name).symlink_to(path)
+        yield Path(temporary)
+
+
 def _test_qualities(
-    opened: OpenStudy, trial: FrozenTrial, task: Task, exported: nn.Module | None = None
+    opened: OpenStudy, trial: FrozenTrial, task: Task, working: Path, exported: nn.Module | None = None
 ) -> tuple[float | None, float | None]:
     """Quality on the test split of a trial and of the base model; None where there is no such split or checkpoint.
 
-    `exported` is evaluated, on the CPU, instead of the trial's artifact.
+    Args:
+        working: a folder as :func:`_working_folder` makes it.
+        exported: evaluated, on the CPU, instead of the trial's artifact.
     """
     import torch
 
@@ -118,22 +147,17 @@ def _test_qualities(
     if opened.config.task.dataset.splits.test is None or opened.config.task.metric == "encodechka":
         return None, None  # the benchmark has files of its own, and the search has seen them
     device, method = make_source(opened.config.latency[0]).device, make_method(opened.config)
-    (opened.folder / "data").mkdir(exist_ok=True)
 
     def quality(which: FrozenTrial | None, exported: nn.Module | None = None) -> float | None:
-        if which is None or queries.checkpoint_of(which) not in _store(opened):
+        if which is None or queries.checkpoint_of(which) not in opened.checkpoints:
             return None
-        candidate = rebuild(method, _store(opened), which, task)
+        candidate = rebuild(method, opened.checkpoints, which, task)
         tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
         own = None if tokenizer is task.tokenizer else tokenizer
-        split = task.encode(opened.folder / "data", own)["test"]
+        split = task.encode(working / DATA, own)["test"]
         if exported is not None:
             return task.evaluate(exported, split, torch.device("cpu"), own).quality
         # Quantised again: evaluating would repack the weights of the artifact that is exported.
         return task.evaluate(method.quantize(candidate, device), split, device, own).quality
 
     return quality(trial, exported), quality(queries.base_of(opened.study))
-
-
-def _store(opened: OpenStudy) -> CheckpointStore:
-    return CheckpointStore(opened.folder / "checkpoints")

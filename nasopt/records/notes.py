@@ -1,6 +1,6 @@
-"""What a trial tells its reader: a note in Markdown, as optuna-dashboard shows it.
+"""The text of a trial's note, in Markdown, as optuna-dashboard shows it.
 
-optuna-dashboard itself is not needed to write it. A note has one line for each encoder layer, so its size is bounded by
+A note has one line for each encoder layer, so its size is bounded by
 the base model's.
 """
 
@@ -8,16 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import optuna
 
 from nasopt.architecture.base import CandidateArchitecture, EncoderShape
 from nasopt.records.latency import Latencies, LatencyRecord, MeasuredLatency
 from nasopt.records.trial import TrialRecord
 
-ROW_LENGTH = 2045
-"""Characters of one piece of a note: optuna-dashboard's `SYSTEM_ATTR_MAX_LENGTH`."""
 EM_SPACE = "\N{EM SPACE}"
 
 
@@ -81,19 +76,6 @@ def in_words(view: TrialView) -> str:
     architecture, record = view.architecture, view.record
     counts = f"{record.parameters or 0:,} parameters, {(record.flops or 0) / 1e9:.3g} GFLOPs a batch"
     return f"{architecture.in_words(view.shape)}, {architecture.precision}, {counts}"
-
-
-def save_note(trial: optuna.Trial, text: str) -> None:
-    """Stores a trial's note as `optuna_dashboard.save_note` does, without that package. Once for each trial.
-
-    NOTE: that function reads every note of the study, twice, to find out how often this one has been saved.
-    """
-    prefix = f"dashboard:{trial._trial_id}:note"
-    pieces = [text[start : start + ROW_LENGTH] for start in range(0, len(text), ROW_LENGTH)]
-    rows: dict[str, Any] = {f"{prefix}_str:{index}": piece for index, piece in enumerate(pieces)}
-    # The version last: a reader sees the whole note or none.
-    for key, value in {**rows, f"{prefix}_ver": 1}.items():
-        trial.storage.set_study_system_attr(trial.study._study_id, key, value)
 
 
 def _origin(view: TrialView) -> str:

@@ -19,6 +19,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from nasopt.records.latency import latencies_to_json
 from nasopt.records.notes import TrialView
+from nasopt.storage.internals import storage_of
 
 ATTACHMENTS = "attachments"
 """Folder of a study's attachments, inside the study's own."""
@@ -102,7 +103,7 @@ def remove_uploads(study: optuna.Study, folders: Sequence[Path]) -> None:
     if not any((folder / UPLOADS).is_dir() for folder in folders):
         return
     store = AttachmentStore(lambda: folders)
-    storage = study._storage
+    storage = storage_of(study)
     owners: list[optuna.Study | optuna.trial.FrozenTrial] = [study, *study.get_trials(deepcopy=False)]
     for owner in owners:
         for artifact in get_all_artifact_meta(owner, storage=storage):

@@ -15,13 +15,13 @@ from pathlib import Path
 import optuna
 from filelock import FileLock
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.host.identity import is_gone, worker_identity
 from nasopt.records import queries
 from nasopt.records.trial import TrialRecord
 from nasopt.samplers.history import parent_of, proposed_params
+from nasopt.storage.internals import is_stale, set_trial_user_attr
 
 UNIDENTIFIED_GRACE = timedelta(seconds=30)
 """A running trial that names no process this long after its start belonged to one that was killed in between."""
@@ -74,7 +74,7 @@ def recording_interruptions(study: optuna.Study) -> Iterator[None]:
 def fail_interrupted(study: optuna.Study, trial: FrozenTrial, reason: str) -> None:
     """Fails a running trial with its reason, unless it has ended in the meantime."""
     try:
-        set_attribute = partial(study._storage.set_trial_user_attr, trial._trial_id)
+        set_attribute = partial(set_trial_user_attr, study, trial)
         TrialRecord(interrupted=True, failure=reason).write_with(set_attribute)
         study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
     except UpdateFinishedTrialError:
@@ -100,15 +100,6 @@ def _why_dead(study: optuna.Study, trial: FrozenTrial) -> str | None:
         return "interrupted: its process is gone"
     if worker == worker_identity():  # it has no other trial under way, or it would not be here
         return "interrupted: its end could not be recorded"
-    if _is_silent(study, trial):
+    if is_stale(study, trial):  # Optuna looks, too, before each trial, but gives what it fails no reason
         return f"interrupted: no sign of life from {worker['host']}"
     return None
-
-
-def _is_silent(study: optuna.Study, trial: FrozenTrial) -> bool:
-    """Whether the trial's heartbeat has stopped.
-
-    Optuna looks, too, before each trial of `study.optimize`; but what it fails has no reason to show.
-    """
-    backend = getattr(study._storage, "_backend", study._storage)
-    return isinstance(backend, RDBStorage) and trial._trial_id in backend._get_stale_trial_ids(study._study_id)

@@ -9,7 +9,6 @@ from nasopt.architecture.encoder import Architecture
 from nasopt.errors import TrialNotFoundError, UnsupportedModelError
 from nasopt.measurement.predicted.transformer_cost import LayerShape, Workload
 from nasopt.records import queries
-from nasopt.storage.checkpoints import CheckpointStore
 from nasopt.study.opening import OpenStudy
 
 
@@ -78,12 +77,9 @@ def from_params(trial: FrozenTrial, base: EncoderShape) -> tuple[LayerShape, ...
 
 
 def _from_checkpoint(opened: OpenStudy, trial: FrozenTrial, base: EncoderShape) -> tuple[LayerShape, ...] | None:
-    folder = opened.folder / "checkpoints"
+    store = opened.checkpoints
     key = queries.checkpoint_of(trial)
-    if key is None or not folder.is_dir():
-        return None
-    store = CheckpointStore(folder)
-    if key not in store:
+    if key is None or key not in store:
         return None
     architecture = store.architecture(key)
     if not isinstance(architecture, Architecture):

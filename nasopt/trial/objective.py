@@ -23,12 +23,14 @@ from nasopt.measurement.inputs import fixed_batch
 from nasopt.measurement.sources import LatencySource, device_changes, make_sources
 from nasopt.methods.registry import make_method
 from nasopt.records import queries
-from nasopt.records.notes import TrialView, failure_text, note_text, save_note
+from nasopt.records.notes import TrialView, failure_text, note_text
 from nasopt.records.study import fix_base
 from nasopt.records.trial import MemoryRecord, TrialRecord, with_parent
 from nasopt.samplers.history import is_exhausted, parent_of
 from nasopt.storage.attachments import attach
 from nasopt.storage.attachments import documents as attached_documents
+from nasopt.storage.internals import database_of
+from nasopt.storage.notes import save_note
 from nasopt.storage.predictions import Predictions, PredictionStore
 from nasopt.storage.rdb import artifact_folder, parse_url
 from nasopt.training.candidate import Candidate, Lineage, RejectedCandidateError
@@ -359,8 +361,8 @@ def _keys_in_use(trials: Sequence[FrozenTrial]) -> set[str]:
 
 
 def _default_artifacts(study: optuna.Study) -> Path:
-    backend = getattr(study._storage, "_backend", study._storage)
-    return artifact_folder(parse_url(getattr(backend, "url", "sqlite://")))
+    database = database_of(study)
+    return artifact_folder(parse_url("sqlite://" if database is None else database.url))
 
 
 def _free_memory() -> None:

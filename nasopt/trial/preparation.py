@@ -19,6 +19,7 @@ from nasopt.host.files import remove_partial_files, write_atomically
 from nasopt.measurement.device import working_device
 from nasopt.methods.bayesian.trajectory import Trajectory, posterior_path
 from nasopt.models.families import encoder_shape
+from nasopt.storage.checkpoints import FOLDER as CHECKPOINTS
 from nasopt.storage.checkpoints import CheckpointStore
 from nasopt.tasks.datasets import content_hash
 from nasopt.tasks.opening import open_task
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 MakeRecorder: TypeAlias = "Callable[[PreTrainedModel, Path], Trajectory | None]"
 
 BASE_RECORD = "base.json"
-
-CHECKPOINTS = "checkpoints"
 
 logger = logging.getLogger("nasopt")
 
@@ -65,6 +64,7 @@ def prepare(
     """
     task = open_task(config, folder)
     checkpoints = CheckpointStore(folder / CHECKPOINTS)
+    checkpoints.make_writable()
     remove_partial_files(folder)
     device = working_device()
     # Workers on this host that start together prepare one after the other; the second finds what the first made.

@@ -10,10 +10,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.records import queries
-from nasopt.records.notes import save_note
 from nasopt.records.trial import TrialRecord
 from nasopt.samplers.genotype import identity
 from nasopt.samplers.history import parent_of
+from nasopt.storage.notes import save_note
 
 
 class DoneWork:

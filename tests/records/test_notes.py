@@ -1,14 +1,11 @@
-"""Notes: what they say, and that optuna-dashboard reads them."""
+"""What notes say."""
 
 from dataclasses import replace
-
-import optuna
-import pytest
 
 from nasopt.architecture.base import EncoderShape
 from nasopt.architecture.encoder import Architecture, KeptUnits
 from nasopt.records.latency import MeasuredLatency, PredictedLatency
-from nasopt.records.notes import ROW_LENGTH, TrialView, failure_text, in_words, note_text, save_note
+from nasopt.records.notes import TrialView, failure_text, in_words, note_text
 from nasopt.records.trial import MemoryRecord, TrialRecord
 
 SHAPE = EncoderShape(num_layers=3, num_heads=4, ffn_size=1536, hidden_size=64)
@@ -134,15 +131,3 @@ def test_the_base_model_has_nothing_to_compare_with() -> None:
 def test_an_error_message_is_not_taken_for_markdown() -> None:
     assert failure_text("ValueError: `x` is *bad*", 3) == "**Failed:** `ValueError: 'x' is *bad*`\n\nChild of trial 3."
     assert failure_text("no", None) == "**Failed:** `no`"
-
-
-@pytest.mark.parametrize("length", [1, ROW_LENGTH, ROW_LENGTH + 1, 3 * ROW_LENGTH + 7])
-def test_optuna_dashboard_reads_what_was_stored(length: int) -> None:
-    get_note = pytest.importorskip("optuna_dashboard").get_note
-    study = optuna.create_study()
-    trials = [study.ask(), study.ask()]
-    text = ("ab\n" * length)[:length]
-    save_note(trials[0], text)
-    save_note(trials[1], "other")
-    assert get_note(trials[0]) == text
-    assert get_note(trials[1]) == "other"

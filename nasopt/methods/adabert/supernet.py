@@ -145,6 +145,7 @@ class SupernetSearch:
         store = CheckpointStore(self.folder)
         if (record := self._finished(store)) is not None:
             return record
+        store.make_writable()
         with FileLock(self.folder / ".lock"):  # workers that start together: the second finds what the first made
             return self._finished(store) or self._train(store, on_step)
 
