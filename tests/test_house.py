@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib.util
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+
+import pytest
 
 from nasopt.methods.base import Method
 from nasopt.methods.registry import available
@@ -13,6 +17,20 @@ from nasopt.methods.registry import available
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "nasopt"
 LOOSE = {"__init__.py", "__main__.py", "errors.py", "version.py", "py.typed"}
+OWN = {"self", "cls"}
+NAMED_TUPLES = {"_asdict", "_replace", "_fields", "_make"}
+"""Public, for all their underscores."""
+
+
+USER_ATTRIBUTES = {
+    "user_attrs",
+    "set_user_attr",
+    "set_trial_user_attr",
+    "set_study_user_attr",
+    "get_trial_user_attrs",
+    "get_study_user_attrs",
+}
+SYSTEM_ATTRIBUTES = {name.replace("user", "system") for name in USER_ATTRIBUTES}
 
 
 def modules() -> dict[str, Path]:
@@ -80,3 +98,94 @@ def test_every_test_file_has_its_counterpart() -> None:
         if len(place.parts) == 1 or place.parts[0] in beside:
             continue
         assert (PACKAGE / place.parent).is_dir(), place
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in NAMED_TUPLES
+
+
+@cache
+def private_names_of_optuna() -> frozenset[str]:
+    """Every private name that Optuna or optuna-dashboard defines, and their private modules."""
+    found: set[str] = set()
+    for package in ("optuna", "optuna_dashboard"):
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            continue
+        for path in Path(spec.origin).parent.rglob("*.py"):
+            found.add(path.stem if path.stem != "__init__" else path.parent.name)
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                    found.add(node.name)
+                elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                    found.add(node.attr)
+                elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    found.add(node.id)
+    return frozenset(filter(is_private, found))
+
+
+def private_uses(text: str) -> Iterator[str]:
+    """Private names of Optuna and optuna-dashboard that a module uses, with their lines."""
+    for node in ast.walk(ast.parse(text)):
+        names: list[str] = []
+        if isinstance(node, ast.Attribute) and not (isinstance(node.value, ast.Name) and node.value.id in OWN):
+            names = [node.attr]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith("attr"):
+            names = [item.value for item in node.args if isinstance(item, ast.Constant) and isinstance(item.value, str)]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("optuna"):
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [part for item in node.names if item.name.startswith("optuna") for part in item.name.split(".")]
+        yield from (f"line {node.lineno}: {name}" for name in names if name in private_names_of_optuna())
+
+
+def test_private_names_of_optuna_are_in_one_place() -> None:
+    """Elsewhere an upgrade of Optuna would break what no test watches."""
+    allowed = [PACKAGE / "storage" / "internals.py", *(PACKAGE / "samplers").rglob("*.py")]
+    found = {
+        str(path.relative_to(PACKAGE)): uses
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path not in allowed and (uses := list(private_uses(path.read_text(encoding="utf-8"))))
+    }
+    assert not found, f"use them by functions of nasopt/storage/internals.py: {found}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "study._storage.get_all_studies()",
+        "getattr(study, '_storage')",
+        "from optuna_dashboard import _note",
+        "from optuna.samplers._lazy_random_state import LazyRandomState",
+        "import optuna.storages._rdb",
+    ],
+)
+def test_private_names_are_seen(text: str) -> None:
+    assert list(private_uses(text))
+
+
+@pytest.mark.parametrize("text", ["self._storage = 1", "place._replace(a=1)", "torch._dynamo.reset()"])
+def test_other_names_are_not(text: str) -> None:
+    assert not list(private_uses(text))
+
+
+def uses(path: Path, names: set[str]) -> Iterator[str]:
+    """Where a file reads one of these attributes of any object, or calls it, as `file:line name`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and node.attr in names:
+            yield f"{path.relative_to(PACKAGE)}:{node.lineno} {node.attr}"
+
+
+def outside(*rooms: str) -> list[Path]:
+    """Every file of the package that lies in none of these folders or files."""
+    allowed = [PACKAGE / room for room in rooms]
+    return [path for path in PACKAGE.rglob("*.py") if not any(path.is_relative_to(room) for room in allowed)]
+
+
+def test_only_records_touch_user_attributes() -> None:
+    # `storage/internals.py` sets one in the trial of a process that is gone, as records tell it.
+    found = [use for path in outside("records", "storage/internals.py") for use in uses(path, USER_ATTRIBUTES)]
+    assert not found, found
+    rooms = outside("records", "samplers", "storage/internals.py")
+    found = [use for path in rooms for use in uses(path, SYSTEM_ATTRIBUTES)]
+    assert not found, found

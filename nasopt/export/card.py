@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial
 
 from nasopt.config.task import TaskConfig
-from nasopt.records import names as attributes
 from nasopt.records import queries
-from nasopt.records.latency import batch_words, runtime_words, source_words
+from nasopt.records.trial import TrialRecord
 from nasopt.study.opening import OpenStudy
 
 if TYPE_CHECKING:
@@ -103,9 +101,11 @@ def model_card(
     task = opened.config.task
     base = queries.base_of(opened.study)
     base_values = base.values if base else [None] * len(trial.values)
-    latencies = trial.user_attrs.get(attributes.LATENCY, {})
+    record = TrialRecord.of(trial)
+    latencies = record.latencies or {}
+    caveats = {name: item.caveat for name, item in latencies.items()}
     rows = [
-        f"| {name}{_predicted(latencies.get(name))} | {_number(mine)} | {_number(its)} |"
+        f"| {name}{caveats.get(name, '')} | {_number(mine)} | {_number(its)} |"
         for name, mine, its in zip(opened.study.metric_names or [], trial.values, base_values, strict=True)
     ]
     if test_qualities[0] is not None:
@@ -115,13 +115,13 @@ def model_card(
     seen = "the files of the benchmark" if task.metric == "encodechka" else "the validation split"
     front = f"---\nbase_model: {Path(task.model).name}\nlibrary_name: transformers\npipeline_tag: {task.type}\n"
     front += f"license: {licence}\n" if licence else ""
-    environments = "\n".join(f"* {name}: {_environment(item)}" for name, item in latencies.items())
+    environments = "\n".join(f"* {name}: {item.summary}" for name, item in latencies.items())
     return f"""{front}---
 # {opened.config.name}, trial {trial.number}
 
 Made from `{Path(task.model).name}` by nasopt's {opened.config.method} search, for {task.type} on
 `{Path(task.dataset.path).name}`. Precision {queries.precision_of(trial)},
-{trial.user_attrs.get("parameters", 0):,} parameters.
+{record.parameters or 0:,} parameters.
 
 | | this model | base model |
 |---|---|---|
@@ -147,21 +147,6 @@ def _usage(task: TaskConfig) -> str:
     elif task.type == "translation":
         code += GENERATION
     return f"\n```python\n{code}```\n"
-
-
-def _predicted(item: Mapping[str, Any] | None) -> str:
-    return f" ({source_words(item)})" if item is not None and item["source"] == "predicted" else ""
-
-
-def _environment(item: Mapping[str, Any]) -> str:
-    where = f"{batch_words(item)} on {item['device']} ({runtime_words(item)})"
-    if item["source"] == "predicted":
-        return f"{where}; ratio to the base model {item['ratio']:.3f}; {source_words(item)}"
-    return (
-        f"{where}, {item['threads']} threads, torch {item['torch_version']}; "
-        f"ratio to the base model {item['ratio']:.3f} "
-        f"({item['ratio_low']:.3f} to {item['ratio_high']:.3f}, {item['repetitions']} pairs); {item['source']}"
-    )
 
 
 def _number(value: float | None) -> str:

@@ -17,6 +17,14 @@ from nasopt.architecture.encoder import Architecture
 from nasopt.config.study import LatencyConfig, StudyConfig
 from nasopt.errors import StudyFileError, choices
 from nasopt.measurement.inputs import inputs_of, shapes_of
+from nasopt.records.latency import (
+    Latencies,
+    LatencyRecord,
+    MeasuredLatency,
+    PredictedLatency,
+    measured_identity,
+    predicted_identity,
+)
 from nasopt.training.candidate import Candidate
 from nasopt.training.context import Context
 
@@ -32,10 +40,6 @@ if TYPE_CHECKING:
     from nasopt.tasks.base import Task
 
 
-Record = dict[str, Any]
-"""What is stored of one latency of a trial: `value_ms`, `ratio` to the base model with its interval, `source`, ..."""
-
-
 class LatencySource(Protocol):
     """Where latencies come from."""
 
@@ -47,13 +51,16 @@ class LatencySource(Protocol):
     def identity(self) -> str:
         """Device and kind of source: values whose identities differ must not be compared."""
 
-    def record(self, artifact: PreTrainedModel, candidate: Candidate, context: Context) -> Record:
-        """The latency of a candidate, without `value_ms`: `ratio` to the base model and its `base_median_ms` at least.
+    def record(
+        self, artifact: PreTrainedModel, candidate: Candidate, context: Context, reference_ms: float | None
+    ) -> LatencyRecord:
+        """The latency of a candidate.
 
         Args:
             artifact: the candidate in its precision, on `device`.
             candidate: its architecture.
             context: the study's base model and data.
+            reference_ms: the base model's latency at trial 0; None in trial 0, whose record says so.
         """
 
 
@@ -79,7 +86,7 @@ def make_source(latency: LatencyConfig, precisions: Sequence[str] = ()) -> Laten
     from nasopt.measurement.measured.runtimes import check_precisions
 
     if latency.mode == "lut":
-        return LookedUpLatency(latency, precisions)
+        return LookupSource(latency, precisions)
     if latency.device in ("cpu", "cuda"):
         device = resolve_device(latency.device)
     else:
@@ -87,10 +94,10 @@ def make_source(latency: LatencyConfig, precisions: Sequence[str] = ()) -> Laten
 
         profile, gpu = find_profile(latency.device), present_gpu()
         if gpu is None or not is_device_of(profile.name, gpu) or latency.runtime == "tensorrt":
-            return PredictedLatency(latency, profile, precisions)
+            return PredictingSource(latency, profile, precisions)
         device = resolve_device("cuda")
     check_precisions(latency.runtime or "eager", precisions)
-    return MeasuredLatency(latency, device)
+    return MeasuringSource(latency, device)
 
 
 def make_sources(config: StudyConfig, precisions: Sequence[str] = ()) -> dict[str, LatencySource]:
@@ -98,7 +105,7 @@ def make_sources(config: StudyConfig, precisions: Sequence[str] = ()) -> dict[st
     return {latency.objective_name: make_source(latency, precisions) for latency in config.latency}
 
 
-class MeasuredLatency:
+class MeasuringSource:
     """Latencies measured on the device at hand, in alternation with the base model in the same runtime."""
 
     def __init__(self, latency: LatencyConfig, device: torch.device) -> None:
@@ -114,15 +121,17 @@ class MeasuredLatency:
 
     @property
     def identity(self) -> str:
-        from nasopt.measurement.device import device_identity, device_name
+        from nasopt.measurement.device import device_name
 
-        return "measured, " + device_identity(
-            device_name(self.device), self._settings.threads, self.device.type == "cuda"
-        )
+        return measured_identity(device_name(self.device), self._settings.threads, self.device.type == "cuda")
 
-    def record(self, artifact: PreTrainedModel, candidate: Candidate, context: Context) -> Record:
-        from nasopt.measurement.device import Environment
-        from nasopt.measurement.measured.latency import measure_latency
+    def record(
+        self, artifact: PreTrainedModel, candidate: Candidate, context: Context, reference_ms: float | None
+    ) -> MeasuredLatency:
+        import torch
+
+        from nasopt.measurement.device import device_name, driver_version
+        from nasopt.measurement.measured.latency import measure_latency, normalised_ms
         from nasopt.measurement.measured.runtimes import numerics, prepare
 
         latency, settings, precision = self.latency, self._settings, candidate.architecture.precision
@@ -132,15 +141,20 @@ class MeasuredLatency:
             workload = context.task.workload(artifact)
             model = prepare(workload, batches, settings, precision=precision, device=self.device)
             measurement = measure_latency(model, base, batches, device=self.device, threads=settings.threads)
-        environment = Environment.of(
-            self.device,
+        reference = measurement.base_median_ms if reference_ms is None else reference_ms
+        return MeasuredLatency(
+            value_ms=normalised_ms(measurement.ratio, reference),
+            **measurement.to_dict(),
+            device=device_name(self.device),
+            driver=driver_version(self.device),
+            torch_version=str(torch.__version__),
             dtype=precision,
             threads=settings.threads,
             batch_size=latency.batch_size,
             sequence_length=latency.sequence_length,
             runtime=settings.runtime,
+            **_details(latency, settings, batches),
         )
-        return {**measurement.to_dict(), **environment.to_dict(), **_details(latency, settings, batches)}
 
     def _base_model(self, batches: Sequence[Mapping[str, Tensor]], context: Context) -> nn.Module:
         """The base model in the runtime. ONNX files are converted once for a process; compiled programs are made again,
@@ -159,11 +173,13 @@ class MeasuredLatency:
         return module
 
 
-def _details(latency: LatencyConfig, settings: RuntimeSettings, batches: Sequence[Mapping[str, Tensor]]) -> Record:
+def _details(
+    latency: LatencyConfig, settings: RuntimeSettings, batches: Sequence[Mapping[str, Tensor]]
+) -> dict[str, Any]:
     """What else belongs to a measurement, where it is not the usual."""
     from importlib.metadata import version
 
-    details: Record = {}
+    details: dict[str, Any] = {}
     if settings.runtime == "onnxruntime":
         details["runtime_version"] = version("onnxruntime")
     if latency.lengths == "validation":
@@ -173,7 +189,7 @@ def _details(latency: LatencyConfig, settings: RuntimeSettings, batches: Sequenc
     return details
 
 
-class PredictedLatency:
+class PredictingSource:
     """Latencies predicted, from a profile, for a device that is not at hand.
 
     Raises:
@@ -204,39 +220,46 @@ class PredictedLatency:
 
     @property
     def identity(self) -> str:
-        return identity_of(self._origin())
+        origin = self._origin()
+        return predicted_identity(origin["profile"], origin["fitted"])
 
-    def _origin(self) -> Record:
+    def _origin(self) -> dict[str, Any]:
         from nasopt.measurement.predicted.fitted import fitted
 
         name = self.profile.name
-        return {"source": "predicted", "profile": name, "device": name, "fitted": fitted().date}
+        return {"profile": name, "device": name, "fitted": fitted().date}
 
-    def record(self, artifact: PreTrainedModel, candidate: Candidate, context: Context) -> Record:
+    def record(
+        self, artifact: PreTrainedModel, candidate: Candidate, context: Context, reference_ms: float | None
+    ) -> PredictedLatency:
         """See :class:`LatencySource`. Where lengths differ, the mean over the batches.
 
         Raises:
             MeasurementError: it is not an encoder of transformer layers.
             RuntimeNotKnownError: its precision cannot be predicted.
         """
+        from nasopt.measurement.measured.latency import normalised_ms
+
         latency, architecture = self.latency, candidate.architecture
         found, base = (self._predict(item, context) for item in (architecture, Architecture.full(context.shape)))
-        median, reference = (statistics.fmean(item.latency_ms for item in items) for items in (found, base))
-        return {
+        median, base_median = (statistics.fmean(item.latency_ms for item in items) for items in (found, base))
+        ratio = median / base_median
+        return PredictedLatency(
+            value_ms=normalised_ms(ratio, base_median if reference_ms is None else reference_ms),
             **self._origin(),
-            "runtime": self.runtime,
-            "dtype": architecture.precision,
-            "batch_size": latency.batch_size,
-            "sequence_length": latency.sequence_length,
-            "lengths": latency.lengths,
-            "median_ms": median,
-            "low_ms": statistics.fmean(item.low for item in found),
-            "high_ms": statistics.fmean(item.high for item in found),
-            "interval_percent": max(item.interval_percent for item in found),
-            "beyond": sorted({item.beyond for item in found} - {""}),
-            "base_median_ms": reference,
-            "ratio": median / reference,
-        }
+            runtime=self.runtime,
+            dtype=architecture.precision,
+            batch_size=latency.batch_size,
+            sequence_length=latency.sequence_length,
+            lengths=latency.lengths,
+            median_ms=median,
+            low_ms=statistics.fmean(item.low for item in found),
+            high_ms=statistics.fmean(item.high for item in found),
+            interval_percent=max(item.interval_percent for item in found),
+            beyond=tuple(sorted({item.beyond for item in found} - {""})),
+            base_median_ms=base_median,
+            ratio=ratio,
+        )
 
     def _predict(self, architecture: CandidateArchitecture, context: Context) -> Sequence[Prediction | Estimate]:
         """Of one pass of each batch."""
@@ -256,7 +279,7 @@ class PredictedLatency:
         return predict_many([make_case(self.profile, self.runtime, number_format, item) for item in workloads])
 
 
-class LookedUpLatency(PredictedLatency):
+class LookupSource(PredictingSource):
     """Latencies looked up in a table that was measured, on this machine or on another one.
 
     Raises:
@@ -283,9 +306,9 @@ class LookedUpLatency(PredictedLatency):
         config = task.blank_model().config
         check_model(self.table, config.model_type, encoder_shape(config))
 
-    def _origin(self) -> Record:
+    def _origin(self) -> dict[str, Any]:
         table = self.table
-        origin = {"source": "predicted", "profile": table.identity, "device": table.device, "threads": table.threads}
+        origin = {"profile": table.identity, "device": table.device, "threads": table.threads}
         return {**origin, "fitted": table.created.isoformat()}
 
     def _predict(self, architecture: CandidateArchitecture, context: Context) -> Sequence[Prediction | Estimate]:
@@ -307,32 +330,10 @@ class LookedUpLatency(PredictedLatency):
         ]
 
 
-def with_value(record: Record, reference_ms: float | None) -> Record:
-    """The record with the objective's value.
-
-    Args:
-        record: of a source.
-        reference_ms: the base model's latency at trial 0; None in trial 0, whose record says so.
-    """
-    from nasopt.measurement.measured.latency import normalised_ms
-
-    reference = record["base_median_ms"] if reference_ms is None else reference_ms
-    return {"value_ms": normalised_ms(record["ratio"], reference), **record}
-
-
-def identity_of(record: Mapping[str, Any]) -> str:
-    """The identity of the source that a stored record came from."""
-    from nasopt.measurement.device import device_identity
-
-    if record["source"] == "predicted":
-        return f"predicted, {record['profile']}, fit of {record['fitted']}"
-    return "measured, " + device_identity(record["device"], record["threads"], bool(record["driver"]))
-
-
-def device_changes(began: Mapping[str, Mapping[str, Any]], sources: Mapping[str, LatencySource]) -> list[str]:
+def device_changes(began: Latencies, sources: Mapping[str, LatencySource]) -> list[str]:
     """What differs, in words, between the sources and the records of trial 0, by objective."""
     return [
-        f"{name}: {source.identity}, but the study began with: {identity_of(began[name])}"
+        f"{name}: {source.identity}, but the study began with: {began[name].identity}"
         for name, source in sources.items()
-        if identity_of(began[name]) != source.identity
+        if began[name].identity != source.identity
     ]

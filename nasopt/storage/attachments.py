@@ -17,7 +17,9 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from nasopt.records.notes import TrialFacts
+from nasopt.records.latency import latencies_to_json
+from nasopt.records.notes import TrialView
+from nasopt.storage.internals import storage_of
 
 ATTACHMENTS = "attachments"
 """Folder of a study's attachments, inside the study's own."""
@@ -25,12 +27,12 @@ UPLOADS = ".uploads"
 """Folder of what readers upload in the dashboard, beside the studies' folders; no study's name begins with a dot."""
 
 
-def documents(facts: TrialFacts) -> dict[str, Any]:
+def documents(view: TrialView) -> dict[str, Any]:
     """JSON documents by file name; a few kB together, whatever the model."""
-    counts = {"parameters": facts.parameters, "flops": facts.flops}
+    counts = {"parameters": view.record.parameters, "flops": view.record.flops}
     return {
-        "architecture.json": {**counts, **facts.architecture.summary(facts.shape)},
-        "latency.json": dict(facts.latencies),
+        "architecture.json": {**counts, **view.architecture.summary(view.shape)},
+        "latency.json": latencies_to_json(view.latencies),
     }
 
 
@@ -101,7 +103,7 @@ def remove_uploads(study: optuna.Study, folders: Sequence[Path]) -> None:
     if not any((folder / UPLOADS).is_dir() for folder in folders):
         return
     store = AttachmentStore(lambda: folders)
-    storage = study._storage
+    storage = storage_of(study)
     owners: list[optuna.Study | optuna.trial.FrozenTrial] = [study, *study.get_trials(deepcopy=False)]
     for owner in owners:
         for artifact in get_all_artifact_meta(owner, storage=storage):

@@ -24,25 +24,36 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+FOLDER = "checkpoints"
+"""Folder of the trials' checkpoints, inside the study's own."""
 SUFFIX = ".safetensors"
 
 ARCHITECTURE_KEY = "architecture"
 
 
 class CheckpointStore:
-    """The checkpoints of one study, in one folder.
+    """The checkpoints of one study, in one folder, which need not exist until the first one is written.
 
-    Raises:
-        ArtifactFolderError: the folder cannot be written.
+    Args:
+        folder: theirs alone.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._damaged: set[str] = set()
-        ensure_writable(folder)
+        self._is_writable = False
+
+    def make_writable(self) -> None:
+        """Makes the folder if need be, as the first :meth:`write` does, for a writer that must not fail late.
+
+        Raises:
+            ArtifactFolderError: the folder cannot be made or written.
+        """
+        ensure_writable(self.folder)
+        self._is_writable = True
 
     def lock(self) -> FileLock:
-        """Held while a checkpoint is published, and by who decides which ones go until they are gone."""
+        """Held while a checkpoint is published, and from the decision which ones go until they are gone."""
         return FileLock(self.folder.parent / f".{self.folder.name}.lock")
 
     def write(
@@ -56,15 +67,21 @@ class CheckpointStore:
         Args:
             weights: a state dict; tensors may share storage (it is written once for each name).
             architecture: what the weights are the weights of. Its precision is not part of the content.
-            announce: told the key before the checkpoint is there. Who writes down in it who needs the checkpoint leaves
-                none behind that nobody knows, and collection spares it.
+            announce: told the key before the checkpoint is there. A caller that records there what needs the checkpoint
+                leaves none behind that nobody knows, and collection spares it.
+
+        Raises:
+            ArtifactFolderError: the folder cannot be made or written.
         """
         from safetensors.torch import save_file
 
+        if not self._is_writable:
+            self.make_writable()
         metadata = {ARCHITECTURE_KEY: architecture.with_precision("fp32").to_json()}
         partial = self.folder / partial_name()
         try:
             save_file({name: tensor.detach().cpu().clone() for name, tensor in weights.items()}, partial, metadata)
+            partial.chmod(self.folder.stat().st_mode & 0o666)  # safetensors lets nobody else read its files
             key = _sha256(partial)
             with self.lock():
                 announce(key)

@@ -17,13 +17,14 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.pool import NullPool
 
 from nasopt.errors import StorageError
+from nasopt.storage.sqlite import SQLITE_TIMEOUT_SECONDS, connect_for_reading
 
 DEFAULT_URL = "sqlite:///nasopt.db"
 HEARTBEAT_SECONDS = 20
 GRACE_SECONDS = 120
-SQLITE_TIMEOUT_SECONDS = 60
 CONNECT_TIMEOUT_SECONDS = 10
 """A server that does not answer is waited for this long; its driver would wait for minutes."""
 
@@ -93,29 +94,44 @@ def shown(url: URL) -> str:
 
 
 def open_storage(
-    url: URL, *, must_exist: bool = False, stale_trial_callback: StaleTrialCallback | None = None
+    url: URL,
+    *,
+    read_only: bool = False,
+    must_exist: bool = False,
+    stale_trial_callback: StaleTrialCallback | None = None,
 ) -> RDBStorage:
-    """Opens the database, with WAL, `BEGIN IMMEDIATE` and a busy timeout on SQLite.
+    """Opens the database.
+
+    For writing SQLite gets WAL, `BEGIN IMMEDIATE` and a busy timeout, and that it can be written is tried at once. For
+    reading nothing is made or changed, in the database or beside it, and none of it need be writable.
+
+    Args:
+        read_only: refuse every change. The database must exist.
+        must_exist: refuse to make a database where there is none.
+        stale_trial_callback: see :class:`optuna.storages.RDBStorage`.
 
     Raises:
-        StorageError: it cannot be reached, its driver is missing, or it is somebody else's database.
+        StorageError: it cannot be reached (or written), its driver is missing, or it is somebody else's database.
     """
     path = sqlite_path(url)
-    if must_exist and path is not None and not path.is_file():
+    if (must_exist or read_only) and path is not None and not path.is_file():
         raise StorageError(f"{shown(url)}: no such database; `nasopt study create` makes one, or pass --storage")
     if path is not None and not path.parent.is_dir():
         raise StorageError(f"{shown(url)}: the folder {path.parent} does not exist; create it first")
-    arguments = _engine_arguments(url)
+    arguments = _reading_arguments(url) if read_only else _engine_arguments(url)
     try:
-        _refuse_foreign_database(url, arguments)
+        is_empty = _refuse_foreign_database(url, arguments)
+        if read_only and is_empty:
+            raise StorageError(f"{shown(url)}: the database is empty; `nasopt study create` makes a study in it")
         storage = Storage(
             url.render_as_string(hide_password=False),
             engine_kwargs=arguments,
             heartbeat_interval=HEARTBEAT_SECONDS,
             grace_period=GRACE_SECONDS,
             heartbeat_stale_trial_callback=stale_trial_callback,
+            skip_table_creation=read_only,
         )
-        if path is not None:
+        if path is not None and not read_only:
             _make_concurrent(storage.engine)
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
         extra = EXTRAS.get(url.get_backend_name())
@@ -161,8 +177,27 @@ def _engine_arguments(url: URL) -> dict[str, Any]:
     return arguments
 
 
-def _refuse_foreign_database(url: URL, arguments: dict[str, Any]) -> None:
-    """Optuna would create its tables inside anybody's database: look before it does."""
+def _reading_arguments(url: URL) -> dict[str, Any]:
+    """Engine options with which the database itself refuses changes."""
+    path = sqlite_path(url)
+    if path is not None:
+        # Without a pool: the files that SQLite keeps beside an open database go with each connection.
+        return {"creator": lambda: connect_for_reading(path), "poolclass": NullPool}
+    arguments = _engine_arguments(url)
+    if url.get_backend_name() == "postgresql":
+        arguments["execution_options"] = {"postgresql_readonly": True}
+    return arguments
+
+
+def _refuse_foreign_database(url: URL, arguments: dict[str, Any]) -> bool:
+    """Optuna would create its tables inside anybody's database: look before it does.
+
+    Returns:
+        Whether the database holds no table.
+
+    Raises:
+        StorageError: it holds tables of somebody else.
+    """
     engine = sqlalchemy.create_engine(url, **arguments)
     try:
         tables = set(sqlalchemy.inspect(engine).get_table_names())
@@ -172,6 +207,7 @@ def _refuse_foreign_database(url: URL, arguments: dict[str, Any]) -> None:
         raise StorageError(
             f"{shown(url)}: not a study database (it holds {', '.join(sorted(tables)[:5])}); name another one"
         )
+    return not tables
 
 
 def _make_concurrent(engine: sqlalchemy.Engine) -> None:
@@ -190,6 +226,8 @@ def _make_concurrent(engine: sqlalchemy.Engine) -> None:
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)
     engine.dispose()  # the connections that RDBStorage opened before the listeners were there
+    with engine.begin():
+        pass  # takes the lock of a writer: a database that cannot be written is refused here
 
 
 def _first_line(error: BaseException) -> str:

@@ -19,9 +19,9 @@ from nasopt.errors import (
     choices,
 )
 from nasopt.host.files import ensure_writable
-from nasopt.measurement.sources import LookedUpLatency, PredictedLatency
+from nasopt.measurement.sources import LookupSource, PredictingSource
 from nasopt.methods.registry import available, find
-from nasopt.records import names as attributes
+from nasopt.records.study import StudyRecord
 from nasopt.storage.rdb import artifact_folder, open_storage, shown, sqlite_path
 from nasopt.study.opening import _exists, _stored_config, places
 from nasopt.trial.objective import Objective
@@ -74,12 +74,12 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
     objective = Objective(config)
     task = open_task(config)
     for source in objective.sources.values():  # refused now where devices and runtimes are not here
-        if isinstance(source, PredictedLatency) and config.task.type == "translation":
+        if isinstance(source, PredictingSource) and config.task.type == "translation":
             raise StudyFileError(
                 f"latency.device: {source.latency.device} is not here, and the latency of a translation cannot be "
                 "predicted: set `device` to cpu or cuda"
             )
-        if isinstance(source, LookedUpLatency):
+        if isinstance(source, LookupSource):
             source.check_model(task)
     objective.method.check(task)
     folder = (artifacts or artifact_folder(url)).resolve()
@@ -92,9 +92,7 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(objective.metric_names)
     hashes = {kind: content_hash(place) for kind, place in places(config).items()}
-    study.set_user_attr(attributes.DATA, hashes)
-    study.set_user_attr(attributes.ARTIFACTS, str(folder))
-    study.set_user_attr(attributes.CONFIG, json.loads(config.to_json()))
+    StudyRecord(configuration=json.loads(config.to_json()), artifacts=str(folder), data=hashes).write_to(study)
     return True
 
 

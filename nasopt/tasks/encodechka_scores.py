@@ -1,8 +1,8 @@
 """The scores of the encodechka tasks, from embeddings (METHODS.md section 4, "The encodechka protocol").
 
 Each function takes `weights` of shape (rows, evaluation examples), how often an example counts (see
-:mod:`nasopt.numerics.resampling`), and gives the score of every row, shape (rows,). Classifiers are fitted once: what is
-resampled is the examples they are judged by. Embeddings are unit vectors of shape (examples, hidden), float32.
+:mod:`nasopt.numerics.resampling`), and gives the score of every row, shape (rows,). Classifiers are fitted once: the
+examples that judge them are resampled. Embeddings are unit vectors of shape (examples, hidden), float32.
 """
 
 from __future__ import annotations

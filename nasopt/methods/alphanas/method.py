@@ -23,7 +23,7 @@ from nasopt.methods.base import About, Judgement, Method, Outcome, Plan
 from nasopt.methods.controls import Controls
 from nasopt.methods.layer_controls import LayerControls
 from nasopt.methods.space import SearchSpace
-from nasopt.records.queries import complete_trials, feasible
+from nasopt.records.queries import complete_trials, detail_of, feasible
 from nasopt.samplers.alphanas import AlphaNASSampler, score
 from nasopt.training.candidate import RejectedCandidateError
 from nasopt.training.weights import Cut, Stage, Trained, WeightSource
@@ -147,9 +147,9 @@ class AlphaNASMethod(Method):
 
     def summary(self, study: Study) -> dict[str, Any]:
         """The best mask ever seen, by Q_alpha."""
-        scored = [trial for trial in feasible(complete_trials(study)) if SCORE in trial.user_attrs]
+        scored = [trial for trial in feasible(complete_trials(study)) if detail_of(trial, SCORE) is not None]
         if not scored:
             return {"best_mask": None}
-        best = max(scored, key=lambda trial: (trial.user_attrs[SCORE], -trial.number))
+        best = max(scored, key=lambda trial: (detail_of(trial, SCORE), -trial.number))
         mask = "".join(str(bit) for _, bit in sorted(best.params.items(), key=lambda item: int(item[0][6:])))
-        return {"best_mask": {"mask": mask, "score": best.user_attrs[SCORE], "trial": best.number}}
+        return {"best_mask": {"mask": mask, "score": detail_of(best, SCORE), "trial": best.number}}
