@@ -10,8 +10,9 @@ from optuna.trial import FrozenTrial
 
 from nasopt.config.study import LatencyConfig
 from nasopt.measurement.device import resolve_device
+from nasopt.measurement.lookup.source import LookupSource
 from nasopt.measurement.measured.latency import MeasurementError
-from nasopt.measurement.sources import LookupSource, MeasuringSource
+from nasopt.measurement.measured.source import MeasuringSource
 from nasopt.records import names as attributes
 from nasopt.records import queries
 from nasopt.records.latency import Confirmation, latency_from_json
@@ -19,6 +20,7 @@ from nasopt.study.opening import OpenStudy
 from nasopt.training.context import Context
 from nasopt.trial.objective import Objective
 from nasopt.trial.rebuilding import rebuild
+from nasopt.trial.subject import subject_of
 
 logger = logging.getLogger("nasopt")
 
@@ -93,6 +95,6 @@ def _measured(
         artifact = objective.method.quantize(candidate, source.device)
         reference = base_found[name].measured.value_ms if name in base_found else None
         looked_up = latency_from_json(trial.user_attrs[attributes.LATENCY][name])
-        measured = source.record(artifact, candidate, context, reference)
+        measured = source.record(subject_of(artifact, candidate.architecture, context), reference)
         found[name] = Confirmation(measured, predicted_ms=looked_up.value_ms, predicted_ratio=looked_up.ratio)
     return found

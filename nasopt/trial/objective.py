@@ -34,6 +34,7 @@ from nasopt.storage.rdb import artifact_folder, parse_url
 from nasopt.training.candidate import Candidate, Lineage, RejectedCandidateError
 from nasopt.training.context import Context
 from nasopt.trial.repetition import DoneWork, repeat
+from nasopt.trial.subject import subject_of
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -220,7 +221,7 @@ class Objective:
             trial.set_user_attr(attributes.QUALITY_DETAILS, dict(evaluation.details))
         self._keep_predictions(trial, evaluation, context)
         context.on_phase("measuring", 0, 0)
-        batch = fixed_batch(self.config.latency[0], context, artifact)
+        batch = fixed_batch(self.config.latency[0], artifact, context.task.tokenizer.all_special_ids)
         workload = context.task.workload(artifact)
         memory = {"weights_mb": weights, "peak_mb": peak_memory_mb(workload, batch, weights, device)}
         trial.set_user_attr(attributes.MEMORY, {**memory, "device": device_name(device)})
@@ -229,7 +230,9 @@ class Objective:
             if source.device != device:
                 # Afresh, not moved: a bitsandbytes model that has run stays behind in part.
                 artifact, device = self.method.quantize(candidate, source.device), source.device
-            latencies[name] = source.record(artifact, candidate, context, base.values[position] if base else None)
+            latencies[name] = source.record(
+                subject_of(artifact, candidate.architecture, context), base.values[position] if base else None
+            )
         trial.set_user_attr(attributes.LATENCY, latencies_to_json(latencies))
         return (
             evaluation.quality,
@@ -287,7 +290,7 @@ class Objective:
         )
         parameters = candidate.model.num_parameters()
         is_control = attributes.CONTROL in trial.user_attrs
-        batch = fixed_batch(self.config.latency[0], context, candidate.model)
+        batch = fixed_batch(self.config.latency[0], candidate.model, context.task.tokenizer.all_special_ids)
         flops = count_flops(context.task.workload(candidate.model), batch)
         for name, violation in self.method.constraints(self.config.task.metric, values[0], parameters).items():
             trial.set_constraint(name, violation)
