@@ -76,7 +76,7 @@ def export(
     candidate = rebuild(make_method(opened.config), _store(opened), trial, task)
     device = make_source(opened.config.latency[0]).device
     artifact = make_method(opened.config).quantize(candidate, device)
-    card = model_card(opened, trial, _test_qualities(opened, trial, task))
+    card = model_card(opened, task, trial, _test_qualities(opened, trial, task))
     tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
     return export_hf(artifact, tokenizer, candidate.architecture, to, card=card, force=force)
 
@@ -87,10 +87,12 @@ def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool) -
     from nasopt.export.onnx import check_convertible, export_onnx
     from nasopt.models.onnx import OnnxModel
     from nasopt.models.vocabulary import tokenizer_of
-    from nasopt.tasks.opening import open_task
+    from nasopt.tasks.opening import open_task, task_class
 
-    if opened.config.task.type == "translation":
-        raise ExportError("a translation model cannot be written as ONNX, which has no generation; use --format hf")
+    kind = opened.config.task.type
+    obstacle = task_class(kind).onnx_obstacle
+    if obstacle is not None:
+        raise ExportError(f"a {kind} model cannot be written as ONNX, which has no {obstacle}; use --format hf")
     check_convertible(queries.precision_of(trial))
     task = open_task(opened.config, opened.folder)
     candidate = rebuild(make_method(opened.config), _store(opened), trial, task)
@@ -98,7 +100,7 @@ def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool) -
 
     def card(file: Path) -> str:
         qualities = _test_qualities(opened, trial, task, OnnxModel(file))
-        return model_card(opened, trial, (None, None), onnx_text(opened, task, file, tokens, qualities))
+        return model_card(opened, task, trial, (None, None), onnx_text(opened, task, file, tokens, qualities))
 
     tokens = int(candidate.model.get_input_embeddings().weight.shape[0])
     tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
@@ -108,7 +110,7 @@ def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool) -
 def _test_qualities(
     opened: OpenStudy, trial: FrozenTrial, task: Task, exported: nn.Module | None = None
 ) -> tuple[float | None, float | None]:
-    """Quality on the test split of a trial and of the base model; None where there is no such split or checkpoint.
+    """Quality on the test split of a trial and of the base model; None where there is none, or no checkpoint.
 
     `exported` is evaluated, on the CPU, instead of the trial's artifact.
     """
@@ -116,8 +118,8 @@ def _test_qualities(
 
     from nasopt.models.vocabulary import tokenizer_of
 
-    if opened.config.task.dataset.splits.test is None or opened.config.task.metric == "encodechka":
-        return None, None  # the benchmark has files of its own, and the search has seen them
+    if not task.evaluates_test:
+        return None, None
     device, method = make_source(opened.config.latency[0]).device, make_method(opened.config)
     (opened.folder / "data").mkdir(exist_ok=True)
 

@@ -75,10 +75,10 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
     objective = Objective(config)
     task = open_task(config)
     for source in objective.sources.values():  # refused now where devices and runtimes are not here
-        if isinstance(source, EstimatingSource) and config.task.type == "translation":
+        if isinstance(source, EstimatingSource) and not config.task.traits.estimated_latency:
             raise StudyFileError(
-                f"latency.device: {source.latency.device} is not here, and the latency of a translation cannot be "
-                "predicted: set `device` to cpu or cuda"
+                f"latency.device: {source.latency.device} is not here, and the latency of a "
+                f"{config.task.type} cannot be predicted: set `device` to cpu or cuda"
             )
         if isinstance(source, LookupSource):
             source.check_model(task.blank_model().config)

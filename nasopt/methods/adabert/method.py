@@ -38,9 +38,8 @@ if TYPE_CHECKING:
 
     from nasopt.methods.adabert.distilled import Distilled
     from nasopt.methods.adabert.supernet import SupernetSearch
-    from nasopt.tasks.base import Task
+    from nasopt.tasks.base import LabelledTask, Task
     from nasopt.tasks.batches import EncodedSplit
-    from nasopt.tasks.classification import TextClassification
     from nasopt.training.teacher import Teacher
 
 FOLDER = "supernet"
@@ -193,7 +192,7 @@ class AdaBERTMethod(Method):
             candidate.architecture,
             candidate.model,
             origin.projections,
-            _classification(context).loss,
+            _labelled(context).loss,
             self.options,
             self._teacher(context),
         )
@@ -222,7 +221,7 @@ class AdaBERTMethod(Method):
         return SupernetSearch(
             base_model=context.base_model,
             split=_examples(context),
-            task_loss=_classification(context).loss,
+            task_loss=_labelled(context).loss,
             make_teacher=lambda: self._teacher(context),
             options=options,
             folder=context.folder / FOLDER,
@@ -241,11 +240,10 @@ def random_cells(cells: int, count: int, seed: int) -> list[tuple[Operation, ...
     return list(drawn)
 
 
-def _classification(context: Context) -> TextClassification:
-    from nasopt.tasks.classification import TextClassification
-
-    assert isinstance(context.task, TextClassification)
-    return context.task
+def _labelled(context: Context) -> LabelledTask:
+    task = context.task.labelled
+    assert task is not None
+    return task
 
 
 def _examples(context: Context) -> EncodedSplit:

@@ -344,25 +344,25 @@ class TaylorMethod(Method):
         """What a student is trained towards."""
         from nasopt.methods.taylor.matching import HiddenMatching, LogitMatching, MatchingWeights, VectorMatching
         from nasopt.methods.taylor.once import teacher_vectors
-        from nasopt.tasks.similarity import SentenceSimilarity
 
         weights, task = MatchingWeights(ranking, output, self.options.hidden_weight), context.task
         layers = self.options.hidden_layers if weights.hidden else ()
         hidden = HiddenMatching(layers, context.teachers(layers)) if layers else None
-        if not isinstance(task, SentenceSimilarity):
+        embedding = task.embedding
+        if embedding is None:
             return LogitMatching(task, weights, context.teachers(layers)[0], hidden)
         settings = task.config.similarity
         vectors = teacher_vectors(
             context.base_model,
             context.splits["train"],
-            task.vectors,
-            task.run,
+            embedding.vectors,
+            embedding.run,
             folder=context.folder / FOLDER,
             identity=f"{context.base_key} {settings.pooling} {settings.normalize}",
             device=context.device,
             on_step=lambda done, total: context.on_phase("teacher outputs", done, total),
         )
-        return VectorMatching(task, weights, vectors, hidden)
+        return VectorMatching(embedding, weights, vectors, hidden)
 
 
 def _wanted(params: Mapping[str, Any], part: str, shape: EncoderShape) -> int | list[int]:
