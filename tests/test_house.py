@@ -8,11 +8,14 @@ import importlib.util
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from nasopt.config.task import MetricName, TaskType
 from nasopt.methods.base import Method
 from nasopt.methods.registry import available
+from nasopt.tasks.opening import CLASSES
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "nasopt"
@@ -31,6 +34,9 @@ USER_ATTRIBUTES = {
     "get_study_user_attrs",
 }
 SYSTEM_ATTRIBUTES = {name.replace("user", "system") for name in USER_ATTRIBUTES}
+
+KINDS = {*get_args(TaskType), *get_args(MetricName)}
+TASK_CLASSES = {"Task", "LabelledTask", "EmbeddingTask", *(name for _, name in CLASSES.values())}
 
 
 def modules() -> dict[str, Path]:
@@ -189,3 +195,62 @@ def test_only_records_touch_user_attributes() -> None:
     rooms = outside("records", "samplers", "storage/internals.py")
     found = [use for path in rooms for use in uses(path, SYSTEM_ATTRIBUTES)]
     assert not found, found
+
+
+def questions_of_type(text: str) -> Iterator[str]:
+    """Where a module compares with the name of a task or metric, or asks for a task's class, with their lines."""
+    for node in ast.walk(ast.parse(text)):
+        asked: list[str] = []
+        if isinstance(node, ast.Compare):
+            asked = [
+                item.value
+                for operand in (node.left, *node.comparators)
+                for item in ast.walk(operand)
+                if isinstance(item, ast.Constant) and isinstance(item.value, str) and item.value in KINDS
+            ]
+        elif isinstance(node, ast.MatchValue) and isinstance(node.value, ast.Constant):
+            asked = [str(node.value.value)] if node.value.value in KINDS else []
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id
+            in (
+                "isinstance",
+                "issubclass",
+            )
+        ):
+            names = (item.id for item in ast.walk(node.args[1]) if isinstance(item, ast.Name))
+            asked = [name for name in names if name in TASK_CLASSES]
+        yield from (f"line {node.lineno}: {name}" for name in asked)
+
+
+def test_only_tasks_ask_for_the_type() -> None:
+    """Whatever else depends on a task is declared by its class, or by `nasopt.config.task.TRAITS`."""
+    allowed = [PACKAGE / "tasks", PACKAGE / "config", PACKAGE / "numerics"]  # numerics computes metrics by name
+    found = {
+        str(path.relative_to(PACKAGE)): uses
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if not any(path.is_relative_to(room) for room in allowed)
+        and (uses := list(questions_of_type(path.read_text(encoding="utf-8"))))
+    }
+    assert not found, f"let the task declare it: {found}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "task.type == 'translation'",
+        "config.task.type in ('translation', 'sentence-similarity')",
+        "metric != 'encodechka'",
+        "isinstance(context.task, TextClassification)",
+        "isinstance(task, Translation | SentenceSimilarity)",
+        "match kind:\n    case 'translation':\n        pass",
+    ],
+)
+def test_questions_of_type_are_seen(text: str) -> None:
+    assert list(questions_of_type(text))
+
+
+@pytest.mark.parametrize("text", ["config.task.type not in method.task_types", "kinds = ('translation',)"])
+def test_declarations_are_not(text: str) -> None:
+    assert not list(questions_of_type(text))

@@ -10,8 +10,9 @@ from optuna.trial import FrozenTrial
 
 from nasopt.config.study import LatencyConfig
 from nasopt.measurement.device import resolve_device
+from nasopt.measurement.lookup.source import LookupSource
 from nasopt.measurement.measured.latency import MeasurementError
-from nasopt.measurement.sources import LookupSource, MeasuringSource
+from nasopt.measurement.measured.source import MeasuringSource
 from nasopt.records import queries
 from nasopt.records.latency import Confirmation
 from nasopt.records.study import StudyRecord
@@ -20,6 +21,7 @@ from nasopt.training.context import Context
 from nasopt.trial.artifact import make_artifact
 from nasopt.trial.objective import Objective
 from nasopt.trial.rebuilding import rebuild
+from nasopt.trial.subject import subject_of
 
 logger = logging.getLogger("nasopt")
 
@@ -92,6 +94,6 @@ def _measured(
         artifact = make_artifact(candidate, source.device, objective.method.plan.quantizer)
         reference = base_found[name].measured.value_ms if name in base_found else None
         looked_up = queries.latencies_of(trial)[name]
-        measured = source.record(artifact, candidate, context, reference)
+        measured = source.record(subject_of(artifact, candidate.architecture, context), reference)
         found[name] = Confirmation(measured, predicted_ms=looked_up.value_ms, predicted_ratio=looked_up.ratio)
     return found

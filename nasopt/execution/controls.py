@@ -116,20 +116,20 @@ def evaluate_tfidf(opened: OpenStudy, objective: Objective) -> None:
     store = PredictionStore(opened.folder)
     if StudyRecord.of(opened.study).tfidf is not None and store.read(TFIDF) is not None:
         return
-    from nasopt.tasks.classification import TextClassification
     from nasopt.tasks.tfidf import fit_tfidf
 
     context = objective.prepare(opened.study)
-    if not isinstance(context.task, TextClassification):
+    task = context.task.labelled
+    if task is None:
         return  # a bag of words says nothing of the similarity of two languages, and translates nothing
     context.on_phase("TF-IDF", 0, 0)
     try:
-        result = fit_tfidf(context.task, context.splits)
+        result = fit_tfidf(task, context.splits)
     except ValueError as error:
         logger.warning("TF-IDF cannot be fitted: %s", str(error).splitlines()[0])
         return
     split = context.splits["validation"]
-    classes = context.task.is_classification
+    classes = task.is_classification
     store.write(TFIDF, Predictions.of_outputs(result.outputs, split.labels.numpy(), split.fingerprint, classes=classes))
     found = TfidfRecord(result.quality, opened.config.task.metric, result.seconds)
     StudyRecord(tfidf=found).write_to(opened.study)

@@ -88,7 +88,7 @@ def export(
         candidate = rebuild(opened.checkpoints, trial, task)
         device = make_source(opened.config.latency[0]).device
         artifact = make_artifact(candidate, device, make_method(opened.config).plan.quantizer)
-        card = model_card(opened, trial, _test_qualities(opened, trial, task, working))
+        card = model_card(opened, task, trial, _test_qualities(opened, trial, task, working))
         tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
         return export_hf(artifact, tokenizer, candidate.architecture, to, card=card, force=force)
 
@@ -99,10 +99,12 @@ def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool, w
     from nasopt.export.onnx import check_convertible, export_onnx
     from nasopt.models.onnx import OnnxModel
     from nasopt.models.vocabulary import tokenizer_of
-    from nasopt.tasks.opening import open_task
+    from nasopt.tasks.opening import open_task, task_class
 
-    if opened.config.task.type == "translation":
-        raise ExportError("a translation model cannot be written as ONNX, which has no generation; use --format hf")
+    kind = opened.config.task.type
+    obstacle = task_class(kind).onnx_obstacle
+    if obstacle is not None:
+        raise ExportError(f"a {kind} model cannot be written as ONNX, which has no {obstacle}; use --format hf")
     check_convertible(queries.precision_of(trial))
     task = open_task(opened.config, working)
     candidate = rebuild(opened.checkpoints, trial, task)
@@ -110,7 +112,7 @@ def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool, w
 
     def card(file: Path) -> str:
         qualities = _test_qualities(opened, trial, task, working, OnnxModel(file))
-        return model_card(opened, trial, (None, None), onnx_text(opened, task, file, tokens, qualities))
+        return model_card(opened, task, trial, (None, None), onnx_text(opened, task, file, tokens, qualities))
 
     tokens = int(candidate.model.get_input_embeddings().weight.shape[0])
     tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
@@ -135,7 +137,7 @@ def _working_folder(opened: OpenStudy) -> Iterator[Path]:
 def _test_qualities(
     opened: OpenStudy, trial: FrozenTrial, task: Task, working: Path, exported: nn.Module | None = None
 ) -> tuple[float | None, float | None]:
-    """Quality on the test split of a trial and of the base model; None where there is no such split or checkpoint.
+    """Quality on the test split of a trial and of the base model; None where there is none, or no checkpoint.
 
     Args:
         working: a folder as :func:`_working_folder` makes it.
@@ -145,8 +147,8 @@ def _test_qualities(
 
     from nasopt.models.vocabulary import tokenizer_of
 
-    if opened.config.task.dataset.splits.test is None or opened.config.task.metric == "encodechka":
-        return None, None  # the benchmark has files of its own, and the search has seen them
+    if not task.evaluates_test:
+        return None, None
     device, plan = make_source(opened.config.latency[0]).device, make_method(opened.config).plan
 
     def quality(which: FrozenTrial | None, exported: nn.Module | None = None) -> float | None:

@@ -19,7 +19,6 @@ from nasopt.errors import (
     choices,
 )
 from nasopt.host.files import ensure_writable
-from nasopt.measurement.sources import LookupSource, PredictingSource
 from nasopt.methods.registry import available, find
 from nasopt.records.study import StudyRecord
 from nasopt.storage.rdb import artifact_folder, open_storage, shown, sqlite_path
@@ -58,6 +57,8 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
         StudyExistsError: a study of that name exists (and, with `skip_if_exists`, differs).
         NasoptError: anything else that the user can mend.
     """
+    from nasopt.measurement.estimating import EstimatingSource
+    from nasopt.measurement.lookup.source import LookupSource
     from nasopt.tasks.datasets import content_hash
     from nasopt.tasks.opening import open_task
 
@@ -74,13 +75,13 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
     objective = Objective(config)
     task = open_task(config)
     for source in objective.sources.values():  # refused now where devices and runtimes are not here
-        if isinstance(source, PredictingSource) and config.task.type == "translation":
+        if isinstance(source, EstimatingSource) and not config.task.traits.estimated_latency:
             raise StudyFileError(
-                f"latency.device: {source.latency.device} is not here, and the latency of a translation cannot be "
-                "predicted: set `device` to cpu or cuda"
+                f"latency.device: {source.latency.device} is not here, and the latency of a "
+                f"{config.task.type} cannot be predicted: set `device` to cpu or cuda"
             )
         if isinstance(source, LookupSource):
-            source.check_model(task)
+            source.check_model(task.blank_model().config)
     objective.method.check(task)
     folder = (artifacts or artifact_folder(url)).resolve()
     ensure_writable(folder / config.name)

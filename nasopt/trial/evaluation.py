@@ -15,6 +15,7 @@ from nasopt.records.trial import MemoryRecord
 from nasopt.training.candidate import Candidate
 from nasopt.training.context import Context
 from nasopt.trial.artifact import make_artifact
+from nasopt.trial.subject import subject_of
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +82,7 @@ def evaluate(
     context.on_phase("measuring", 0, 0)
     memory = _memory(artifact, weights, device, context)
     latencies = _latencies(artifact, device, candidate, context, sources, quantizer)
-    batch = fixed_batch(context.config.latency[0], context, candidate.model)
+    batch = fixed_batch(context.config.latency[0], candidate.model, context.task.tokenizer.all_special_ids)
     return Evaluated(
         evaluation,
         latencies,
@@ -96,7 +97,7 @@ def _memory(artifact: PreTrainedModel, weights: float, device: torch.device, con
     from nasopt.measurement.device import device_name
     from nasopt.measurement.measured.memory import peak_memory_mb
 
-    batch = fixed_batch(context.config.latency[0], context, artifact)
+    batch = fixed_batch(context.config.latency[0], artifact, context.task.tokenizer.all_special_ids)
     peak = peak_memory_mb(context.task.workload(artifact), batch, weights, device)
     return MemoryRecord(weights, peak, device_name(device))
 
@@ -115,5 +116,5 @@ def _latencies(
             # Afresh, not moved: a bitsandbytes model that has run stays behind in part.
             artifact, device = make_artifact(candidate, source.device, quantizer), source.device
         reference = None if context.base is None else context.base.values[position]
-        latencies[name] = source.record(artifact, candidate, context, reference)
+        latencies[name] = source.record(subject_of(artifact, candidate.architecture, context), reference)
     return latencies

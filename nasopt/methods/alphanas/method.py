@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 SCORE = "score"
 """Trial user attribute: Q_alpha."""
-DEFAULT_MIN_ACCURACY = 0.75
+DEFAULT_MIN_QUALITY = {"accuracy": 0.75}
+"""By metric, the published constraint; other metrics have none unless it is set."""
 
 
 class AlphaNASOptions(Section):
@@ -54,7 +55,7 @@ class AlphaNASOptions(Section):
         None,
         ge=-1,
         le=1,
-        description=f"Constraint; {DEFAULT_MIN_ACCURACY} where the metric is accuracy, none otherwise, unless set.",
+        description=f"Constraint; {DEFAULT_MIN_QUALITY['accuracy']} where the metric is accuracy, none otherwise, unless set.",
     )
     max_parameters: int = Field(100_000_000, ge=1, description="Constraint on the number of weights (N).")
     max_flips: int = Field(2, ge=1, description="Bits that one mutation flips at most.")
@@ -136,8 +137,8 @@ class AlphaNASMethod(Method):
     def judge(self, outcome: Outcome) -> Judgement:
         violations = {"parameters": self._excess(outcome.parameters)}
         least, quality = self.options.min_quality, outcome.values[0]
-        if least is None and outcome.metric == "accuracy":
-            least = DEFAULT_MIN_ACCURACY
+        if least is None:
+            least = DEFAULT_MIN_QUALITY.get(outcome.metric)
         if least is not None:
             violations["quality"] = least - quality
         return Judgement(violations, {SCORE: float(score(quality, outcome.parameters, self.options.parameter_penalty))})
