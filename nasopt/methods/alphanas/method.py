@@ -55,7 +55,9 @@ class AlphaNASOptions(Section):
         None,
         ge=-1,
         le=1,
-        description=f"Constraint; {DEFAULT_MIN_QUALITY['accuracy']} where the metric is accuracy, none otherwise, unless set.",
+        description=(
+            f"Constraint; {DEFAULT_MIN_QUALITY['accuracy']} where the metric is accuracy, none otherwise, unless set."
+        ),
     )
     max_parameters: int = Field(100_000_000, ge=1, description="Constraint on the number of weights (N).")
     max_flips: int = Field(2, ge=1, description="Bits that one mutation flips at most.")
