@@ -131,8 +131,10 @@ def open_storage(
             heartbeat_stale_trial_callback=stale_trial_callback,
             skip_table_creation=read_only,
         )
-        if path is not None and not read_only:
-            _make_concurrent(storage.engine)
+        if not read_only:
+            if path is not None:
+                _make_concurrent(storage.engine)
+            _try_to_write(storage.engine)
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
         extra = EXTRAS.get(url.get_backend_name())
         cure = f"; pip install 'nasopt[{extra}]'" if extra else ""
@@ -226,8 +228,12 @@ def _make_concurrent(engine: sqlalchemy.Engine) -> None:
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)
     engine.dispose()  # the connections that RDBStorage opened before the listeners were there
-    with engine.begin():
-        pass  # takes the lock of a writer: a database that cannot be written is refused here
+
+
+def _try_to_write(engine: sqlalchemy.Engine) -> None:
+    """Changes no row; a database that cannot be written refuses even that."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE studies SET study_name = study_name WHERE 1 = 0")
 
 
 def _first_line(error: BaseException) -> str:
