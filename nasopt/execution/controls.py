@@ -13,7 +13,7 @@ from nasopt.execution.search import run_trial
 from nasopt.methods.base import Control
 from nasopt.records import names as attributes
 from nasopt.records import queries
-from nasopt.storage.predictions import TFIDF, Predictions, PredictionStore
+from nasopt.storage.validation_predictions import TFIDF, Predictions, PredictionStore
 from nasopt.study.opening import OpenStudy
 from nasopt.study.recovery import recording_interruptions, settle_interrupted
 from nasopt.trial.objective import Objective

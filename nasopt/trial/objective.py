@@ -30,8 +30,8 @@ from nasopt.storage.attachments import attach
 from nasopt.storage.attachments import documents as attached_documents
 from nasopt.storage.internals import database_of
 from nasopt.storage.notes import save_note
-from nasopt.storage.predictions import Predictions, PredictionStore
 from nasopt.storage.rdb import artifact_folder, parse_url
+from nasopt.storage.validation_predictions import Predictions, PredictionStore
 from nasopt.training.candidate import Candidate, Lineage, RejectedCandidateError
 from nasopt.training.context import Context
 from nasopt.trial.repetition import DoneWork, repeat
