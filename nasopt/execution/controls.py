@@ -14,7 +14,7 @@ from nasopt.methods.controls import Control, Member
 from nasopt.records import queries
 from nasopt.records.study import StudyRecord, TfidfRecord
 from nasopt.records.trial import TrialRecord, control_marks
-from nasopt.storage.predictions import TFIDF, Predictions, PredictionStore
+from nasopt.storage.validation_predictions import TFIDF, Predictions, PredictionStore
 from nasopt.study.opening import OpenStudy
 from nasopt.study.recovery import recording_interruptions, settle_interrupted
 from nasopt.trial.objective import Objective

@@ -17,7 +17,7 @@ from nasopt.records.study import StudyRecord
 from nasopt.report.confirmations import confirmation_columns, with_confirmation, with_words
 from nasopt.report.printing import Format, Record, print_records
 from nasopt.report.tables import PROVENANCE_COLUMNS, pareto_trials, trial_columns, trial_record, with_totals
-from nasopt.storage.predictions import REPLICATES, TFIDF, Predictions, PredictionStore
+from nasopt.storage.validation_predictions import REPLICATES, TFIDF, Predictions, PredictionStore
 from nasopt.study.opening import OpenStudy
 
 LATENCY_TOLERANCE = 0.02

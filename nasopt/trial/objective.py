@@ -27,8 +27,8 @@ from nasopt.records.study import fix_base, store_details
 from nasopt.records.trial import TrialRecord
 from nasopt.samplers.history import is_exhausted
 from nasopt.storage.internals import database_of, study_key
-from nasopt.storage.predictions import PredictionStore
 from nasopt.storage.rdb import artifact_folder, parse_url
+from nasopt.storage.validation_predictions import PredictionStore
 from nasopt.training.candidate import RejectedCandidateError
 from nasopt.training.context import BaseTrial, Context
 from nasopt.trial import recording, retention

@@ -13,7 +13,7 @@ from nasopt.records.trial import TrialRecord, with_parent
 from nasopt.samplers.history import parent_of
 from nasopt.storage.attachments import attach, documents
 from nasopt.storage.notes import save_note
-from nasopt.storage.predictions import Predictions, PredictionStore
+from nasopt.storage.validation_predictions import Predictions, PredictionStore
 from nasopt.training.candidate import Candidate
 from nasopt.training.context import Context
 from nasopt.trial.evaluation import Evaluated

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nasopt.methods.base import Method
 from nasopt.records import queries
 from nasopt.samplers.history import parent_of
-from nasopt.storage.predictions import PredictionStore
+from nasopt.storage.validation_predictions import PredictionStore
 from nasopt.training.context import Context
 
 

@@ -26,8 +26,8 @@ from nasopt.report.tables import pareto_trials
 from nasopt.report.verdicts import control_records
 from nasopt.samplers.genetic import GeneticSampler
 from nasopt.samplers.history import parent_of, proposed_params
-from nasopt.storage.predictions import PredictionStore
 from nasopt.storage.rdb import parse_url, resolve_url
+from nasopt.storage.validation_predictions import PredictionStore
 from nasopt.study.opening import OpenStudy, open_study
 from nasopt.trial.objective import Objective
 
