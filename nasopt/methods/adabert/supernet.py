@@ -47,8 +47,7 @@ class History:
 
     Attributes:
         losses: by name, the mean over the epoch's batches, unweighted.
-        theta: probabilities of the operations, (cells, 7), in the order of
-            :data:`nasopt.architecture.cells.OPERATIONS`.
+        theta: probabilities of the operations, (cells, 7), ordered as :data:`nasopt.architecture.cells.OPERATIONS`.
         entropy: of theta in nats, (cells,).
         chosen: the most probable operation of each cell.
     """

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from optuna import Trial
 from optuna.distributions import IntDistribution
 from pydantic import Field
 
@@ -25,6 +26,7 @@ from nasopt.methods.layer_controls import LayerControls
 from nasopt.methods.space import SearchSpace
 from nasopt.records.queries import complete_trials, detail_of, feasible
 from nasopt.samplers.alphanas import AlphaNASSampler, score
+from nasopt.samplers.history import proposed_params
 from nasopt.training.candidate import RejectedCandidateError
 from nasopt.training.weights import Cut, Stage, Trained, WeightSource
 
@@ -61,6 +63,25 @@ class AlphaNASOptions(Section):
     )
     max_parameters: int = Field(100_000_000, ge=1, description="Constraint on the number of weights (N).")
     max_flips: int = Field(2, ge=1, description="Bits that one mutation flips at most.")
+
+
+class MaskSpace(SearchSpace):
+    """One bit for each layer."""
+
+    def suggest(self, trial: Trial) -> dict[str, Any]:
+        """The trial's mask.
+
+        Raises:
+            ValueError: an enqueued mask has another length.
+        """
+        names = list(self.distributions)
+        asked = [name for name in proposed_params(trial) if name.startswith("layer_")]
+        if asked and set(asked) != set(names):
+            raise ValueError(
+                f"the trial's mask has {len(asked)} bits, but the model has {len(names)} layers: enqueue {names[0]} to "
+                f"{names[-1]}, each of them"
+            )
+        return super().suggest(trial)
 
 
 class AlphaNASMethod(Method):
@@ -101,7 +122,7 @@ class AlphaNASMethod(Method):
     def space(self, shape: EncoderShape) -> SearchSpace:
         """One bit for each layer; an enqueued mask must have them all."""
         names = [f"layer_{layer}" for layer in range(shape.num_layers)]
-        return SearchSpace({name: IntDistribution(0, 1) for name in names}, dict.fromkeys(names, 1), whole=True)
+        return MaskSpace({name: IntDistribution(0, 1) for name in names}, dict.fromkeys(names, 1))
 
     def architecture(self, params: Mapping[str, Any], context: Context) -> Architecture:
         """The masked model.
