@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from nasopt.architecture.base import EncoderShape
 from nasopt.config.task import NewModelConfig, TaskConfig
 from nasopt.errors import DatasetError, UnsupportedModelError
+from nasopt.host.files import working_folder
 from nasopt.models import loading
 from nasopt.models.families import encoder_shape, family_of, max_positions
 from nasopt.tasks.base import Evaluation, Task
@@ -114,12 +114,10 @@ class Translation(Task):
         tokenizer = train_tokenizer(texts, settings.vocabulary, settings.tokenizer, self.config.max_length)
         if place is not None:
             place.parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(dir=place.parent, prefix="."))
-            tokenizer.save_pretrained(partial)
-            try:
-                partial.rename(place)
-            except OSError:  # another process was faster
-                shutil.rmtree(partial, ignore_errors=True)
+            with working_folder(place.parent) as partial:
+                tokenizer.save_pretrained(partial)
+                with suppress(OSError):  # another process was faster
+                    partial.rename(place)
         return tokenizer
 
     @property
