@@ -34,8 +34,8 @@ from nasopt.numerics.comparison import Difference, class_difference
 from nasopt.records import names as attributes
 from nasopt.records import queries
 from nasopt.samplers.adabert import SUPERNET
-from nasopt.storage.validation_predictions import PredictionStore
 from nasopt.storage.rdb import parse_url, resolve_url
+from nasopt.storage.validation_predictions import PredictionStore
 from nasopt.study.opening import open_study
 
 CPU = torch.device("cpu")
