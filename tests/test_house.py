@@ -9,17 +9,18 @@ from typing import get_args
 
 import pytest
 
-from nasopt.config.task import MetricName, TaskType
+from nasopt.config.task import TaskType
 from nasopt.tasks.opening import CLASSES
 
 PACKAGE = Path(__file__).parents[1] / "nasopt"
 
-KINDS = {*get_args(TaskType), *get_args(MetricName)}
+KINDS = {*get_args(TaskType), "encodechka"}
+"""Names of the types of tasks, and of the metric that is a benchmark with files of its own."""
 TASK_CLASSES = {"Task", "LabelledTask", "EmbeddingTask", *(name for _, name in CLASSES.values())}
 
 
 def questions_of_type(text: str) -> Iterator[str]:
-    """Where a module compares with the name of a task or metric, or asks for a task's class, with their lines."""
+    """Where a module compares with one of :data:`KINDS`, or asks for a task's class, with their lines."""
     for node in ast.walk(ast.parse(text)):
         asked: list[str] = []
         if isinstance(node, ast.Compare):
