@@ -34,8 +34,8 @@ from nasopt.numerics.comparison import Difference, class_difference
 from nasopt.records import queries
 from nasopt.records.trial import TrialRecord
 from nasopt.samplers.adabert import SUPERNET
-from nasopt.storage.predictions import PredictionStore
 from nasopt.storage.rdb import parse_url, resolve_url
+from nasopt.storage.validation_predictions import PredictionStore
 from nasopt.study.opening import open_study
 
 CPU = torch.device("cpu")
@@ -98,14 +98,14 @@ def row(config: StudyConfig, folder: Path, name: str) -> str:
     study = optuna.create_study(directions=objective.directions)
     context = objective.prepare(study)
     started = time.process_time()
-    method.prepare(study, context)
+    record = method.prepare(context)[SUPERNET]
     seconds = time.process_time() - started
-    record = queries.study_detail(study, SUPERNET)
     chosen = record["chosen"][-1]
-    trial = study.ask()
-    winner = method.build(trial, {f"cell_{index}": cell for index, cell in enumerate(chosen)}, context)
+    params = {f"cell_{index}": cell for index, cell in enumerate(chosen)}
+    winner = method.weights(params, context).candidate(method.architecture(params, context), context)
     epochs = config.training.epochs + method.options.search_epochs
-    bag = method.build_control({"kind": "bag", "epochs": epochs}, trial, context)
+    architecture, source = method.controls.make({"kind": "bag", "epochs": epochs}, context)
+    bag = source.candidate(architecture, context)
     split = context.splits["validation"]
     outputs = [context.task.evaluate(item.model, split, CPU).outputs.argmax(1) for item in (winner, bag)]
     labels = split.labels.numpy()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1]
+PLACES = [Path(__file__).parents[1], Path(__file__).parent]
 OVERRIDES = "-dac_override,-dac_read_search"
 """Root's rights to read and write whatever a file's permissions say, taken away."""
 
@@ -40,5 +40,6 @@ def run_python(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str
         if shutil.which("setpriv") is None:
             pytest.skip("permissions do not bind root, and setpriv (util-linux) is not there to change that")
         command = ["setpriv", f"--bounding-set={OVERRIDES}", f"--inh-caps={OVERRIDES}", *command]
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PLACES)), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("NASOPT_STORAGE", None)
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasopt.architecture.base import EncoderShape, Precision
-from nasopt.errors import choices
 
 Operation: TypeAlias = Literal["conv1", "conv3", "conv5", "dilconv3", "maxpool", "avgpool", "skip"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -67,7 +66,7 @@ class CellArchitecture:
     def __post_init__(self) -> None:
         for index, operation in enumerate(self.cells):
             if operation not in OPERATIONS:
-                raise ValueError(f"cell {index} cannot be {operation!r}; the operations are {choices(OPERATIONS)}")
+                raise ValueError(f"cell {index} cannot be {operation!r}; the operations are {', '.join(OPERATIONS)}")
         for name, size in (("hidden_size", self.hidden_size), ("embedding_rank", self.embedding_rank)):
             if size is not None and size < 1:
                 raise ValueError(f"`{name}` must be at least 1, but is {size}")

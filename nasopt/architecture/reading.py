@@ -1,23 +1,34 @@
-"""The shape of a candidate, as data. No torch here: samplers and reports read it too.
-
-The genotype of a trial is a flat set of Optuna parameters: ``layer_<i>`` in {0, 1}, ``heads_<i>`` in 0..H, ``ffn_<i>``
-in steps of :data:`FFN_STEP`, ``precision`` and ``training``. It holds *counts*. An :class:`Architecture` also says
-*which* heads and neurons of the base model were kept, so that a child can inherit its parent's weights and get back
-from the base model what the parent lacks.
-"""
+"""Architectures of every kind, from their JSON."""
 
 from __future__ import annotations
 
 import json
+from importlib.metadata import entry_points
 
 from nasopt.architecture.base import CandidateArchitecture
+from nasopt.architecture.cells import KIND as CELLS
+from nasopt.architecture.cells import CellArchitecture
 from nasopt.architecture.encoder import Architecture
+
+ENTRY_POINTS = "nasopt.architectures"
+"""Other packages' kinds: the name is the kind, the value a class with `from_json(text)` and `build(base_model)`."""
 
 
 def read_architecture(text: str) -> CandidateArchitecture:
-    """The architecture, of whatever kind, that `to_json` wrote."""
-    if json.loads(text).get("kind") == "cells":
-        from nasopt.architecture.cells import CellArchitecture
+    """The architecture, of whatever kind, that `to_json` wrote.
 
+    Its kind stands under `kind`; an encoder's has none.
+
+    Raises:
+        ValueError: no installed package knows the kind.
+    """
+    kind = json.loads(text).get("kind")
+    if kind is None:
+        return Architecture.from_json(text)
+    if kind == CELLS:
         return CellArchitecture.from_json(text)
-    return Architecture.from_json(text)
+    found = next(iter(entry_points(group=ENTRY_POINTS, name=kind)), None)
+    if found is None:
+        raise ValueError(f"the architecture is of the kind {kind!r}, which no installed package knows")
+    architecture: CandidateArchitecture = found.load().from_json(text)
+    return architecture

@@ -80,7 +80,7 @@ def methods(output: Output = Format.table, debug: Debug = False, quiet: Quiet = 
     from nasopt.methods.registry import available
     from nasopt.report.printing import print_records
 
-    records = [{"name": name, "searches": method.searches} for name, method in available().items()]
+    records = [{"name": name, "searches": method.about.searches} for name, method in available().items()]
     print_records(records, output.value, {"method": "name", "searches": "searches"}, _stdout())
 
 

@@ -96,7 +96,7 @@ def optimize(
 
     opened = studies.with_data(_open(storage, name, artifacts), data)
     studies.check_artifacts(opened, rebuild)
-    budget = make_method(opened.config).budget
+    budget = make_method(opened.config).plan.budget
     count = n_trials if n_trials is not None else remaining_budget(opened, budget)
     if count == 0 and not unconfirmed(opened):
         _say(f"all {budget} trials of the search are done; --n-trials N runs more")

@@ -10,15 +10,18 @@ from optuna.trial import FrozenTrial
 
 from nasopt.config.study import LatencyConfig
 from nasopt.measurement.device import resolve_device
+from nasopt.measurement.lookup.source import LookupSource
 from nasopt.measurement.measured.latency import MeasurementError
-from nasopt.measurement.sources import LookupSource, MeasuringSource
+from nasopt.measurement.measured.source import MeasuringSource
 from nasopt.records import queries
 from nasopt.records.latency import Confirmation
 from nasopt.records.study import StudyRecord
 from nasopt.study.opening import OpenStudy
 from nasopt.training.context import Context
+from nasopt.trial.artifact import make_artifact
 from nasopt.trial.objective import Objective
 from nasopt.trial.rebuilding import rebuild
+from nasopt.trial.subject import subject_of
 
 logger = logging.getLogger("nasopt")
 
@@ -85,12 +88,12 @@ def _measured(
     base = queries.base_of(opened.study)
     assert base is not None
     base_found = queries.confirmation_of(opened.study, base.number) or {}
-    candidate = rebuild(objective.method, context.checkpoints, trial, context.task)
+    candidate = rebuild(context.checkpoints, trial, context.task)
     found = {}
     for name, source in sources.items():
-        artifact = objective.method.quantize(candidate, source.device)
+        artifact = make_artifact(candidate, source.device, objective.method.plan.quantizer)
         reference = base_found[name].measured.value_ms if name in base_found else None
         looked_up = queries.latencies_of(trial)[name]
-        measured = source.record(artifact, candidate, context, reference)
+        measured = source.record(subject_of(artifact, candidate.architecture, context), reference)
         found[name] = Confirmation(measured, predicted_ms=looked_up.value_ms, predicted_ratio=looked_up.ratio)
     return found

@@ -10,14 +10,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.errors import TrialNotFoundError
 from nasopt.execution.search import run_trial
-from nasopt.methods.base import Control
+from nasopt.methods.controls import Control, Member
 from nasopt.records import queries
 from nasopt.records.study import StudyRecord, TfidfRecord
-from nasopt.records.trial import control_marks
-from nasopt.storage.predictions import TFIDF, Predictions, PredictionStore
+from nasopt.records.trial import TrialRecord, control_marks
+from nasopt.storage.validation_predictions import TFIDF, Predictions, PredictionStore
 from nasopt.study.opening import OpenStudy
 from nasopt.study.recovery import recording_interruptions, settle_interrupted
 from nasopt.trial.objective import Objective
+from nasopt.trial.proposal import lineage_of
 
 logger = logging.getLogger("nasopt")
 
@@ -39,6 +40,13 @@ def members_of(opened: OpenStudy) -> list[FrozenTrial]:
     return found
 
 
+def member_of(trial: FrozenTrial) -> Member:
+    """A trial of the front as a method's controls see it."""
+    key = queries.checkpoint_of(trial)
+    assert key is not None  # every complete trial has one
+    return Member(trial.number, trial.params, queries.precision_of(trial), key, lineage_of(TrialRecord.of(trial)))
+
+
 def missing_controls(opened: OpenStudy, objective: Objective, random_masks: int) -> list[Control]:
     """The controls of the members of the Pareto front that have yet to be evaluated.
 
@@ -48,7 +56,11 @@ def missing_controls(opened: OpenStudy, objective: Objective, random_masks: int)
     study = opened.study
     context = objective.prepare(study)
     settle_interrupted(study, opened.folder)
-    wanted = objective.method.controls(members_of(opened), context.shape, random_masks, opened.config.seed)
+    family = objective.method.controls
+    if family is None:
+        return []
+    members = [member_of(trial) for trial in members_of(opened)]
+    wanted = family.propose(members, context.shape, random_masks, opened.config.seed)
     return unsettled(study, wanted)
 
 
@@ -104,20 +116,20 @@ def evaluate_tfidf(opened: OpenStudy, objective: Objective) -> None:
     store = PredictionStore(opened.folder)
     if StudyRecord.of(opened.study).tfidf is not None and store.read(TFIDF) is not None:
         return
-    from nasopt.tasks.classification import TextClassification
     from nasopt.tasks.tfidf import fit_tfidf
 
     context = objective.prepare(opened.study)
-    if not isinstance(context.task, TextClassification):
+    task = context.task.labelled
+    if task is None:
         return  # a bag of words says nothing of the similarity of two languages, and translates nothing
     context.on_phase("TF-IDF", 0, 0)
     try:
-        result = fit_tfidf(context.task, context.splits)
+        result = fit_tfidf(task, context.splits)
     except ValueError as error:
         logger.warning("TF-IDF cannot be fitted: %s", str(error).splitlines()[0])
         return
     split = context.splits["validation"]
-    classes = context.task.is_classification
+    classes = task.is_classification
     store.write(TFIDF, Predictions.of_outputs(result.outputs, split.labels.numpy(), split.fingerprint, classes=classes))
     found = TfidfRecord(result.quality, opened.config.task.metric, result.seconds)
     StudyRecord(tfidf=found).write_to(opened.study)

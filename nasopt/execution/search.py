@@ -43,7 +43,7 @@ def run_base(opened: OpenStudy, objective: Objective) -> None:
         settle_interrupted(study, opened.folder)
         if queries.base_of(study) is None and not _waiting_bases(study):
             mark = TrialRecord(is_base=True).to_attributes()
-            study.enqueue_trial(objective.method.base_params(context.shape), user_attrs=mark)
+            study.enqueue_trial(dict(objective.method.space(context.shape).base), user_attrs=mark)
         while queries.base_of(study) is None and _waiting_bases(study):
             study.optimize(objective, n_trials=1)
     if queries.base_of(study) is None:
@@ -115,7 +115,7 @@ def is_over(opened: OpenStudy, objective: Objective) -> str | None:
     study = opened.study
     if any(queries.found_nothing(trial) for trial in study.get_trials(False, (TrialState.PRUNED,))):
         return "every genotype the method can reach has been tried"
-    target = objective.method.target_quality
+    target = objective.method.plan.target_quality
     base = queries.base_of(study)
     if target is None or base is None:
         return None

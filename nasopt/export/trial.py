@@ -17,6 +17,7 @@ from nasopt.methods.registry import make_method
 from nasopt.records import queries
 from nasopt.records.conditions import best_trial
 from nasopt.study.opening import OpenStudy, require_artifacts
+from nasopt.trial.artifact import make_artifact
 from nasopt.trial.rebuilding import rebuild
 
 if TYPE_CHECKING:
@@ -84,10 +85,10 @@ def export(
         if form == "onnx":
             return _export_onnx(opened, trial, to, force, working)
         task = open_task(opened.config, working)
-        candidate = rebuild(make_method(opened.config), opened.checkpoints, trial, task)
+        candidate = rebuild(opened.checkpoints, trial, task)
         device = make_source(opened.config.latency[0]).device
-        artifact = make_method(opened.config).quantize(candidate, device)
-        card = model_card(opened, trial, _test_qualities(opened, trial, task, working))
+        artifact = make_artifact(candidate, device, make_method(opened.config).plan.quantizer)
+        card = model_card(opened, task, trial, _test_qualities(opened, trial, task, working))
         tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
         return export_hf(artifact, tokenizer, candidate.architecture, to, card=card, force=force)
 
@@ -98,18 +99,20 @@ def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool, w
     from nasopt.export.onnx import check_convertible, export_onnx
     from nasopt.models.onnx import OnnxModel
     from nasopt.models.vocabulary import tokenizer_of
-    from nasopt.tasks.opening import open_task
+    from nasopt.tasks.opening import open_task, task_class
 
-    if opened.config.task.type == "translation":
-        raise ExportError("a translation model cannot be written as ONNX, which has no generation; use --format hf")
+    kind = opened.config.task.type
+    obstacle = task_class(kind).onnx_obstacle
+    if obstacle is not None:
+        raise ExportError(f"a {kind} model cannot be written as ONNX, which has no {obstacle}; use --format hf")
     check_convertible(queries.precision_of(trial))
     task = open_task(opened.config, working)
-    candidate = rebuild(make_method(opened.config), opened.checkpoints, trial, task)
-    artifact = make_method(opened.config).quantize(candidate, torch.device("cpu"))
+    candidate = rebuild(opened.checkpoints, trial, task)
+    artifact = make_artifact(candidate, torch.device("cpu"), make_method(opened.config).plan.quantizer)
 
     def card(file: Path) -> str:
         qualities = _test_qualities(opened, trial, task, working, OnnxModel(file))
-        return model_card(opened, trial, (None, None), onnx_text(opened, task, file, tokens, qualities))
+        return model_card(opened, task, trial, (None, None), onnx_text(opened, task, file, tokens, qualities))
 
     tokens = int(candidate.model.get_input_embeddings().weight.shape[0])
     tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
@@ -134,7 +137,7 @@ def _working_folder(opened: OpenStudy) -> Iterator[Path]:
 def _test_qualities(
     opened: OpenStudy, trial: FrozenTrial, task: Task, working: Path, exported: nn.Module | None = None
 ) -> tuple[float | None, float | None]:
-    """Quality on the test split of a trial and of the base model; None where there is no such split or checkpoint.
+    """Quality on the test split of a trial and of the base model; None where there is none, or no checkpoint.
 
     Args:
         working: a folder as :func:`_working_folder` makes it.
@@ -144,20 +147,20 @@ def _test_qualities(
 
     from nasopt.models.vocabulary import tokenizer_of
 
-    if opened.config.task.dataset.splits.test is None or opened.config.task.metric == "encodechka":
-        return None, None  # the benchmark has files of its own, and the search has seen them
-    device, method = make_source(opened.config.latency[0]).device, make_method(opened.config)
+    if not task.evaluates_test:
+        return None, None
+    device, plan = make_source(opened.config.latency[0]).device, make_method(opened.config).plan
 
     def quality(which: FrozenTrial | None, exported: nn.Module | None = None) -> float | None:
         if which is None or queries.checkpoint_of(which) not in opened.checkpoints:
             return None
-        candidate = rebuild(method, opened.checkpoints, which, task)
+        candidate = rebuild(opened.checkpoints, which, task)
         tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
         own = None if tokenizer is task.tokenizer else tokenizer
         split = task.encode(working / DATA, own)["test"]
         if exported is not None:
             return task.evaluate(exported, split, torch.device("cpu"), own).quality
         # Quantised again: evaluating would repack the weights of the artifact that is exported.
-        return task.evaluate(method.quantize(candidate, device), split, device, own).quality
+        return task.evaluate(make_artifact(candidate, device, plan.quantizer), split, device, own).quality
 
     return quality(trial, exported), quality(queries.base_of(opened.study))

@@ -1,78 +1,132 @@
-"""What a method is: options, a sampler, and how a trial's parameters become a trained candidate.
+"""What a method is: a search space, a sampler, and how parameters become an architecture with weights.
 
-A new method is one file in this folder (and one sampler, if Optuna's do not serve), named in the entry-point group
+A method has a folder of its own in this package, or is another package's, and is named in the entry-point group
 ``nasopt.methods``. Importing a method must not import torch: heavy imports belong inside its functions.
+`docs/extending.md` leads through one.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from pydantic import BaseModel
 
-from nasopt.architecture.base import CandidateArchitecture, EncoderShape, Precision, Training
-from nasopt.architecture.encoder import Architecture
+from nasopt.architecture.base import CandidateArchitecture, EncoderShape, Precision
 from nasopt.config.task import TaskType
-from nasopt.training.candidate import Candidate
-from nasopt.training.context import Context
+from nasopt.methods.space import SearchSpace
+from nasopt.training.weights import Cut, WeightSource
 
 if TYPE_CHECKING:
-    import torch
     from optuna import Study
     from optuna.samplers import BaseSampler
-    from optuna.trial import FrozenTrial, Trial
     from transformers import PreTrainedModel
 
-    from nasopt.methods.bayesian.trajectory import Trajectory
+    from nasopt.methods.controls import Controls
     from nasopt.tasks.base import Task
-    from nasopt.training.loop import LossFunction
+    from nasopt.training.context import Context
+
+Quantizer: TypeAlias = "Callable[[PreTrainedModel, Precision], PreTrainedModel]"
+"""(fp32 model, precision) -> a copy of it in that precision."""
 
 
 @dataclass(frozen=True)
-class Control:
-    """A model that needs no search, made with the budget of one that was found, to be compared with it.
+class About:
+    """What is said of a method before anybody uses it.
 
     Attributes:
-        label: what a reader is shown, for example ``first-3``. Controls may share one (stored in another precision,
-            trained for another number of epochs).
-        recipe: a small JSON object with everything that :meth:`Method.build_control` needs. Equal recipes are the same
-            control, which a study makes once.
-        depth: how many layers it keeps, comparable with :meth:`Method.depth`; None where it has no such thing.
+        name: as a study file names it.
+        searches: what it searches, for `nasopt methods`.
+        options: the model of `[method_options]`.
+        task_types: the tasks it can search models for.
+        sources: where its candidates' weights come from.
+        path_options: options that are lists of files: stored as absolute paths when a study is created.
     """
 
-    label: str
-    recipe: dict[str, Any]
-    depth: int | None = None
+    name: str
+    searches: str
+    options: type[BaseModel]
+    task_types: tuple[TaskType, ...] = ("text-classification", "sentence-similarity", "translation")
+    sources: tuple[type[WeightSource], ...] = (Cut,)
+    path_options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search is going to do, as far as its options say.
+
+    Attributes:
+        budget: how many trials a whole search takes, base and controls not counted.
+        precisions: in which models are stored.
+        target_quality: stop after the first trial that reaches it and is smaller and faster than the base model.
+        quantizer: stores models in fewer bits in the place of :mod:`nasopt.models.quantization`.
+    """
+
+    budget: int
+    precisions: Sequence[Precision] = ("fp32",)
+    target_quality: float | None = None
+    quantizer: Quantizer | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial came to, for its method to judge.
+
+    Attributes:
+        values: quality, latencies in ms, memory in MB.
+        parameters: number of weights.
+        metric: what the quality is.
+        population: values of the trials that may become parents.
+    """
+
+    values: Sequence[float]
+    parameters: int
+    metric: str
+    population: Sequence[Sequence[float]] = ()
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a method says of an outcome.
+
+    Attributes:
+        constraints: by name, above 0 where violated.
+        scores: scalar scores by name, which are stored beside the objectives.
+    """
+
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+class BaseObserver(Protocol):
+    """Watches the training of the base model."""
+
+    def on_step(self, done: int, total: int) -> None:
+        """Called after each optimizer step."""
+
+    def finish(self, key: str) -> None:
+        """Called once, with the checkpoint of the trained base model."""
 
 
 class Method(ABC):
-    """One way to search. Instances are cheap and hold no state of a study."""
+    """One way to search. Instances are cheap and hold no state of a study.
 
-    name: ClassVar[str]
-    task_types: ClassVar[tuple[TaskType, ...]] = ("text-classification", "sentence-similarity", "translation")
-    searches: ClassVar[str]
-    """What it searches, for `nasopt methods`."""
-    options_model: ClassVar[type[BaseModel]]
-    path_options: ClassVar[tuple[str, ...]] = ()
-    """Options that are lists of files: stored as absolute paths when a study is created."""
+    Args:
+        options: an instance of the options' model.
+    """
 
-    @abstractmethod
+    about: ClassVar[About]
+
     def __init__(self, options: Any) -> None:
-        """Takes an instance of `options_model`."""
+        self.options = options
 
     @property
     @abstractmethod
-    def budget(self) -> int:
-        """How many trials a whole search takes, base and controls not counted."""
-
-    @property
-    def target_quality(self) -> float | None:
-        """Stop after the first trial that reaches this and is smaller and faster than the base model."""
-        return None
+    def plan(self) -> Plan:
+        """How much is tried, and in which precisions."""
 
     @abstractmethod
     def sampler(self, seed: int | None) -> BaseSampler:
@@ -85,7 +139,7 @@ class Method(ABC):
             StudyFileError: an option does not fit the base model.
         """
 
-    def base_recorder(self, model: PreTrainedModel, folder: Path) -> Trajectory | None:
+    def observer(self, model: PreTrainedModel, folder: Path) -> BaseObserver | None:
         """What watches the training of the base model; None where the method needs nothing of it.
 
         Args:
@@ -94,141 +148,41 @@ class Method(ABC):
         """
         return None
 
-    def prepare(self, study: Study, context: Context) -> None:  # noqa: B027
-        """What the trials need once per study, beside the base model. Called after trial 0, before any other."""
+    def prepare(self, context: Context) -> Mapping[str, Any]:
+        """Makes what the trials need once per study, beside the base model. Called before each trial but the first.
+
+        What has been made before must not be made again.
+
+        Returns:
+            What is to be stored with the study, by the name of a user attribute; JSON.
+        """
+        return {}
 
     @abstractmethod
-    def base_params(self, shape: EncoderShape) -> dict[str, Any]:
-        """The parameters of trial 0, the base model; empty if it lies outside what the method searches."""
+    def space(self, shape: EncoderShape) -> SearchSpace:
+        """The parameters of a trial, for a base model of that shape."""
 
     @abstractmethod
-    def suggest(self, trial: Trial, shape: EncoderShape) -> dict[str, Any]:
-        """The trial's parameters."""
-
-    @abstractmethod
-    def build(self, trial: Trial, params: Mapping[str, Any], context: Context) -> Candidate:
-        """Turns the trial's parameters, which are not the base model's, into a trained candidate.
+    def architecture(self, params: Mapping[str, Any], context: Context) -> CandidateArchitecture:
+        """The shape that the parameters describe. Pure: equal arguments give equal shapes, and nothing is trained.
 
         Raises:
             RejectedCandidateError: it breaks a constraint that needs no training to be known.
         """
 
-    def loss(self, training: Training, context: Context) -> LossFunction:
-        """What a kind of training minimises: the task's loss, unless a method that distils says more.
-
-        Raises:
-            ValueError: the method does not train that way.
-        """
-        if training != "finetune":
-            raise ValueError(f"{self.name} does not train by {training!r}")
-        return context.task.training_loss
-
-    def train(
-        self,
-        candidate: Candidate,
-        training: Training,
-        epochs: int,
-        seed: int,
-        context: Context,
-        *,
-        loss: LossFunction | None = None,
-        learning_rate: float | None = None,
-    ) -> None:
-        """Trains a candidate in place, with the study's `[training]` settings but for `epochs`.
-
-        What is minimised is `loss`, or that of the kind of training. Its lineage gets the epochs, its `training` what
-        they took (added to what earlier calls took).
-        """
-        from nasopt.training.loop import train
-
-        if epochs == 0:
-            return
-        settings = context.config.training
-        changes = {"epochs": epochs, "learning_rate": learning_rate or settings.learning_rate}
-        taken = train(
-            candidate.model,
-            context.view(candidate.architecture).splits["train"],
-            loss or self.loss(training, context),
-            settings.model_copy(update=changes),
-            device=context.device,
-            seed=seed,
-            on_step=lambda done, total: context.on_phase("training", done, total),
-        ).to_dict()
-        sums = {name: taken[name] + candidate.training.get(name, 0) for name in ("steps", "tokens", "seconds")}
-        candidate.training = {**taken, **sums}
-        lineage = candidate.lineage
-        candidate.lineage = replace(
-            lineage,
-            finetune_epochs=lineage.finetune_epochs + (epochs if training == "finetune" else 0),
-            distill_epochs=lineage.distill_epochs + (epochs if training == "distill" else 0),
-        )
-
-    def depth(self, params: Mapping[str, Any]) -> int | None:
-        """Layers that a genotype keeps; None where depth says nothing of it. Members are compared at equal depth."""
-        layers = [value for name, value in params.items() if name.startswith("layer_")]
-        return sum(layers) if layers else None
+    @abstractmethod
+    def weights(self, params: Mapping[str, Any], context: Context) -> WeightSource:
+        """Where the trial's weights come from. Cheap: the source does the work when it is asked for a candidate."""
 
     @property
-    def precisions(self) -> Sequence[Precision]:
-        """In which a search stores models, as far as that is known before it: fp32 unless a method says more."""
-        return ("fp32",)
+    def controls(self) -> Controls | None:
+        """What its findings are compared with; None if there is nothing to compare them with."""
+        return None
 
-    def controls(
-        self, members: Sequence[FrozenTrial], shape: EncoderShape, random_masks: int, seed: int
-    ) -> list[Control]:
-        """What `nasopt study controls` compares the members of the Pareto front with.
+    def judge(self, outcome: Outcome) -> Judgement:
+        """Constraints and scores of a trial that has been measured."""
+        return Judgement()
 
-        By default layers cut from the base model: the first, the last, evenly spaced and random ones, as many as a
-        member keeps, in its precision and trained for as many epochs (see :mod:`nasopt.methods.layer_controls`).
-
-        Args:
-            members: complete feasible trials, without the base model. Precision, depth and the epochs of their lineage
-                (`finetune_epochs`, `distill_epochs`) are in their user attributes and parameters.
-            shape: the base model's.
-            random_masks: how many random ones each depth gets; those of fewer are among those of more.
-            seed: the study's.
-
-        Returns:
-            Controls with different recipes, in the order in which to make them.
-        """
-        from nasopt.methods.layer_controls import budgets_of, layer_controls
-
-        return layer_controls(budgets_of(self, members), shape.num_layers, random_masks, seed)
-
-    def build_control(self, recipe: Mapping[str, Any], trial: Trial, context: Context) -> Candidate:
-        """Makes the control of a recipe, trained; called as :meth:`build` is, for a trial without parameters.
-
-        The seed of training is the study's, so that controls see the same batches in the same order.
-        """
-        from nasopt.methods.layer_controls import build_layers
-
-        return build_layers(self, recipe, trial, context)
-
-    def constraints(self, metric: str, quality: float, parameters: int) -> dict[str, float]:
-        """By name, above 0 where a candidate of that quality (in that metric) and so many weights violates it."""
-        return {}
-
-    def module(self, architecture: CandidateArchitecture, task: Task) -> PreTrainedModel:
-        """A model of that architecture, with any weights: a checkpoint's are loaded into it."""
-        from nasopt.models.surgery import cut
-
-        assert isinstance(architecture, Architecture)
-        return cut(task.load_model(), architecture)
-
-    def quantize(self, candidate: Candidate, device: torch.device) -> PreTrainedModel:
-        """The artifact that is measured and exported: a copy of the candidate in its precision, on `device`."""
-        from nasopt.models.quantization import quantize
-
-        return quantize(candidate.model, candidate.architecture.precision, device)
-
-    def parents(self, study: Study) -> Sequence[FrozenTrial]:
-        """Trials that may still become parents, so that their checkpoints are kept."""
-        return ()
-
-    def scores(self, study: Study, values: Sequence[float], parameters: int) -> dict[str, float]:
-        """Scalar scores of a trial with these values and so many weights, stored beside its objectives."""
-        return {}
-
-    def record(self, study: Study) -> dict[str, Any]:
+    def summary(self, study: Study) -> dict[str, Any]:
         """What `nasopt study show` tells of a study beside what it tells of every method's."""
         return {}

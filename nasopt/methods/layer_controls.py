@@ -16,19 +16,15 @@ from itertools import combinations, groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from optuna.trial import TrialState
 
-from nasopt.architecture.base import EncoderShape, Precision
+from nasopt.architecture.base import CandidateArchitecture, EncoderShape, Precision
 from nasopt.architecture.encoder import Architecture
-from nasopt.errors import CheckpointError
-from nasopt.methods.base import Control, Method
-from nasopt.records import queries
-from nasopt.records.trial import TrialRecord
-from nasopt.training.candidate import Candidate, Lineage
-from nasopt.training.context import Context
+from nasopt.methods.controls import Control, Controls, Member, distinct
+from nasopt.training.weights import Cut, Stage, Trained, WeightSource
+from nasopt.training.weights.trained import MakeLoss, task_loss
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial, Trial
+    from nasopt.training.context import Context
 
 ENUMERATED = 10_000
 """Up to so many masks of one depth are listed and shuffled; of more, random ones are drawn until they differ."""
@@ -43,6 +39,12 @@ class Budget:
     distill_epochs: int
     precision: Precision
 
+    @classmethod
+    def of(cls, member: Member) -> Budget:
+        """The budget of a member; its depth is 0 where its parameters name no layers."""
+        line = member.lineage
+        return cls(depth_of(member.params) or 0, line.finetune_epochs, line.distill_epochs, member.precision)
+
     @property
     def recipe(self) -> dict[str, Any]:
         """Its part of a control's recipe."""
@@ -53,17 +55,42 @@ class Budget:
         }
 
 
-def budgets_of(method: Method, members: Sequence[FrozenTrial]) -> list[Budget]:
-    """The budget of each complete trial; its depth is 0 where the method knows none."""
-    return [
-        Budget(
-            method.depth(member.params) or 0,
-            record.finetune_epochs or 0,
-            record.distill_epochs or 0,
-            queries.precision_of(member),
-        )
-        for member, record in ((member, TrialRecord.of(member)) for member in members)
-    ]
+class LayerControls(Controls):
+    """Layers of the base model, as many as a member keeps; see the module.
+
+    Args:
+        distillation: makes the loss of epochs of distillation, where members have any.
+    """
+
+    def __init__(self, distillation: MakeLoss | None = None) -> None:
+        self._distillation = distillation
+
+    def depth(self, params: Mapping[str, Any]) -> int | None:
+        return depth_of(params)
+
+    def propose(self, members: Sequence[Member], shape: EncoderShape, random_masks: int, seed: int) -> list[Control]:
+        return layer_controls(map(Budget.of, members), shape.num_layers, random_masks, seed)
+
+    def make(self, recipe: Mapping[str, Any], context: Context) -> tuple[CandidateArchitecture, WeightSource]:
+        mask = [int(layer in recipe["layers"]) for layer in range(context.shape.num_layers)]
+        return self.cut_alike(Architecture.masked(context.shape, mask), recipe, context)
+
+    def cut_alike(
+        self, architecture: Architecture, recipe: Mapping[str, Any], context: Context
+    ) -> tuple[CandidateArchitecture, WeightSource]:
+        """Any architecture, cut from the base model and trained as a recipe says."""
+        seed = context.config.seed
+        stages = [Stage("finetune", recipe["finetune_epochs"], seed, task_loss)]
+        if recipe["distill_epochs"]:
+            assert self._distillation is not None
+            stages.append(Stage("distill", recipe["distill_epochs"], seed, self._distillation))
+        return architecture.with_precision(recipe["precision"]), Trained(Cut(), stages)
+
+
+def depth_of(params: Mapping[str, Any]) -> int | None:
+    """Layers that a genotype keeps; None where it names none."""
+    layers = [value for name, value in params.items() if name.startswith("layer_")]
+    return sum(layers) if layers else None
 
 
 def layer_controls(budgets: Iterable[Budget], num_layers: int, random_masks: int, seed: int) -> list[Control]:
@@ -131,58 +158,3 @@ def whole_layers(params: Mapping[str, Any], shape: EncoderShape) -> tuple[int, .
         params[f"heads_{index}"] == shape.num_heads and params[f"ffn_{index}"] == shape.ffn_size for index in kept
     )
     return kept if is_whole else None
-
-
-def distinct(controls: Iterable[Control]) -> list[Control]:
-    """The first control of each recipe."""
-    found: dict[str, Control] = {}
-    for item in controls:
-        found.setdefault(queries.recipe_key(item.recipe), item)
-    return list(found.values())
-
-
-def build_layers(method: Method, recipe: Mapping[str, Any], trial: Trial, context: Context) -> Candidate:
-    """A control of whole layers, trained."""
-    full = Architecture.full(context.shape)
-    kept = set(recipe["layers"])
-    layers = tuple(units if index in kept else None for index, units in enumerate(full.layers))
-    return build_cut(method, Architecture(layers), recipe, trial, context)
-
-
-def build_cut(
-    method: Method, architecture: Architecture, recipe: Mapping[str, Any], trial: Trial, context: Context
-) -> Candidate:
-    """A control of any architecture, cut from the base model and trained."""
-    import copy
-
-    from nasopt.models.surgery import cut
-
-    base = queries.base_of(trial.study)
-    lineage = Lineage(None if base is None else base.number)
-    architecture = architecture.with_precision(recipe["precision"])
-    known = _trained_before(trial, recipe, context)
-    if known is not None:
-        model = method.module(architecture, context.task)
-        model.load_state_dict(known)
-        epochs = (recipe["finetune_epochs"], recipe["distill_epochs"])
-        return Candidate(model.eval(), architecture, Lineage(lineage.parent, *epochs))
-    candidate = Candidate(cut(copy.deepcopy(context.base_model), architecture), architecture, lineage)
-    method.train(candidate, "finetune", recipe["finetune_epochs"], context.config.seed, context)
-    method.train(candidate, "distill", recipe["distill_epochs"], context.config.seed, context)
-    return candidate
-
-
-def _trained_before(trial: Trial, recipe: Mapping[str, Any], context: Context) -> Mapping[str, Any] | None:
-    """The weights of a control that differs in nothing but the precision, if they are still there."""
-    wanted = queries.recipe_key({**recipe, "precision": None})
-    for other in trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))[::-1]:
-        theirs = queries.recipe_of(other)
-        key = queries.checkpoint_of(other)
-        if theirs is None or key is None or key not in context.checkpoints:
-            continue
-        if queries.recipe_key({**theirs, "precision": None}) == wanted:
-            try:
-                return context.checkpoints.read(key)[0]
-            except CheckpointError:
-                return None
-    return None

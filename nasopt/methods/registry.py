@@ -35,12 +35,12 @@ def make_method(config: StudyConfig) -> Method:
         StudyFileError: there is no such method, it is not for the task, or an option is not allowed.
     """
     method = find(config.method)
-    if config.task.type not in method.task_types:
+    if config.task.type not in method.about.task_types:
         raise StudyFileError(
             f"task.type: {config.method} does not search models for {config.task.type}, only for "
-            f"{choices(method.task_types)}"
+            f"{choices(method.about.task_types)}"
         )
-    options, errors = check_section(method.options_model, config.method_options, prefix="method_options.")
+    options, errors = check_section(method.about.options, config.method_options, prefix="method_options.")
     if options is None:
         raise StudyFileError("; ".join(errors))
     return method(options)

@@ -154,3 +154,10 @@ def fix_base(study: Study) -> None:
     base = queries.base_of(study)
     if base is not None:
         StudyRecord(base=base.number, reference_point=queries.reference_of(base)).write_to(study)
+
+
+def store_details(study: Study, details: Mapping[str, Any]) -> None:
+    """Stores a method's own attributes with a study; those that are there already are not written again."""
+    stored = study.user_attrs
+    changed = {name: value for name, value in details.items() if name not in stored or stored[name] != value}
+    StudyRecord(details=changed).write_to(study)

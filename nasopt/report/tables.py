@@ -75,7 +75,7 @@ def study_record(opened: OpenStudy) -> Record:
         "controls": len(queries.complete_controls(study)),
         "tfidf": None if tfidf is None else tfidf.quality,
         "hypervolume": _hypervolume(opened, complete),
-        **make_method(config).record(study),
+        **make_method(config).summary(study),
         "artifacts": str(opened.folder),
     }
 

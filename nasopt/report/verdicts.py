@@ -8,7 +8,7 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from nasopt.methods.base import Method
+from nasopt.methods.controls import Controls
 from nasopt.methods.registry import make_method
 from nasopt.numerics.comparison import Difference, class_difference, number_scores, score_difference
 from nasopt.numerics.resampling import FloatArray
@@ -17,7 +17,7 @@ from nasopt.records.study import StudyRecord
 from nasopt.report.confirmations import confirmation_columns, with_confirmation, with_words
 from nasopt.report.printing import Format, Record, print_records
 from nasopt.report.tables import PROVENANCE_COLUMNS, pareto_trials, trial_columns, trial_record, with_totals
-from nasopt.storage.predictions import REPLICATES, TFIDF, Predictions, PredictionStore
+from nasopt.storage.validation_predictions import REPLICATES, TFIDF, Predictions, PredictionStore
 from nasopt.study.opening import OpenStudy
 
 LATENCY_TOLERANCE = 0.02
@@ -41,10 +41,10 @@ class Comparisons:
     """
 
     def __init__(self, opened: OpenStudy, front: Sequence[FrozenTrial]) -> None:
-        base, method = queries.base_of(opened.study), make_method(opened.config)
+        base, family = queries.base_of(opened.study), make_method(opened.config).controls
         self.controls = queries.complete_controls(opened.study)
         self.members = [trial for trial in front if base is None or trial.number != base.number]
-        self._best = {member.number: best_control(member, self.controls, method) for member in self.members}
+        self._best = {member.number: best_control(member, self.controls, family) for member in self.members}
         self._metric = opened.config.task.metric
         self._tfidf = StudyRecord.of(opened.study).tfidf if self.controls else None
         rivals = [control.number for control in self._best.values() if control is not None]
@@ -104,15 +104,15 @@ class Comparisons:
         return class_difference(a.labels, a.values, b.values, classes=a.classes, metric=self._metric)
 
 
-def best_control(member: FrozenTrial, controls: Sequence[FrozenTrial], method: Method) -> FrozenTrial | None:
+def best_control(member: FrozenTrial, controls: Sequence[FrozenTrial], family: Controls | None) -> FrozenTrial | None:
     """The comparable control of the highest quality, the earliest of equals; None if none is comparable."""
-    found = [control for control in controls if is_comparable(member, control, method)]
+    found = [control for control in controls if is_comparable(member, control, family)]
     return max(found, key=lambda control: (control.values[0], -control.number), default=None)
 
 
-def is_comparable(member: FrozenTrial, control: FrozenTrial, method: Method) -> bool:
+def is_comparable(member: FrozenTrial, control: FrozenTrial, family: Controls | None) -> bool:
     """Whether a control has the member's depth and precision, or is no more expensive in any objective."""
-    depth = method.depth(member.params)
+    depth = None if family is None else family.depth(member.params)
     alike = queries.precision_of(member) == queries.precision_of(control)
     if alike and depth is not None and depth == queries.control_depth_of(control):
         return True

@@ -1,9 +1,10 @@
-"""Checkpoints: what a trial leaves behind for its children and for export.
+"""Checkpoints: the weights that a trial leaves behind for its children and for export.
 
 A checkpoint is one safetensors file that holds a candidate's fp32 weights and, as metadata, its architecture. Its name
 is the SHA-256 of its content, so that equal weights (a child that only changes the precision) are stored once, and
 damage is seen when it is read. Files are written under a temporary name and renamed: a reader never sees half of one.
-The temporary name says who writes, so that what a killed process left behind can be told from what is being written.
+The temporary name says which process writes, so that the files that a killed one left behind can be told from those
+that are being written.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ FOLDER = "checkpoints"
 SUFFIX = ".safetensors"
 
 ARCHITECTURE_KEY = "architecture"
+"""Of a file's metadata."""
 
 
 class CheckpointStore:
@@ -66,9 +68,9 @@ class CheckpointStore:
 
         Args:
             weights: a state dict; tensors may share storage (it is written once for each name).
-            architecture: what the weights are the weights of. Its precision is not part of the content.
-            announce: told the key before the checkpoint is there. A caller that records there what needs the checkpoint
-                leaves none behind that nobody knows, and collection spares it.
+            architecture: the candidate's that the weights belong to. Its precision is not part of the content.
+            announce: told the key before the checkpoint is there. A caller that records there which trial needs it
+                leaves no checkpoint behind that nobody knows, and collection spares it.
 
         Raises:
             ArtifactFolderError: the folder cannot be made or written.
@@ -132,6 +134,7 @@ class CheckpointStore:
         return isinstance(key, str) and key not in self._damaged and self._path(key).is_file()
 
     def keys(self) -> set[str]:
+        """The keys of all checkpoints that are there."""
         return {path.stem for path in self.folder.glob(f"*{SUFFIX}")}
 
     def collect(self, candidates: Iterable[str], keep: set[str]) -> int:

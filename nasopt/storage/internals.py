@@ -6,7 +6,7 @@ Nothing outside this file and `samplers/` uses such a name. A new version may dr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeAlias
 
 import optuna
@@ -33,6 +33,15 @@ def database_of(study: optuna.Study) -> RDBStorage | None:
     storage = storage_of(study)
     backend = getattr(storage, "_backend", storage)
     return backend if isinstance(backend, RDBStorage) else None
+
+
+def study_key(study: optuna.Study) -> Hashable:
+    """What tells two studies of this process apart, as long as both are held.
+
+    `Study._study_id`: a study that was deleted and another of its name have different ones; names are used again.
+    """
+    database = database_of(study)
+    return (id(storage_of(study)) if database is None else database.url), study._study_id
 
 
 def is_stale(study: optuna.Study, trial: FrozenTrial) -> bool:

@@ -47,6 +47,6 @@ def _access(path: Path) -> str:
         )
     if (log.exists() and index.exists()) or journal.exists():
         return "mode=ro"
-    # NOTE: read without locks. Nobody has the file open for writing (there would be a log or a journal), and who begins
-    # to while it is read is a writer of other rights than ours.
+    # NOTE: this reads without locks. Nobody has the file open for writing, or there would be a log or a journal; a
+    # process that begins to write it just now has other rights than this one, and may spoil this one connection.
     return "immutable=1"

@@ -19,7 +19,6 @@ from nasopt.errors import (
     choices,
 )
 from nasopt.host.files import ensure_writable
-from nasopt.measurement.sources import LookupSource, PredictingSource
 from nasopt.methods.registry import available, find
 from nasopt.records.study import StudyRecord
 from nasopt.storage.rdb import artifact_folder, open_storage, shown, sqlite_path
@@ -42,7 +41,7 @@ def read_study_file(path: str | Path, name: str | None = None) -> StudyConfig:
     if isinstance(method, str) and method not in methods:
         errors.append(f"method: {method!r} is not a method; one of {choices(methods)}")
     elif isinstance(method, str) and isinstance(options := document.get("method_options", {}), dict):
-        errors += check_section(methods[method].options_model, options, prefix="method_options.")[1]
+        errors += check_section(methods[method].about.options, options, prefix="method_options.")[1]
     if config is None or errors:
         raise study_file_error(path, errors)
     return config
@@ -58,6 +57,8 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
         StudyExistsError: a study of that name exists (and, with `skip_if_exists`, differs).
         NasoptError: anything else that the user can mend.
     """
+    from nasopt.measurement.estimating import EstimatingSource
+    from nasopt.measurement.lookup.source import LookupSource
     from nasopt.tasks.datasets import content_hash
     from nasopt.tasks.opening import open_task
 
@@ -74,13 +75,13 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
     objective = Objective(config)
     task = open_task(config)
     for source in objective.sources.values():  # refused now where devices and runtimes are not here
-        if isinstance(source, PredictingSource) and config.task.type == "translation":
+        if isinstance(source, EstimatingSource) and not config.task.traits.estimated_latency:
             raise StudyFileError(
-                f"latency.device: {source.latency.device} is not here, and the latency of a translation cannot be "
-                "predicted: set `device` to cpu or cuda"
+                f"latency.device: {source.latency.device} is not here, and the latency of a "
+                f"{config.task.type} cannot be predicted: set `device` to cpu or cuda"
             )
         if isinstance(source, LookupSource):
-            source.check_model(task)
+            source.check_model(task.blank_model().config)
     objective.method.check(task)
     folder = (artifacts or artifact_folder(url)).resolve()
     ensure_writable(folder / config.name)
@@ -110,7 +111,7 @@ def _resolve_paths(config: StudyConfig) -> StudyConfig:
         for latency in config.latency
     )
     options = dict(config.method_options)
-    for name in find(config.method).path_options:
+    for name in find(config.method).about.path_options:
         if options.get(name):
             options[name] = [resolve_path(path) for path in options[name]]
     return config.model_copy(update={"task": task, "latency": latencies, "method_options": options})

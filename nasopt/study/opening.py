@@ -162,9 +162,9 @@ def check_artifacts(opened: OpenStudy, rebuild: bool) -> None:
         )
     ensure_writable(opened.folder)
     if rebuild:
-        from nasopt.trial.preparation import forget_damaged_base
+        from nasopt.trial.base_model import forget_damaged_base
 
-        forget_damaged_base(opened.folder)
+        forget_damaged_base(opened.folder, opened.checkpoints)
 
 
 def _exists(storage: RDBStorage, name: str) -> bool:

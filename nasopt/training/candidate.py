@@ -1,16 +1,12 @@
-"""What a method is: options, a sampler, and how a trial's parameters become a trained candidate.
-
-A new method is one file in this folder (and one sampler, if Optuna's do not serve), named in the entry-point group
-``nasopt.methods``. Importing a method must not import torch: heavy imports belong inside its functions.
-"""
+"""A candidate: a model made from the base model, its shape, and where its weights came from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from nasopt.architecture.base import CandidateArchitecture
+from nasopt.architecture.base import CandidateArchitecture, Training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,7 +19,7 @@ class Lineage:
     Attributes:
         parent: number of the trial whose weights were inherited; None for the base model.
         finetune_epochs: epochs on the task loss, summed over the line of parents.
-        distill_epochs: epochs on task loss + distillation loss, likewise.
+        distill_epochs: epochs on task loss + distillation loss, summed over the line of parents.
         search_epochs: epochs of a network that held many candidates at once, whose weights this one has.
     """
 
@@ -31,6 +27,12 @@ class Lineage:
     finetune_epochs: int = 0
     distill_epochs: int = 0
     search_epochs: int = 0
+
+    def trained(self, training: Training, epochs: int) -> Lineage:
+        """The same line, trained for some more epochs."""
+        if training == "distill":
+            return replace(self, distill_epochs=self.distill_epochs + epochs)
+        return replace(self, finetune_epochs=self.finetune_epochs + epochs)
 
 
 @dataclass
@@ -42,12 +44,14 @@ class Candidate:
         architecture: what it keeps of the base model, and the precision it is to be stored in.
         lineage: where its weights came from.
         training: what the last training took; empty if there was none.
+        details: what else is to be told of it, by the name of a user attribute; JSON.
     """
 
     model: PreTrainedModel
     architecture: CandidateArchitecture
     lineage: Lineage
     training: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 class RejectedCandidateError(Exception):

@@ -1,18 +1,15 @@
-"""What a method is: options, a sampler, and how a trial's parameters become a trained candidate.
-
-A new method is one file in this folder (and one sampler, if Optuna's do not serve), named in the entry-point group
-``nasopt.methods``. Importing a method must not import torch: heavy imports belong inside its functions.
-"""
+"""What a study has prepared for its trials, and what one of them starts from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nasopt.architecture.base import CandidateArchitecture, EncoderShape
 from nasopt.config.study import StudyConfig
+from nasopt.training.candidate import Lineage
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
     from nasopt.tasks.base import Task
     from nasopt.tasks.batches import Examples
     from nasopt.training.teacher import Teacher
-
 
 PhaseCallback = Callable[[str, int, int], None]
 """(what is being done, steps done, steps in all; 0 of 0 where that is not known)."""
@@ -41,9 +37,39 @@ class View:
     tokenizer: PreTrainedTokenizerBase | None = None
 
 
+@dataclass(frozen=True)
+class BaseTrial:
+    """The study's base model as its trial 0 (or the first that completed) found it.
+
+    Attributes:
+        number: of the trial.
+        values: quality, latencies in ms, memory in MB.
+        latencies: what is stored of each latency, by objective.
+    """
+
+    number: int
+    values: tuple[float, ...]
+    latencies: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A trial whose weights another one may inherit.
+
+    Attributes:
+        number: of the trial.
+        checkpoint: its weights; they may be gone.
+        lineage: how they were trained.
+    """
+
+    number: int
+    checkpoint: str
+    lineage: Lineage
+
+
 @dataclass
 class Context:
-    """What a study has prepared for its trials. Everything is made once per process.
+    """What a study has prepared for its trials, made once per process, and which trial is under way.
 
     Attributes:
         config: the study's configuration.
@@ -55,6 +81,10 @@ class Context:
         checkpoints: weights of the trials.
         folder: the study's artifact folder.
         device: where candidates are trained and evaluated.
+        on_phase: told what is being done.
+        base: the base trial; None before it has completed.
+        number: of the trial under way; -1 between trials.
+        parent: the trial that the one under way descends from; None: the base model.
     """
 
     config: StudyConfig
@@ -67,9 +97,21 @@ class Context:
     folder: Path
     device: torch.device
     on_phase: PhaseCallback
+    base: BaseTrial | None = None
+    number: int = -1
+    parent: Parent | None = None
 
     _teachers: dict[tuple[int, ...], list[Teacher]] = field(default_factory=dict)
     _views: dict[tuple[int, ...], View] = field(default_factory=dict)
+
+    def for_trial(self, number: int, parent: Parent | None) -> Context:
+        """The same for one trial; what has been made is shared."""
+        return replace(self, number=number, parent=parent)
+
+    @property
+    def base_lineage(self) -> Lineage:
+        """The lineage of weights that come from the base model."""
+        return Lineage(None if self.base is None else self.base.number)
 
     def view(self, architecture: CandidateArchitecture) -> View:
         """The splits tokenised for a candidate: the base model's, unless it has a smaller vocabulary."""

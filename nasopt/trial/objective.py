@@ -5,42 +5,40 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
-from nasopt.architecture.encoder import Architecture
 from nasopt.config.study import StudyConfig
 from nasopt.errors import DeviceChangedError
 from nasopt.host.identity import worker_identity
-from nasopt.measurement.inputs import fixed_batch
-from nasopt.measurement.sources import LatencySource, device_changes, make_sources
+from nasopt.measurement.sources import LatencySource, make_sources
+from nasopt.methods.base import Outcome
 from nasopt.methods.registry import make_method
 from nasopt.records import queries
-from nasopt.records.notes import TrialView, failure_text, note_text
-from nasopt.records.study import fix_base
-from nasopt.records.trial import MemoryRecord, TrialRecord, with_parent
-from nasopt.samplers.history import is_exhausted, parent_of
-from nasopt.storage.attachments import attach
-from nasopt.storage.attachments import documents as attached_documents
-from nasopt.storage.internals import database_of
-from nasopt.storage.notes import save_note
-from nasopt.storage.predictions import Predictions, PredictionStore
+from nasopt.records.study import fix_base, store_details
+from nasopt.records.trial import TrialRecord
+from nasopt.samplers.history import is_exhausted
+from nasopt.storage.internals import database_of, study_key
 from nasopt.storage.rdb import artifact_folder, parse_url
-from nasopt.training.candidate import Candidate, Lineage, RejectedCandidateError
-from nasopt.training.context import Context
+from nasopt.storage.validation_predictions import PredictionStore
+from nasopt.training.candidate import RejectedCandidateError
+from nasopt.training.context import BaseTrial, Context
+from nasopt.trial import recording, retention
+from nasopt.trial.devices import changed_devices
+from nasopt.trial.evaluation import evaluate
+from nasopt.trial.proposal import propose
 from nasopt.trial.repetition import DoneWork, repeat
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
-
-    from nasopt.tasks.base import Evaluation
 
 TrialPhaseCallback = Callable[[int, str, int, int], None]
 """(trial number, what is being done, steps done, steps in all; 0 of 0 where that is not known)."""
@@ -48,12 +46,21 @@ TrialPhaseCallback = Callable[[int, str, int, int], None]
 logger = logging.getLogger("nasopt")
 
 
+@dataclass
+class _Prepared:
+    """What this process has prepared for one study, and what it knows to be done there."""
+
+    study: optuna.Study  # keeps the storage alive, or another one's might get its identity
+    context: Context
+    done: DoneWork
+
+
 class Objective:
     """Builds, trains and measures the candidate that a trial describes.
 
-    Data and base model are prepared at the first call. A trial that fails (a loss that is not finite, memory that runs
-    out, a full disk) gets its reason in the user attribute ``failure`` and the value NaN, which Optuna records as a
-    failed trial: it never stops the study.
+    Data and base model are prepared at the first call for a study; one objective may serve several studies, one after
+    the other. A trial that fails (a loss that is not finite, memory that runs out, a full disk) gets its reason in the
+    user attribute ``failure`` and the value NaN, which Optuna records as a failed trial: it never stops the study.
 
     Args:
         config: the study's configuration.
@@ -80,20 +87,19 @@ class Objective:
         self._artifacts = None if artifacts is None else Path(artifacts)
         self._on_phase = on_phase or (lambda number, phase, done, total: None)
         self._accept_device_change = accept_device_change
-        self._context: Context | None = None
+        self._prepared: dict[Any, _Prepared] = {}
         self.trial_number = -1
         """The latest trial that this process began; -1 before the first."""
         self._busy = threading.Lock()
-        self._done = DoneWork()
 
     @property
     def directions(self) -> list[StudyDirection]:
-        return [StudyDirection.MAXIMIZE] + [StudyDirection.MINIMIZE] * (len(self.config.latency) + 1)
+        return [StudyDirection.MAXIMIZE] + [StudyDirection.MINIMIZE] * (len(self.metric_names) - 1)
 
     @property
     def metric_names(self) -> list[str]:
         """Names of the values, in their order."""
-        return ["quality", *[latency.objective_name for latency in self.config.latency], "memory_mb"]
+        return self.config.metric_names
 
     @cached_property
     def sources(self) -> dict[str, LatencySource]:
@@ -102,7 +108,7 @@ class Objective:
         Raises:
             NasoptError: a device or runtime is not here (see :func:`nasopt.measurement.sources.make_source`).
         """
-        return make_sources(self.config, self.method.precisions)
+        return make_sources(self.config, self.method.plan.precisions)
 
     def sampler(self, seed: int | None = None) -> BaseSampler:
         """The method's sampler; the study file's seed if none is given."""
@@ -117,23 +123,31 @@ class Objective:
             NasoptError: what the user can mend (see :func:`nasopt.trial.preparation.prepare`).
             DeviceChangedError: the study began on another device, and that is not accepted.
         """
-        from nasopt.trial.preparation import prepare
-
         self.check_device(study)
-
-        if self._context is None:
-            folder = self._artifacts or _default_artifacts(study)
-            self._context = prepare(
-                self.config,
-                folder / self.config.name,
-                lambda phase, done, total: self._on_phase(self.trial_number, phase, done, total),
-                has_trials=queries.base_of(study) is not None,
-                make_recorder=self.method.base_recorder,
-            )
-        if queries.base_of(study) is not None:
+        prepared, base = self._of(study), queries.base_of(study)
+        context = prepared.context
+        if base is not None:
             fix_base(study)
-            self.method.prepare(study, self._context)
-        return self._context
+            context.base = BaseTrial(base.number, tuple(base.values), queries.latencies_of(base))
+            store_details(study, self.method.prepare(context))
+        return context
+
+    def check_device(self, study: optuna.Study) -> None:
+        """Makes sure that this machine's values compare with those of the study, unless that is accepted.
+
+        Raises:
+            DeviceChangedError: trial 0 was measured on another device, or predicted where this machine measures.
+        """
+        changes = self._device_changes(study)
+        if changes and not self._accept_device_change:
+            raise DeviceChangedError(
+                f"{'; '.join(changes)}; such values do not compare: go on there, create a new study here, or pass "
+                "--accept-device-change, which marks the new trials"
+            )
+
+    def collect(self, study: optuna.Study) -> None:
+        """Deletes the checkpoints and predictions of a prepared study that nobody needs any more."""
+        retention.collect(study, self.method, self._of(study).context)
 
     def __call__(self, trial: optuna.Trial) -> tuple[float, ...]:
         if not self._busy.acquire(blocking=False):
@@ -144,8 +158,7 @@ class Objective:
         try:
             self.trial_number = trial.number
             TrialRecord(worker=worker_identity()).write_to(trial)
-            context = self.prepare(trial.study)
-            return self._run(trial, context)
+            return self._run(trial, self.prepare(trial.study))
         finally:
             self._busy.release()
 
@@ -157,22 +170,17 @@ class Objective:
         try:
             values = self._values(trial, context)
         except RejectedCandidateError as rejected:
-            for name, violation in rejected.constraints.items():
-                trial.set_constraint(name, violation)
-            TrialRecord(rejected=str(rejected)).write_to(trial)
+            recording.record_rejection(trial, str(rejected), rejected.constraints)
             context.on_phase("rejected", 0, 0)
             raise optuna.TrialPruned(str(rejected)) from None
         except (optuna.TrialPruned, UpdateFinishedTrialError, StorageInternalError):
             raise  # nothing can be written to a trial that others ended, or to a database that is gone
         except KeyboardInterrupt as error:
-            TrialRecord(interrupted=True, failure=f"interrupted: {str(error) or 'Ctrl-C'}").write_to(trial)
+            recording.record_interruption(trial, error)
             raise
         except Exception as error:
             # Whatever went wrong in one candidate must not end the study; the reason stays with the trial.
-            reason = f"{type(error).__name__}: {str(error) or 'no message'}".splitlines()[0]
-            TrialRecord(failure=reason).write_to(trial)
-            save_note(trial, failure_text(reason, parent_of(trial)))
-            logger.warning("trial %d failed: %s", trial.number, reason)
+            logger.warning("trial %d failed: %s", trial.number, recording.record_failure(trial, error))
             logger.debug("trial %d", trial.number, exc_info=True)
             _free_memory()
             return (math.nan,) * len(self.directions)
@@ -181,183 +189,37 @@ class Objective:
 
     def _values(self, trial: optuna.Trial, context: Context) -> tuple[float, ...]:
         """The trial's values, from the work it describes or from the trial that has done the same work before."""
-        recipe = queries.recipe_of(trial)
-        if recipe is not None:
-            candidate = self.method.build_control(recipe, trial, context)
-        else:
-            base_params = self.method.base_params(context.shape)
-            is_base = not base_params and queries.base_of(trial.study) is None
-            params = {} if is_base else self.method.suggest(trial, context.shape)
-            known = None if is_base else self._done.get(trial, params)
-            if known is not None:
-                PredictionStore(context.folder).copy(known.number, trial.number)
-                return repeat(trial, known)
-            if params == base_params and parent_of(trial) is None:
-                candidate = Candidate(context.base_model, Architecture.full(context.shape), Lineage())
-            else:
-                candidate = self.method.build(trial, params, context)
-        values = self._measure(trial, candidate, context)
-        self._store(trial, candidate, values, context)
-        return values
+        proposed = propose(trial, self.method, context, self._of(trial.study).done)
+        if isinstance(proposed, FrozenTrial):
+            PredictionStore(context.folder).copy(proposed.number, trial.number)
+            return repeat(trial, proposed)
+        changes = self._device_changes(trial.study)
+        found = evaluate(proposed, context, self.sources, self.method.plan.quantizer)
+        population = [other.values for other in retention.possible_parents(trial.study, self.method)]
+        judgement = self.method.judge(Outcome(found.values, found.parameters, self.config.task.metric, population))
+        recording.record_result(trial, proposed, found, judgement, context, changes)
+        return found.values
 
-    def _measure(self, trial: optuna.Trial, candidate: Candidate, context: Context) -> tuple[float, ...]:
-        """Quality, latencies and memory of the artifact; what belongs to them goes into user attributes."""
-        from nasopt.measurement.device import device_name
-        from nasopt.measurement.measured.memory import memory_mb, peak_memory_mb
-        from nasopt.models.quantization import stored_tensors
+    def _of(self, study: optuna.Study) -> _Prepared:
+        """What belongs to a study; prepared now if it has not been."""
+        from nasopt.trial.preparation import prepare
 
-        base = queries.base_of(trial.study)
-        changes = self._device_changes(base)
-        if changes:
-            TrialRecord(device_change="; ".join(changes)).write_to(trial)
-        device = next(iter(self.sources.values())).device
-        artifact = self.method.quantize(candidate, device)
-        # NOTE: memory first: the first forward pass of an nf4 model repacks its weights in place.
-        weights = memory_mb(stored_tensors(artifact))
-        context.on_phase("evaluating", 0, 0)
-        view = context.view(candidate.architecture)
-        evaluation = context.task.evaluate(artifact, view.splits["validation"], device, view.tokenizer)
-        if not math.isfinite(evaluation.quality):
-            raise ValueError(f"the quality is {evaluation.quality}")
-        if evaluation.details:
-            TrialRecord(quality_details=dict(evaluation.details)).write_to(trial)
-        self._keep_predictions(trial, evaluation, context)
-        context.on_phase("measuring", 0, 0)
-        batch = fixed_batch(self.config.latency[0], context, artifact)
-        workload = context.task.workload(artifact)
-        memory = MemoryRecord(weights, peak_memory_mb(workload, batch, weights, device), device_name(device))
-        TrialRecord(memory=memory).write_to(trial)
-        latencies = {}
-        for position, (name, source) in enumerate(self.sources.items(), start=1):
-            if source.device != device:
-                # Afresh, not moved: a bitsandbytes model that has run stays behind in part.
-                artifact, device = self.method.quantize(candidate, source.device), source.device
-            latencies[name] = source.record(artifact, candidate, context, base.values[position] if base else None)
-        TrialRecord(latencies=latencies).write_to(trial)
-        return (
-            evaluation.quality,
-            *[item.value_ms for item in latencies.values()],
-            memory.peak_mb if self.config.memory == "peak" else memory.weights_mb,
-        )
-
-    def _device_changes(self, base: FrozenTrial | None) -> list[str]:
-        """In which objectives this machine's values do not compare with trial 0's, and why."""
-        if base is None:
-            return []
-        from nasopt.measurement.device import device_name
-
-        changes = device_changes(queries.latencies_of(base), self.sources)
-        memory = TrialRecord.of(base).memory
-        began_on = None if memory is None else memory.device
-        found = device_name(next(iter(self.sources.values())).device)
-        if self.config.memory == "peak" and began_on not in (None, found):
-            changes.append(f"memory_mb: measured, {found}, but the study began with: measured, {began_on}")
-        return changes
-
-    def check_device(self, study: optuna.Study) -> None:
-        """Makes sure that this machine's values compare with those of the study, unless that is accepted.
-
-        Raises:
-            DeviceChangedError: trial 0 was measured on another device, or predicted where this machine measures.
-        """
-        changes = self._device_changes(queries.base_of(study))
-        if changes and not self._accept_device_change:
-            raise DeviceChangedError(
-                f"{'; '.join(changes)}; such values do not compare: go on there, create a new study here, or pass "
-                "--accept-device-change, which marks the new trials"
+        key = study_key(study)
+        if key not in self._prepared:
+            folder = self._artifacts or _default_artifacts(study)
+            context = prepare(
+                self.config,
+                folder / self.config.name,
+                lambda phase, done, total: self._on_phase(self.trial_number, phase, done, total),
+                has_trials=queries.base_of(study) is not None,
+                make_observer=self.method.observer,
             )
+            self._prepared[key] = _Prepared(study, context, DoneWork(self.method))
+        return self._prepared[key]
 
-    def _keep_predictions(self, trial: optuna.Trial, evaluation: Evaluation, context: Context) -> None:
-        split = context.splits["validation"]
-        if evaluation.replicates is not None:
-            predictions = Predictions.of_replicates(evaluation.replicates, split.fingerprint)
-        elif evaluation.outputs is not None:
-            labels, classes = split.labels.numpy(), context.task.is_classification
-            predictions = Predictions.of_outputs(evaluation.outputs, labels, split.fingerprint, classes=classes)
-        else:
-            return
-        PredictionStore(context.folder).write(trial.number, predictions)
-
-    def _store(self, trial: optuna.Trial, candidate: Candidate, values: tuple[float, ...], context: Context) -> None:
-        """Keeps the fp32 weights for children and export, and says what the candidate is."""
-        from nasopt.measurement.measured.flops import count_flops
-
-        context.on_phase("storing", 0, 0)
-        lineage = candidate.lineage
-        key = context.checkpoints.write(
-            candidate.model.state_dict(),
-            candidate.architecture,
-            announce=lambda key: TrialRecord(checkpoint=key).write_to(trial),
-        )
-        parameters = candidate.model.num_parameters()
-        is_control = queries.is_control(trial)
-        batch = fixed_batch(self.config.latency[0], context, candidate.model)
-        flops = count_flops(context.task.workload(candidate.model), batch)
-        for name, violation in self.method.constraints(self.config.task.metric, values[0], parameters).items():
-            trial.set_constraint(name, violation)
-        is_base = lineage.parent is None and key == context.base_key and not is_control
-        TrialRecord(
-            architecture=candidate.architecture.brief(),
-            precision=candidate.architecture.precision,
-            finetune_epochs=lineage.finetune_epochs,
-            distill_epochs=lineage.distill_epochs,
-            search_epochs=lineage.search_epochs,
-            training_result=candidate.training,
-            parameters=parameters,
-            flops=flops,
-            is_base=is_base or None,
-            details={} if is_control else self.method.scores(trial.study, values, parameters),
-            **with_parent(lineage.parent),
-        ).write_to(trial)
-        view = self._view(trial, candidate, values, context)
-        attach(trial, context.folder, attached_documents(view))
-        save_note(trial, note_text(view))
-
-    def _view(
-        self, trial: optuna.Trial, candidate: Candidate, values: tuple[float, ...], context: Context
-    ) -> TrialView:
-        """What the trial's note and attachments say."""
-        base = queries.base_of(trial.study)
-        return TrialView(
-            record=TrialRecord.of(trial),
-            architecture=candidate.architecture,
-            shape=context.shape,
-            values=dict(zip(self.metric_names, values, strict=True)),
-            base_values=dict(zip(self.metric_names, base.values, strict=True)) if base else {},
-            metric=self.config.task.metric,
-            trained=trial.params.get("training", "distill" if candidate.lineage.distill_epochs else "none"),
-        )
-
-    def collect(self, study: optuna.Study) -> None:
-        """Deletes what nobody needs.
-
-        Of the checkpoints those stay that are possible parents', on the Pareto front or being used, and the latest
-        control's, which the next one may only store in another precision; of the predictions the front's, the base
-        model's and all controls'.
-        """
-        assert self._context is not None
-        checkpoints = self._context.checkpoints
-        with checkpoints.lock():
-            trials = study.get_trials(deepcopy=False)
-            front = queries.pareto_front(study)
-            controls = queries.complete_controls(study)
-            users = [*self.method.parents(study), *front, *controls[-1:]]
-            keep = {self._context.base_key, *(queries.checkpoint_of(trial) or "" for trial in users)}
-            keep.update(_keys_in_use(trials))
-            checkpoints.collect((queries.checkpoint_of(trial) or "" for trial in trials), keep)
-            base = queries.base_of(study)
-            compared = {trial.number for trial in (*front, *controls)} | {base.number if base else 0}
-            finished = (trial.number for trial in trials if trial.state.is_finished())
-            PredictionStore(self._context.folder).collect(finished, compared)
-
-
-def _keys_in_use(trials: Sequence[FrozenTrial]) -> set[str]:
-    """Checkpoints that trials under way, or waiting, have written or inherit from."""
-    states = (TrialState.RUNNING, TrialState.WAITING)
-    unfinished = [trial for trial in trials if trial.state in states]
-    parents = {parent_of(trial) for trial in unfinished}
-    users = [*unfinished, *(trials[number] for number in parents if number is not None)]
-    return {queries.checkpoint_of(trial) or "" for trial in users}
+    def _device_changes(self, study: optuna.Study) -> list[str]:
+        measures_memory = self.config.memory == "peak"
+        return changed_devices(queries.base_of(study), self.sources, measures_memory=measures_memory)
 
 
 def _default_artifacts(study: optuna.Study) -> Path:

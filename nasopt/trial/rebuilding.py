@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nasopt.methods.base import Method
 from nasopt.records import queries
 from nasopt.storage.checkpoints import CheckpointStore
 from nasopt.training.candidate import Candidate, Lineage
+from nasopt.training.weights import WeightSource
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nasopt.tasks.base import Task
 
 
-def rebuild(method: Method, checkpoints: CheckpointStore, trial: FrozenTrial, task: Task) -> Candidate:
+def rebuild(checkpoints: CheckpointStore, trial: FrozenTrial, task: Task) -> Candidate:
     """The candidate of a complete trial, from its checkpoint.
 
     Raises:
@@ -24,7 +24,5 @@ def rebuild(method: Method, checkpoints: CheckpointStore, trial: FrozenTrial, ta
     key = queries.checkpoint_of(trial)
     assert key is not None  # every complete trial has one
     weights, architecture = checkpoints.read(key)
-    model = method.module(architecture, task)
-    model.load_state_dict(weights)
-    model.eval()
+    model = WeightSource.restore(architecture, weights, task.load_model())
     return Candidate(model, architecture.with_precision(queries.precision_of(trial)), Lineage())

@@ -14,6 +14,7 @@ from command_line import run
 from nasopt.config.study import LatencyConfig
 from nasopt.errors import DeviceNotFoundError, NasoptError, StudyFileError
 from nasopt.measurement import device
+from nasopt.measurement.measured import source
 from nasopt.measurement.sources import device_changes, make_source
 from nasopt.records.latency import MeasuredLatency, PredictedLatency
 
@@ -181,7 +182,8 @@ def test_a_study_does_not_go_on_on_another_device_unless_told_to(
     assert run("study", "optimize", "tiny", "--n-trials", 2).code == 0
     assert all(trial["values"]["memory_mb"] == trial["memory"]["peak_mb"] for trial in trials_of())
     real = device.device_name(torch.device("cpu"))
-    monkeypatch.setattr(device, "device_name", lambda device: "Another CPU")
+    for module in (device, source):
+        monkeypatch.setattr(module, "device_name", lambda device: "Another CPU")
     for command in (("optimize", "--n-trials", 1), ("optimize", "--n-trials", 2, "--workers", 2), ("controls",)):
         refused = run("study", command[0], "tiny", *command[1:])
         assert refused.code == 2

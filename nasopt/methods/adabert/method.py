@@ -10,79 +10,48 @@ Architecture Search".
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from pydantic import Field
+from optuna.distributions import CategoricalDistribution
 
-from nasopt.architecture.base import CandidateArchitecture, EncoderShape
-from nasopt.architecture.cells import OPERATIONS, CellArchitecture, Operation
+from nasopt.architecture.base import EncoderShape
+from nasopt.architecture.cells import OPERATIONS, CellArchitecture
 from nasopt.errors import StudyFileError
-from nasopt.methods.adabert.collapse import cures
-from nasopt.methods.adabert.search_options import SearchOptions
-from nasopt.methods.base import Control, Method
-from nasopt.records.queries import base_of, study_detail
-from nasopt.records.study import StudyRecord
-from nasopt.records.trial import TrialRecord
+from nasopt.methods.adabert.controls import AdaBERTControls
+from nasopt.methods.adabert.options import AdaBERTOptions
+from nasopt.methods.adabert.weights import FromSupernet, student_architecture
+from nasopt.methods.base import About, Method, Plan
+from nasopt.methods.controls import Controls
+from nasopt.methods.space import SearchSpace
+from nasopt.records.queries import study_detail
 from nasopt.samplers.adabert import SUPERNET, AdaBERTSampler
-from nasopt.training.candidate import Candidate, Lineage
-from nasopt.training.context import Context
+from nasopt.training.weights import WeightSource
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.trial import FrozenTrial, Trial
-    from transformers import PreTrainedModel
 
-    from nasopt.methods.adabert.distilled import Distilled
-    from nasopt.methods.adabert.supernet import SupernetSearch
     from nasopt.tasks.base import Task
-    from nasopt.tasks.batches import EncodedSplit
-    from nasopt.tasks.classification import TextClassification
-    from nasopt.training.teacher import Teacher
-
-FOLDER = "supernet"
-"""Below a study's artifact folder."""
-
-logger = logging.getLogger("nasopt")
-
-
-class AdaBERTOptions(SearchOptions):
-    """`[method_options]` of AdaBERT. Defaults are the published ones where those are given.
-
-    A drawn student is fine-tuned as `[training]` says, with the same weights and pairs; the efficiency loss, by then a
-    constant, is left out.
-    """
-
-    trials: int = Field(20, ge=1, description="Architectures drawn in a whole search.")
-    temperature: float = Field(
-        1.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Of the draws: 1 is the learnt distribution, less keeps to the best.",
-    )
+    from nasopt.training.context import Context
 
 
 class AdaBERTMethod(Method):
-    """See the module."""
+    """Draws students from the distribution over operations that a supernet has learnt."""
 
-    name = "adabert"
-    task_types = ("text-classification",)
-    searches = (
-        "operations of a small convolutional student, by a supernet that mixes them; weights are inherited from it"
+    about = About(
+        name="adabert",
+        searches=(
+            "operations of a small convolutional student, by a supernet that mixes them; weights are inherited from it"
+        ),
+        options=AdaBERTOptions,
+        task_types=("text-classification",),
+        sources=(FromSupernet,),
     )
-    options_model = AdaBERTOptions
-
-    def __init__(self, options: AdaBERTOptions) -> None:
-        self.options = options
+    options: AdaBERTOptions
 
     @property
-    def budget(self) -> int:
-        return self.options.trials
+    def plan(self) -> Plan:
+        return Plan(self.options.trials)
 
     def sampler(self, seed: int | None) -> AdaBERTSampler:
         return AdaBERTSampler(temperature=self.options.temperature, seed=seed)
@@ -102,166 +71,30 @@ class AdaBERTMethod(Method):
                 "hidden_size and the base model's) has no use"
             )
 
-    def prepare(self, study: Study, context: Context) -> None:
-        """Trains the supernet, once for this study, and writes down what it chose."""
-        record = self._search(context).run(lambda done, total: context.on_phase("supernet", done, total))
-        if (study_detail(study, SUPERNET) or {}).get("checkpoint") == record["checkpoint"]:
-            return
-        StudyRecord(details={SUPERNET: record}).write_to(study)
-        if record["verdict"] != "fine":
-            logger.warning("the supernet has %s; what helps: %s", record["text"], cures(record["verdict"]))
+    def prepare(self, context: Context) -> Mapping[str, Any]:
+        """Trains the supernet, once for this study; what it chose is stored with the study."""
+        from nasopt.methods.adabert.weights import supernet_search
 
-    def base_params(self, shape: EncoderShape) -> dict[str, Any]:
-        """None: the base model lies outside what is searched."""
-        return {}
+        search = supernet_search(self.options, context)
+        return {SUPERNET: search.run(lambda done, total: context.on_phase("supernet", done, total))}
 
-    def suggest(self, trial: Trial, shape: EncoderShape) -> dict[str, Any]:
+    def space(self, shape: EncoderShape) -> SearchSpace:
+        """An operation for each cell; the base model lies outside."""
         names = (f"cell_{index}" for index in range(self.options.cells))
-        return {name: trial.suggest_categorical(name, OPERATIONS) for name in names}
+        return SearchSpace({name: CategoricalDistribution(OPERATIONS) for name in names})
 
-    def build(self, trial: Trial, params: Mapping[str, Any], context: Context) -> Candidate:
-        """Cuts the cells out of the supernet and fine-tunes them."""
-        return self._from_supernet([params[f"cell_{index}"] for index in range(self.options.cells)], trial, context)
+    def architecture(self, params: Mapping[str, Any], context: Context) -> CellArchitecture:
+        return student_architecture([params[f"cell_{index}"] for index in range(self.options.cells)], self.options)
 
-    def depth(self, params: Mapping[str, Any]) -> int:
-        """Cells of the chain, the skipped ones too: every member is compared with every control."""
-        return self.options.cells
+    def weights(self, params: Mapping[str, Any], context: Context) -> WeightSource:
+        """The supernet's, fine-tuned."""
+        return FromSupernet(self.options)
 
-    def controls(
-        self, members: Sequence[FrozenTrial], shape: EncoderShape, random_masks: int, seed: int
-    ) -> list[Control]:
-        """The bag of embeddings, trained for all epochs of a member's line; and random cells out of the supernet."""
-        found = [
-            Control("bag-of-embeddings", {"kind": "bag", "epochs": epochs}, self.options.cells)
-            for epochs in sorted({_epochs(member) for member in members})
-        ]
-        if members:
-            drawn = random_cells(self.options.cells, random_masks, seed)
-            found += [
-                Control(f"random-cells-{index}", {"kind": "cells", "cells": list(cells)}, self.options.cells)
-                for index, cells in enumerate(drawn)
-            ]
-        return found
+    @property
+    def controls(self) -> Controls:
+        return AdaBERTControls(self.options)
 
-    def build_control(self, recipe: Mapping[str, Any], trial: Trial, context: Context) -> Candidate:
-        if recipe["kind"] == "cells":
-            return self._from_supernet(recipe["cells"], trial, context)
-        from nasopt.methods.adabert.distilled import bag_of_embeddings
-
-        bag = bag_of_embeddings(context.base_model, self.options, context.config.seed)
-        architecture = CellArchitecture((), self.options.hidden_size, self.options.embedding_rank)
-        candidate = Candidate(bag.network, architecture, Lineage(_base_number(trial)))
-        self._fine_tune(candidate, bag, recipe["epochs"], context)
-        return candidate
-
-    def module(self, architecture: CandidateArchitecture, task: Task) -> PreTrainedModel:
-        if not isinstance(architecture, CellArchitecture):
-            return super().module(architecture, task)  # the base model
-        from nasopt.models.modeling_adabert import AdaBertForSequenceClassification
-        from nasopt.models.searchcell import frozen_config, student_config
-
-        config = student_config(task.load_model().config, architecture.hidden_size, architecture.embedding_rank)
-        return AdaBertForSequenceClassification(frozen_config(config, architecture))
-
-    def record(self, study: Study) -> dict[str, Any]:
+    def summary(self, study: Study) -> dict[str, Any]:
         """What became of the search of the supernet."""
         found = study_detail(study, SUPERNET)
         return {"supernet": None if found is None else {"epochs": found["epochs"], "verdict": found["text"]}}
-
-    def _from_supernet(self, cells: Sequence[Operation], trial: Trial, context: Context) -> Candidate:
-        """A student of these cells with the supernet's weights, fine-tuned."""
-        from nasopt.models.searchcell import Supernet, freeze
-
-        options = self.options
-        architecture = CellArchitecture(tuple(cells), options.hidden_size, options.embedding_rank)
-        supernet = self._search(context).load(study_detail(trial.study, SUPERNET)["checkpoint"])
-        assert isinstance(supernet.network, Supernet)
-        student = freeze(supernet.network, architecture)
-        lineage = Lineage(_base_number(trial), search_epochs=options.search_epochs)
-        candidate = Candidate(student, architecture, lineage)
-        self._fine_tune(candidate, supernet, context.config.training.epochs, context)
-        return candidate
-
-    def _fine_tune(self, candidate: Candidate, origin: Distilled, epochs: int, context: Context) -> None:
-        """Distils a student for some epochs; its projections go on from those of `origin`.
-
-        The seed is the study's, so that students and controls see the same batches in the same order.
-        """
-        from nasopt.methods.adabert.distilled import fine_tuning
-        from nasopt.training.loop import train
-
-        assert isinstance(candidate.architecture, CellArchitecture)
-        model, loss = fine_tuning(
-            candidate.architecture,
-            candidate.model,
-            origin.projections,
-            _classification(context).loss,
-            self.options,
-            self._teacher(context),
-        )
-        result = train(
-            model,
-            _examples(context),
-            loss,
-            context.config.training.model_copy(update={"epochs": epochs}),
-            device=context.device,
-            seed=context.config.seed,
-            on_step=lambda done, total: context.on_phase("training", done, total),
-        )
-        candidate.training = result.to_dict()
-        candidate.lineage = replace(candidate.lineage, distill_epochs=candidate.lineage.distill_epochs + epochs)
-
-    def _teacher(self, context: Context) -> Teacher | None:
-        """The hidden states that are compared; None where there are none."""
-        layers = self.options.teacher_layers if self.options.distillation_weight else ()
-        return context.teachers(layers)[0] if layers else None
-
-    def _search(self, context: Context) -> SupernetSearch:
-        from nasopt.methods.adabert.supernet import SupernetSearch
-
-        options = SearchOptions.model_validate(self.options.model_dump(include=set(SearchOptions.model_fields)))
-        made_from = [context.base_key, context.splits["train"].fingerprint, options.model_dump(), context.config.seed]
-        return SupernetSearch(
-            base_model=context.base_model,
-            split=_examples(context),
-            task_loss=_classification(context).loss,
-            make_teacher=lambda: self._teacher(context),
-            options=options,
-            folder=context.folder / FOLDER,
-            origin=hashlib.sha256(json.dumps(made_from).encode()).hexdigest(),
-            device=context.device,
-            seed=context.config.seed,
-        )
-
-
-def random_cells(cells: int, count: int, seed: int) -> list[tuple[Operation, ...]]:
-    """Different chains, each operation equally likely; those of a smaller `count` are the first of a larger."""
-    rng = np.random.default_rng([seed, cells])
-    drawn: dict[tuple[Operation, ...], None] = {}
-    while len(drawn) < min(count, len(OPERATIONS) ** cells):
-        drawn.setdefault(tuple(OPERATIONS[index] for index in rng.integers(len(OPERATIONS), size=cells)))
-    return list(drawn)
-
-
-def _classification(context: Context) -> TextClassification:
-    from nasopt.tasks.classification import TextClassification
-
-    assert isinstance(context.task, TextClassification)
-    return context.task
-
-
-def _examples(context: Context) -> EncodedSplit:
-    """The training split."""
-    (split,) = context.splits["train"].sides
-    return split
-
-
-def _epochs(trial: FrozenTrial) -> int:
-    """Epochs of a trial's whole line: the supernet's and its own."""
-    record = TrialRecord.of(trial)
-    return (record.search_epochs or 0) + (record.distill_epochs or 0)
-
-
-def _base_number(trial: Trial) -> int | None:
-    base = base_of(trial.study)
-    return None if base is None else base.number

@@ -23,14 +23,14 @@ from transformers import PreTrainedModel
 
 from nasopt.architecture.cells import OPERATIONS
 from nasopt.host.files import partial_name, write_atomically
-from nasopt.methods.adabert.collapse import judge
+from nasopt.methods.adabert.collapse import cures, judge
 from nasopt.methods.adabert.distilled import Distilled, LayerMatching, TaskLoss, initialise_embedding, new_projections
+from nasopt.methods.adabert.efficiency import efficiency
 from nasopt.methods.adabert.search_options import SearchOptions
 from nasopt.models.searchcell import Supernet, strongest, student_config
 from nasopt.storage.checkpoints import CheckpointStore
 from nasopt.tasks.batches import Batch, EncodedSplit
 from nasopt.training.loop import SecondOptimizer, StepCallback, train
-from nasopt.training.losses import efficiency
 from nasopt.training.state import TrainingState
 from nasopt.training.teacher import Teacher
 
@@ -47,7 +47,7 @@ class History:
 
     Attributes:
         losses: by name, the mean over the epoch's batches, unweighted.
-        theta: probabilities of the operations, (cells, 7), in the order of :data:`nasopt.architecture.cells.OPERATIONS`.
+        theta: probabilities of the operations, (cells, 7), ordered as :data:`nasopt.architecture.cells.OPERATIONS`.
         entropy: of theta in nats, (cells,).
         chosen: the most probable operation of each cell.
     """
@@ -147,7 +147,14 @@ class SupernetSearch:
             return record
         store.make_writable()
         with FileLock(self.folder / ".lock"):  # workers that start together: the second finds what the first made
-            return self._finished(store) or self._train(store, on_step)
+            return self._finished(store) or self._warned(self._train(store, on_step))
+
+    @staticmethod
+    def _warned(record: dict[str, Any]) -> dict[str, Any]:
+        """Says what a search that has just ended found wrong with itself."""
+        if record["verdict"] != "fine":
+            logger.warning("the supernet has %s; what helps: %s", record["text"], cures(record["verdict"]))
+        return record
 
     def load(self, checkpoint: str) -> Distilled:
         """The trained supernet with its projections, on the CPU.

@@ -9,32 +9,37 @@ Source: METHODS.md, section 2.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from optuna import Trial
+from optuna.distributions import IntDistribution
 from pydantic import Field
 
 from nasopt.architecture.base import EncoderShape
 from nasopt.architecture.encoder import Architecture
 from nasopt.config.task import Section
 from nasopt.errors import StudyFileError
-from nasopt.methods.base import Method
-from nasopt.records.queries import base_of, complete_trials, detail_of, feasible
+from nasopt.methods.base import About, Judgement, Method, Outcome, Plan
+from nasopt.methods.controls import Controls
+from nasopt.methods.layer_controls import LayerControls
+from nasopt.methods.space import SearchSpace
+from nasopt.records.queries import complete_trials, detail_of, feasible
 from nasopt.samplers.alphanas import AlphaNASSampler, score
 from nasopt.samplers.history import proposed_params
-from nasopt.training.candidate import Candidate, Lineage, RejectedCandidateError
-from nasopt.training.context import Context
+from nasopt.training.candidate import RejectedCandidateError
+from nasopt.training.weights import Cut, Stage, Trained, WeightSource
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.trial import Trial
 
     from nasopt.tasks.base import Task
+    from nasopt.training.context import Context
 
 SCORE = "score"
 """Trial user attribute: Q_alpha."""
-DEFAULT_MIN_ACCURACY = 0.75
+DEFAULT_MIN_QUALITY = {"accuracy": 0.75}
+"""By metric, the published constraint; other metrics have none unless it is set."""
 
 
 class AlphaNASOptions(Section):
@@ -52,25 +57,46 @@ class AlphaNASOptions(Section):
         None,
         ge=-1,
         le=1,
-        description=f"Constraint; {DEFAULT_MIN_ACCURACY} where the metric is accuracy, none otherwise, unless set.",
+        description=(
+            f"Constraint; {DEFAULT_MIN_QUALITY['accuracy']} where the metric is accuracy, none otherwise, unless set."
+        ),
     )
     max_parameters: int = Field(100_000_000, ge=1, description="Constraint on the number of weights (N).")
     max_flips: int = Field(2, ge=1, description="Bits that one mutation flips at most.")
 
 
+class MaskSpace(SearchSpace):
+    """One bit for each layer."""
+
+    def suggest(self, trial: Trial) -> dict[str, Any]:
+        """The trial's mask.
+
+        Raises:
+            ValueError: an enqueued mask has another length.
+        """
+        names = list(self.distributions)
+        asked = [name for name in proposed_params(trial) if name.startswith("layer_")]
+        if asked and set(asked) != set(names):
+            raise ValueError(
+                f"the trial's mask has {len(asked)} bits, but the model has {len(names)} layers: enqueue {names[0]} to "
+                f"{names[-1]}, each of them"
+            )
+        return super().suggest(trial)
+
+
 class AlphaNASMethod(Method):
-    """See the module."""
+    """Searches layer masks by bit flips; the masked base model is fine-tuned shortly."""
 
-    name = "alphanas"
-    searches = "layer masks: which encoder layers stay, with the base model's weights; then a short fine-tuning"
-    options_model = AlphaNASOptions
-
-    def __init__(self, options: AlphaNASOptions) -> None:
-        self.options = options
+    about = About(
+        name="alphanas",
+        searches="layer masks: which encoder layers stay, with the base model's weights; then a short fine-tuning",
+        options=AlphaNASOptions,
+    )
+    options: AlphaNASOptions
 
     @property
-    def budget(self) -> int:
-        return self.options.population_size * self.options.generations
+    def plan(self) -> Plan:
+        return Plan(self.options.population_size * self.options.generations)
 
     def sampler(self, seed: int | None) -> AlphaNASSampler:
         options = self.options
@@ -93,32 +119,18 @@ class AlphaNASMethod(Method):
                 f"layer the model still has {smallest:,} parameters; allow at least that many"
             )
 
-    def base_params(self, shape: EncoderShape) -> dict[str, Any]:
-        return {f"layer_{layer}": 1 for layer in range(shape.num_layers)}
-
-    def suggest(self, trial: Trial, shape: EncoderShape) -> dict[str, Any]:
-        """One bit for each layer.
-
-        Raises:
-            ValueError: an enqueued mask has another length.
-        """
+    def space(self, shape: EncoderShape) -> SearchSpace:
+        """One bit for each layer; an enqueued mask must have them all."""
         names = [f"layer_{layer}" for layer in range(shape.num_layers)]
-        asked = [name for name in proposed_params(trial) if name.startswith("layer_")]
-        if asked and set(asked) != set(names):
-            raise ValueError(
-                f"the trial's mask has {len(asked)} bits, but the model has {shape.num_layers} layers: enqueue layer_0 "
-                f"to layer_{shape.num_layers - 1}, each of them"
-            )
-        return {name: trial.suggest_int(name, 0, 1) for name in names}
+        return MaskSpace({name: IntDistribution(0, 1) for name in names}, dict.fromkeys(names, 1))
 
-    def build(self, trial: Trial, params: Mapping[str, Any], context: Context) -> Candidate:
-        """Cuts the masked model out of the base model and trains it.
+    def architecture(self, params: Mapping[str, Any], context: Context) -> Architecture:
+        """The masked model.
 
         Raises:
             RejectedCandidateError: the mask keeps too many weights, or no layer.
         """
         from nasopt.models.counts import count_parameters
-        from nasopt.models.surgery import cut
 
         mask = [params[f"layer_{layer}"] for layer in range(context.shape.num_layers)]
         if not any(mask):
@@ -131,30 +143,33 @@ class AlphaNASMethod(Method):
                 f"{parameters:,} parameters, above max_parameters ({self.options.max_parameters:,}): not trained",
                 {"parameters": excess},
             )
-        base = base_of(trial.study)
-        model = cut(copy.deepcopy(context.base_model), architecture)
-        candidate = Candidate(model, architecture, Lineage(None if base is None else base.number))
-        # NOTE: every mask is trained with the same seed, so with the same batches in the same order: what differs
-        # between two masks is the masks, and the same mask gives the same model in every trial.
-        self.train(candidate, "finetune", context.config.training.epochs, context.config.seed, context)
-        return candidate
+        return architecture
 
-    def constraints(self, metric: str, quality: float, parameters: int) -> dict[str, float]:
-        violations = {"parameters": self._excess(parameters)}
-        least = self.options.min_quality
-        if least is None and metric == "accuracy":
-            least = DEFAULT_MIN_ACCURACY
+    def weights(self, params: Mapping[str, Any], context: Context) -> WeightSource:
+        """Cut from the base model and fine-tuned.
+
+        NOTE: every mask is trained with the same seed, so with the same batches in the same order: what differs between
+        two masks is the masks, and the same mask gives the same model in every trial.
+        """
+        return Trained(Cut(), [Stage("finetune", context.config.training.epochs, context.config.seed)])
+
+    @property
+    def controls(self) -> Controls:
+        return LayerControls()
+
+    def judge(self, outcome: Outcome) -> Judgement:
+        violations = {"parameters": self._excess(outcome.parameters)}
+        least, quality = self.options.min_quality, outcome.values[0]
+        if least is None:
+            least = DEFAULT_MIN_QUALITY.get(outcome.metric)
         if least is not None:
             violations["quality"] = least - quality
-        return violations
+        return Judgement(violations, {SCORE: float(score(quality, outcome.parameters, self.options.parameter_penalty))})
 
     def _excess(self, parameters: int) -> float:
         return float(parameters - self.options.max_parameters)
 
-    def scores(self, study: Study, values: Sequence[float], parameters: int) -> dict[str, float]:
-        return {SCORE: float(score(values[0], parameters, self.options.parameter_penalty))}
-
-    def record(self, study: Study) -> dict[str, Any]:
+    def summary(self, study: Study) -> dict[str, Any]:
         """The best mask ever seen, by Q_alpha."""
         scored = [trial for trial in feasible(complete_trials(study)) if detail_of(trial, SCORE) is not None]
         if not scored:

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from nasopt.architecture.encoder import Architecture
@@ -27,7 +28,6 @@ from nasopt.models.surgery import cut
 from nasopt.tasks.base import Task
 from nasopt.tasks.batches import Examples, sorted_batches
 from nasopt.training.loop import LossFunction, StepCallback, TrainingResult, train
-from nasopt.training.losses import soft_cross_entropy
 
 Objective: TypeAlias = Literal["ce", "map", "elbo", "hinton"]
 Start: TypeAlias = Literal["uniform", "initial"]
@@ -197,6 +197,18 @@ def train_student(
     return result, losses
 
 
+def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of the student's softened outputs with the teacher's (Hinton et al. 2015, section 2).
+
+    Args:
+        student: logits, (N, C): of examples, or of tokens.
+        teacher: logits, (N, C).
+        temperature: T_0 > 0, of both.
+    """
+    targets = functional.softmax(teacher.float() / temperature, dim=-1)
+    return functional.cross_entropy(student.float() / temperature, targets)
+
+
 def hinton_loss(task: Task, teacher: nn.Module, temperature: float, soft_weight: float) -> LossFunction:
     """The task's loss at T = 1 and the soft targets' cross-entropy at T_0, a mean over texts or target tokens."""
 
@@ -232,22 +244,36 @@ def collect_further(
     loss: Callable[[Any, Any], Tensor],
     settings: TrainingConfig,
     schedule: Schedule,
-    path: Path,
+    folder: Path,
+    key: str,
     *,
     device: torch.device,
     seed: int,
     on_step: StepCallback,
 ) -> None:
-    """Trains a copy of a model that came trained a little further, and writes the posterior of its path."""
+    """Trains a copy of a model that came trained a little further, and writes the posterior of its path.
+
+    Args:
+        base_model: not changed.
+        split: the training split.
+        loss: what is minimised.
+        settings: of the training.
+        schedule: when the weights are collected.
+        folder: the study's artifact folder.
+        key: checkpoint of the base model.
+        device: where the copy is trained.
+        seed: of the order of the examples.
+        on_step: told after each step.
+    """
     model = copy.deepcopy(base_model)
-    trajectory = Trajectory(model, schedule, path.parent)
+    trajectory = Trajectory(model, schedule, folder)
 
     def step(done: int, total: int) -> None:
         on_step(done, total)
         trajectory.on_step(done, total)
 
     train(model, split, loss, settings, device=device, seed=seed, on_step=step)
-    trajectory.finish(path)
+    trajectory.finish(key)
 
 
 @torch.no_grad()

@@ -10,105 +10,51 @@ Reference: METHODS.md, section 5. The source takes the last weights for the mean
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pydantic import AfterValidator, Field
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from nasopt.architecture.base import EncoderShape, Training
+from nasopt.architecture.base import EncoderShape
 from nasopt.architecture.encoder import Architecture
-from nasopt.config.task import Section
 from nasopt.errors import StudyFileError
-from nasopt.methods.base import Control, Method
-from nasopt.methods.layer_controls import budgets_of, distinct, layer_recipe
-from nasopt.records.queries import base_of
-from nasopt.records.trial import TrialRecord
-from nasopt.samplers.named import SamplerName, named_sampler
-from nasopt.training.candidate import Candidate, Lineage, RejectedCandidateError
-from nasopt.training.context import Context
+from nasopt.methods.base import About, Method, Plan
+from nasopt.methods.bayesian.controls import BayesianControls
+from nasopt.methods.bayesian.options import BayesianOptions, Range
+from nasopt.methods.bayesian.weights import Conditioned, removed_layers, student_training, without
+from nasopt.methods.controls import Controls
+from nasopt.methods.space import SearchSpace
+from nasopt.samplers.named import named_sampler
+from nasopt.training.candidate import RejectedCandidateError
+from nasopt.training.weights import WeightSource
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from optuna.samplers import BaseSampler
-    from optuna.study import Study
-    from optuna.trial import FrozenTrial, Trial
     from transformers import PreTrainedModel
 
-    from nasopt.methods.bayesian.aligned import Aligned, StudentTraining
     from nasopt.methods.bayesian.trajectory import Schedule, Trajectory
     from nasopt.tasks.base import Task
-    from nasopt.training.loop import LossFunction
-
-StructureName: TypeAlias = Literal["point", "diagonal", "low_rank"]
-ObjectiveName: TypeAlias = Literal["ce", "map", "elbo", "hinton"]
-StartName: TypeAlias = Literal["uniform", "initial"]
-DISTANCES = "distance_to_zero"
-"""Trial user attribute: for each removed layer m_1^T S_11^-1 m_1 over the number of weights that it writes with."""
-VALIDATION_LOSSES = "validation_losses"
-"""Trial user attribute: the task's loss on the validation split before training, and after each epoch."""
-ZEROED_LOSS = "validation_loss_zeroed"
-"""Trial user attribute, of post-norm models: that of the base model whose removed layers write zeros, before training.
-What it differs by from the first of the losses is what leaving out the layers' norms does."""
-STARTS: tuple[StartName, ...] = get_args(StartName)
-
-
-def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
-    if not bounds[0] <= bounds[1]:
-        raise ValueError(f"the range [{bounds[0]:g}, {bounds[1]:g}] ends before it begins")
-    return bounds
-
-
-_Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Range: TypeAlias = Annotated[tuple[_Positive, _Positive], AfterValidator(_ascending)]
-
-
-class BayesianOptions(Section):
-    """`[method_options]` of the Bayesian method. What has one value only is not searched."""
-
-    trials: int = Field(20, ge=1, description="Of a whole search.")
-    sampler: SamplerName = Field("nsga2", description="Which of Optuna's samplers proposes.")
-    population_size: int = Field(8, ge=2, description="Of NSGA-II; random trials before TPE and GP begin.")
-    removable_layers: tuple[int, ...] | None = Field(
-        None, min_length=1, description="Which layers may go (of the decoder, if there is one); any unless set."
-    )
-    posteriors: Annotated[tuple[StructureName, ...], Field(min_length=1)] = Field(
-        ("point", "diagonal", "low_rank"), description="Structures of the covariance to choose from."
-    )
-    objectives: Annotated[tuple[ObjectiveName, ...], Field(min_length=1)] = Field(
-        ("ce", "map", "elbo"), description="What students minimise; `hinton` distils from the base model."
-    )
-    prior_strength: Range = Field((1e-6, 1.0), description="Of the prior in `map` and `elbo`; 1 is Bayes' rule.")
-    learning_rate: Range | None = Field(None, description="Of students; that of [training] unless set.")
-    temperature: float = Field(2.0, gt=0, allow_inf_nan=False, description="T_0 of `hinton`.")
-    soft_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Of the soft targets in `hinton`.")
-    posterior_rank: int = Field(10, ge=2, description="Deviations of the trajectory that `low_rank` uses (K).")
-    posterior_start: float = Field(0.5, ge=0, lt=1, description="Part of the base training before the trajectory.")
-    posterior_collections: int = Field(40, ge=2, description="How often the weights are collected after it.")
-    posterior_epochs: int = Field(
-        1, ge=1, description="Where the base model comes trained: of further training, for the trajectory only."
-    )
-    posterior_learning_rate: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="Of it, constant; that of [training] unless set."
-    )
+    from nasopt.training.context import Context
 
 
 class BayesianMethod(Method):
-    """See the module."""
+    """Removes layers by conditioning the posterior of the base model's weights."""
 
-    name = "bayesian"
-    searches = (
-        "which decoder layers stay (encoder layers where there is no decoder), aligned by the base model's posterior"
+    about = About(
+        name="bayesian",
+        searches=(
+            "which decoder layers stay (encoder layers where there is no decoder), aligned by the base model's "
+            "posterior"
+        ),
+        options=BayesianOptions,
+        sources=(Conditioned,),
     )
-    options_model = BayesianOptions
-
-    def __init__(self, options: BayesianOptions) -> None:
-        self.options = options
+    options: BayesianOptions
 
     @property
-    def budget(self) -> int:
-        return self.options.trials
+    def plan(self) -> Plan:
+        return Plan(self.options.trials)
 
     def sampler(self, seed: int | None) -> BaseSampler:
         return named_sampler(self.options.sampler, seed, self.options.population_size)
@@ -125,18 +71,19 @@ class BayesianMethod(Method):
             raise StudyFileError(
                 f"method_options.removable_layers: {wrong[0]}, but the model has the layers 0 to {count - 1}"
             )
-        if "hinton" in self.options.objectives and task.config.type == "sentence-similarity":
+        if "hinton" in self.options.objectives and not task.has_logits:
             raise StudyFileError("method_options.objectives: hinton needs logits, which sentence encoders do not have")
         model = task.blank_model()
         for layer in self._removable(task.shape):
             partition(model, layer)
 
-    def base_recorder(self, model: PreTrainedModel, folder: Path) -> Trajectory:
-        from nasopt.methods.bayesian.trajectory import FOLDER, Trajectory
+    def observer(self, model: PreTrainedModel, folder: Path) -> Trajectory:
+        """Collects the posterior while the base model is trained."""
+        from nasopt.methods.bayesian.trajectory import Trajectory
 
-        return Trajectory(model, self._schedule(self.options.posterior_start), folder / FOLDER)
+        return Trajectory(model, self._schedule(self.options.posterior_start), folder)
 
-    def prepare(self, study: Study, context: Context) -> None:
+    def prepare(self, context: Context) -> Mapping[str, Any]:
         """Collects the posterior, where the base model came trained, by training a copy of it a little further."""
         from filelock import FileLock
 
@@ -147,7 +94,7 @@ class BayesianMethod(Method):
         options, training = self.options, context.config.training
         with FileLock(context.folder / ".posterior.lock"):
             if path.is_file():
-                return
+                return {}
             settings = training.model_copy(
                 update={
                     "epochs": options.posterior_epochs,
@@ -161,11 +108,13 @@ class BayesianMethod(Method):
                 context.task.training_loss,
                 settings,
                 self._schedule(0.0),
-                path,
+                context.folder,
+                context.base_key,
                 device=context.device,
                 seed=context.config.seed,
                 on_step=lambda done, total: context.on_phase("posterior", done, total),
             )
+        return {}
 
     def _schedule(self, start: float) -> Schedule:
         from nasopt.methods.bayesian.trajectory import Schedule
@@ -186,146 +135,42 @@ class BayesianMethod(Method):
         every = {"prior_strength": self.options.prior_strength, "learning_rate": self.options.learning_rate}
         return {name: bounds for name, bounds in every.items() if bounds is not None and bounds[0] < bounds[1]}
 
-    def base_params(self, shape: EncoderShape) -> dict[str, Any]:
-        layers = {f"layer_{layer}": 1 for layer in range(shape.num_layers)}
-        others = {name: values[0] for name, values in self._choices().items()}
-        return {**layers, **others, **{name: bounds[0] for name, bounds in self._ranges().items()}}
-
-    def suggest(self, trial: Trial, shape: EncoderShape) -> dict[str, Any]:
+    def space(self, shape: EncoderShape) -> SearchSpace:
+        """One bit for each layer (fixed where it may not go), and what else has a choice."""
         removable = self._removable(shape)
-        params: dict[str, Any] = {}
-        for layer in range(shape.num_layers):
-            params[f"layer_{layer}"] = trial.suggest_int(f"layer_{layer}", int(layer not in removable), 1)
+        distributions: dict[str, BaseDistribution] = {
+            f"layer_{layer}": IntDistribution(int(layer not in removable), 1) for layer in range(shape.num_layers)
+        }
+        base: dict[str, Any] = dict.fromkeys(distributions, 1)
         for name, values in self._choices().items():
-            params[name] = trial.suggest_categorical(name, values)
-        for name, (low, high) in self._ranges().items():
-            params[name] = trial.suggest_float(name, low, high, log=True)
-        return params
+            distributions[name], base[name] = CategoricalDistribution(values), values[0]
+        for name, bounds in self._ranges().items():
+            distributions[name], base[name] = FloatDistribution(*bounds, log=True), bounds[0]
+        return SearchSpace(distributions, base)
 
-    def build(self, trial: Trial, params: Mapping[str, Any], context: Context) -> Candidate:
-        """Aligns the posterior to the layers that stay, starts at its mean, and trains.
+    def architecture(self, params: Mapping[str, Any], context: Context) -> Architecture:
+        """The layers that stay.
 
         Raises:
             RejectedCandidateError: no layer stays.
         """
-        from nasopt.methods.bayesian.aligned import align, mean_loss, zeroed_model
-        from nasopt.methods.bayesian.trajectory import posterior_path
-        from nasopt.models.families import family_of
-
-        options, shape = self.options, context.shape
-        removed = _removed(params, shape)
-        if len(removed) == shape.num_layers:
+        removed = removed_layers(params, context.shape)
+        if len(removed) == context.shape.num_layers:
             raise RejectedCandidateError("the mask keeps no layer", {"layers": 1.0})
-        structure = params.get("posterior", options.posteriors[0])
-        aligned = align(context.base_model, posterior_path(context.folder, context.base_key), structure, removed)
-        TrialRecord(details={DISTANCES: aligned.distances}).write_to(trial)
-        if not family_of(context.base_model).is_pre_norm and removed:
-            # The LayerNorms of a layer that writes zeros stay in the stream: leaving them out too costs something.
-            zeroed = zeroed_model(context.base_model, aligned, removed).to(context.device)
-            loss = mean_loss(context.task, zeroed, context.splits["validation"], context.device)
-            TrialRecord(details={ZEROED_LOSS: loss}).write_to(trial)
-        candidate = Candidate(aligned.model, _without(shape, removed), _lineage(trial))
-        how = self._training(
+        return without(context.shape, removed)
+
+    def weights(self, params: Mapping[str, Any], context: Context) -> WeightSource:
+        """The posterior's mean given that the removed layers write zeros, trained."""
+        options = self.options
+        training = student_training(
             params.get("objective", options.objectives[0]),
             params.get("prior_strength", options.prior_strength[0]),
             params.get("learning_rate", (options.learning_rate or (None,))[0]),
+            options,
             context,
         )
-        return _trained(candidate, aligned, how, trial, context, context.config.seed)
+        return Conditioned(params.get("posterior", options.posteriors[0]), training)
 
-    def _training(
-        self, objective: ObjectiveName, prior_strength: float, learning_rate: float | None, context: Context
-    ) -> StudentTraining:
-        from nasopt.methods.bayesian.aligned import StudentTraining
-
-        settings = context.config.training
-        if learning_rate is not None:
-            settings = settings.model_copy(update={"learning_rate": learning_rate})
-        options = self.options
-        return StudentTraining(objective, settings, prior_strength, options.temperature, options.soft_weight)
-
-    def loss(self, training: Training, context: Context) -> LossFunction:
-        """Of the controls that every method shares, in which an epoch of `hinton` is one of distillation."""
-        if training == "distill":
-            from nasopt.methods.bayesian.aligned import hinton_loss
-
-            teacher = context.base_model.to(context.device).eval()
-            return hinton_loss(context.task, teacher, self.options.temperature, self.options.soft_weight)
-        return super().loss(training, context)
-
-    def controls(
-        self, members: Sequence[FrozenTrial], shape: EncoderShape, random_masks: int, seed: int
-    ) -> list[Control]:
-        """Also each member's own layers, trained alike but from other starts: sliced from the base model, and random.
-
-        As many random starts of each kind as there are random masks, with a seed each.
-        """
-        found = super().controls(members, shape, random_masks, seed)
-        for member, budget in zip(members, budgets_of(self, members), strict=True):
-            kept = set(range(shape.num_layers)) - set(_removed(member.params, shape))
-            shared = {**layer_recipe(sorted(kept), budget), "learning_rate": member.params.get("learning_rate")}
-            number = member.number
-            found.append(Control(f"sliced-{number}", {**shared, "start": "sliced"}, budget.depth))
-            for start in STARTS:
-                found += [
-                    Control(f"{start}-{number}-{index}", {**shared, "start": start, "seed": seed + index}, budget.depth)
-                    for index in range(max(1, random_masks))
-                ]
-        return distinct(found)
-
-    def build_control(self, recipe: Mapping[str, Any], trial: Trial, context: Context) -> Candidate:
-        if "start" not in recipe:
-            return super().build_control(recipe, trial, context)
-        import copy
-
-        from nasopt.methods.bayesian.aligned import randomise
-        from nasopt.models.surgery import cut
-
-        removed = set(range(context.shape.num_layers)) - set(recipe["layers"])
-        architecture = _without(context.shape, removed)
-        student = cut(copy.deepcopy(context.base_model), architecture)
-        seed = recipe.get("seed", context.config.seed)
-        if recipe["start"] != "sliced":
-            student = randomise(student, recipe["start"], seed)
-        how = self._training("ce", 1.0, recipe["learning_rate"], context)
-        epochs = recipe["finetune_epochs"] + recipe["distill_epochs"]
-        how = replace(how, settings=how.settings.model_copy(update={"epochs": epochs}))
-        candidate = Candidate(student, architecture, _lineage(trial))
-        return _trained(candidate, None, how, trial, context, seed)
-
-
-def _removed(params: Mapping[str, Any], shape: EncoderShape) -> list[int]:
-    return [layer for layer in range(shape.num_layers) if not params[f"layer_{layer}"]]
-
-
-def _without(shape: EncoderShape, removed: Collection[int]) -> Architecture:
-    return Architecture.masked(shape, [int(layer not in removed) for layer in range(shape.num_layers)])
-
-
-def _lineage(trial: Trial) -> Lineage:
-    base = base_of(trial.study)
-    return Lineage(None if base is None else base.number)
-
-
-def _trained(
-    candidate: Candidate, aligned: Aligned | None, how: StudentTraining, trial: Trial, context: Context, seed: int
-) -> Candidate:
-    """Trains a candidate in place; every student sees the same batches in the same order."""
-    from nasopt.methods.bayesian.aligned import train_student
-
-    result, losses = train_student(
-        candidate.model,
-        aligned,
-        how,
-        context.task,
-        (context.splits["train"], context.splits["validation"]),
-        teacher=context.base_model,
-        device=context.device,
-        seed=seed,
-        on_step=lambda done, total: context.on_phase("training", done, total),
-    )
-    TrialRecord(details={VALIDATION_LOSSES: losses}).write_to(trial)
-    candidate.training = result.to_dict()
-    epochs = "distill_epochs" if how.objective == "hinton" else "finetune_epochs"
-    candidate.lineage = replace(candidate.lineage, **{epochs: how.settings.epochs})
-    return candidate
+    @property
+    def controls(self) -> Controls:
+        return BayesianControls(self.options)

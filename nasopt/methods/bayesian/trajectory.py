@@ -56,18 +56,19 @@ class Schedule:
 class Trajectory:
     """Collects the weights of one model during one training.
 
-    Usage: `train(..., on_step=trajectory.on_step)`, then `trajectory.finish(path)`.
+    Usage: `train(..., on_step=trajectory.on_step)`, then `trajectory.finish(key)`.
 
     Args:
         model: whose parameters are followed, all of them, also those that are frozen; tied ones once. float32.
         schedule: when, and how many deviations.
-        folder: where it is written, under a temporary name until :meth:`finish`.
+        folder: the study's artifact folder; the posterior lies below it, under a temporary name until :meth:`finish`.
     """
 
     def __init__(self, model: nn.Module, schedule: Schedule, folder: Path) -> None:
         self._model, self._schedule = model, schedule
-        self._partial = folder / partial_name()
-        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._partial = folder / FOLDER / partial_name()
+        self._partial.parent.mkdir(parents=True, exist_ok=True)
         shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         self._tensors = _create(self._partial, shapes, schedule.rank)
 
@@ -92,8 +93,11 @@ class Trajectory:
             self._tensors[f"deviations.{name}"][index % self._schedule.rank] = deviation
         self._tensors[COUNT][0] = index + 1
 
-    def finish(self, path: Path) -> None:
+    def finish(self, key: str) -> None:
         """Closes the file and gives it its name.
+
+        Args:
+            key: checkpoint of the model whose posterior it is.
 
         Raises:
             ValueError: the weights were not collected at least twice.
@@ -101,7 +105,7 @@ class Trajectory:
         if self._tensors[COUNT][0] < 2:
             raise ValueError(f"the weights were collected {self._tensors[COUNT][0]} times; a posterior takes 2")
         self._tensors.clear()  # unmaps the file
-        self._partial.replace(path)
+        self._partial.replace(posterior_path(self._folder, key))
 
 
 def posterior_path(folder: Path, base_key: str) -> Path:

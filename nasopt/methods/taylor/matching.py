@@ -14,10 +14,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasopt.tasks.base import Task
+from nasopt.tasks.base import EmbeddingTask, Task
 from nasopt.tasks.batches import Batch
-from nasopt.training.losses import layer_matched_mse, prediction_kl, vector_distance
+from nasopt.training.losses import layer_matched_mse, prediction_kl
 from nasopt.training.teacher import Teacher
+
+
+def vector_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Output matching of the Taylor method: squared Euclidean distance of the outputs, averaged over the examples.
+
+    Of unit vectors it is 2 - 2 cos. (METHODS.md, section 4, loss (ii); Reimers and Gurevych 2020 take the mean over the
+    hidden units too, which only divides it by their number.)
+
+    Args:
+        student: one vector for each text, (B, H).
+        teacher: one vector for each text, (B, H).
+    """
+    return (student.float() - teacher.float()).square().sum(dim=-1).mean()
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,11 @@ class VectorMatching:
     """
 
     def __init__(
-        self, task: Any, weights: MatchingWeights, vectors: Sequence[Tensor], hidden: HiddenMatching | None = None
+        self,
+        task: EmbeddingTask,
+        weights: MatchingWeights,
+        vectors: Sequence[Tensor],
+        hidden: HiddenMatching | None = None,
     ) -> None:
         self._task, self._weights, self._vectors, self._hidden = task, weights, vectors, hidden
 

@@ -1,0 +1,76 @@
+"""`[method_options]` of the genetic method."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from nasopt.architecture.base import Precision
+from nasopt.config.functions import load_function
+from nasopt.config.task import Section
+from nasopt.samplers.mutations import MUTATIONS
+
+
+class GeneticOptions(Section):
+    """`[method_options]` of the genetic method. Defaults are the published ones where those are given."""
+
+    population_size: int = Field(100, ge=2, description="Survivors, and trials of one generation.")
+    generations: int = Field(100, ge=1, description="Trials of a whole search / population_size.")
+    selection: Literal["pareto", "fitness"] = Field(
+        "pareto", description="Non-dominated sort and crowding distance, or F = (Q/Qmax)^a (Tmin/T)^b (Mmin/M)^c."
+    )
+    a: float = Field(5.0, ge=0, allow_inf_nan=False, description="Exponent of quality in F.")
+    b: float = Field(1.0, ge=0, allow_inf_nan=False, description="Exponent of latency in F.")
+    c: float = Field(1.0, ge=0, allow_inf_nan=False, description="Exponent of memory in F.")
+    target_quality: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="Stop after the first trial that reaches it and is smaller and faster than the base model.",
+    )
+    mutation_prob: float = Field(0.9, ge=0, le=1, description="A child is pruned or restored somewhere.")
+    quantization_prob: float = Field(0.3, ge=0, le=1, description="A child gets another precision.")
+    crossover_prob: float = Field(0.5, ge=0, le=1, description="A child is distilled from the base model.")
+    mutations: tuple[str, ...] = Field(
+        ("remove_last",), min_length=1, description=f"Which ones may happen: {', '.join(MUTATIONS)}."
+    )
+    max_layers: int = Field(1, ge=1, description="Layers one mutation removes at most (K1).")
+    max_heads: int = Field(2, ge=1, description="Heads one mutation removes at most (K2).")
+    precisions: tuple[Precision, ...] = Field(
+        ("fp32", "bf16", "fp16", "int8", "int4"), description="Which ones may be proposed; fp32 must be."
+    )
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="t of the prediction loss.")
+    scale_by_t2: bool = Field(False, description="Multiply the prediction loss by t^2.")
+    task_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Of L_task in a distillation.")
+    hidden_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Of L_hidn in a distillation.")
+    prediction_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Of L_pred in a distillation.")
+    pruning: str | None = Field(None, description="`package.module:function` that chooses the units that stay.")
+    quantization: str | None = Field(None, description="`package.module:function` (model, precision) -> model.")
+
+    @field_validator("mutations")
+    @classmethod
+    def _known_mutations(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in MUTATIONS:
+                raise ValueError(f"{name!r} is not a mutation; choose from {', '.join(MUTATIONS)}")
+        return names
+
+    @field_validator("precisions")
+    @classmethod
+    def _base_precision(cls, precisions: tuple[Precision, ...]) -> tuple[Precision, ...]:
+        if "fp32" not in precisions or len(set(precisions)) < len(precisions):
+            raise ValueError("name each precision once, fp32 among them: it is the base model's")
+        return precisions
+
+    @field_validator("pruning", "quantization")
+    @classmethod
+    def _importable(cls, name: str | None) -> str | None:
+        if name is not None:
+            load_function(name)
+        return name
+
+    @model_validator(mode="after")
+    def _something_happens(self) -> GeneticOptions:
+        if not (self.mutation_prob or self.quantization_prob or self.crossover_prob):
+            raise ValueError("mutation_prob, quantization_prob and crossover_prob are all 0: no child would differ")
+        return self

@@ -1,0 +1,1 @@
+"""Conformance tests for the authors of methods, tasks and latency sources."""

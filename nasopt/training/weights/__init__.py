@@ -1,0 +1,8 @@
+"""Weight sources: each turns an architecture into a candidate."""
+
+from nasopt.training.weights.cut import Cut
+from nasopt.training.weights.inherited import Inherited
+from nasopt.training.weights.source import WeightSource
+from nasopt.training.weights.trained import Stage, Trained
+
+__all__ = ["Cut", "Inherited", "Stage", "Trained", "WeightSource"]

@@ -1,0 +1,134 @@
+"""The base model of a study: trained once, and found again by what it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+
+from nasopt.architecture.encoder import Architecture
+from nasopt.config.study import StudyConfig
+from nasopt.errors import CheckpointError
+from nasopt.host.files import write_atomically
+from nasopt.methods.base import BaseObserver
+from nasopt.models.families import encoder_shape
+from nasopt.storage.checkpoints import CheckpointStore
+from nasopt.tasks.datasets import content_hash
+from nasopt.training.context import PhaseCallback
+from nasopt.training.loop import train
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from nasopt.tasks.base import Task
+    from nasopt.tasks.batches import Examples
+
+MakeObserver: TypeAlias = "Callable[[PreTrainedModel, Path], BaseObserver | None]"
+
+RECORD = "base.json"
+"""In the study's artifact folder: the base model's checkpoint, and a hash of what it was made from."""
+
+logger = logging.getLogger("nasopt")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """What a study's base model is made from, and where it is kept.
+
+    Attributes:
+        config: the study's configuration.
+        task: gives the model as it comes, and the loss.
+        train_split: tokenised.
+        folder: the study's artifact folder.
+        checkpoints: where its weights go.
+    """
+
+    config: StudyConfig
+    task: Task
+    train_split: Examples
+    folder: Path
+    checkpoints: CheckpointStore
+
+    def stored(self, must_stay: bool) -> tuple[PreTrainedModel, str] | None:
+        """The model that was made before, with its checkpoint; None if there is none.
+
+        Args:
+            must_stay: take it even if it was made from something else.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        record = self.folder / RECORD
+        made = json.loads(record.read_text()) if record.is_file() else None
+        if made is None or not (must_stay or made.get("origin") == self._origin()):
+            return None
+        key = made["checkpoint"]
+        try:
+            weights, _ = self.checkpoints.read(key)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; pass --rebuild to make the base model again") from None
+        model = self._loaded()
+        model.load_state_dict(weights)
+        return model.eval(), key
+
+    def trained(
+        self, device: torch.device, on_phase: PhaseCallback, make_observer: MakeObserver
+    ) -> tuple[PreTrainedModel, str]:
+        """Trains the model, where it does not come trained, and stores it; on the CPU, with its checkpoint."""
+        model, observer = self._loaded(), None
+        if not self.task.has_head:
+            observer = make_observer(model, self.folder)
+            epochs = self.config.base_training.epochs
+            logger.info("fine-tuning the base model (%d epochs), once for this study", epochs)
+
+            def on_step(done: int, total: int) -> None:
+                on_phase("base model", done, total)
+                if observer is not None:
+                    observer.on_step(done, total)
+
+            train(
+                model,
+                self.train_split,
+                self.task.training_loss,
+                self.config.base_training,
+                device=device,
+                seed=self.config.seed,
+                on_step=on_step,
+            )
+            model.to("cpu")
+        key = self.checkpoints.write(model.state_dict(), Architecture.full(encoder_shape(model.config)))
+        if observer is not None:
+            observer.finish(key)
+        write_atomically(self.folder / RECORD, json.dumps({"checkpoint": key, "origin": self._origin()}))
+        return model.eval(), key
+
+    def _loaded(self) -> PreTrainedModel:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)  # a new head starts the same way in every study with this seed
+            return self.task.load_model()
+
+    def _origin(self) -> str:
+        """What the model is made from, in one hash."""
+        config, task = self.config, self.config.task
+        settings = [task.model, content_hash(task.model), task.revision, task.new_head, config.seed]
+        if task.new_model is not None:
+            settings.append(task.new_model.model_dump_json())
+        training = config.base_training.model_dump(mode="json")
+        text = json.dumps([*settings, training, self.train_split.fingerprint])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def forget_damaged_base(folder: Path, checkpoints: CheckpointStore) -> None:
+    """Lets the base model be made again if its checkpoint, in the study's artifact folder, is lost or damaged."""
+    record = folder / RECORD
+    if record.is_file():
+        try:
+            checkpoints.read(json.loads(record.read_text())["checkpoint"])
+        except CheckpointError:
+            record.unlink()

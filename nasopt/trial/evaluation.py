@@ -1,0 +1,120 @@
+"""Evaluating a candidate: quality, latencies and memory of the very artifact that `export` would write."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nasopt.measurement.inputs import fixed_batch
+from nasopt.measurement.sources import LatencySource
+from nasopt.methods.base import Quantizer
+from nasopt.records.latency import Latencies
+from nasopt.records.trial import MemoryRecord
+from nasopt.training.candidate import Candidate
+from nasopt.training.context import Context
+from nasopt.trial.artifact import make_artifact
+from nasopt.trial.subject import subject_of
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from nasopt.tasks.base import Evaluation
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What was found out about a candidate.
+
+    Attributes:
+        evaluation: its quality, and what two models are compared by.
+        latencies: what is stored of each latency, by objective.
+        memory: of the weights and at its highest in one pass, in MB, and where.
+        memory_objective: which of them is the objective, `weights` or `peak`.
+        parameters: number of its weights.
+        flops: of one forward pass of the first latency's batch.
+    """
+
+    evaluation: Evaluation
+    latencies: Latencies
+    memory: MemoryRecord
+    memory_objective: str
+    parameters: int
+    flops: int
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The objectives: quality, latencies in ms, memory in MB."""
+        latencies = [item.value_ms for item in self.latencies.values()]
+        memory = self.memory.peak_mb if self.memory_objective == "peak" else self.memory.weights_mb
+        return (self.evaluation.quality, *latencies, memory)
+
+
+def evaluate(
+    candidate: Candidate, context: Context, sources: Mapping[str, LatencySource], quantizer: Quantizer | None
+) -> Evaluated:
+    """Evaluates and measures the artifact of a candidate.
+
+    Args:
+        candidate: trained, fp32.
+        context: the study's data and base model.
+        sources: of latencies, by objective, in their order.
+        quantizer: see :func:`nasopt.trial.artifact.make_artifact`.
+
+    Raises:
+        ValueError: the quality is not finite.
+    """
+    from nasopt.measurement.measured.flops import count_flops
+    from nasopt.measurement.measured.memory import memory_mb
+    from nasopt.models.quantization import stored_tensors
+
+    device = next(iter(sources.values())).device
+    artifact = make_artifact(candidate, device, quantizer)
+    # NOTE: memory first: the first forward pass of an nf4 model repacks its weights in place.
+    weights = memory_mb(stored_tensors(artifact))
+    context.on_phase("evaluating", 0, 0)
+    view = context.view(candidate.architecture)
+    evaluation = context.task.evaluate(artifact, view.splits["validation"], device, view.tokenizer)
+    if not math.isfinite(evaluation.quality):
+        raise ValueError(f"the quality is {evaluation.quality}")
+    context.on_phase("measuring", 0, 0)
+    memory = _memory(artifact, weights, device, context)
+    latencies = _latencies(artifact, device, candidate, context, sources, quantizer)
+    batch = fixed_batch(context.config.latency[0], candidate.model, context.task.tokenizer.all_special_ids)
+    return Evaluated(
+        evaluation,
+        latencies,
+        memory,
+        context.config.memory,
+        candidate.model.num_parameters(),
+        count_flops(context.task.workload(candidate.model), batch),
+    )
+
+
+def _memory(artifact: PreTrainedModel, weights: float, device: torch.device, context: Context) -> MemoryRecord:
+    from nasopt.measurement.device import device_name
+    from nasopt.measurement.measured.memory import peak_memory_mb
+
+    batch = fixed_batch(context.config.latency[0], artifact, context.task.tokenizer.all_special_ids)
+    peak = peak_memory_mb(context.task.workload(artifact), batch, weights, device)
+    return MemoryRecord(weights, peak, device_name(device))
+
+
+def _latencies(
+    artifact: PreTrainedModel,
+    device: torch.device,
+    candidate: Candidate,
+    context: Context,
+    sources: Mapping[str, LatencySource],
+    quantizer: Quantizer | None,
+) -> Latencies:
+    latencies = {}
+    for position, (name, source) in enumerate(sources.items(), start=1):
+        if source.device != device:
+            # Afresh, not moved: a bitsandbytes model that has run stays behind in part.
+            artifact, device = make_artifact(candidate, source.device, quantizer), source.device
+        reference = None if context.base is None else context.base.values[position]
+        latencies[name] = source.record(subject_of(artifact, candidate.architecture, context), reference)
+    return latencies

@@ -1,0 +1,116 @@
+"""Recording a trial: everything that is stored of one, while it runs and when it has been evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import optuna
+
+from nasopt.methods.base import Judgement
+from nasopt.records import queries
+from nasopt.records.notes import TrialView, failure_text, note_text
+from nasopt.records.trial import TrialRecord, with_parent
+from nasopt.samplers.history import parent_of
+from nasopt.storage.attachments import attach, documents
+from nasopt.storage.notes import save_note
+from nasopt.storage.validation_predictions import Predictions, PredictionStore
+from nasopt.training.candidate import Candidate
+from nasopt.training.context import Context
+from nasopt.trial.evaluation import Evaluated
+
+
+def record_result(
+    trial: optuna.Trial,
+    candidate: Candidate,
+    found: Evaluated,
+    judgement: Judgement,
+    context: Context,
+    device_changes: Sequence[str],
+) -> None:
+    """Keeps the fp32 weights for children and export, and says what the candidate is.
+
+    Args:
+        trial: under way.
+        candidate: what it made.
+        found: what was found out about it.
+        judgement: the method's.
+        context: the study's.
+        device_changes: in which objectives this machine's values do not compare with those that the study began with.
+    """
+    context.on_phase("storing", 0, 0)
+    _keep_predictions(trial.number, found, context)
+    key = context.checkpoints.write(
+        candidate.model.state_dict(),
+        candidate.architecture,
+        announce=lambda key: TrialRecord(checkpoint=key).write_to(trial),
+    )
+    for name, violation in judgement.constraints.items():
+        trial.set_constraint(name, violation)
+    is_control = queries.is_control(trial)
+    lineage = candidate.lineage
+    TrialRecord(
+        device_change="; ".join(device_changes) or None,
+        quality_details=dict(found.evaluation.details) or None,
+        memory=found.memory,
+        latencies=found.latencies,
+        architecture=candidate.architecture.brief(),
+        precision=candidate.architecture.precision,
+        finetune_epochs=lineage.finetune_epochs,
+        distill_epochs=lineage.distill_epochs,
+        search_epochs=lineage.search_epochs,
+        training_result=candidate.training,
+        parameters=found.parameters,
+        flops=found.flops,
+        is_base=(lineage.parent is None and key == context.base_key and not is_control) or None,
+        details={**candidate.details, **({} if is_control else judgement.scores)},
+        **with_parent(lineage.parent),
+    ).write_to(trial)
+    view = _view(trial, candidate, found, context)
+    attach(trial, context.folder, documents(view))
+    save_note(trial, note_text(view))
+
+
+def record_failure(trial: optuna.Trial, error: Exception) -> str:
+    """Says why a trial failed, and returns it on one line."""
+    reason = f"{type(error).__name__}: {str(error) or 'no message'}".splitlines()[0]
+    TrialRecord(failure=reason).write_to(trial)
+    save_note(trial, failure_text(reason, parent_of(trial)))
+    return reason
+
+
+def record_interruption(trial: optuna.Trial, error: KeyboardInterrupt) -> None:
+    """Says that a trial was interrupted, so that it is tried again."""
+    TrialRecord(interrupted=True, failure=f"interrupted: {str(error) or 'Ctrl-C'}").write_to(trial)
+
+
+def record_rejection(trial: optuna.Trial, reason: str, constraints: Mapping[str, float]) -> None:
+    """Says which constraints a candidate breaks that was not built."""
+    for name, violation in constraints.items():
+        trial.set_constraint(name, violation)
+    TrialRecord(rejected=reason).write_to(trial)
+
+
+def _keep_predictions(number: int, found: Evaluated, context: Context) -> None:
+    split, evaluation = context.splits["validation"], found.evaluation
+    if evaluation.replicates is not None:
+        predictions = Predictions.of_replicates(evaluation.replicates, split.fingerprint)
+    elif evaluation.outputs is not None:
+        labels, classes = split.labels.numpy(), context.task.is_classification
+        predictions = Predictions.of_outputs(evaluation.outputs, labels, split.fingerprint, classes=classes)
+    else:
+        return
+    PredictionStore(context.folder).write(number, predictions)
+
+
+def _view(trial: optuna.Trial, candidate: Candidate, found: Evaluated, context: Context) -> TrialView:
+    """What the trial's note and attachments say."""
+    names, base = context.config.metric_names, context.base
+    return TrialView(
+        record=TrialRecord.of(trial),
+        architecture=candidate.architecture,
+        shape=context.shape,
+        values=dict(zip(names, found.values, strict=True)),
+        base_values=dict(zip(names, base.values, strict=True)) if base else {},
+        metric=context.config.task.metric,
+        trained=trial.params.get("training", "distill" if candidate.lineage.distill_epochs else "none"),
+    )

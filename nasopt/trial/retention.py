@@ -1,0 +1,54 @@
+"""Which checkpoints and predictions of a study stay, and which nobody needs any more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from nasopt.methods.base import Method
+from nasopt.records import queries
+from nasopt.samplers.history import parent_of
+from nasopt.storage.validation_predictions import PredictionStore
+from nasopt.training.context import Context
+
+
+def collect(study: optuna.Study, method: Method, context: Context) -> None:
+    """Deletes what nobody needs.
+
+    Of the checkpoints those stay that are possible parents', on the Pareto front or being used, and the latest
+    control's, which the next one may only store in another precision; of the predictions the front's, the base model's
+    and all controls'.
+    """
+    checkpoints = context.checkpoints
+    with checkpoints.lock():
+        trials = study.get_trials(deepcopy=False)
+        front = queries.pareto_front(study)
+        controls = queries.complete_controls(study)
+        users = [*possible_parents(study, method), *front, *controls[-1:]]
+        keep = {context.base_key, *(queries.checkpoint_of(trial) or "" for trial in users)}
+        keep.update(_keys_in_use(trials))
+        checkpoints.collect((queries.checkpoint_of(trial) or "" for trial in trials), keep)
+        compared = {trial.number for trial in (*front, *controls)} | {
+            0 if context.base is None else context.base.number
+        }
+        finished = (trial.number for trial in trials if trial.state.is_finished())
+        PredictionStore(context.folder).collect(finished, compared)
+
+
+def possible_parents(study: optuna.Study, method: Method) -> Sequence[FrozenTrial]:
+    """Trials whose weights others may inherit: the sampler's elite, where a weight source of the method inherits."""
+    if not any(source.needs_parents for source in method.about.sources):
+        return ()
+    elite = getattr(study.sampler, "elite", None)
+    return () if elite is None else elite(study)
+
+
+def _keys_in_use(trials: Sequence[FrozenTrial]) -> set[str]:
+    """Checkpoints that trials under way, or waiting, have written or inherit from."""
+    states = (TrialState.RUNNING, TrialState.WAITING)
+    unfinished = [trial for trial in trials if trial.state in states]
+    parents = {parent_of(trial) for trial in unfinished}
+    users = [*unfinished, *(trials[number] for number in parents if number is not None)]
+    return {queries.checkpoint_of(trial) or "" for trial in users}
