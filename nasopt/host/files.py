@@ -9,6 +9,7 @@ Who may read a file is decided by the umask of the process that wrote it, whiche
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import shutil
@@ -113,6 +114,30 @@ def scratch_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def checksum_file(file: Path) -> Path:
+    """Where the checksum of a file lies whose format has no room for one."""
+    return file.with_name(f"{file.name}.sha256")
+
+
+def write_checksum(file: Path) -> None:
+    """Writes down what a file's content is, for :func:`checksum_matches`."""
+    write_atomically(checksum_file(file), _sha256(file))
+
+
+def checksum_matches(file: Path) -> bool:
+    """Whether a file has the content that :func:`write_checksum` saw; forgets what that was if not."""
+    place = checksum_file(file)
+    matches = place.is_file() and place.read_bytes() == _sha256(file).encode()
+    if not matches:
+        place.unlink(missing_ok=True)
+    return matches
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def partial_name() -> str:

@@ -15,6 +15,8 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from nasopt.errors import DatasetError, choices
+from nasopt.host.files import checksum_file, checksum_matches, write_checksum
 from nasopt.tasks.batches import EncodedSplit
 
 TRUNCATION_WARNING_SHARE = 0.01
@@ -51,15 +53,11 @@ class Encoder:
             role: of the split; names the cache, and of `train` it is said when more than 1 % of the texts are cut.
             folder: of the cache.
             labels: shape (examples,).
+
+        Raises:
+            DatasetError: a text has no tokens.
         """
-        cache = folder / f"{role}-{self._key(split, columns)}.arrow"
-        table = split.map(
-            lambda rows: self._tokenise([rows[column] for column in columns]),
-            batched=True,
-            remove_columns=split.column_names,
-            cache_file_name=str(cache),
-            keep_in_memory=False,
-        )
+        table = self._table(split, columns, folder / f"{role}-{self._key(split, columns)}.arrow")
         truncated = float(np.mean(table["truncated"]))
         if role == "train" and truncated > TRUNCATION_WARNING_SHARE:
             logger.warning(
@@ -69,7 +67,25 @@ class Encoder:
             )
         flat = {name: _flatten(table, name) for name in self.padding}
         columns_of = {name: values for name, (values, _) in flat.items()}
-        return EncodedSplit(columns_of, dict(self.padding), flat["input_ids"][1], labels)
+        encoded = EncodedSplit(columns_of, dict(self.padding), flat["input_ids"][1], labels)
+        _check_lengths(encoded, columns, role)
+        return encoded
+
+    def _table(self, split: Dataset, columns: Sequence[str], cache: Path) -> Dataset:
+        """The tokens, from their file if it is whole."""
+        if cache.is_file() and not checksum_matches(cache):
+            logger.warning("%s: damaged, or not of this version; the texts are tokenised again", cache)
+            cache.unlink()
+        table = split.map(
+            lambda rows: self._tokenise([rows[column] for column in columns]),
+            batched=True,
+            remove_columns=split.column_names,
+            cache_file_name=str(cache),
+            keep_in_memory=False,
+        )
+        if not checksum_file(cache).is_file():
+            write_checksum(cache)
+        return table
 
     def _tokenise(self, columns: Sequence[Sequence[Any]]) -> dict[str, Any]:
         texts = [[self.prefix + str(text) for text in column] for column in columns]
@@ -89,6 +105,16 @@ class Encoder:
 def identity_of(tokenizer: PreTrainedTokenizerBase) -> str:
     """All that a tokenizer consists of, as a text. Ask before it is used: tokenising leaves traces in it."""
     return str(tokenizer.backend_tokenizer.to_str())
+
+
+def _check_lengths(encoded: EncodedSplit, columns: Sequence[str], role: str) -> None:
+    empty = (encoded.lengths == 0).nonzero().flatten().tolist()
+    if empty:
+        raise DatasetError(
+            f"task.dataset.text: {len(empty)} texts of the {role} split have no tokens at all (column "
+            f"{choices(columns)}; the first in row {empty[0]}, counted from 0); remove them, because this tokenizer "
+            "adds no special tokens to an empty text"
+        )
 
 
 def _flatten(table: Dataset, column: str) -> tuple[Tensor, Tensor]:
