@@ -126,6 +126,31 @@ def check_tokenizer_files(source: str, revision: str | None, tokenizer: PreTrain
         )
 
 
+def check_tokenizer(source: str, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Makes sure that texts can be tokenised for a model, in batches.
+
+    Args:
+        source: where both are.
+        tokenizer: the one found there.
+        rows: see :func:`check_vocabulary`.
+
+    Raises:
+        UnsupportedModelError: the tokenizer is a slow one, cannot pad, or is not the model's.
+    """
+    name = type(tokenizer).__name__
+    if not tokenizer.is_fast or not hasattr(tokenizer, "backend_tokenizer"):
+        raise UnsupportedModelError(
+            f"model {source!r}: its tokenizer ({name}) is a slow one; nasopt needs one of the library `tokenizers` "
+            "(tokenizer.json)"
+        )
+    if tokenizer.pad_token_id is None:
+        raise UnsupportedModelError(
+            f"model {source!r}: its tokenizer ({name}) has no pad token; set one that the model knows and save it: "
+            "`tokenizer.pad_token = ...; tokenizer.save_pretrained(...)`"
+        )
+    check_vocabulary(source, tokenizer, rows)
+
+
 def check_vocabulary(source: str, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
     """Makes sure that a tokenizer is that of the model.
 

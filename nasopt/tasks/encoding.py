@@ -13,10 +13,13 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from nasopt.config.task import TaskConfig
 from nasopt.errors import DatasetError, choices
 from nasopt.host.files import checksum_file, checksum_matches, write_checksum
+from nasopt.models import loading
+from nasopt.models.checking import check_files, check_tokenizer
 from nasopt.tasks.batches import EncodedSplit
 
 TRUNCATION_WARNING_SHARE = 0.01
@@ -68,7 +71,7 @@ class Encoder:
         flat = {name: _flatten(table, name) for name in self.padding}
         columns_of = {name: values for name, (values, _) in flat.items()}
         encoded = EncodedSplit(columns_of, dict(self.padding), flat["input_ids"][1], labels)
-        _check_lengths(encoded, columns, role)
+        _refuse_empty((encoded.lengths == 0).nonzero().flatten().tolist(), columns, role)
         return encoded
 
     def _table(self, split: Dataset, columns: Sequence[str], cache: Path) -> Dataset:
@@ -107,8 +110,37 @@ def identity_of(tokenizer: PreTrainedTokenizerBase) -> str:
     return str(tokenizer.backend_tokenizer.to_str())
 
 
-def _check_lengths(encoded: EncodedSplit, columns: Sequence[str], role: str) -> None:
-    empty = (encoded.lengths == 0).nonzero().flatten().tolist()
+def open_tokenizer(config: TaskConfig, model_config: PretrainedConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of a task's model, after the model's files are looked through.
+
+    Raises:
+        UnsupportedModelError: there is none, it is not the model's or cannot be used; or there are no weights to read.
+    """
+    check_files(config.model, config.revision)
+    tokenizer = loading.load_tokenizer(config.model, config.revision, config.trust_remote_code)
+    check_tokenizer(config.model, tokenizer, model_config.vocab_size)
+    return tokenizer
+
+
+def check_texts(tokenizer: PreTrainedTokenizerBase, splits: Mapping[str, Dataset], columns: Sequence[str]) -> None:
+    """Refuses empty texts where a tokenizer makes no tokens of them: a model cannot read none.
+
+    Args:
+        tokenizer: a fast one.
+        splits: by role.
+        columns: of the texts that are read together.
+
+    Raises:
+        DatasetError: says how many there are, and where the first is.
+    """
+    if tokenizer.backend_tokenizer.encode("").ids:
+        return
+    for role, split in splits.items():
+        rows = zip(*map(split.__getitem__, columns), strict=True)
+        _refuse_empty([row for row, texts in enumerate(rows) if not "".join(map(str, texts)).strip()], columns, role)
+
+
+def _refuse_empty(empty: Sequence[int], columns: Sequence[str], role: str) -> None:
     if empty:
         raise DatasetError(
             f"task.dataset.text: {len(empty)} texts of the {role} split have no tokens at all (column "

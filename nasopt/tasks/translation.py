@@ -23,7 +23,7 @@ from nasopt.tasks.base import Evaluation, Task
 from nasopt.tasks.batches import Examples, PairBatch, PairedSplit, sorted_batches
 from nasopt.tasks.bleu import bleu_replicates
 from nasopt.tasks.datasets import check_pairs, load_splits
-from nasopt.tasks.encoding import Encoder, identity_of
+from nasopt.tasks.encoding import Encoder, identity_of, open_tokenizer
 from nasopt.tasks.new_model import new_config, new_model, train_tokenizer
 
 EVALUATION_BATCH = 64
@@ -77,18 +77,21 @@ class Translation(Task):
         for role, split in self._data.items():
             check_pairs(split, role, config.dataset.text)
         if config.new_model is None:
-            self.tokenizer = loading.load_tokenizer(config.model, config.revision, config.trust_remote_code)
-            self._set_languages()
             self._model_config = loading.load_config(config.model, config.revision, config.trust_remote_code)
+            self._check_kind()
+            self.tokenizer = open_tokenizer(config, self._model_config)
+            self._set_languages()
         else:
             self.tokenizer = self._own_tokenizer(config.new_model)
             self._model_config = self._new_config(config.new_model)
+        self._tokenizer_identity = identity_of(self.tokenizer)
+
+    def _check_kind(self) -> None:
         if not self._model_config.is_encoder_decoder:
             raise UnsupportedModelError(
                 f"the model is of the type {self._model_config.model_type!r}; translation needs an encoder-decoder"
             )
         family_of(self._model_config)
-        self._tokenizer_identity = identity_of(self.tokenizer)
 
     def _set_languages(self) -> None:
         """Tells the tokenizer of a multilingual model which languages it reads and writes."""
