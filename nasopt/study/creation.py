@@ -12,6 +12,7 @@ from pathlib import Path
 import optuna
 from sqlalchemy.engine import URL
 
+from nasopt.architecture.encoder import Architecture
 from nasopt.config.study import StudyConfig, check_document, check_section, read_toml, study_file_error
 from nasopt.errors import (
     StudyExistsError,
@@ -20,6 +21,7 @@ from nasopt.errors import (
 )
 from nasopt.host.files import ensure_writable
 from nasopt.measurement.sources import LookedUpLatency, PredictedLatency
+from nasopt.methods.base import Method
 from nasopt.methods.registry import available, find
 from nasopt.records import names as attributes
 from nasopt.storage.rdb import artifact_folder, open_storage, shown, sqlite_path
@@ -79,6 +81,8 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
                 f"latency.device: {source.latency.device} is not here, and the latency of a translation cannot be "
                 "predicted: set `device` to cpu or cuda"
             )
+        if isinstance(source, PredictedLatency):
+            _check_estimated(source, objective.method)
         if isinstance(source, LookedUpLatency):
             source.check_model(task)
     objective.method.check(task)
@@ -96,6 +100,26 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
     study.set_user_attr(attributes.ARTIFACTS, str(folder))
     study.set_user_attr(attributes.CONFIG, json.loads(config.to_json()))
     return True
+
+
+def _check_estimated(source: PredictedLatency, method: Method) -> None:
+    """Refuses latencies that are not measured where the method's candidates are of a kind that has no others.
+
+    Raises:
+        StudyFileError: its candidates are no encoders of layers.
+    """
+    about, latency = method.about, source.latency
+    if all(issubclass(kind, Architecture) for kind in about.architectures):
+        return
+    if latency.mode == "lut":
+        raise StudyFileError(
+            f"latency.mode: lut, but the candidates of {about.name} are not made of transformer layers alone, so that "
+            "their latency cannot be looked up: leave out `mode` and `lut`"
+        )
+    raise StudyFileError(
+        f"latency.device: {latency.device} is not here, and the candidates of {about.name} are not made of transformer "
+        "layers alone, so that their latency cannot be predicted: set `device` to cpu or cuda"
+    )
 
 
 def _resolve_paths(config: StudyConfig) -> StudyConfig:

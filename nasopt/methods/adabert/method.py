@@ -45,6 +45,7 @@ class AdaBERTMethod(Method):
         options=AdaBERTOptions,
         task_types=("text-classification",),
         sources=(FromSupernet,),
+        architectures=(CellArchitecture,),
     )
     options: AdaBERTOptions
 
