@@ -1,0 +1,21 @@
+"""Conformance tests for those who add a method, a task or a latency source.
+
+An author subclasses the case, gives it one or two fixtures, and runs it with pytest, which this package needs::
+
+    class TestMine(MethodTestCase):
+        @pytest.fixture(scope="class")
+        @classmethod
+        def config(cls) -> StudyConfig:
+            return read_study_file("small.toml")
+
+Nothing else in nasopt imports this package. `docs/extending.md` says more.
+"""
+
+import pytest
+
+pytest.register_assert_rewrite("nasopt.testing.methods", "nasopt.testing.tasks", "nasopt.testing.small_study")
+
+from nasopt.testing.methods import MethodTestCase  # noqa: E402
+from nasopt.testing.tasks import TaskTestCase  # noqa: E402
+
+__all__ = ["MethodTestCase", "TaskTestCase"]
