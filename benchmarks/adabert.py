@@ -31,11 +31,11 @@ from nasopt import Objective, StudyConfig
 from nasopt.measurement.device import device_name
 from nasopt.methods.adabert.method import AdaBERTMethod
 from nasopt.numerics.comparison import Difference, class_difference
-from nasopt.records import names as attributes
 from nasopt.records import queries
+from nasopt.records.trial import TrialRecord
 from nasopt.samplers.adabert import SUPERNET
-from nasopt.storage.predictions import PredictionStore
 from nasopt.storage.rdb import parse_url, resolve_url
+from nasopt.storage.validation_predictions import PredictionStore
 from nasopt.study.opening import open_study
 
 CPU = torch.device("cpu")
@@ -98,14 +98,14 @@ def row(config: StudyConfig, folder: Path, name: str) -> str:
     study = optuna.create_study(directions=objective.directions)
     context = objective.prepare(study)
     started = time.process_time()
-    method.prepare(study, context)
+    record = method.prepare(context)[SUPERNET]
     seconds = time.process_time() - started
-    record = study.user_attrs[SUPERNET]
     chosen = record["chosen"][-1]
-    trial = study.ask()
-    winner = method.build(trial, {f"cell_{index}": cell for index, cell in enumerate(chosen)}, context)
+    params = {f"cell_{index}": cell for index, cell in enumerate(chosen)}
+    winner = method.weights(params, context).candidate(method.architecture(params, context), context)
     epochs = config.training.epochs + method.options.search_epochs
-    bag = method.build_control({"kind": "bag", "epochs": epochs}, trial, context)
+    architecture, source = method.controls.make({"kind": "bag", "epochs": epochs}, context)
+    bag = source.candidate(architecture, context)
     split = context.splits["validation"]
     outputs = [context.task.evaluate(item.model, split, CPU).outputs.argmax(1) for item in (winner, bag)]
     labels = split.labels.numpy()
@@ -131,19 +131,20 @@ def table(arguments: argparse.Namespace) -> None:
     assert base is not None
     assert controls, f"run `nasopt study controls {arguments.name}` first"
     store = PredictionStore(opened.folder)
-    bag = next(trial for trial in controls if trial.user_attrs[attributes.CONTROL] == "bag-of-embeddings")
+    bag = next(trial for trial in controls if queries.label_of(trial) == "bag-of-embeddings")
     vocabulary, width = embedding_of(opened)
     options = opened.config.method_options
-    print(opened.study.user_attrs[SUPERNET]["text"], "\n")
+    print(queries.study_detail(opened.study, SUPERNET)["text"], "\n")
     print("| trial | what | architecture | accuracy | weights outside the embedding | latency : base | minus the bag |")
     print("|---|---|---|---|---|---|---|")
     found = [trial for trial in queries.pareto_front(opened.study) if trial.number != base.number]
     for trial in [base, *found, *controls]:
-        inner = trial.user_attrs["parameters"] - vocabulary * (width if trial is base else options["hidden_size"])
-        measured = next(iter(trial.user_attrs[attributes.LATENCY].values()))
-        name = "base model" if trial is base else trial.user_attrs.get(attributes.CONTROL, "found")
-        ratio = "{ratio:.3f} ({ratio_low:.3f} to {ratio_high:.3f})".format(**measured)
-        cells = [str(trial.number), name, trial.user_attrs[attributes.ARCHITECTURE], f"{100 * trial.values[0]:.2f}"]
+        record = TrialRecord.of(trial)
+        inner = (record.parameters or 0) - vocabulary * (width if trial is base else options["hidden_size"])
+        measured = next(iter((record.latencies or {}).values()))
+        name = "base model" if trial is base else queries.label_of(trial) or "found"
+        ratio = measured.ratio_words
+        cells = [str(trial.number), name, record.architecture, f"{100 * trial.values[0]:.2f}"]
         print("| " + " | ".join([*cells, f"{inner:,}", ratio, against(store, trial, bag)]) + " |")
 
 

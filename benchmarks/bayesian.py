@@ -35,7 +35,8 @@ from nasopt.models.families import family_of
 from nasopt.models.posterior import STRUCTURES
 from nasopt.models.surgery import cut
 from nasopt.training.context import Context
-from nasopt.trial.preparation import BASE_RECORD, prepare
+from nasopt.trial.base_model import RECORD
+from nasopt.trial.preparation import prepare
 
 STARTS = ("uniform", "initial", "sliced", *STRUCTURES)
 
@@ -74,11 +75,11 @@ def opened(config: StudyConfig, artifacts: Path) -> Context:
     assert isinstance(method, BayesianMethod)
     folder = artifacts / config.name
     folder.mkdir(parents=True, exist_ok=True)
-    is_made = (folder / BASE_RECORD).is_file()  # half an hour's work: it stays, whatever it was made from
+    is_made = (folder / RECORD).is_file()  # half an hour's work: it stays, whatever it was made from
     context = prepare(
-        config, folder, lambda phase, done, total: None, has_trials=is_made, make_recorder=method.base_recorder
+        config, folder, lambda phase, done, total: None, has_trials=is_made, make_observer=method.observer
     )
-    method.prepare(None, context)  # type: ignore[arg-type]
+    method.prepare(context)
     return context
 
 

@@ -27,7 +27,9 @@ from sampler import DIRECTIONS, FFN, HEADS, LAYERS, history
 
 from nasopt.architecture.base import EncoderShape
 from nasopt.architecture.encoder import Architecture, KeptUnits
-from nasopt.records.notes import TrialFacts, note_text
+from nasopt.records.latency import latencies_from_json
+from nasopt.records.notes import TrialView, note_text
+from nasopt.records.trial import TrialRecord
 from nasopt.report import dashboard
 from nasopt.storage.rdb import open_storage, parse_url
 
@@ -47,7 +49,8 @@ def fill(url: str, size: int) -> None:
     study.set_metric_names(["quality", "latency_ms", "memory_mb"])
     trials = history(size)
     for trial in trials:
-        trial.user_attrs |= {"latency": {"latency_ms": LATENCY}, "parent": 0, "checkpoint": "0" * 64}
+        record = TrialRecord(latencies=latencies_from_json({"latency_ms": LATENCY}), parent=0, checkpoint="0" * 64)
+        trial.user_attrs |= record.to_attributes()
     study.add_trials(trials)
     notes = []
     for trial in study.get_trials(deepcopy=False):
@@ -70,9 +73,9 @@ def note_of(trial: optuna.trial.FrozenTrial) -> str:
     ]
     values = dict(zip(("quality", "latency_ms", "memory_mb"), trial.values, strict=True))
     architecture = Architecture(tuple(layers), params["precision"])
-    measured = {"latency_ms": LATENCY}
-    facts = TrialFacts(architecture, SHAPE, 1_000_000, 10**9, values, values, "accuracy", measured, parent=0)
-    return note_text(facts)
+    latencies = latencies_from_json({"latency_ms": LATENCY})
+    record = TrialRecord(parameters=1_000_000, flops=10**9, latencies=latencies, parent=0)
+    return note_text(TrialView(record, architecture, SHAPE, values, values, "accuracy"))
 
 
 def pages_of(application: Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]) -> Page:

@@ -27,7 +27,9 @@ from numpy.typing import NDArray
 from sampler import DIRECTIONS, history, space
 
 from nasopt.config.study import StudyConfig
-from nasopt.records import names as attributes
+from nasopt.records.latency import latencies_from_json
+from nasopt.records.study import StudyRecord
+from nasopt.records.trial import TrialRecord, with_parent
 from nasopt.storage.rdb import open_storage, parse_url
 
 FloatArray = NDArray[np.float64]
@@ -56,20 +58,20 @@ def trial_attributes(trial: optuna.trial.FrozenTrial, number: int) -> dict[str, 
     """What the objective leaves with a trial."""
     measured = {name: 1.0 for name in ("ratio", "ratio_low", "ratio_high", "median_ms", "p10_ms", "p90_ms")}
     measured |= {"base_median_ms": 1.0, "base_p10_ms": 1.0, "base_p90_ms": 1.0, "value_ms": trial.values[1]}
-    environment = {"device": "cpu: benchmark", "driver": None, "torch_version": "2.13.0", "dtype": "fp32", "threads": 1}
+    environment = {"device": "cpu: benchmark", "driver": "", "torch_version": "2.13.0", "dtype": "fp32", "threads": 1}
     shape = {"batch_size": 8, "sequence_length": 64, "repetitions": 200, "source": "measured"}
-    return {
-        attributes.WORKER: {"host": "benchmark", "pid": 1, "started": 1.0},
-        attributes.LATENCY: {"latency_ms": measured | environment | shape},
-        attributes.CHECKPOINT: f"{number:064x}",
-        attributes.PARENT: number - 1 if number else None,
-        "finetune_epochs": number,
-        "distill_epochs": 0,
-        "training_result": {"steps": 125, "seconds": 9.0, "loss": 0.4},
-        "parameters": 20_000_000,
-        "fitness": 0.5,
-        **({} if number else {attributes.IS_BASE: True}),
-    }
+    return TrialRecord(
+        worker={"host": "benchmark", "pid": 1, "started": 1.0},
+        latencies=latencies_from_json({"latency_ms": measured | environment | shape}),
+        checkpoint=f"{number:064x}",
+        finetune_epochs=number,
+        distill_epochs=0,
+        training_result={"steps": 125, "seconds": 9.0, "loss": 0.4},
+        parameters=20_000_000,
+        is_base=None if number else True,
+        details={"fitness": 0.5},
+        **with_parent(number - 1 if number else None),
+    ).to_attributes()
 
 
 def fill(url: str, n_trials: int) -> None:
@@ -77,8 +79,9 @@ def fill(url: str, n_trials: int) -> None:
     storage = open_storage(parse_url(url))
     study = optuna.create_study(study_name="large", storage=storage, directions=DIRECTIONS)
     study.set_metric_names(NAMES)
-    study.set_user_attr(attributes.ARTIFACTS, str(Path(url.removeprefix("sqlite:///")).with_suffix(".artifacts")))
-    study.set_user_attr(attributes.CONFIG, StudyConfig.model_validate(DOCUMENT).model_dump(mode="json"))
+    artifacts = str(Path(url.removeprefix("sqlite:///")).with_suffix(".artifacts"))
+    configuration = StudyConfig.model_validate(DOCUMENT).model_dump(mode="json")
+    StudyRecord(configuration=configuration, artifacts=artifacts).write_to(study)
     trials = history(n_trials)
     for number, trial in enumerate(trials):
         trial.user_attrs = trial_attributes(trial, number)

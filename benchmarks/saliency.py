@@ -21,13 +21,14 @@ from transformers import PreTrainedModel
 
 from nasopt.architecture.encoder import Architecture
 from nasopt.config.study import StudyConfig
-from nasopt.methods.taylor.once import SampleSettings, estimate_saliency
+from nasopt.methods.taylor.estimates import estimate_saliency
 from nasopt.models.saliency import Reading, Saliency, keep_salient, prune_iteratively, random_units
 from nasopt.models.surgery import cut
 from nasopt.tasks.base import Task
 from nasopt.tasks.batches import Examples, sorted_batches
 from nasopt.tasks.opening import open_task
 from nasopt.training.loop import autocast
+from nasopt.training.samples import SampleSettings
 
 CPU = torch.device("cpu")
 ROUNDS = 4

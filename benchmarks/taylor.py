@@ -21,7 +21,6 @@ from nasopt.measurement.measured.latency import fixed_inputs, measure_latency
 from nasopt.models.families import family_of
 from nasopt.models.vocabulary import tokenizer_of
 from nasopt.numerics.comparison import score_difference
-from nasopt.records import names as attributes
 from nasopt.records import queries
 from nasopt.storage.rdb import parse_url
 from nasopt.study.opening import open_study
@@ -79,7 +78,7 @@ def main() -> None:
     for trial in [None, *sorted(chosen, key=lambda trial: -trial.values[0])]:
         name, sizes, model, tokenizer = "teacher", ["1x"] * 3, copy.deepcopy(base), task.tokenizer
         if trial is not None:
-            name = f"{trial.number} {trial.user_attrs.get(attributes.CONTROL, '')}".strip()
+            name = f"{trial.number} {queries.label_of(trial) or ''}".strip()
             candidate = rebuild(opened, trial, task)
             model, tokenizer = candidate.model, tokenizer_of(task.tokenizer, candidate.architecture)
             sizes = sizes_of(model, base, opened.config.latency[0], arguments.threads)

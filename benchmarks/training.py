@@ -28,11 +28,12 @@ from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 from nasopt.config.study import TrainingConfig
 from nasopt.config.task import TaskConfig
 from nasopt.measurement.device import device_name
-from nasopt.methods.genetic.method import GeneticMethod, GeneticOptions
+from nasopt.methods.genetic.distillation import distillation_loss, hidden_cosine
+from nasopt.methods.genetic.options import GeneticOptions
 from nasopt.tasks.batches import Batch, EncodedSplit
 from nasopt.tasks.classification import TextClassification
 from nasopt.training.loop import train
-from nasopt.training.losses import hidden_cosine, prediction_kl
+from nasopt.training.losses import prediction_kl
 from nasopt.training.teacher import make_teacher, run_with_hidden
 
 CPU = torch.device("cpu")
@@ -143,10 +144,8 @@ def compare_distillation(
         base, split, folder / f"teacher-{seed}", "base", num_outputs=task.num_outputs, device=CPU, max_bytes=2**33
     )
     cached = time.perf_counter() - started
-    method = GeneticMethod(GeneticOptions())
-    result = train(
-        copy.deepcopy(base), split, method.distillation_loss(task, [teacher]), settings, device=CPU, seed=seed
-    )
+    loss = distillation_loss(GeneticOptions(), task, [teacher])
+    result = train(copy.deepcopy(base), split, loss, settings, device=CPU, seed=seed)
     plain = plain_distillation_seconds(task, copy.deepcopy(base), base, split, settings, seed)
     return {"distillation_ratio": plain / (result.seconds + cached), "teacher_cache_seconds": cached}
 

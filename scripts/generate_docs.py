@@ -136,7 +136,7 @@ def mutation_names() -> list[str]:
 BLOCKS: dict[str, Callable[[], list[str]]] = {
     "study file": study_file,
     "mutations": mutation_names,
-    **{f"{name} options": partial(table, method.options_model) for name, method in available().items()},
+    **{f"{name} options": partial(table, method.about.options) for name, method in available().items()},
 }
 
 

@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from postgres import Server
 
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # before anything imports datasets, as the command line does
+
+# How fast a machine is, or how busy, decides no test.
+settings.register_profile("nasopt", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("nasopt")
 
 MEASURING_SECONDS = 0.3
 

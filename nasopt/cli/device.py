@@ -142,7 +142,7 @@ def _case_of_trial(
     from nasopt.study.workload import find_trial, precision_of, trial_workload
 
     device = _required(profile)
-    opened = open_named(place[0], study, place[1])
+    opened = open_named(place[0], study, place[1], read_only=True)
     setting = opened.config.latency[0]
     workload = trial_workload(
         opened, number, batch_size or setting.batch_size, sequence_length or setting.sequence_length

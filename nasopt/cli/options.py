@@ -55,13 +55,20 @@ AcceptDeviceChange = Annotated[
 Output = Annotated[Format, typer.Option("-f", "--format", help="How to print.")]
 
 
-def open_named(storage: str | None, name: str, artifacts: Path | None = None) -> OpenStudy:
-    """The study of that name."""
+def open_named(storage: str | None, name: str, artifacts: Path | None = None, *, read_only: bool = False) -> OpenStudy:
+    """The study of that name.
+
+    Args:
+        storage: the option `--storage`.
+        name: the study's.
+        artifacts: the option `--artifacts`.
+        read_only: for commands that only read; neither the database nor the files need be writable then.
+    """
     from nasopt.storage.rdb import parse_url, resolve_url
     from nasopt.study.opening import open_study
 
     quiet_optuna(Settings.debug)
-    return open_study(parse_url(resolve_url(storage)), name, artifacts)
+    return open_study(parse_url(resolve_url(storage)), name, artifacts, read_only=read_only)
 
 
 def stdout() -> Console:

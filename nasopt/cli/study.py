@@ -150,7 +150,7 @@ def show(
     from nasopt.report import printing, tables
     from nasopt.report.confirmations import with_summary
 
-    opened = _open(storage, name, artifacts)
+    opened = _open(storage, name, artifacts, read_only=True)
     printing.print_record(with_summary(opened, tables.study_record(opened)), output.value, _stdout())
 
 
@@ -166,7 +166,8 @@ def pareto(
     """Show the Pareto front, best quality first, and whether its members beat their controls."""
     from nasopt.report.verdicts import print_front
 
-    for line in print_front(_open(storage, name, artifacts), output.value, _stdout()):
+    opened = _open(storage, name, artifacts, read_only=True)
+    for line in print_front(opened, output.value, _stdout()):
         _say(line)
 
 
@@ -211,7 +212,7 @@ def trials(
     quiet: Quiet = False,
 ) -> None:
     """Show every trial."""
-    opened = _open(storage, name, artifacts)
+    opened = _open(storage, name, artifacts, read_only=True)
     _print_trials(opened, opened.study.get_trials(deepcopy=False), output)
 
 
@@ -239,7 +240,7 @@ def export(
 
     if (trial is None) == (best is None):
         raise typer.BadParameter("name the model by --trial N or by --best CONDITION, one of them")
-    opened = studies.with_data(_open(storage, name, artifacts), data)
+    opened = studies.with_data(_open(storage, name, artifacts, read_only=True), data)
     chosen = delivery.choose(opened, trial, best)
     folder = delivery.export(opened, chosen, to, form=form.value, force=force)
     _say(f"trial {chosen.number} written and verified:")

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from nasopt.config.task import Section, TaskConfig
+from nasopt.config.task import RuntimeName, Section, TaskConfig
 from nasopt.errors import StudyFileError, choices
 
 SCHEMA_VERSION = 1
@@ -48,7 +48,7 @@ class LatencyConfig(Section):
         min_length=1,
         description="`cpu` or `cuda`, or a device to predict for where it is not at hand (`nasopt device list`).",
     )
-    runtime: Literal["eager", "compile", "onnxruntime", "tensorrt"] | None = Field(
+    runtime: RuntimeName | None = Field(
         None, description="What runs the models; unless set `eager` where measured, `tensorrt` (only) where predicted."
     )
     batch_size: int = Field(32, ge=1, description="Texts in the one forward pass that is measured.")
@@ -144,12 +144,24 @@ class StudyConfig(Section):
         names = [latency.name for latency in self.latency]
         if len(names) > 1 and (None in names or len(set(names)) < len(names)):
             raise ValueError("several [[latency]] tables need a different `name` each")
-        for latency in self.latency if self.task.type == "translation" else ():
-            if latency.runtime not in (None, "eager") or latency.mode == "lut" or latency.cuda_graph:
-                raise ValueError(
-                    "the latency of a translation is measured in the runtime eager, without cuda_graph or lut"
-                )
+        for latency in self.latency:
+            self._check_latency(latency)
         return self
+
+    def _check_latency(self, latency: LatencyConfig) -> None:
+        """Whether the task's latency can be had in this way."""
+        traits = self.task.traits
+        used = {"cuda_graph": latency.cuda_graph, "lut": latency.mode == "lut"}
+        refused = [
+            name
+            for name, allowed in zip(used, (traits.cuda_graph, traits.estimated_latency), strict=True)
+            if not allowed
+        ]
+        if latency.runtime not in (None, *traits.runtimes) or any(used[name] for name in refused):
+            without = f", without {' or '.join(refused)}" if refused else ""
+            raise ValueError(
+                f"the latency of a {self.task.type} is measured in the runtime {choices(traits.runtimes)}{without}"
+            )
 
     @classmethod
     def from_toml(cls, path: str | Path) -> StudyConfig:

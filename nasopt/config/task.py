@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -11,12 +12,45 @@ TaskType: TypeAlias = Literal["text-classification", "sentence-similarity", "tra
 MetricName: TypeAlias = Literal[
     "accuracy", "f1", "matthews_correlation", "pearsonr", "spearmanr", "retrieval", "encodechka", "bleu"
 ]
+RuntimeName: TypeAlias = Literal["eager", "compile", "onnxruntime", "tensorrt"]
 CLASSIFICATION_METRICS = ("accuracy", "f1", "matthews_correlation")
 REGRESSION_METRICS = ("pearsonr", "spearmanr")
-METRICS_OF: Mapping[TaskType, tuple[str, ...]] = {
-    "text-classification": (*CLASSIFICATION_METRICS, *REGRESSION_METRICS),
-    "sentence-similarity": ("spearmanr", "retrieval", "encodechka"),
-    "translation": ("bleu",),
+
+
+@dataclass(frozen=True)
+class TaskTraits:
+    """What a study file may say of a type of task. The task's class declares the rest (see `nasopt.tasks.base`).
+
+    Attributes:
+        metrics: what `quality` can be.
+        columns: how many text columns there may be.
+        table: the table of the study file, below `[task]`, that is for this type only.
+        new_model: whether the base model may start from random weights.
+        runtimes: in which its latency can be had.
+        cuda_graph: whether its latency can be measured from a CUDA graph.
+        estimated_latency: whether its latency can be predicted for a device that is not here, or looked up.
+    """
+
+    metrics: tuple[str, ...]
+    columns: tuple[int, ...] = (2,)
+    table: str | None = None
+    new_model: bool = False
+    runtimes: tuple[RuntimeName, ...] = get_args(RuntimeName)
+    cuda_graph: bool = True
+    estimated_latency: bool = True
+
+
+TRAITS: Mapping[TaskType, TaskTraits] = {
+    "text-classification": TaskTraits((*CLASSIFICATION_METRICS, *REGRESSION_METRICS), columns=(1, 2)),
+    "sentence-similarity": TaskTraits(("spearmanr", "retrieval", "encodechka"), table="similarity"),
+    "translation": TaskTraits(
+        ("bleu",),
+        table="translation",
+        new_model=True,
+        runtimes=("eager",),
+        cuda_graph=False,
+        estimated_latency=False,
+    ),
 }
 
 EncodechkaTask: TypeAlias = Literal["STS", "PI", "NLI", "SA", "TI", "II", "IC", "ICX", "NE1", "NE2"]
@@ -123,15 +157,21 @@ class TaskConfig(Section):
     translation: TranslationConfig = TranslationConfig.model_validate({})
     new_model: NewModelConfig | None = Field(None, description="Only for translation.")
 
+    @property
+    def traits(self) -> TaskTraits:
+        """What its type allows."""
+        return TRAITS[self.type]
+
     @model_validator(mode="after")
     def _check_type(self) -> TaskConfig:
-        metrics = METRICS_OF[self.type]
-        if self.metric not in metrics:
-            raise ValueError(f"the metric {self.metric!r} is not one of {self.type}: {', '.join(metrics)}")
-        for table, its_type in (("similarity", "sentence-similarity"), ("translation", "translation")):
-            if table in self.model_fields_set and self.type != its_type and getattr(self, table) != _default(table):
+        traits = self.traits
+        if self.metric not in traits.metrics:
+            raise ValueError(f"the metric {self.metric!r} is not one of {self.type}: {', '.join(traits.metrics)}")
+        for its_type, its in TRAITS.items():
+            table = its.table
+            if table is not None and its_type != self.type and self._says_something_in(table):
                 raise ValueError(f"[task.{table}] is for the type {its_type}, not for {self.type}")
-        if self.type != "text-classification" and len(self.dataset.text) != 2:
+        if len(self.dataset.text) not in traits.columns:
             raise ValueError(f"{self.type} needs two columns in dataset.text, not {len(self.dataset.text)}")
         if self.metric == "encodechka" and self.similarity.encodechka is None:
             raise ValueError("the metric encodechka needs `similarity.encodechka`, the folder with its files")
@@ -139,14 +179,15 @@ class TaskConfig(Section):
             self._check_new_model()
         return self
 
+    def _says_something_in(self, table: str) -> bool:
+        """Whether the study file changes a table of its own."""
+        return table in self.model_fields_set and getattr(self, table) != TaskConfig.model_fields[table].default
+
     def _check_new_model(self) -> None:
-        if self.type != "translation":
-            raise ValueError(f"[task.new_model] is for the type translation, not for {self.type}")
+        if not self.traits.new_model:
+            allowed = ", ".join(name for name, traits in TRAITS.items() if traits.new_model)
+            raise ValueError(f"[task.new_model] is for the type {allowed}, not for {self.type}")
         if self.model not in NEW_MODEL_TYPES:
             raise ValueError(
                 f"with [task.new_model] `model` is one of {', '.join(NEW_MODEL_TYPES)}, not {self.model!r}"
             )
-
-
-def _default(table: str) -> object:
-    return TaskConfig.model_fields[table].default

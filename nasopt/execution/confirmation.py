@@ -10,15 +10,18 @@ from optuna.trial import FrozenTrial
 
 from nasopt.config.study import LatencyConfig
 from nasopt.measurement.device import resolve_device
+from nasopt.measurement.lookup.source import LookupSource
 from nasopt.measurement.measured.latency import MeasurementError
-from nasopt.measurement.sources import LookedUpLatency, MeasuredLatency, Record, with_value
-from nasopt.records import names as attributes
+from nasopt.measurement.measured.source import MeasuringSource
 from nasopt.records import queries
+from nasopt.records.latency import Confirmation
+from nasopt.records.study import StudyRecord
 from nasopt.study.opening import OpenStudy
 from nasopt.training.context import Context
 from nasopt.trial.artifact import make_artifact
 from nasopt.trial.objective import Objective
 from nasopt.trial.rebuilding import rebuild
+from nasopt.trial.subject import subject_of
 
 logger = logging.getLogger("nasopt")
 
@@ -29,8 +32,8 @@ def unconfirmed(opened: OpenStudy) -> list[FrozenTrial]:
     if base is None or not any(latency.confirm for latency in opened.config.latency):
         return []
     front = [trial for trial in queries.pareto_front(opened.study) if trial.number != base.number]
-    known = opened.study.user_attrs
-    return [trial for trial in (base, *front) if f"{attributes.CONFIRMED}{trial.number}" not in known]
+    known = StudyRecord.of(opened.study).confirmations
+    return [trial for trial in (base, *front) if trial.number not in known]
 
 
 def confirm(opened: OpenStudy, objective: Objective) -> None:
@@ -58,19 +61,19 @@ def confirm(opened: OpenStudy, objective: Objective) -> None:
             except MeasurementError as error:
                 logger.warning("trial %d could not be confirmed: %s", trial.number, error)
                 continue
-            opened.study.set_user_attr(f"{attributes.CONFIRMED}{trial.number}", found)
+            StudyRecord(confirmations={trial.number: found}).write_to(opened.study)
 
 
-def _measuring(latency: LatencyConfig, objective: Objective) -> MeasuredLatency:
+def _measuring(latency: LatencyConfig, objective: Objective) -> MeasuringSource:
     """Measures as the table was: on its device, with its threads."""
     source = objective.sources[latency.objective_name]
-    assert isinstance(source, LookedUpLatency)
-    return MeasuredLatency(latency.model_copy(update={"threads": source.table.threads}), resolve_device(latency.device))
+    assert isinstance(source, LookupSource)
+    return MeasuringSource(latency.model_copy(update={"threads": source.table.threads}), resolve_device(latency.device))
 
 
-def _original(study: optuna.Study, trial: FrozenTrial) -> Record | None:
+def _original(study: optuna.Study, trial: FrozenTrial) -> dict[str, Confirmation] | None:
     """What was measured of the trial whose work this one would have done again."""
-    original = trial.user_attrs.get(attributes.REPEATS)
+    original = queries.original_of(trial)
     return None if original is None else queries.confirmation_of(study, original)
 
 
@@ -78,20 +81,19 @@ def _measured(
     opened: OpenStudy,
     objective: Objective,
     trial: FrozenTrial,
-    sources: dict[str, MeasuredLatency],
+    sources: dict[str, MeasuringSource],
     context: Context,
-) -> Record:
+) -> dict[str, Confirmation]:
     """A trial's latencies, by objective; the base model's own where it is the base."""
     base = queries.base_of(opened.study)
     assert base is not None
     base_found = queries.confirmation_of(opened.study, base.number) or {}
     candidate = rebuild(context.checkpoints, trial, context.task)
-    found: Record = {}
+    found = {}
     for name, source in sources.items():
         artifact = make_artifact(candidate, source.device, objective.method.plan.quantizer)
-        record = source.record(artifact, candidate, context)
-        reference = base_found.get(name, {}).get("value_ms")
-        predicted = trial.user_attrs[attributes.LATENCY][name]
-        looked_up = {"predicted_ms": predicted["value_ms"], "predicted_ratio": predicted["ratio"]}
-        found[name] = {**with_value(record, reference), **looked_up}
+        reference = base_found[name].measured.value_ms if name in base_found else None
+        looked_up = queries.latencies_of(trial)[name]
+        measured = source.record(subject_of(artifact, candidate.architecture, context), reference)
+        found[name] = Confirmation(measured, predicted_ms=looked_up.value_ms, predicted_ratio=looked_up.ratio)
     return found

@@ -11,13 +11,14 @@ from optuna.trial import FrozenTrial, TrialState
 from nasopt.errors import TrialNotFoundError
 from nasopt.execution.search import run_trial
 from nasopt.methods.controls import Control, Member
-from nasopt.records import names as attributes
 from nasopt.records import queries
-from nasopt.storage.predictions import TFIDF, Predictions, PredictionStore
+from nasopt.records.study import StudyRecord, TfidfRecord
+from nasopt.records.trial import TrialRecord, control_marks
+from nasopt.storage.validation_predictions import TFIDF, Predictions, PredictionStore
 from nasopt.study.opening import OpenStudy
 from nasopt.study.recovery import recording_interruptions, settle_interrupted
-from nasopt.training.candidate import Lineage
 from nasopt.trial.objective import Objective
+from nasopt.trial.proposal import lineage_of
 
 logger = logging.getLogger("nasopt")
 
@@ -41,10 +42,9 @@ def members_of(opened: OpenStudy) -> list[FrozenTrial]:
 
 def member_of(trial: FrozenTrial) -> Member:
     """A trial of the front as a method's controls see it."""
-    stored = trial.user_attrs
-    epochs = {name: stored.get(name, 0) for name in ("finetune_epochs", "distill_epochs", "search_epochs")}
-    lineage = Lineage(stored.get(attributes.PARENT), **epochs)
-    return Member(trial.number, trial.params, queries.precision_of(trial), stored[attributes.CHECKPOINT], lineage)
+    key = queries.checkpoint_of(trial)
+    assert key is not None  # every complete trial has one
+    return Member(trial.number, trial.params, queries.precision_of(trial), key, lineage_of(TrialRecord.of(trial)))
 
 
 def missing_controls(opened: OpenStudy, objective: Objective, random_masks: int) -> list[Control]:
@@ -69,16 +69,16 @@ def unsettled(study: Study, controls: Sequence[Control]) -> list[Control]:
     trials = study.get_trials(deepcopy=False)
     tried_again = queries.retried(trials)
     settled = {
-        queries.recipe_key(trial.user_attrs[attributes.CONTROL_RECIPE])
+        queries.recipe_key(recipe)
         for trial in trials
-        if attributes.CONTROL_RECIPE in trial.user_attrs and _is_settled(trial) and trial.number not in tried_again
+        if (recipe := queries.recipe_of(trial)) is not None and _is_settled(trial) and trial.number not in tried_again
     }
     return [control for control in controls if queries.recipe_key(control.recipe) not in settled]
 
 
 def _is_settled(trial: FrozenTrial) -> bool:
     if trial.state == TrialState.FAIL:
-        return not trial.user_attrs.get(attributes.INTERRUPTED)
+        return not queries.is_interrupted(trial)
     return trial.state != TrialState.WAITING
 
 
@@ -95,12 +95,8 @@ def run_controls(
             if not unsettled(study, [control]):
                 continue  # another process was faster
             if not _is_waiting(study, control):
-                marks = {
-                    attributes.CONTROL: control.label,
-                    attributes.CONTROL_RECIPE: control.recipe,
-                    attributes.CONTROL_DEPTH: control.depth,
-                }
-                study.enqueue_trial({}, user_attrs=marks)
+                marks = control_marks(control.label, control.recipe, control.depth)
+                study.enqueue_trial({}, user_attrs=marks.to_attributes())
             while _is_waiting(study, control):  # what was queued before it comes first
                 run_trial(study, objective, on_finished)
         settle_interrupted(study, opened.folder)
@@ -110,7 +106,7 @@ def run_controls(
 def _is_waiting(study: Study, control: Control) -> bool:
     key = queries.recipe_key(control.recipe)
     return any(
-        queries.recipe_key(trial.user_attrs.get(attributes.CONTROL_RECIPE, {})) == key
+        queries.recipe_key(queries.recipe_of(trial) or {}) == key
         for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     )
 
@@ -118,22 +114,22 @@ def _is_waiting(study: Study, control: Control) -> bool:
 def evaluate_tfidf(opened: OpenStudy, objective: Objective) -> None:
     """Fits TF-IDF and a linear model, once for a study. Where nothing can be fitted, says so and goes on."""
     store = PredictionStore(opened.folder)
-    if attributes.TFIDF in opened.study.user_attrs and store.read(TFIDF) is not None:
+    if StudyRecord.of(opened.study).tfidf is not None and store.read(TFIDF) is not None:
         return
-    from nasopt.tasks.classification import TextClassification
     from nasopt.tasks.tfidf import fit_tfidf
 
     context = objective.prepare(opened.study)
-    if not isinstance(context.task, TextClassification):
+    task = context.task.labelled
+    if task is None:
         return  # a bag of words says nothing of the similarity of two languages, and translates nothing
     context.on_phase("TF-IDF", 0, 0)
     try:
-        result = fit_tfidf(context.task, context.splits)
+        result = fit_tfidf(task, context.splits)
     except ValueError as error:
         logger.warning("TF-IDF cannot be fitted: %s", str(error).splitlines()[0])
         return
     split = context.splits["validation"]
-    classes = context.task.is_classification
+    classes = task.is_classification
     store.write(TFIDF, Predictions.of_outputs(result.outputs, split.labels.numpy(), split.fingerprint, classes=classes))
-    found = {"quality": result.quality, "metric": opened.config.task.metric, "seconds": result.seconds}
-    opened.study.set_user_attr(attributes.TFIDF, found)
+    found = TfidfRecord(result.quality, opened.config.task.metric, result.seconds)
+    StudyRecord(tfidf=found).write_to(opened.study)

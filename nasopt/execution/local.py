@@ -24,9 +24,9 @@ from nasopt.execution.interruption import Interruption, interruptible
 from nasopt.execution.progress import ProgressView
 from nasopt.execution.search import is_over, run_base, run_trials
 from nasopt.host.logs import configure, quiet_optuna
-from nasopt.records import names as attributes
 from nasopt.records import queries
 from nasopt.records.latency import predicted_words
+from nasopt.records.trial import TrialRecord
 from nasopt.storage.rdb import explaining_failures, parse_url
 from nasopt.study.opening import OpenStudy, open_study, with_data
 from nasopt.trial.objective import Objective
@@ -133,20 +133,20 @@ def evaluate_controls(
 def summary(trial: FrozenTrial) -> str:
     """One line about a trial that has ended."""
     if trial.state != TrialState.COMPLETE:
-        reason = trial.user_attrs.get(attributes.FAILURE, "every genotype has been tried")
+        reason = queries.failure_of(trial) or "every genotype has been tried"
         return f"trial {trial.number} {trial.state.name.lower()}: {reason}"
     quality, *latencies, memory = trial.values
     shown = " / ".join(f"{latency:.2f}" for latency in latencies)
-    attrs = trial.user_attrs
-    predicted = predicted_words(attrs.get(attributes.LATENCY, {}))
+    record = TrialRecord.of(trial)
+    predicted = predicted_words(record.latencies or {})
     shown += f" ms ({predicted})" if predicted else " ms"
-    kind = [attrs[attributes.ARCHITECTURE], queries.precision_of(trial)]
-    if attributes.CONTROL in attrs:
-        kind.insert(0, f"control {attrs[attributes.CONTROL]}")
+    kind = [record.architecture or "", queries.precision_of(trial)]
+    if record.control is not None:
+        kind.insert(0, f"control {record.control.label}")
     if "training" in trial.params:
-        kind.append(f"{trial.params['training']} from {attrs.get(attributes.PARENT)}")
-    if attributes.REPEATS in attrs:
-        kind.append(f"the same as trial {attrs[attributes.REPEATS]}: not trained again")
+        kind.append(f"{trial.params['training']} from {record.parent}")
+    if record.repeats is not None:
+        kind.append(f"the same as trial {record.repeats}: not trained again")
     return f"trial {trial.number}: quality {quality:.4f}, {shown}, {memory:.1f} MB  ({', '.join(kind)})"
 
 

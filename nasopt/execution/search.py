@@ -13,8 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 from nasopt.errors import (
     StorageError,
 )
-from nasopt.records import names as attributes
 from nasopt.records import queries
+from nasopt.records.study import fix_base
+from nasopt.records.trial import TrialRecord
 from nasopt.study.opening import OpenStudy
 from nasopt.study.recovery import recording_interruptions, settle_interrupted, was_given_up
 from nasopt.trial.objective import Objective
@@ -41,18 +42,20 @@ def run_base(opened: OpenStudy, objective: Objective) -> None:
     with FileLock(opened.folder / ".base.lock"), recording_interruptions(study):
         settle_interrupted(study, opened.folder)
         if queries.base_of(study) is None and not _waiting_bases(study):
-            study.enqueue_trial(dict(objective.method.space(context.shape).base), user_attrs={attributes.IS_BASE: True})
+            mark = TrialRecord(is_base=True).to_attributes()
+            study.enqueue_trial(dict(objective.method.space(context.shape).base), user_attrs=mark)
         while queries.base_of(study) is None and _waiting_bases(study):
             study.optimize(objective, n_trials=1)
     if queries.base_of(study) is None:
-        bases = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get(attributes.IS_BASE)]
-        reason = bases[-1].user_attrs.get(attributes.FAILURE, "unknown")
+        bases = [trial for trial in study.get_trials(deepcopy=False) if queries.is_base(trial)]
+        reason = queries.failure_of(bases[-1]) or "unknown"
         raise StorageError(f"the base model could not be measured: {reason}")
+    fix_base(study)
 
 
 def _waiting_bases(study: optuna.Study) -> list[FrozenTrial]:
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    return [trial for trial in waiting if trial.user_attrs.get(attributes.IS_BASE)]
+    return [trial for trial in waiting if queries.is_base(trial)]
 
 
 def run_trials(
@@ -104,13 +107,13 @@ def run_trial(
 
 def _counts(trial: FrozenTrial) -> bool:
     """Whether a trial is one of the search: a rejected candidate has cost nothing, a control was left behind."""
-    return attributes.REJECTED not in trial.user_attrs and attributes.CONTROL not in trial.user_attrs
+    return not (queries.is_rejected(trial) or queries.is_control(trial))
 
 
 def is_over(opened: OpenStudy, objective: Objective) -> str | None:
     """Why no further trial is needed; None if it is."""
     study = opened.study
-    if any(trial.user_attrs.get(attributes.EXHAUSTED) for trial in study.get_trials(False, (TrialState.PRUNED,))):
+    if any(queries.found_nothing(trial) for trial in study.get_trials(False, (TrialState.PRUNED,))):
         return "every genotype the method can reach has been tried"
     target = objective.method.plan.target_quality
     base = queries.base_of(study)

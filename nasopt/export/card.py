@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial
 
-from nasopt.config.task import TaskConfig
-from nasopt.records import names as attributes
 from nasopt.records import queries
-from nasopt.records.latency import batch_words, runtime_words, source_words
+from nasopt.records.trial import TrialRecord
 from nasopt.study.opening import OpenStudy
 
 if TYPE_CHECKING:
@@ -23,23 +20,6 @@ if TYPE_CHECKING:
 LOADING = """import nasopt
 
 model, tokenizer = nasopt.load("this folder")
-"""
-
-VECTORS = """
-texts = tokenizer(["{prefix}a text"], padding=True, return_tensors="pt")
-hidden = model(**texts).last_hidden_state  # (texts, tokens, hidden size)
-{pooling}
-"""
-
-POOLINGS = {
-    "mean": """mask = texts["attention_mask"][..., None]
-vectors = (hidden * mask).sum(dim=1) / mask.sum(dim=1)""",
-    "cls": "vectors = hidden[:, 0]",
-}
-
-GENERATION = """
-texts = tokenizer(["a text"], padding=True, return_tensors="pt")
-print(tokenizer.batch_decode(model.generate(**texts), skip_special_tokens=True))
 """
 
 
@@ -96,72 +76,50 @@ texts = tokenizer(["a text"], padding=True, return_tensors="np")
 
 
 def model_card(
-    opened: OpenStudy, trial: FrozenTrial, test_qualities: tuple[float | None, float | None], use: str | None = None
+    opened: OpenStudy,
+    task: Task,
+    trial: FrozenTrial,
+    test_qualities: tuple[float | None, float | None],
+    use: str | None = None,
 ) -> str:
-    """README.md of an exported model: what it is, its numbers beside the base model's, where they were measured, and
-    how to `use` it."""
-    task = opened.config.task
+    """README.md of an exported model: its origin, its numbers beside the base model's, where they were measured, and
+    how to `use` it (by the task's own code if None)."""
+    settings = opened.config.task
     base = queries.base_of(opened.study)
     base_values = base.values if base else [None] * len(trial.values)
-    latencies = trial.user_attrs.get(attributes.LATENCY, {})
+    record = TrialRecord.of(trial)
+    latencies = record.latencies or {}
+    caveats = {name: item.caveat for name, item in latencies.items()}
     rows = [
-        f"| {name}{_predicted(latencies.get(name))} | {_number(mine)} | {_number(its)} |"
+        f"| {name}{caveats.get(name, '')} | {_number(mine)} | {_number(its)} |"
         for name, mine, its in zip(opened.study.metric_names or [], trial.values, base_values, strict=True)
     ]
     if test_qualities[0] is not None:
         mine, its = test_qualities
-        rows.insert(1, f"| {task.metric} on the test split | {_number(mine)} | {_number(its)} |")
-    licence = _licence(task.model)
-    seen = "the files of the benchmark" if task.metric == "encodechka" else "the validation split"
-    front = f"---\nbase_model: {Path(task.model).name}\nlibrary_name: transformers\npipeline_tag: {task.type}\n"
+        rows.insert(1, f"| {settings.metric} on the test split | {_number(mine)} | {_number(its)} |")
+    licence = _licence(settings.model)
+    front = f"---\nbase_model: {Path(settings.model).name}\nlibrary_name: transformers\npipeline_tag: {settings.type}\n"
     front += f"license: {licence}\n" if licence else ""
-    environments = "\n".join(f"* {name}: {_environment(item)}" for name, item in latencies.items())
+    environments = "\n".join(f"* {name}: {item.summary}" for name, item in latencies.items())
     return f"""{front}---
 # {opened.config.name}, trial {trial.number}
 
-Made from `{Path(task.model).name}` by nasopt's {opened.config.method} search, for {task.type} on
-`{Path(task.dataset.path).name}`. Precision {queries.precision_of(trial)},
-{trial.user_attrs.get("parameters", 0):,} parameters.
+Made from `{Path(settings.model).name}` by nasopt's {opened.config.method} search, for {settings.type} on
+`{Path(settings.dataset.path).name}`. Precision {queries.precision_of(trial)},
+{record.parameters or 0:,} parameters.
 
 | | this model | base model |
 |---|---|---|
 {chr(10).join(rows)}
 
-`quality` is {task.metric} on {seen}, which the search has seen.
+`quality` is {settings.metric} on {task.judged_on}, which the search has seen.
 
 Latency is one forward pass of one batch, in alternation with the base model where it is measured:
 
 {environments}
-{use or _usage(task)}
+{use or f"{chr(10)}```python{chr(10)}{LOADING}{task.usage}```{chr(10)}"}
 Licence of the base model: {licence or "unknown"}.
 """
-
-
-def _usage(task: TaskConfig) -> str:
-    """How the exported folder is used, in Python."""
-    code = LOADING
-    if task.type == "sentence-similarity":
-        settings = task.similarity
-        code += VECTORS.format(prefix=settings.prefix, pooling=POOLINGS[settings.pooling])
-        code += "vectors = vectors / vectors.norm(dim=-1, keepdim=True)\n" if settings.normalize else ""
-    elif task.type == "translation":
-        code += GENERATION
-    return f"\n```python\n{code}```\n"
-
-
-def _predicted(item: Mapping[str, Any] | None) -> str:
-    return f" ({source_words(item)})" if item is not None and item["source"] == "predicted" else ""
-
-
-def _environment(item: Mapping[str, Any]) -> str:
-    where = f"{batch_words(item)} on {item['device']} ({runtime_words(item)})"
-    if item["source"] == "predicted":
-        return f"{where}; ratio to the base model {item['ratio']:.3f}; {source_words(item)}"
-    return (
-        f"{where}, {item['threads']} threads, torch {item['torch_version']}; "
-        f"ratio to the base model {item['ratio']:.3f} "
-        f"({item['ratio_low']:.3f} to {item['ratio_high']:.3f}, {item['repetitions']} pairs); {item['source']}"
-    )
 
 
 def _number(value: float | None) -> str:

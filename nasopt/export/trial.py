@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,11 +14,9 @@ from nasopt.errors import ExportError, TrialNotFoundError
 from nasopt.export.card import model_card, onnx_text
 from nasopt.measurement.sources import make_source
 from nasopt.methods.registry import make_method
-from nasopt.records import names as attributes
 from nasopt.records import queries
 from nasopt.records.conditions import best_trial
-from nasopt.storage.checkpoints import CheckpointStore
-from nasopt.study.opening import OpenStudy
+from nasopt.study.opening import OpenStudy, require_artifacts
 from nasopt.trial.artifact import make_artifact
 from nasopt.trial.rebuilding import rebuild
 
@@ -24,18 +25,23 @@ if TYPE_CHECKING:
 
     from nasopt.tasks.base import Task
 
+DATA = "data"
+"""Folder of the tokenised data, inside the study's own."""
+
 
 def choose(opened: OpenStudy, number: int | None, condition: str | None) -> FrozenTrial:
     """The trial of that number, or the best one that satisfies a condition.
 
     Raises:
         TrialNotFoundError: it is missing, failed, or its checkpoint was not kept.
+        ArtifactFolderError: the study's artifact folder is not there.
     """
-    store = _store(opened)
+    require_artifacts(opened)
+    store = opened.checkpoints
     if condition is not None:
         names = opened.study.metric_names or []
         complete = queries.feasible(queries.complete_trials(opened.study))
-        kept = [t for t in complete if t.user_attrs.get(attributes.CHECKPOINT) in store]
+        kept = [t for t in complete if queries.checkpoint_of(t) in store]
         return best_trial(kept, condition, names)
     trials = opened.study.get_trials(deepcopy=False)
     if number is None or number >= len(trials):
@@ -43,11 +49,11 @@ def choose(opened: OpenStudy, number: int | None, condition: str | None) -> Froz
         raise TrialNotFoundError(f"--trial {number}: there is no such trial; the study has {last}")
     trial = trials[number]
     if trial.state != TrialState.COMPLETE:
-        reason = trial.user_attrs.get(attributes.FAILURE, "")
+        reason = queries.failure_of(trial) or ""
         raise TrialNotFoundError(
             f"--trial {number}: it is {trial.state.name}, not COMPLETE{': ' * bool(reason)}{reason}"
         )
-    if trial.user_attrs.get(attributes.CHECKPOINT) not in store:
+    if queries.checkpoint_of(trial) not in store:
         raise TrialNotFoundError(
             f"--trial {number}: its weights were not kept (only those on the Pareto front and in the population are); "
             "`nasopt study pareto` shows trials that can be exported"
@@ -60,7 +66,10 @@ def export(
 ) -> Path:
     """Writes a trial's model for `from_pretrained` or as an ONNX file, verified, with a model card.
 
+    Of the study it only reads: neither its database nor its artifact folder need be writable.
+
     Raises:
+        ArtifactFolderError: the study's artifact folder is not there.
         ExportError: the folder is not empty (and `force` is not set), the model read back differs, or it has no such
             form.
         CheckpointError: the checkpoint is damaged.
@@ -71,71 +80,87 @@ def export(
     from nasopt.tasks.opening import open_task
 
     check_target(to, force)
-    if form == "onnx":
-        return _export_onnx(opened, trial, to, force)
-    task = open_task(opened.config, opened.folder)
-    candidate = rebuild(_store(opened), trial, task)
-    device = make_source(opened.config.latency[0]).device
-    artifact = make_artifact(candidate, device, make_method(opened.config).plan.quantizer)
-    card = model_card(opened, trial, _test_qualities(opened, trial, task))
-    tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
-    return export_hf(artifact, tokenizer, candidate.architecture, to, card=card, force=force)
+    require_artifacts(opened)
+    with _working_folder(opened) as working:
+        if form == "onnx":
+            return _export_onnx(opened, trial, to, force, working)
+        task = open_task(opened.config, working)
+        candidate = rebuild(opened.checkpoints, trial, task)
+        device = make_source(opened.config.latency[0]).device
+        artifact = make_artifact(candidate, device, make_method(opened.config).plan.quantizer)
+        card = model_card(opened, task, trial, _test_qualities(opened, trial, task, working))
+        tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
+        return export_hf(artifact, tokenizer, candidate.architecture, to, card=card, force=force)
 
 
-def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool) -> Path:
+def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool, working: Path) -> Path:
     import torch
 
     from nasopt.export.onnx import check_convertible, export_onnx
     from nasopt.models.onnx import OnnxModel
     from nasopt.models.vocabulary import tokenizer_of
-    from nasopt.tasks.opening import open_task
+    from nasopt.tasks.opening import open_task, task_class
 
-    if opened.config.task.type == "translation":
-        raise ExportError("a translation model cannot be written as ONNX, which has no generation; use --format hf")
+    kind = opened.config.task.type
+    obstacle = task_class(kind).onnx_obstacle
+    if obstacle is not None:
+        raise ExportError(f"a {kind} model cannot be written as ONNX, which has no {obstacle}; use --format hf")
     check_convertible(queries.precision_of(trial))
-    task = open_task(opened.config, opened.folder)
-    candidate = rebuild(_store(opened), trial, task)
+    task = open_task(opened.config, working)
+    candidate = rebuild(opened.checkpoints, trial, task)
     artifact = make_artifact(candidate, torch.device("cpu"), make_method(opened.config).plan.quantizer)
 
     def card(file: Path) -> str:
-        qualities = _test_qualities(opened, trial, task, OnnxModel(file))
-        return model_card(opened, trial, (None, None), onnx_text(opened, task, file, tokens, qualities))
+        qualities = _test_qualities(opened, trial, task, working, OnnxModel(file))
+        return model_card(opened, task, trial, (None, None), onnx_text(opened, task, file, tokens, qualities))
 
     tokens = int(candidate.model.get_input_embeddings().weight.shape[0])
     tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
     return export_onnx(artifact, tokenizer, candidate.architecture, to, card=card, force=force)
 
 
-def _test_qualities(
-    opened: OpenStudy, trial: FrozenTrial, task: Task, exported: nn.Module | None = None
-) -> tuple[float | None, float | None]:
-    """Quality on the test split of a trial and of the base model; None where there is no such split or checkpoint.
+@contextmanager
+def _working_folder(opened: OpenStudy) -> Iterator[Path]:
+    """A temporary folder that a task takes for the study's own: it finds there what the study has tokenised.
 
-    `exported` is evaluated, on the CPU, instead of the trial's artifact.
+    Anything else that it makes goes with the folder, so that the study's own stays as it is.
+    """
+    with tempfile.TemporaryDirectory(prefix="nasopt-export-") as temporary:
+        data = Path(temporary, DATA)
+        data.mkdir()
+        kept = opened.folder / DATA
+        for path in kept.iterdir() if kept.is_dir() else ():
+            (data / path.name).symlink_to(path)
+        yield Path(temporary)
+
+
+def _test_qualities(
+    opened: OpenStudy, trial: FrozenTrial, task: Task, working: Path, exported: nn.Module | None = None
+) -> tuple[float | None, float | None]:
+    """Quality on the test split of a trial and of the base model; None where there is none, or no checkpoint.
+
+    Args:
+        working: a folder as :func:`_working_folder` makes it.
+        exported: evaluated, on the CPU, instead of the trial's artifact.
     """
     import torch
 
     from nasopt.models.vocabulary import tokenizer_of
 
-    if opened.config.task.dataset.splits.test is None or opened.config.task.metric == "encodechka":
-        return None, None  # the benchmark has files of its own, and the search has seen them
+    if not task.evaluates_test:
+        return None, None
     device, plan = make_source(opened.config.latency[0]).device, make_method(opened.config).plan
-    (opened.folder / "data").mkdir(exist_ok=True)
 
     def quality(which: FrozenTrial | None, exported: nn.Module | None = None) -> float | None:
-        if which is None or which.user_attrs[attributes.CHECKPOINT] not in _store(opened):
+        if which is None or queries.checkpoint_of(which) not in opened.checkpoints:
             return None
-        candidate = rebuild(_store(opened), which, task)
+        candidate = rebuild(opened.checkpoints, which, task)
         tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
         own = None if tokenizer is task.tokenizer else tokenizer
-        split = task.encode(opened.folder / "data", own)["test"]
+        split = task.encode(working / DATA, own)["test"]
         if exported is not None:
             return task.evaluate(exported, split, torch.device("cpu"), own).quality
         # Quantised again: evaluating would repack the weights of the artifact that is exported.
         return task.evaluate(make_artifact(candidate, device, plan.quantizer), split, device, own).quality
 
     return quality(trial, exported), quality(queries.base_of(opened.study))
-
-
-def _store(opened: OpenStudy) -> CheckpointStore:
-    return CheckpointStore(opened.folder / "checkpoints")

@@ -1,9 +1,7 @@
-"""Checkpoints: what a trial leaves behind for its children and for export.
+"""Folders that can be written, and files that a reader never sees half of.
 
-A checkpoint is one safetensors file that holds a candidate's fp32 weights and, as metadata, its architecture. Its name
-is the SHA-256 of its content, so that equal weights (a child that only changes the precision) are stored once, and
-damage is seen when it is read. Files are written under a temporary name and renamed: a reader never sees half of one.
-The temporary name says who writes, so that what a killed process left behind can be told from what is being written.
+Files are written under a temporary name and renamed. The temporary name says which process writes, so that the files
+that a killed one left behind can be told from those that are being written.
 """
 
 from __future__ import annotations
@@ -13,14 +11,9 @@ import secrets
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nasopt.errors import ArtifactFolderError
 from nasopt.host.identity import is_gone, worker_identity
-
-if TYPE_CHECKING:
-    pass
-
 
 PARTIAL_SECONDS = 24 * 3600
 """A temporary file of another host this old was left behind: there is no telling whether its writer lives."""
@@ -36,12 +29,28 @@ def ensure_writable(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    check_writable(folder)
+
+
+def check_writable(folder: Path) -> None:
+    """Makes sure that files can be written in a folder that exists.
+
+    Raises:
+        ArtifactFolderError: they cannot.
+    """
+    try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ArtifactFolderError(
-            f"{folder}: the artifact folder cannot be written ({error.strerror}); choose another with --artifacts"
-        ) from None
+        raise _unwritable(folder, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> ArtifactFolderError:
+    return ArtifactFolderError(
+        f"{folder}: the artifact folder cannot be written ({error.strerror}); choose another with --artifacts"
+    )
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,81 +1,24 @@
 """The device that a study measures on: finding it, naming it, and what belongs to its identity.
 
-A latency is a property of a model *on a device*: the environment stands beside every stored value, and a study that is
-resumed on another device, or with another number of threads of a CPU, can tell so by :func:`device_identity`.
+A latency belongs to a model *on a device*: device and threads stand beside every stored value, and a study that is
+resumed on another device, or with another number of threads of a CPU, can tell so by the records' `identity`
+(:mod:`nasopt.records.latency`).
 """
 
 from __future__ import annotations
 
 import platform
 import re
-from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import torch
 
 from nasopt.errors import DeviceNotFoundError
 
-Source: TypeAlias = Literal["measured", "predicted"]
-
 _CPUINFO = Path("/proc/cpuinfo")
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 _FAST_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
-
-
-@dataclass(frozen=True)
-class Environment:
-    """Where and how a latency was obtained; stored with every value.
-
-    Args:
-        device: Model name of the CPU or GPU.
-        driver: Version of the GPU's driver, empty for a CPU.
-        torch_version: Version of torch, with its build (``2.13.0+cpu``).
-        dtype: Precision of the candidate (``fp32``, ``int8`` ...), as the genotype names it.
-        threads: Number of threads of one operation on the CPU.
-        runtime: What ran the model.
-        batch_size: Sequences in one batch.
-        sequence_length: Tokens in each sequence.
-        source: Whether the value was measured on the device or predicted for it.
-    """
-
-    device: str
-    driver: str
-    torch_version: str
-    dtype: str
-    threads: int
-    batch_size: int
-    sequence_length: int
-    source: Source = "measured"
-    runtime: str = "eager"
-
-    @classmethod
-    def of(
-        cls,
-        device: torch.device,
-        *,
-        dtype: str,
-        threads: int,
-        batch_size: int,
-        sequence_length: int,
-        runtime: str = "eager",
-    ) -> Environment:
-        """The environment of a measurement on `device` in this process."""
-        return cls(
-            device=device_name(device),
-            driver=driver_version(device),
-            torch_version=str(torch.__version__),
-            dtype=dtype,
-            threads=threads,
-            batch_size=batch_size,
-            sequence_length=sequence_length,
-            runtime=runtime,
-        )
-
-    def to_dict(self) -> dict[str, str | int]:
-        """The fields as JSON values."""
-        return asdict(self)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -108,11 +51,6 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return _cpu_field("model name") or platform.processor() or platform.machine()
-
-
-def device_identity(name: str, threads: int, is_gpu: bool = False) -> str:
-    """The device as one string, a CPU with its `threads`; equal strings mean comparable latencies."""
-    return name if is_gpu else f"{name}, {threads} thread{'s' if threads != 1 else ''}"
 
 
 def working_device() -> torch.device:

@@ -59,6 +59,18 @@ PARENT = "parent"
 
 PRECISION = "precision"
 
+PARAMETERS = "parameters"
+
+FLOPS = "flops"
+
+TRAINING_RESULT = "training_result"
+
+FINETUNE_EPOCHS = "finetune_epochs"
+
+DISTILL_EPOCHS = "distill_epochs"
+
+SEARCH_EPOCHS = "search_epochs"
+
 REJECTED = "rejected"
 """Why a candidate was not built: it breaks a constraint that needs no training to be known."""
 

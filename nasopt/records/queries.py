@@ -1,4 +1,8 @@
-"""Questions to a study: which trials count, which is the base model, which no other one dominates."""
+"""Questions to a study: which trials count, which is the base model, which no other one dominates.
+
+The first ones read a single attribute of a trial, for loops over many trials; all that a trial stores is in
+:class:`nasopt.records.trial.TrialRecord`.
+"""
 
 from __future__ import annotations
 
@@ -10,27 +14,130 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import BaseTrial, FrozenTrial, TrialState
 
 from nasopt.architecture.base import Precision
 from nasopt.numerics.pareto import pareto_mask
-from nasopt.records.names import (
-    BASE,
-    CONFIRMED,
-    CONTROL,
-    INTERRUPTED,
-    IS_BASE,
-    PRECISION,
-    REFERENCE_MARGIN,
-    REFERENCE_POINT,
-    RETRY_OF,
-)
+from nasopt.records import names
+from nasopt.records.latency import Confirmation, Latencies, confirmations_from_json, latencies_from_json
 
 
-def confirmation_of(study: optuna.Study, number: int) -> dict[str, Any] | None:
-    """What was measured of a trial whose latencies were looked up, by objective; None if nothing was."""
-    found: dict[str, Any] | None = study.user_attrs.get(f"{CONFIRMED}{number}")
-    return found
+def is_base(trial: BaseTrial) -> bool:
+    """Whether the trial is one of the base model; only a complete one is what others are compared with."""
+    return bool(trial.user_attrs.get(names.IS_BASE))
+
+
+def is_control(trial: BaseTrial) -> bool:
+    """Whether the trial is a control, which no sampler, budget or front counts."""
+    return names.CONTROL in trial.user_attrs
+
+
+def is_interrupted(trial: BaseTrial) -> bool:
+    """Whether the trial was stopped before it ended."""
+    return bool(trial.user_attrs.get(names.INTERRUPTED))
+
+
+def is_rejected(trial: BaseTrial) -> bool:
+    """Whether the candidate was not built, since it breaks a constraint."""
+    return names.REJECTED in trial.user_attrs
+
+
+def found_nothing(trial: BaseTrial) -> bool:
+    """Whether the trial ended without a candidate, since the sampler had nothing left to propose."""
+    return bool(trial.user_attrs.get(names.EXHAUSTED))
+
+
+def is_repeat(trial: BaseTrial) -> bool:
+    """Whether the trial's values are those of an earlier one that had done the same work."""
+    return names.REPEATS in trial.user_attrs
+
+
+def original_of(trial: BaseTrial) -> int | None:
+    """Number of the trial whose work this one would have done again."""
+    number: int | None = trial.user_attrs.get(names.REPEATS)
+    return number
+
+
+def is_retry(trial: BaseTrial) -> bool:
+    """Whether the trial tries an interrupted one again."""
+    return names.RETRY_OF in trial.user_attrs
+
+
+def stored_parent(trial: BaseTrial) -> int | None:
+    """Number of the trial whose weights were, or are to be, inherited; what a sampler proposes is not looked at."""
+    number: int | None = trial.user_attrs.get(names.PARENT)
+    return number
+
+
+def checkpoint_of(trial: BaseTrial) -> str | None:
+    """Key of the trial's fp32 weights; they need not be kept."""
+    key: str | None = trial.user_attrs.get(names.CHECKPOINT)
+    return key
+
+
+def latencies_of(trial: BaseTrial) -> Latencies:
+    """The trial's latencies by objective; empty before they are known.
+
+    Raises:
+        StorageError: they cannot be read.
+    """
+    return latencies_from_json(trial.user_attrs.get(names.LATENCY) or {})
+
+
+def parameters_of(trial: BaseTrial) -> int | None:
+    """Number of the model's weights."""
+    number: int | None = trial.user_attrs.get(names.PARAMETERS)
+    return number
+
+
+def recipe_of(trial: BaseTrial) -> Mapping[str, Any] | None:
+    """What is needed to make the control that the trial is; None if it is none."""
+    recipe: Mapping[str, Any] | None = trial.user_attrs.get(names.CONTROL_RECIPE)
+    return recipe
+
+
+def worker_of(trial: FrozenTrial) -> Mapping[str, Any] | None:
+    """The process that runs the trial, else the one whose sampler asked for it; None if neither has said so yet."""
+    worker: Mapping[str, Any] | None = trial.user_attrs.get(names.WORKER)
+    return worker or trial.system_attrs.get(names.SAMPLER_WORKER)
+
+
+def label_of(control: BaseTrial) -> str | None:
+    """A control in a word; None for what is none."""
+    label: str | None = control.user_attrs.get(names.CONTROL)
+    return label
+
+
+def control_depth_of(control: BaseTrial) -> int | None:
+    """How many layers a control keeps; None where it has no such thing."""
+    depth: int | None = control.user_attrs.get(names.CONTROL_DEPTH)
+    return depth
+
+
+def failure_of(trial: BaseTrial) -> str | None:
+    """Why the trial failed, on one line."""
+    reason: str | None = trial.user_attrs.get(names.FAILURE)
+    return reason
+
+
+def detail_of(trial: BaseTrial, name: str) -> Any:
+    """An attribute of the method's own; None if the trial has none of that name."""
+    return trial.user_attrs.get(name)
+
+
+def study_detail(study: optuna.Study, name: str) -> Any:
+    """A study's attribute of the method's own; None if it has none of that name."""
+    return study.user_attrs.get(name)
+
+
+def confirmation_of(study: optuna.Study, number: int) -> dict[str, Confirmation] | None:
+    """What was measured of a trial whose latencies were looked up, by objective; None if nothing was.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    stored = study.user_attrs.get(f"{names.CONFIRMED}{number}")
+    return None if stored is None else confirmations_from_json(stored)
 
 
 def recipe_key(recipe: Mapping[str, Any]) -> str:
@@ -46,27 +153,27 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
         trial
         for trial in trials
         if trial.state in (TrialState.COMPLETE, TrialState.FAIL)
-        and not any(trial.user_attrs.get(mark) for mark in (IS_BASE, CONTROL, INTERRUPTED))
+        and not (is_base(trial) or is_control(trial) or is_interrupted(trial))
         and trial.number not in tried_again
     ]
 
 
 def retried(trials: Sequence[FrozenTrial]) -> set[int]:
     """Numbers of the trials that others are a second try of."""
-    numbers = (trial.user_attrs.get(RETRY_OF) for trial in trials)
+    numbers = (trial.user_attrs.get(names.RETRY_OF) for trial in trials)
     return {number for number in numbers if number is not None}
 
 
 def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Complete trials without controls, the base model among them."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return [trial for trial in trials if CONTROL not in trial.user_attrs]
+    return [trial for trial in trials if not is_control(trial)]
 
 
 def complete_controls(study: optuna.Study) -> list[FrozenTrial]:
     """Complete controls, by number."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return [trial for trial in trials if CONTROL in trial.user_attrs]
+    return [trial for trial in trials if is_control(trial)]
 
 
 def feasible(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -84,23 +191,31 @@ def pareto_front(study: optuna.Study) -> list[FrozenTrial]:
 
 def precision_of(trial: FrozenTrial) -> Precision:
     """In which precision a complete trial's model is stored."""
-    precision: Precision = trial.user_attrs.get(PRECISION) or trial.params.get("precision", "fp32")
+    precision: Precision = trial.user_attrs.get(names.PRECISION) or trial.params.get("precision", "fp32")
     return precision
 
 
 def base_of(study: optuna.Study) -> FrozenTrial | None:
-    """The complete base trial; None before there is one. Fixes, once, what later trials are compared with."""
-    number = study.user_attrs.get(BASE)
+    """The complete base trial; None before there is one."""
+    number = study.user_attrs.get(names.BASE)
     if number is not None:
         base: FrozenTrial = study.get_trials(deepcopy=False)[number]
         return base
-    for trial in complete_trials(study):
-        if trial.user_attrs.get(IS_BASE):
-            reference = [0.0, *[value * REFERENCE_MARGIN for value in trial.values[1:]]]
-            study.set_user_attr(REFERENCE_POINT, reference)
-            study.set_user_attr(BASE, trial.number)
-            return trial
-    return None
+    return next((trial for trial in complete_trials(study) if is_base(trial)), None)
+
+
+def reference_of(base: FrozenTrial) -> tuple[float, ...]:
+    """The hypervolume's reference point, in the units of the objectives, by the base trial's values."""
+    return (0.0, *[value * names.REFERENCE_MARGIN for value in base.values[1:]])
+
+
+def reference_point(study: optuna.Study) -> tuple[float, ...] | None:
+    """The hypervolume's reference point as it is fixed, else by the base trial; None before there is one."""
+    stored = study.user_attrs.get(names.REFERENCE_POINT)
+    if stored is not None:
+        return tuple(stored)
+    base = base_of(study)
+    return None if base is None else reference_of(base)
 
 
 def minimised(trials: Sequence[FrozenTrial], study: optuna.Study) -> NDArray[np.float64]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from nasopt.records import names as attributes
 from nasopt.records import queries
+from nasopt.records.latency import Confirmation
+from nasopt.records.study import StudyRecord
 from nasopt.report.printing import Record
 from nasopt.study.opening import OpenStudy
 
@@ -19,16 +20,17 @@ def with_confirmation(opened: OpenStudy, record: Record) -> Record:
     found = queries.confirmation_of(opened.study, record["number"])
     if found is None:
         return {**record, "confirmed": None}
-    confirmed = {
-        name: {
-            "measured_ms": item["value_ms"],
-            "low_ms": item["value_ms"] * item["ratio_low"] / item["ratio"],
-            "high_ms": item["value_ms"] * item["ratio_high"] / item["ratio"],
-            "error": item["predicted_ms"] / item["value_ms"] - 1,
-        }
-        for name, item in found.items()
+    return {**record, "confirmed": {name: _shown(item) for name, item in found.items()}}
+
+
+def _shown(item: Confirmation) -> Record:
+    measured = item.measured
+    return {
+        "measured_ms": measured.value_ms,
+        "low_ms": measured.value_ms * measured.ratio_low / measured.ratio,
+        "high_ms": measured.value_ms * measured.ratio_high / measured.ratio,
+        "error": item.error,
     }
-    return {**record, "confirmed": confirmed}
 
 
 def with_words(record: Record) -> Record:
@@ -58,12 +60,12 @@ def confirmation_summary(opened: OpenStudy) -> Record | None:
 
     The ratio to the base model is free of what slows the machine as a whole.
     """
-    found = [value for key, value in opened.study.user_attrs.items() if key.startswith(attributes.CONFIRMED)]
+    found = StudyRecord.of(opened.study).confirmations.values()
     if not found:
         return None
     items = [item for trial in found for item in trial.values()]
-    errors = [abs(item["predicted_ms"] / item["value_ms"] - 1) for item in items]
-    ratios = [abs(item["predicted_ratio"] / item["ratio"] - 1) for item in items]
+    errors = [abs(item.error) for item in items]
+    ratios = [abs(item.ratio_error) for item in items]
     return {
         "trials": len(found),
         "median_error": statistics.median(errors),

@@ -13,8 +13,10 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from optuna.storages import get_storage
 
 from nasopt.errors import MissingExtraError, PortInUseError
-from nasopt.records import names as attributes
+from nasopt.records.study import StudyRecord
 from nasopt.storage.attachments import AttachmentStore
+from nasopt.storage.internals import make_dashboard_linear
+from nasopt.storage.notes import read_note
 from nasopt.storage.rdb import artifact_folder, open_storage
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ def make_dashboard(url: URL, port: int, artifacts: Path | None = None) -> WSGISe
     # With Optuna's cache of finished trials: the dashboard alone reads all of them from the database for every page.
     storage = get_storage(open_storage(url, must_exist=True))
     folders = _Folders(storage, artifacts, artifact_folder(url))
-    _make_linear()
+    make_dashboard_linear(read_note)
     application = optuna_dashboard.wsgi(storage, artifact_store=AttachmentStore(folders.all))
     try:
         return make_server(HOST, port, _with_deletion(application, folders), _Server, _QuietHandler)
@@ -79,19 +81,19 @@ class _Folders:
         """Every artifact folder; uploads go to the first."""
         if self._override is not None:
             return [self._override]
-        recorded = [study.user_attrs.get(attributes.ARTIFACTS) for study in self._storage.get_all_studies()]
+        recorded = [StudyRecord.of(study).artifacts for study in self._storage.get_all_studies()]
         return list(dict.fromkeys([self._default, *(Path(folder) for folder in recorded if folder)]))
 
     def of(self, study_id: int) -> Path | None:
         """The folder of one study; None if nasopt did not make it."""
         try:
-            user_attrs = self._storage.get_study_user_attrs(study_id)
+            record = StudyRecord.stored(self._storage, study_id)
         except KeyError:
             return None
-        config = user_attrs.get(attributes.CONFIG)
-        if config is None:
+        folder = self._override or record.artifacts
+        if record.configuration is None or folder is None:
             return None
-        return Path(self._override or user_attrs[attributes.ARTIFACTS]) / str(config["name"])
+        return Path(folder) / str(record.configuration["name"])
 
 
 def _with_deletion(application: Application, folders: _Folders) -> Application:
@@ -114,34 +116,3 @@ def _with_deletion(application: Application, folders: _Folders) -> Application:
         return application(environ, start)
 
     return run
-
-
-def _make_linear() -> None:
-    """Makes optuna-dashboard find a trial's note and artifacts without looking through those of all other trials.
-
-    NOTE: both functions give what they gave before. As shipped (0.21) each page costs trials x notes: with 10,000 of
-    them 97 s instead of 12 (benchmarks/dashboard.py). A version that names them differently stays as it is.
-    """
-    from optuna_dashboard import _note, _serializer
-
-    if hasattr(_note, "get_note_from_system_attrs"):
-        _note.get_note_from_system_attrs = note_of
-    if hasattr(_serializer, "list_trial_artifacts"):
-        original = _serializer.list_trial_artifacts
-        # What is left out are artifacts of trials among the study's attributes, where old versions put them.
-        _serializer.list_trial_artifacts = lambda _, trial_attrs, trial: original({}, trial_attrs, trial)
-
-
-def note_of(system_attrs: dict[str, Any], trial_id: int | None) -> dict[str, Any]:
-    """The note of a trial, of the study if `trial_id` is None, as optuna-dashboard's serializer wants it.
-
-    Args:
-        system_attrs: the study's.
-    """
-    prefix = "dashboard:note" if trial_id is None else f"dashboard:{trial_id}:note"
-    if f"{prefix}_ver" not in system_attrs:
-        return {"version": 0, "body": ""}
-    pieces: list[str] = []
-    while (piece := system_attrs.get(f"{prefix}_str:{len(pieces)}")) is not None:
-        pieces.append(piece)
-    return {"version": int(system_attrs[f"{prefix}_ver"]), "body": "".join(pieces)}

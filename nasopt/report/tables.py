@@ -10,10 +10,11 @@ from optuna.trial import FrozenTrial, TrialState
 from nasopt.architecture.genotype import GENOTYPE_NAME
 from nasopt.methods.registry import make_method
 from nasopt.numerics.pareto import hypervolume
-from nasopt.records import names as attributes
 from nasopt.records import queries
 from nasopt.records.latency import predicted_words, source_of
 from nasopt.records.queries import complete_trials, feasible, minimised
+from nasopt.records.study import StudyRecord
+from nasopt.records.trial import TrialRecord
 from nasopt.report.printing import Record, shown
 from nasopt.samplers.history import known_draws
 from nasopt.study.opening import OpenStudy
@@ -29,21 +30,22 @@ def pareto_trials(opened: OpenStudy) -> list[FrozenTrial]:
 
 def trial_record(trial: FrozenTrial, metric_names: Sequence[str]) -> Record:
     """What is shown of a trial; `values` is None unless it is complete."""
-    latencies = trial.user_attrs.get(attributes.LATENCY) or {}
+    record = TrialRecord.of(trial)
+    latencies = record.latencies or {}
     complete = trial.state == TrialState.COMPLETE
     return {
         "number": trial.number,
         "state": trial.state.name,
         "values": dict(zip(metric_names, trial.values, strict=True)) if complete else None,
         "params": trial.params,
-        "parent": trial.user_attrs.get(attributes.PARENT),
+        "parent": record.parent,
         "precision": queries.precision_of(trial) if complete else trial.params.get("precision"),
         "source": source_of(latencies),
         "predicted": predicted_words(latencies),
-        "device_change": trial.user_attrs.get(attributes.DEVICE_CHANGE),
-        "memory": trial.user_attrs.get(attributes.MEMORY),
-        "control": trial.user_attrs.get(attributes.CONTROL),
-        "failure": trial.user_attrs.get(attributes.FAILURE) or trial.user_attrs.get(attributes.REJECTED),
+        "device_change": record.device_change,
+        "memory": None if record.memory is None else record.memory.to_json(),
+        "control": None if record.control is None else record.control.label,
+        "failure": record.failure or record.rejected,
         "duration_s": None if trial.duration is None else trial.duration.total_seconds(),
         "feasible": all(value <= 0 for value in trial.constraints.values()),
     }
@@ -55,24 +57,24 @@ def study_record(opened: OpenStudy) -> Record:
     trials = study.get_trials(deepcopy=False)
     names = study.metric_names or []
     complete = feasible(complete_trials(study))
-    base = queries.base_of(study)
-    measured: Record = base.user_attrs.get(attributes.LATENCY, {}) if base else {}
-    environment: Record = next(iter(measured.values()), {})
+    base, tfidf = queries.base_of(study), StudyRecord.of(study).tfidf
+    latencies = queries.latencies_of(base) if base else {}
+    first = next(iter(latencies.values()), None)
     return {
         "name": config.name,
         "method": config.method,
         "model": config.task.model,
         "data": config.task.dataset.path,
         "metric": config.task.metric,
-        "device": environment.get("device") or config.latency[0].device,
-        "source": predicted_words(measured) or source_of(measured),
+        "device": first.device if first else config.latency[0].device,
+        "source": predicted_words(latencies) or source_of(latencies),
         "trials": dict(Counter(trial.state.name for trial in trials)),
         "not_trained": not_trained(trials),
         "best": {name: best for name, best in zip(names, _best(opened, complete), strict=False)},
         "base": dict(zip(names, base.values, strict=True)) if base else None,
         "pareto": len(pareto_trials(opened)),
         "controls": len(queries.complete_controls(study)),
-        "tfidf": study.user_attrs.get(attributes.TFIDF, {}).get("quality"),
+        "tfidf": None if tfidf is None else tfidf.quality,
         "hypervolume": _hypervolume(opened, complete),
         **make_method(config).summary(study),
         "artifacts": str(opened.folder),
@@ -82,8 +84,8 @@ def study_record(opened: OpenStudy) -> Record:
 def not_trained(trials: Sequence[FrozenTrial]) -> Record:
     """How much work was not done: candidates that break a constraint by what is known beforehand, and known ones."""
     return {
-        "rejected": sum(attributes.REJECTED in trial.user_attrs for trial in trials),
-        "repeated": sum(attributes.REPEATS in trial.user_attrs for trial in trials),
+        "rejected": sum(queries.is_rejected(trial) for trial in trials),
+        "repeated": sum(queries.is_repeat(trial) for trial in trials),
         "known_drawn": sum(known_draws(trial) for trial in trials),
     }
 
@@ -100,7 +102,7 @@ def _best(opened: OpenStudy, complete: Sequence[FrozenTrial]) -> list[Record]:
 
 
 def _hypervolume(opened: OpenStudy, complete: Sequence[FrozenTrial]) -> float | None:
-    reference = opened.study.user_attrs.get(attributes.REFERENCE_POINT)
+    reference = queries.reference_point(opened.study)
     if reference is None or not complete:
         return None
     return hypervolume(minimised(complete, opened.study), [-reference[0], *reference[1:]])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
@@ -13,12 +12,12 @@ from nasopt.methods.controls import Controls
 from nasopt.methods.registry import make_method
 from nasopt.numerics.comparison import Difference, class_difference, number_scores, score_difference
 from nasopt.numerics.resampling import FloatArray
-from nasopt.records import names as attributes
 from nasopt.records import queries
+from nasopt.records.study import StudyRecord
 from nasopt.report.confirmations import confirmation_columns, with_confirmation, with_words
 from nasopt.report.printing import Format, Record, print_records
 from nasopt.report.tables import PROVENANCE_COLUMNS, pareto_trials, trial_columns, trial_record, with_totals
-from nasopt.storage.predictions import REPLICATES, TFIDF, Predictions, PredictionStore
+from nasopt.storage.validation_predictions import REPLICATES, TFIDF, Predictions, PredictionStore
 from nasopt.study.opening import OpenStudy
 
 LATENCY_TOLERANCE = 0.02
@@ -47,7 +46,7 @@ class Comparisons:
         self.members = [trial for trial in front if base is None or trial.number != base.number]
         self._best = {member.number: best_control(member, self.controls, family) for member in self.members}
         self._metric = opened.config.task.metric
-        self._tfidf = opened.study.user_attrs.get(attributes.TFIDF) if self.controls else None
+        self._tfidf = StudyRecord.of(opened.study).tfidf if self.controls else None
         rivals = [control.number for control in self._best.values() if control is not None]
         others: list[int | str] = [*rivals, *([] if self._tfidf is None else [TFIDF])]
         names = [*self._best, *others] if others else []
@@ -68,7 +67,7 @@ class Comparisons:
             return None
         found = self._difference(trial.number, control.number)
         return {
-            "control": control.user_attrs[attributes.CONTROL],
+            "control": queries.label_of(control),
             "trial": control.number,
             "difference": found.value if found else trial.values[0] - control.values[0],
             "low": found.low if found else None,
@@ -86,7 +85,7 @@ class Comparisons:
             return None
         found = {number: self._difference(number, TFIDF) for number in self._best}
         beaten = [number for number, item in found.items() if item is not None and item.verdict != "better"]
-        line = f"TF-IDF and a linear model reach {self._tfidf['quality']:.4f}"
+        line = f"TF-IDF and a linear model reach {self._tfidf.quality:.4f}"
         if beaten:
             return f"{line}; not shown to beat them: {_trials(beaten)}"
         return line if None in found.values() else f"{line}; every member beats them"
@@ -115,7 +114,7 @@ def is_comparable(member: FrozenTrial, control: FrozenTrial, family: Controls | 
     """Whether a control has the member's depth and precision, or is no more expensive in any objective."""
     depth = None if family is None else family.depth(member.params)
     alike = queries.precision_of(member) == queries.precision_of(control)
-    if alike and depth is not None and depth == control.user_attrs.get(attributes.CONTROL_DEPTH):
+    if alike and depth is not None and depth == queries.control_depth_of(control):
         return True
     *latencies, memory = zip(control.values[1:], member.values[1:], strict=True)
     as_fast = all(its <= mine * (1 + LATENCY_TOLERANCE) for its, mine in latencies)
@@ -197,29 +196,25 @@ def control_records(opened: OpenStudy) -> list[Record]:
     study = opened.study
     names = study.metric_names or []
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
-    ended = [
-        trial
-        for trial in trials
-        if attributes.CONTROL in trial.user_attrs and not trial.user_attrs.get(attributes.INTERRUPTED)
-    ]
+    ended = [trial for trial in trials if queries.is_control(trial) and not queries.is_interrupted(trial)]
     records = [_control_record(trial, names) for trial in ended]
     order = ("depth", "precision", "finetune_epochs", "distill_epochs")
     records.sort(key=lambda record: [(record[key] is not None, record[key]) for key in order])
-    tfidf = study.user_attrs.get(attributes.TFIDF)
+    tfidf = StudyRecord.of(study).tfidf
     if tfidf is not None:
         empty = dict.fromkeys(records[0]) if records else {}
-        values = {"quality": tfidf["quality"]}
+        values = {"quality": tfidf.quality}
         records.append({**empty, "state": "COMPLETE", "values": values, "params": {}, "control": TFIDF})
     return records
 
 
 def _control_record(trial: FrozenTrial, names: Sequence[str]) -> Record:
-    recipe: dict[str, Any] = trial.user_attrs.get(attributes.CONTROL_RECIPE, {})
+    recipe = queries.recipe_of(trial) or {}
     record = trial_record(trial, names)
     return {
         **record,
         "precision": record["precision"] or recipe.get("precision"),
-        "depth": trial.user_attrs.get(attributes.CONTROL_DEPTH),
+        "depth": queries.control_depth_of(trial),
         "finetune_epochs": recipe.get("finetune_epochs"),
         "distill_epochs": recipe.get("distill_epochs"),
     }

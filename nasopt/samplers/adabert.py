@@ -18,6 +18,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nasopt.architecture.cells import OPERATIONS
+from nasopt.records.queries import study_detail
 from nasopt.samplers.genotype import Genotype, Space, fit, is_own
 from nasopt.samplers.history import EliteFold, FloatArray, History, is_fixed
 from nasopt.samplers.proposing import FOREIGN_DRAWS, ProposingSampler
@@ -115,7 +116,7 @@ class AdaBERTSampler(ProposingSampler, RandomSampler):
         space = history.space
         if _cells(space):
             return space
-        cells = study._storage.get_study_user_attrs(study._study_id).get(SUPERNET, {}).get("logits", [])
+        cells = (study_detail(study, SUPERNET) or {}).get("logits", [])
         return {**space, **{f"cell_{index}": CategoricalDistribution(OPERATIONS) for index in range(len(cells))}}
 
     def _children(
@@ -166,7 +167,7 @@ def _cells(space: Space) -> dict[str, CategoricalDistribution]:
 
 def _logits(study: Study, cells: Mapping[str, CategoricalDistribution]) -> list[FloatArray]:
     """For each cell the learnt weights of its choices; empty before there are any."""
-    record = study._storage.get_study_user_attrs(study._study_id).get(SUPERNET)
+    record = study_detail(study, SUPERNET)
     if record is None:
         return []
     learnt = record["logits"]

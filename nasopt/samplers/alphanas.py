@@ -16,12 +16,11 @@ from numpy.typing import ArrayLike
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
+from nasopt.records import names
+from nasopt.records.queries import parameters_of
 from nasopt.samplers.evolution import EvolutionSampler, Operators, Parent, pareto_preference, tournament
 from nasopt.samplers.genotype import Genotype, Space, fit
 from nasopt.samplers.history import FloatArray
-
-PARAMETERS = "parameters"
-"""Trial user attribute that selection by score reads: the number of the model's weights."""
 
 
 def score(quality: ArrayLike, parameters: ArrayLike, parameter_penalty: float) -> FloatArray:
@@ -44,13 +43,15 @@ def score_preference(
     Raises:
         ValueError: a trial does not say its number of parameters.
     """
+    parameters = []
     for trial in trials:
-        if PARAMETERS not in trial.user_attrs:
+        count = parameters_of(trial)
+        if count is None:
             raise ValueError(
-                f'`selection="score"` needs the user attribute `{PARAMETERS}` (the number of weights) of every '
+                f'`selection="score"` needs the user attribute `{names.PARAMETERS}` (the number of weights) of every '
                 f"complete trial, but trial {trial.number} has none."
             )
-    parameters = [trial.user_attrs[PARAMETERS] for trial in trials]
+        parameters.append(count)
     return np.stack([violations, -score(-points[:, 0], parameters, parameter_penalty)], axis=1)
 
 

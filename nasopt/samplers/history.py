@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
 from nasopt.architecture.genotype import canonical
-from nasopt.records.names import CONTROL, FIXED_PARAMS, PARENT, PROPOSAL, SAMPLER_EXHAUSTED
+from nasopt.records.names import FIXED_PARAMS, PROPOSAL, SAMPLER_EXHAUSTED
+from nasopt.records.queries import is_control, stored_parent
 from nasopt.samplers.genotype import Genotype, Space, fit, identity, is_own
 
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -36,7 +37,7 @@ def parent_of(trial: BaseTrial | FrozenTrial) -> int | None:
     The sampler's own proposal counts first; enqueued and retried trials carry theirs in the user attribute `parent`.
     """
     proposal = _system_attrs(trial).get(PROPOSAL)
-    parent = trial.user_attrs.get(PARENT) if proposal is None else proposal["parent"]
+    parent = stored_parent(trial) if proposal is None else proposal["parent"]
     return None if parent is None else int(parent)
 
 
@@ -178,11 +179,11 @@ class History:
                 self._learn_provisional(trial)
                 continue
             self._open.pop(trial.number, None)
-            if CONTROL in trial.user_attrs or not (params := _params(trial)):
+            if is_control(trial) or not (params := _params(trial)):
                 self._skipped.insert(bisect_left(self._skipped, trial.number), trial.number)
             else:
                 self._finished.add(self.identity(params, parent_of(trial)))
-            if CONTROL in trial.user_attrs:
+            if is_control(trial):
                 continue
             self._learn_provisional(trial)
             if trial.state == TrialState.COMPLETE:
@@ -204,11 +205,11 @@ class History:
 
     def position(self, number: int) -> int:
         """How many trials before `number` proposed something or still may."""
-        controls = sum(CONTROL in trial.user_attrs for trial, _ in self._open.values() if trial.number < number)
+        controls = sum(is_control(trial) for trial, _ in self._open.values() if trial.number < number)
         return number - bisect_left(self._skipped, number) - controls
 
     def _others(self, number: int) -> Iterable[tuple[FrozenTrial, Hashable]]:
-        return (item for item in self._open.values() if item[0].number != number and CONTROL not in item[0].user_attrs)
+        return (item for item in self._open.values() if item[0].number != number and not is_control(item[0]))
 
     def _news(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Trials that are new or were not finished when last seen, by number."""
@@ -223,7 +224,7 @@ class History:
         return news
 
     def _learn_provisional(self, trial: FrozenTrial) -> None:
-        if self._own is None and CONTROL not in trial.user_attrs:
+        if self._own is None and not is_control(trial):
             self._provisional.update({n: d for n, d in trial.distributions.items() if is_own(n, d)})
 
     def _learn_origin(self, trial: FrozenTrial) -> None:

@@ -18,7 +18,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.host.identity import worker_identity
-from nasopt.records.names import CONTROL, SAMPLER_SEED, SAMPLER_WORKER
+from nasopt.records.names import SAMPLER_SEED, SAMPLER_WORKER
+from nasopt.records.queries import is_control
 from nasopt.samplers.proposing import trial_seed
 
 SamplerName: TypeAlias = Literal["nsga2", "tpe", "gp", "random"]
@@ -73,14 +74,14 @@ class NamedSampler(BaseSampler):
         self._of(trial).before_trial(_searched(study), trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        if CONTROL in trial.user_attrs:
+        if is_control(trial):
             return {}
         return self._of(trial).infer_relative_search_space(_searched(study), trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        if CONTROL in trial.user_attrs:
+        if is_control(trial):
             return {}
         return self._of(trial).sample_relative(_searched(study), trial, search_space)
 

@@ -17,20 +17,22 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from nasopt.records.notes import TrialFacts
+from nasopt.records.latency import latencies_to_json
+from nasopt.records.notes import TrialView
+from nasopt.storage.internals import storage_of
 
 ATTACHMENTS = "attachments"
 """Folder of a study's attachments, inside the study's own."""
 UPLOADS = ".uploads"
-"""Folder of what readers upload in the dashboard, beside the studies' folders; no study's name begins with a dot."""
+"""Folder of uploads in the dashboard, beside the studies' folders; no study's name begins with a dot."""
 
 
-def documents(facts: TrialFacts) -> dict[str, Any]:
+def documents(view: TrialView) -> dict[str, Any]:
     """JSON documents by file name; a few kB together, whatever the model."""
-    counts = {"parameters": facts.parameters, "flops": facts.flops}
+    counts = {"parameters": view.record.parameters, "flops": view.record.flops}
     return {
-        "architecture.json": {**counts, **facts.architecture.summary(facts.shape)},
-        "latency.json": dict(facts.latencies),
+        "architecture.json": {**counts, **view.architecture.summary(view.shape)},
+        "latency.json": latencies_to_json(view.latencies),
     }
 
 
@@ -38,7 +40,8 @@ def attach(trial: optuna.Trial, folder: Path, files: Mapping[str, Any]) -> None:
     """Stores JSON documents as artifacts of a running trial.
 
     Args:
-        folder: the study's.
+        trial: the running trial.
+        folder: the study's artifact folder, which exists.
         files: JSON documents by file name.
     """
     target = folder / ATTACHMENTS
@@ -54,11 +57,11 @@ def attach(trial: optuna.Trial, folder: Path, files: Mapping[str, Any]) -> None:
 class AttachmentStore:
     """An Optuna artifact store over the attachments of all studies of a database.
 
-    Artifacts are found by their id in any study's folder. What a reader uploads in the dashboard lies beside these
-    folders, for the store is not told which study it belongs to.
+    Artifacts are found by their id in any study's folder. A file that a reader uploads in the dashboard lies beside
+    these folders, because the store is not told which study it belongs to.
 
     Args:
-        folders: the artifact folders, asked for at every access, for studies come and go. Uploads go to the first.
+        folders: the artifact folders, asked for at every access, because studies come and go. Uploads go to the first.
     """
 
     def __init__(self, folders: Callable[[], Sequence[Path]]) -> None:
@@ -78,7 +81,7 @@ class AttachmentStore:
         FileSystemArtifactStore(folder).write(str(UUID(artifact_id)), content_body)
 
     def remove(self, artifact_id: str) -> None:
-        """Deletes an artifact. It is no error if its file is gone: deleting a study must not fail for that."""
+        """Deletes an artifact. It is no error if its file is gone: deleting a study must not fail because of that."""
         path = self._find(artifact_id)
         if path is not None:
             path.unlink(missing_ok=True)
@@ -93,15 +96,16 @@ class AttachmentStore:
 
 
 def remove_uploads(study: optuna.Study, folders: Sequence[Path]) -> None:
-    """Deletes what readers uploaded for a study or its trials in the dashboard.
+    """Deletes the files that readers uploaded for a study or its trials in the dashboard.
 
     Args:
+        study: theirs.
         folders: the artifact folders to look in.
     """
     if not any((folder / UPLOADS).is_dir() for folder in folders):
         return
     store = AttachmentStore(lambda: folders)
-    storage = study._storage
+    storage = storage_of(study)
     owners: list[optuna.Study | optuna.trial.FrozenTrial] = [study, *study.get_trials(deepcopy=False)]
     for owner in owners:
         for artifact in get_all_artifact_meta(owner, storage=storage):

@@ -1,9 +1,10 @@
-"""Checkpoints: what a trial leaves behind for its children and for export.
+"""Checkpoints: the weights that a trial leaves behind for its children and for export.
 
 A checkpoint is one safetensors file that holds a candidate's fp32 weights and, as metadata, its architecture. Its name
 is the SHA-256 of its content, so that equal weights (a child that only changes the precision) are stored once, and
 damage is seen when it is read. Files are written under a temporary name and renamed: a reader never sees half of one.
-The temporary name says who writes, so that what a killed process left behind can be told from what is being written.
+The temporary name says which process writes, so that the files that a killed one left behind can be told from those
+that are being written.
 """
 
 from __future__ import annotations
@@ -24,25 +25,37 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+FOLDER = "checkpoints"
+"""Folder of the trials' checkpoints, inside the study's own."""
 SUFFIX = ".safetensors"
 
 ARCHITECTURE_KEY = "architecture"
+"""Of a file's metadata."""
 
 
 class CheckpointStore:
-    """The checkpoints of one study, in one folder.
+    """The checkpoints of one study, in one folder, which need not exist until the first one is written.
 
-    Raises:
-        ArtifactFolderError: the folder cannot be written.
+    Args:
+        folder: theirs alone.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._damaged: set[str] = set()
-        ensure_writable(folder)
+        self._is_writable = False
+
+    def make_writable(self) -> None:
+        """Makes the folder if need be, as the first :meth:`write` does, for a writer that must not fail late.
+
+        Raises:
+            ArtifactFolderError: the folder cannot be made or written.
+        """
+        ensure_writable(self.folder)
+        self._is_writable = True
 
     def lock(self) -> FileLock:
-        """Held while a checkpoint is published, and by who decides which ones go until they are gone."""
+        """Held while a checkpoint is published, and from the decision which ones go until they are gone."""
         return FileLock(self.folder.parent / f".{self.folder.name}.lock")
 
     def write(
@@ -55,16 +68,22 @@ class CheckpointStore:
 
         Args:
             weights: a state dict; tensors may share storage (it is written once for each name).
-            architecture: what the weights are the weights of. Its precision is not part of the content.
-            announce: told the key before the checkpoint is there. Who writes down in it who needs the checkpoint leaves
-                none behind that nobody knows, and collection spares it.
+            architecture: the candidate's that the weights belong to. Its precision is not part of the content.
+            announce: told the key before the checkpoint is there. A caller that records there which trial needs it
+                leaves no checkpoint behind that nobody knows, and collection spares it.
+
+        Raises:
+            ArtifactFolderError: the folder cannot be made or written.
         """
         from safetensors.torch import save_file
 
+        if not self._is_writable:
+            self.make_writable()
         metadata = {ARCHITECTURE_KEY: architecture.with_precision("fp32").to_json()}
         partial = self.folder / partial_name()
         try:
             save_file({name: tensor.detach().cpu().clone() for name, tensor in weights.items()}, partial, metadata)
+            partial.chmod(self.folder.stat().st_mode & 0o666)  # safetensors lets nobody else read its files
             key = _sha256(partial)
             with self.lock():
                 announce(key)
@@ -115,6 +134,7 @@ class CheckpointStore:
         return isinstance(key, str) and key not in self._damaged and self._path(key).is_file()
 
     def keys(self) -> set[str]:
+        """The keys of all checkpoints that are there."""
         return {path.stem for path in self.folder.glob(f"*{SUFFIX}")}
 
     def collect(self, candidates: Iterable[str], keep: set[str]) -> int:

@@ -1,4 +1,4 @@
-"""The database: URLs, engine options, heartbeats, and one-line errors for what can go wrong with them."""
+"""The database: URLs, engine options, heartbeats, and one-line errors where something goes wrong with them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.pool import NullPool
 
 from nasopt.errors import StorageError
+from nasopt.storage.sqlite import SQLITE_TIMEOUT_SECONDS, connect_for_reading
 
 DEFAULT_URL = "sqlite:///nasopt.db"
 HEARTBEAT_SECONDS = 20
 GRACE_SECONDS = 120
-SQLITE_TIMEOUT_SECONDS = 60
 CONNECT_TIMEOUT_SECONDS = 10
 """A server that does not answer is waited for this long; its driver would wait for minutes."""
 
 DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
-"""What the extras install, for URLs that name no driver; SQLAlchemy's own choices are others."""
+"""The drivers that the extras install, for URLs that name none; SQLAlchemy's own choices are others."""
 EXTRAS = {"postgresql": "postgres", "mysql": "mysql"}
 
 StaleTrialCallback = Callable[["optuna.Study", "optuna.trial.FrozenTrial"], None]
@@ -61,7 +62,7 @@ def parse_url(url: str) -> URL:
     try:
         parsed = make_url(url)
     except (sqlalchemy.exc.ArgumentError, ValueError):
-        # NOTE: the text is not repeated, for it may hold a password.
+        # NOTE: the text is not repeated, because it may hold a password.
         raise StorageError(
             "--storage is not a database URL: write for example sqlite:///nasopt.db or "
             "postgresql://user:password@host:5432/database (special characters in a password as %40 and the like)"
@@ -93,30 +94,46 @@ def shown(url: URL) -> str:
 
 
 def open_storage(
-    url: URL, *, must_exist: bool = False, stale_trial_callback: StaleTrialCallback | None = None
+    url: URL,
+    *,
+    read_only: bool = False,
+    must_exist: bool = False,
+    stale_trial_callback: StaleTrialCallback | None = None,
 ) -> RDBStorage:
-    """Opens the database, with WAL, `BEGIN IMMEDIATE` and a busy timeout on SQLite.
+    """Opens the database.
+
+    For writing, SQLite gets WAL, `BEGIN IMMEDIATE` and a busy timeout, and a database that cannot be written is refused
+    at once. For reading, nothing is made or changed in the database or beside it, and neither need be writable.
+
+    Args:
+        url: the database, as :func:`parse_url` gives it.
+        read_only: refuse every change. The database must exist.
+        must_exist: refuse to make a database where there is none.
+        stale_trial_callback: see :class:`optuna.storages.RDBStorage`.
 
     Raises:
-        StorageError: it cannot be reached, its driver is missing, or it is somebody else's database.
+        StorageError: it cannot be reached (or written), its driver is missing, or it is somebody else's database.
     """
     path = sqlite_path(url)
-    if must_exist and path is not None and not path.is_file():
-        raise StorageError(f"{shown(url)}: no such database; `nasopt study create` makes one, or pass --storage")
-    if path is not None and not path.parent.is_dir():
-        raise StorageError(f"{shown(url)}: the folder {path.parent} does not exist; create it first")
-    arguments = _engine_arguments(url)
+    if path is not None:
+        _check_file(url, path, must_exist or read_only)
+    arguments = _reading_arguments(url) if read_only else _engine_arguments(url)
     try:
-        _refuse_foreign_database(url, arguments)
+        is_empty = _refuse_foreign_database(url, arguments)
+        if read_only and is_empty:
+            raise StorageError(f"{shown(url)}: the database is empty; `nasopt study create` makes a study in it")
         storage = Storage(
             url.render_as_string(hide_password=False),
             engine_kwargs=arguments,
             heartbeat_interval=HEARTBEAT_SECONDS,
             grace_period=GRACE_SECONDS,
             heartbeat_stale_trial_callback=stale_trial_callback,
+            skip_table_creation=read_only,
         )
-        if path is not None:
-            _make_concurrent(storage.engine)
+        if not read_only:
+            if path is not None:
+                _make_concurrent(storage.engine)
+            _try_to_write(storage.engine)
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
         extra = EXTRAS.get(url.get_backend_name())
         cure = f"; pip install 'nasopt[{extra}]'" if extra else ""
@@ -126,9 +143,16 @@ def open_storage(
     return storage
 
 
+def _check_file(url: URL, path: Path, must_exist: bool) -> None:
+    if must_exist and not path.is_file():
+        raise StorageError(f"{shown(url)}: no such database; `nasopt study create` makes one, or pass --storage")
+    if not path.parent.is_dir():
+        raise StorageError(f"{shown(url)}: the folder {path.parent} does not exist; create it first")
+
+
 @contextmanager
 def explaining_failures(url: URL) -> Iterator[None]:
-    """Makes one line of what a database does wrong once it is open: its server ends, its disk is full.
+    """Makes one line of an error of a database that was open already: its server ends, its disk is full.
 
     Raises:
         StorageError: with that line.
@@ -138,7 +162,7 @@ def explaining_failures(url: URL) -> Iterator[None]:
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, UnboundLocalError) as caught:
         error: BaseException | None = caught
         while isinstance(error, UnboundLocalError):
-            error = error.__context__  # NOTE: what Optuna's clean-up stumbles over when it cannot read the trial back
+            error = error.__context__  # NOTE: Optuna's clean-up raises it when it cannot read the trial back
         if not isinstance(error, (sqlalchemy.exc.SQLAlchemyError, StorageInternalError)):
             raise
         logger.debug("%s", shown(url), exc_info=True)
@@ -161,8 +185,27 @@ def _engine_arguments(url: URL) -> dict[str, Any]:
     return arguments
 
 
-def _refuse_foreign_database(url: URL, arguments: dict[str, Any]) -> None:
-    """Optuna would create its tables inside anybody's database: look before it does."""
+def _reading_arguments(url: URL) -> dict[str, Any]:
+    """Engine options with which the database itself refuses changes."""
+    path = sqlite_path(url)
+    if path is not None:
+        # Without a pool: the files that SQLite keeps beside an open database go with each connection.
+        return {"creator": lambda: connect_for_reading(path), "poolclass": NullPool}
+    arguments = _engine_arguments(url)
+    if url.get_backend_name() == "postgresql":
+        arguments["execution_options"] = {"postgresql_readonly": True}
+    return arguments
+
+
+def _refuse_foreign_database(url: URL, arguments: dict[str, Any]) -> bool:
+    """Optuna would create its tables inside anybody's database: look before it does.
+
+    Returns:
+        Whether the database holds no table.
+
+    Raises:
+        StorageError: it holds tables of somebody else.
+    """
     engine = sqlalchemy.create_engine(url, **arguments)
     try:
         tables = set(sqlalchemy.inspect(engine).get_table_names())
@@ -172,6 +215,7 @@ def _refuse_foreign_database(url: URL, arguments: dict[str, Any]) -> None:
         raise StorageError(
             f"{shown(url)}: not a study database (it holds {', '.join(sorted(tables)[:5])}); name another one"
         )
+    return not tables
 
 
 def _make_concurrent(engine: sqlalchemy.Engine) -> None:
@@ -192,8 +236,14 @@ def _make_concurrent(engine: sqlalchemy.Engine) -> None:
     engine.dispose()  # the connections that RDBStorage opened before the listeners were there
 
 
+def _try_to_write(engine: sqlalchemy.Engine) -> None:
+    """Changes no row; a database that cannot be written refuses even that."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE studies SET study_name = study_name WHERE 1 = 0")
+
+
 def _first_line(error: BaseException) -> str:
-    """What the driver said, without SQLAlchemy's words and statements around it."""
+    """The driver's message, without SQLAlchemy's words and statements around it."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
     original = getattr(cause, "orig", None) or cause.__cause__ or cause
     return (str(original).strip() or type(original).__name__).splitlines()[0]

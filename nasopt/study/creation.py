@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
 from sqlalchemy.engine import URL
@@ -20,13 +21,15 @@ from nasopt.errors import (
     choices,
 )
 from nasopt.host.files import ensure_writable
-from nasopt.measurement.sources import LookedUpLatency, PredictedLatency
 from nasopt.methods.base import Method
 from nasopt.methods.registry import available, find
-from nasopt.records import names as attributes
+from nasopt.records.study import StudyRecord
 from nasopt.storage.rdb import artifact_folder, open_storage, shown, sqlite_path
 from nasopt.study.opening import _exists, _stored_config, places
 from nasopt.trial.objective import Objective
+
+if TYPE_CHECKING:
+    from nasopt.measurement.estimating import EstimatingSource
 
 
 def read_study_file(path: str | Path, name: str | None = None) -> StudyConfig:
@@ -60,6 +63,8 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
         StudyExistsError: a study of that name exists (and, with `skip_if_exists`, differs).
         NasoptError: anything else that the user can mend.
     """
+    from nasopt.measurement.estimating import EstimatingSource
+    from nasopt.measurement.lookup.source import LookupSource
     from nasopt.tasks.datasets import content_hash
     from nasopt.tasks.opening import open_task
 
@@ -76,15 +81,15 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
     objective = Objective(config)
     task = open_task(config)
     for source in objective.sources.values():  # refused now where devices and runtimes are not here
-        if isinstance(source, PredictedLatency) and config.task.type == "translation":
+        if isinstance(source, EstimatingSource) and not config.task.traits.estimated_latency:
             raise StudyFileError(
-                f"latency.device: {source.latency.device} is not here, and the latency of a translation cannot be "
-                "predicted: set `device` to cpu or cuda"
+                f"latency.device: {source.latency.device} is not here, and the latency of a "
+                f"{config.task.type} cannot be predicted: set `device` to cpu or cuda"
             )
-        if isinstance(source, PredictedLatency):
+        if isinstance(source, EstimatingSource):
             _check_estimated(source, objective.method)
-        if isinstance(source, LookedUpLatency):
-            source.check_model(task)
+        if isinstance(source, LookupSource):
+            source.check_model(task.blank_model().config)
     objective.method.check(task)
     folder = (artifacts or artifact_folder(url)).resolve()
     ensure_writable(folder / config.name)
@@ -96,13 +101,11 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(objective.metric_names)
     hashes = {kind: content_hash(place) for kind, place in places(config).items()}
-    study.set_user_attr(attributes.DATA, hashes)
-    study.set_user_attr(attributes.ARTIFACTS, str(folder))
-    study.set_user_attr(attributes.CONFIG, json.loads(config.to_json()))
+    StudyRecord(configuration=json.loads(config.to_json()), artifacts=str(folder), data=hashes).write_to(study)
     return True
 
 
-def _check_estimated(source: PredictedLatency, method: Method) -> None:
+def _check_estimated(source: EstimatingSource, method: Method) -> None:
     """Refuses latencies that are not measured where the method's candidates are of a kind that has no others.
 
     Raises:

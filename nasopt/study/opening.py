@@ -22,10 +22,13 @@ from nasopt.errors import (
     StudyNotFoundError,
     choices,
 )
-from nasopt.host.files import ensure_writable
-from nasopt.records import names as attributes
+from nasopt.host.files import check_writable, ensure_writable
 from nasopt.records import queries
+from nasopt.records.study import StudyRecord
 from nasopt.storage.attachments import remove_uploads
+from nasopt.storage.checkpoints import FOLDER as CHECKPOINTS
+from nasopt.storage.checkpoints import CheckpointStore
+from nasopt.storage.internals import storage_of
 from nasopt.storage.rdb import artifact_folder, open_storage, shown
 from nasopt.study.recovery import retry
 from nasopt.trial.objective import Objective
@@ -51,38 +54,58 @@ class OpenStudy:
 
     @property
     def folder(self) -> Path:
+        """The folder of the study's files."""
         return self.artifacts / self.config.name
 
+    @property
+    def checkpoints(self) -> CheckpointStore:
+        """The weights of its trials."""
+        return CheckpointStore(self.folder / CHECKPOINTS)
 
-def open_study(url: URL, name: str, artifacts: Path | None = None) -> OpenStudy:
+
+def open_study(url: URL, name: str, artifacts: Path | None = None, *, read_only: bool = False) -> OpenStudy:
     """Opens a study.
+
+    Args:
+        url: the database.
+        name: the study's.
+        artifacts: where the study's files are; where it says if None.
+        read_only: refuse every change to the database, which need not be writable then.
 
     Raises:
         StorageError: the database cannot be opened.
         StudyNotFoundError: it holds no such study, or one that nasopt did not make.
     """
-    storage = open_storage(url, must_exist=True, stale_trial_callback=retry)
+    storage = open_storage(url, read_only=read_only, must_exist=True, stale_trial_callback=retry)
     if not _exists(storage, name):
         names = [summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)]
         raise StudyNotFoundError(f"no study {name!r} in {shown(url)}; it has: {choices(sorted(names)) or 'none'}")
     config = _stored_config(storage, name)
     study = optuna.load_study(study_name=name, storage=storage, sampler=Objective(config).sampler())
-    folder = artifacts or Path(study.user_attrs[attributes.ARTIFACTS])
-    return OpenStudy(study, config, folder.resolve(), url)
+    stored = StudyRecord.of(study).artifacts
+    assert stored is not None  # it is written before the configuration
+    return OpenStudy(study, config, (artifacts or Path(stored)).resolve(), url)
 
 
 def list_studies(url: URL, artifacts: Path | None = None) -> list[OpenStudy]:
-    """Every study of ours in a database, by name."""
-    storage = open_storage(url, must_exist=True)
+    """Every study of ours in a database, by name, to be read only."""
+    storage = open_storage(url, read_only=True)
     summaries = optuna.get_all_study_summaries(storage, include_best_trial=False)
-    names = sorted(summary.study_name for summary in summaries if attributes.CONFIG in summary.user_attrs)
-    return [open_study(url, name, artifacts) for name in names]
+    names = sorted(summary.study_name for summary in summaries if StudyRecord.of(summary).configuration is not None)
+    return [open_study(url, name, artifacts, read_only=True) for name in names]
 
 
 def delete(opened: OpenStudy) -> None:
-    """Removes a study from the database, and its files."""
+    """Removes a study from the database, and its files.
+
+    Raises:
+        ArtifactFolderError: its files cannot be removed; then nothing is.
+    """
+    if opened.folder.is_dir():
+        check_writable(opened.artifacts)
+        check_writable(opened.folder)
     remove_uploads(opened.study, [opened.artifacts, artifact_folder(opened.url)])
-    optuna.delete_study(study_name=opened.config.name, storage=opened.study._storage)
+    optuna.delete_study(study_name=opened.config.name, storage=storage_of(opened.study))
     shutil.rmtree(opened.folder, ignore_errors=True)
 
 
@@ -98,7 +121,7 @@ def with_data(opened: OpenStudy, path: str | None) -> OpenStudy:
     if path is not None:
         dataset = config.task.dataset.model_copy(update={"path": resolve_path(path)})
         config = config.model_copy(update={"task": config.task.model_copy(update={"dataset": dataset})})
-    hashes = opened.study.user_attrs[attributes.DATA]
+    hashes = StudyRecord.of(opened.study).data or {}
     for kind, place in places(config).items():
         if hashes.get(kind) is None:
             continue
@@ -114,11 +137,23 @@ def with_data(opened: OpenStudy, path: str | None) -> OpenStudy:
     return OpenStudy(opened.study, config, opened.artifacts, opened.url)
 
 
-def check_artifacts(opened: OpenStudy, rebuild: bool) -> None:
-    """Makes sure that the study's files are there, if it has any trial.
+def require_artifacts(opened: OpenStudy) -> None:
+    """Makes sure that the study's files are there, for commands that only read them.
 
     Raises:
-        ArtifactFolderError: they are not, and `rebuild` is not asked for.
+        ArtifactFolderError: they are not.
+    """
+    if not opened.folder.is_dir():
+        raise ArtifactFolderError(
+            f"{opened.folder}: the study's artifact folder is not there; bring it back, or name it with --artifacts"
+        )
+
+
+def check_artifacts(opened: OpenStudy, rebuild: bool) -> None:
+    """Makes sure that the study's files are there, if it has any trial, and can be written.
+
+    Raises:
+        ArtifactFolderError: they are not there, and `rebuild` is not asked for; or the folder cannot be written.
     """
     if queries.base_of(opened.study) is not None and not opened.folder.is_dir() and not rebuild:
         raise ArtifactFolderError(
@@ -127,11 +162,9 @@ def check_artifacts(opened: OpenStudy, rebuild: bool) -> None:
         )
     ensure_writable(opened.folder)
     if rebuild:
-        from nasopt.storage.checkpoints import CheckpointStore
         from nasopt.trial.base_model import forget_damaged_base
-        from nasopt.trial.preparation import CHECKPOINTS
 
-        forget_damaged_base(opened.folder, CheckpointStore(opened.folder / CHECKPOINTS))
+        forget_damaged_base(opened.folder, opened.checkpoints)
 
 
 def _exists(storage: RDBStorage, name: str) -> bool:
@@ -143,7 +176,7 @@ def _exists(storage: RDBStorage, name: str) -> bool:
 
 
 def _stored_config(storage: RDBStorage, name: str) -> StudyConfig:
-    stored = storage.get_study_user_attrs(storage.get_study_id_from_name(name)).get(attributes.CONFIG)
+    stored = StudyRecord.stored(storage, storage.get_study_id_from_name(name)).configuration
     if stored is None:
         raise StudyNotFoundError(
             f"the study {name!r} was not made by nasopt; `nasopt study list` shows those that were"

@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import optuna
 from filelock import FileLock
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.host.identity import is_gone, worker_identity
-from nasopt.records import names as attributes
 from nasopt.records import queries
+from nasopt.records.trial import TrialRecord
 from nasopt.samplers.history import parent_of, proposed_params
+from nasopt.storage.internals import is_stale, set_trial_user_attr
 
 UNIDENTIFIED_GRACE = timedelta(seconds=30)
 """A running trial that names no process this long after its start belonged to one that was killed in between."""
@@ -46,22 +46,17 @@ def settle_interrupted(study: optuna.Study, folder: Path) -> None:
         trials = study.get_trials(deepcopy=False)
         retried = queries.retried(trials)
         for trial in trials:
-            if (
-                trial.state == TrialState.FAIL
-                and trial.user_attrs.get(attributes.INTERRUPTED)
-                and trial.number not in retried
-            ):
+            if trial.state == TrialState.FAIL and queries.is_interrupted(trial) and trial.number not in retried:
                 retry(study, trial)
 
 
 def retry(study: optuna.Study, trial: FrozenTrial) -> None:
     """Queues an interrupted trial once more: same parameters, same parent. A retry is not retried."""
     params = {**proposed_params(trial), **trial.params}
-    purpose = {name: trial.user_attrs[name] for name in attributes.PURPOSE if name in trial.user_attrs}
-    if attributes.RETRY_OF in trial.user_attrs or not (params or purpose):
+    if queries.is_retry(trial) or not (params or queries.is_base(trial) or queries.is_control(trial)):
         return
-    marks: dict[str, Any] = {attributes.RETRY_OF: trial.number, attributes.PARENT: parent_of(trial), **purpose}
-    study.enqueue_trial(params, user_attrs=marks)
+    marks = TrialRecord.of(trial).as_retry(trial.number, parent_of(trial))
+    study.enqueue_trial(params, user_attrs=marks.to_attributes())
 
 
 @contextmanager
@@ -71,7 +66,7 @@ def recording_interruptions(study: optuna.Study) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if _worker_of(trial) in (None, worker_identity()):
+            if queries.worker_of(trial) in (None, worker_identity()):
                 fail_interrupted(study, trial, f"interrupted: {str(error) or 'Ctrl-C'}")
         raise
 
@@ -79,8 +74,8 @@ def recording_interruptions(study: optuna.Study) -> Iterator[None]:
 def fail_interrupted(study: optuna.Study, trial: FrozenTrial, reason: str) -> None:
     """Fails a running trial with its reason, unless it has ended in the meantime."""
     try:
-        study._storage.set_trial_user_attr(trial._trial_id, attributes.INTERRUPTED, True)
-        study._storage.set_trial_user_attr(trial._trial_id, attributes.FAILURE, reason)
+        set_attribute = partial(set_trial_user_attr, study, trial)
+        TrialRecord(interrupted=True, failure=reason).write_with(set_attribute)
         study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
     except UpdateFinishedTrialError:
         return
@@ -90,20 +85,13 @@ def was_given_up(study: optuna.Study, number: int) -> bool:
     """Whether a trial was failed by another process than its own."""
     trials = study.get_trials(deepcopy=False)
     trial = trials[number]
-    interrupted = trial.user_attrs.get(attributes.INTERRUPTED) or number in queries.retried(trials)
+    interrupted = queries.is_interrupted(trial) or number in queries.retried(trials)
     return bool(trial.state == TrialState.FAIL and interrupted)
-
-
-def _worker_of(trial: FrozenTrial) -> dict[str, Any] | None:
-    worker: dict[str, Any] | None = trial.user_attrs.get(attributes.WORKER) or trial.system_attrs.get(
-        attributes.SAMPLER_WORKER
-    )
-    return worker
 
 
 def _why_dead(study: optuna.Study, trial: FrozenTrial) -> str | None:
     """Why a running trial is under way no more; None if it is, as far as can be told."""
-    worker = _worker_of(trial)
+    worker = queries.worker_of(trial)
     if worker is None:
         assert trial.datetime_start is not None
         abandoned = datetime.now() - trial.datetime_start > UNIDENTIFIED_GRACE
@@ -112,15 +100,6 @@ def _why_dead(study: optuna.Study, trial: FrozenTrial) -> str | None:
         return "interrupted: its process is gone"
     if worker == worker_identity():  # it has no other trial under way, or it would not be here
         return "interrupted: its end could not be recorded"
-    if _is_silent(study, trial):
+    if is_stale(study, trial):  # Optuna looks, too, before each trial, but gives what it fails no reason
         return f"interrupted: no sign of life from {worker['host']}"
     return None
-
-
-def _is_silent(study: optuna.Study, trial: FrozenTrial) -> bool:
-    """Whether the trial's heartbeat has stopped.
-
-    Optuna looks, too, before each trial of `study.optimize`; but what it fails has no reason to show.
-    """
-    backend = getattr(study._storage, "_backend", study._storage)
-    return isinstance(backend, RDBStorage) and trial._trial_id in backend._get_stale_trial_ids(study._study_id)

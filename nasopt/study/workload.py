@@ -8,9 +8,7 @@ from nasopt.architecture.base import EncoderShape
 from nasopt.architecture.encoder import Architecture
 from nasopt.errors import TrialNotFoundError, UnsupportedModelError
 from nasopt.measurement.predicted.transformer_cost import LayerShape, Workload
-from nasopt.records import names as attributes
 from nasopt.records import queries
-from nasopt.storage.checkpoints import CheckpointStore
 from nasopt.study.opening import OpenStudy
 
 
@@ -79,12 +77,9 @@ def from_params(trial: FrozenTrial, base: EncoderShape) -> tuple[LayerShape, ...
 
 
 def _from_checkpoint(opened: OpenStudy, trial: FrozenTrial, base: EncoderShape) -> tuple[LayerShape, ...] | None:
-    folder = opened.folder / "checkpoints"
-    key = trial.user_attrs.get(attributes.CHECKPOINT)
-    if key is None or not folder.is_dir():
-        return None
-    store = CheckpointStore(folder)
-    if key not in store:
+    store = opened.checkpoints
+    key = queries.checkpoint_of(trial)
+    if key is None or key not in store:
         return None
     architecture = store.architecture(key)
     if not isinstance(architecture, Architecture):

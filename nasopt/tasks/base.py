@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -41,6 +41,13 @@ class Evaluation:
 class Task(ABC):
     """Data and base model of a study. Making one opens and checks the data; it loads no weights.
 
+    A task declares what it can do, so that nobody outside asks for its type: what the study file may say of it in
+    :data:`nasopt.config.task.TRAITS`, the rest in the members of its class.
+
+    Args:
+        config: `[task]` of the study file.
+        folder: the study's artifact folder, where a tokenizer that was trained for it lies; None before there is one.
+
     Raises:
         DatasetError: the data do not exist or do not fit the task.
         UnsupportedModelError: the model does not exist, or is not one that can be cut.
@@ -51,8 +58,14 @@ class Task(ABC):
     _data: Mapping[str, Dataset]
     """The raw examples, by role."""
 
-    def __init__(self, config: TaskConfig) -> None:
+    has_logits: ClassVar[bool] = True
+    """Whether a model's outputs have logits, so that a student can learn its teacher's probabilities."""
+    onnx_obstacle: ClassVar[str | None] = None
+    """What ONNX lacks for a model of this task, to go on after "which has no"; None where it can be written."""
+
+    def __init__(self, config: TaskConfig, folder: Path | None = None) -> None:
         self.config = config
+        self._folder = folder
 
     @property
     @abstractmethod
@@ -63,6 +76,31 @@ class Task(ABC):
     def is_classification(self) -> bool:
         """Whether outputs are logits over classes."""
         return False
+
+    @property
+    def labelled(self) -> LabelledTask | None:
+        """This task, if every example has a label; else None."""
+        return None
+
+    @property
+    def embedding(self) -> EmbeddingTask | None:
+        """This task, if its models give vectors of texts; else None."""
+        return None
+
+    @property
+    def evaluates_test(self) -> bool:
+        """Whether there is a test split, which an exported model is evaluated on once."""
+        return self.config.dataset.splits.test is not None
+
+    @property
+    def judged_on(self) -> str:
+        """The data behind `quality`, in words."""
+        return "the validation split"
+
+    @property
+    def usage(self) -> str:
+        """Python code for the model card, to go on after `model` and `tokenizer` are loaded; empty if there is none."""
+        return ""
 
     @property
     def num_outputs(self) -> int:
@@ -76,6 +114,9 @@ class Task(ABC):
         Args:
             folder: of the cache.
             tokenizer: a candidate's, where it has another vocabulary than the base model.
+
+        Returns:
+            By role the tokens of all examples in flat arrays; see :class:`nasopt.tasks.batches.EncodedSplit`.
         """
 
     def texts_read(self, role: str) -> list[str]:
@@ -99,7 +140,12 @@ class Task(ABC):
         device: torch.device,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> Evaluation:
-        """Runs the model over a split, in the model's own precision; `tokenizer` as in :meth:`encode`."""
+        """Runs the model over a split, in the model's own precision; `tokenizer` as in :meth:`encode`.
+
+        Returns:
+            The quality, to be maximised, with outputs of shape (examples, outputs) or replicates of shape
+            (1 + resamples,).
+        """
 
     @property
     @abstractmethod
@@ -113,17 +159,68 @@ class Task(ABC):
 
     @abstractmethod
     def loss_of(self, outputs: Sequence[Any], batch: Any) -> Tensor:
-        """The task's loss, averaged over the batch, from what :meth:`run` gave."""
+        """The task's loss, averaged over the batch, from what :meth:`run` gave; a tensor of shape ()."""
 
     def run(self, model: nn.Module, batch: Any, hidden_states: bool = False) -> list[Any]:
-        """The model's outputs (of transformers) for each text of a batch, with hidden states where they are wanted."""
+        """The model's outputs (of transformers) for each text of a batch, with hidden states where they are wanted.
+
+        Each has `logits` of shape (batch, outputs), or `last_hidden_state` of shape (batch, tokens, hidden); hidden
+        states are the embeddings' and then each layer's, (batch, tokens, hidden).
+        """
         options = {"output_hidden_states": True} if hidden_states else {}
         return [model(**side.inputs, **options) for side in batch.sides]
 
     def training_loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """The task's loss of a model on a batch."""
+        """The task's loss of a model on a batch; a tensor of shape ()."""
         return self.loss_of(self.run(model, batch), batch)
 
     def workload(self, model: nn.Module) -> nn.Module:
-        """What one call of is timed, with a batch of texts: a forward pass of the model unless a task says more."""
+        """The module whose call on a batch of texts is timed: the model, unless a task says more.
+
+        It takes the model's inputs, each of shape (batch, tokens).
+        """
         return model
+
+
+class LabelledTask(Task):
+    """A task whose examples have one label each: a class, or a number."""
+
+    @property
+    def labelled(self) -> LabelledTask:
+        return self
+
+    @abstractmethod
+    def texts(self, role: str) -> list[str]:
+        """The raw texts of a split, those of one example joined by a blank."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The task's loss, averaged over the batch; a tensor of shape ().
+
+        Args:
+            outputs: logits, or the one number, of each example, shape (batch, outputs).
+            labels: shape (batch,), int64 for classes and float32 for numbers.
+        """
+
+    @abstractmethod
+    def quality(self, outputs: NDArray[np.float32], labels: NDArray[np.generic]) -> float:
+        """The metric, to be maximised.
+
+        Args:
+            outputs: shape (examples, outputs).
+            labels: shape (examples,).
+        """
+
+
+class EmbeddingTask(Task):
+    """A task whose models turn a text into a vector."""
+
+    has_logits = False
+
+    @property
+    def embedding(self) -> EmbeddingTask:
+        return self
+
+    @abstractmethod
+    def vectors(self, outputs: Sequence[Any], batch: Any) -> list[Tensor]:
+        """The vectors of both texts from what :meth:`run` gave, each of shape (batch, hidden), float32."""

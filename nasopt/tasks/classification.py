@@ -21,7 +21,7 @@ from nasopt.config.task import CLASSIFICATION_METRICS, REGRESSION_METRICS, TaskC
 from nasopt.errors import DatasetError, choices
 from nasopt.models import loading
 from nasopt.models.families import encoder_family_of, encoder_shape, max_positions
-from nasopt.tasks.base import Evaluation, Task
+from nasopt.tasks.base import Evaluation, LabelledTask
 from nasopt.tasks.batches import Batch, EncodedSplit, Examples, sorted_batches
 from nasopt.tasks.datasets import load_splits
 from nasopt.tasks.encoding import Encoder, identity_of
@@ -42,11 +42,15 @@ class Labels:
         return len(self.names) or 1
 
 
-class TextClassification(Task):
-    """See :class:`nasopt.tasks.base.Task`."""
+class TextClassification(LabelledTask):
+    """Texts, or pairs of them, with a class or a number each; quality is a metric of a model's outputs.
 
-    def __init__(self, config: TaskConfig) -> None:
-        super().__init__(config)
+    Raises:
+        DatasetError, UnsupportedModelError: see :class:`nasopt.tasks.base.Task`.
+    """
+
+    def __init__(self, config: TaskConfig, folder: Path | None = None) -> None:
+        super().__init__(config, folder)
         self._data = load_splits(config.dataset, (*config.dataset.text, config.dataset.label))
         self._model_config = loading.load_config(config.model, config.revision, config.trust_remote_code)
         encoder_family_of(self._model_config)
@@ -130,14 +134,14 @@ class TextClassification(Task):
         return torch.tensor(labels, dtype=torch.int64 if self.is_classification else torch.float32)
 
     def _padding(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-        """What of the tokenizer's output the model reads, but the mask: segments only if it tells them apart."""
+        """The tokenizer's outputs that the model reads, but the mask: segments only if it tells them apart."""
         segments = getattr(self._model_config, "type_vocab_size", 0) or 0
         padding = {"input_ids": int(tokenizer.pad_token_id), "token_type_ids": 0}
         wanted = {"input_ids"} | ({"token_type_ids"} if segments > 1 else set())
         return {name: padding[name] for name in tokenizer.model_input_names if name in wanted}
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy for classes, mean squared error for numbers; `outputs` of shape (batch, outputs)."""
+        """Cross-entropy for classes, mean squared error for numbers; see :class:`nasopt.tasks.base.LabelledTask`."""
         if self.is_classification:
             return functional.cross_entropy(outputs.float(), labels)
         return functional.mse_loss(outputs.float().squeeze(-1), labels)

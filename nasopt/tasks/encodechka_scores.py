@@ -1,8 +1,8 @@
 """The scores of the encodechka tasks, from embeddings (METHODS.md section 4, "The encodechka protocol").
 
 Each function takes `weights` of shape (rows, evaluation examples), how often an example counts (see
-:mod:`nasopt.numerics.resampling`), and gives the score of every row, shape (rows,). Classifiers are fitted once: what is
-resampled is the examples they are judged by. Embeddings are unit vectors of shape (examples, hidden), float32.
+:mod:`nasopt.numerics.resampling`), and gives the score of every row, shape (rows,). Classifiers are fitted once: the
+examples that judge them are resampled. Embeddings are unit vectors of shape (examples, hidden), float32.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SGD_TOLERANCE = 1e-4
 
 
 def dot_products(first: Embeddings, second: Embeddings) -> NDArray[np.float32]:
-    """Of the two embeddings of each pair; shape (pairs,)."""
+    """The dot product of the two embeddings of each pair; shape (pairs,)."""
     products: NDArray[np.float32] = np.einsum("ij,ij->i", first, second)
     return products
 
@@ -40,7 +40,7 @@ def pair_correlation(weights: FloatArray, first: Embeddings, second: Embeddings,
 
 
 def pair_accuracy(weights: FloatArray, first: Embeddings, second: Embeddings, labels: Labels) -> FloatArray:
-    """NLI: accuracy of a logistic regression on the dot product, by cross-validation."""
+    """NLI: accuracy of a logistic regression on the dot product, by cross-validation; `labels` of shape (pairs,)."""
     folds = KFold(n_splits=FOLDS, shuffle=True, random_state=SEED)
     feature = dot_products(first, second)[:, None]
     predicted = cross_val_predict(LogisticRegression(max_iter=MAX_ITERATIONS), feature, labels, cv=folds)
@@ -50,7 +50,10 @@ def pair_accuracy(weights: FloatArray, first: Embeddings, second: Embeddings, la
 def best_accuracy(
     weights: FloatArray, train: Embeddings, train_labels: Labels, test: Embeddings, test_labels: Labels
 ) -> FloatArray:
-    """SA, IC and ICX: accuracy of logistic regression or of the nearest neighbours, the better one in each row."""
+    """SA, IC and ICX: accuracy of logistic regression or of the nearest neighbours, the better one in each row.
+
+    Labels are of shape (examples,).
+    """
     classifiers = (
         LogisticRegression(max_iter=MAX_ITERATIONS),
         KNeighborsClassifier(n_neighbors=NEIGHBOURS, weights="distance"),
@@ -62,7 +65,7 @@ def best_accuracy(
 def class_separation(
     weights: FloatArray, train: Embeddings, train_labels: FloatArray, test: Embeddings, test_labels: FloatArray
 ) -> FloatArray:
-    """TI and II: area under the ROC curve of a logistic regression's probability of class 1."""
+    """TI and II: area under the ROC curve of a logistic regression's probability of class 1; labels (examples,)."""
     model = LogisticRegression(max_iter=MAX_ITERATIONS).fit(train, train_labels)
     return roc_auc(weights, test_labels == 1, model.predict_proba(test)[:, 1])
 
@@ -78,11 +81,11 @@ def entity_f1(
     """NE1 and NE2: F1 averaged over the labels other than O that occur, of a linear classifier of word vectors.
 
     Args:
-        weights: shape (rows, texts): texts are drawn, for the words of one text belong together.
+        weights: shape (rows, texts): texts are drawn, because the words of one text belong together.
         train: vectors of the words of the training texts, shape (words, hidden).
         train_labels: BIO labels, shape (words,).
-        test: of the evaluation texts, likewise.
-        test_labels: likewise.
+        test: vectors of the words of the evaluation texts, shape (words, hidden).
+        test_labels: their BIO labels, shape (words,).
         text_of_word: the evaluation text of each word, shape (words,), below `texts`.
     """
     model = SGDClassifier(loss="log_loss", random_state=SEED, tol=SGD_TOLERANCE).fit(train, train_labels)

@@ -14,26 +14,33 @@ Metric = Callable[[NDArray[np.float32], NDArray[np.generic]], float]
 
 
 def accuracy(logits: NDArray[np.float32], labels: NDArray[np.generic]) -> float:
+    """Share of the examples whose largest logit is that of their class.
+
+    Args:
+        logits: shape (examples, classes).
+        labels: shape (examples,).
+    """
     return float(metrics.accuracy_score(labels, logits.argmax(axis=1)))
 
 
 def f1(logits: NDArray[np.float32], labels: NDArray[np.generic]) -> float:
-    """F1 of class 1 for two classes, the mean over the classes for more."""
+    """F1 of class 1 for two classes, the mean over the classes for more; shapes as for :func:`accuracy`."""
     average = "binary" if logits.shape[1] == 2 else "macro"
     return float(metrics.f1_score(labels, logits.argmax(axis=1), average=average, zero_division=0.0))
 
 
 def matthews_correlation(logits: NDArray[np.float32], labels: NDArray[np.generic]) -> float:
+    """Matthews correlation of predicted and true classes; shapes as for :func:`accuracy`."""
     return float(metrics.matthews_corrcoef(labels, logits.argmax(axis=1)))
 
 
 def pearsonr(logits: NDArray[np.float32], labels: NDArray[np.generic]) -> float:
-    """Pearson correlation of the only output; nan where it is constant."""
+    """Pearson correlation of the only output, shape (examples, 1), with the numbers, (examples,); nan if constant."""
     return float(stats.pearsonr(logits[:, 0], labels).statistic)
 
 
 def spearmanr(logits: NDArray[np.float32], labels: NDArray[np.generic]) -> float:
-    """Spearman rank correlation of the only output; nan where it is constant."""
+    """Spearman rank correlation of the only output; nan where it is constant; shapes as for :func:`pearsonr`."""
     return float(stats.spearmanr(logits[:, 0], labels).statistic)
 
 

@@ -1,15 +1,26 @@
-"""What a study needs before its first trial: tokenised data and a trained base model, both made once."""
+"""From the type of a task to its class, and a study's task from its configuration."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasopt.config.study import StudyConfig
+from nasopt.config.task import TaskType
 from nasopt.errors import DatasetError
 
 if TYPE_CHECKING:
     from nasopt.tasks.base import Task
+
+
+CLASSES: Mapping[TaskType, tuple[str, str]] = {
+    "text-classification": ("nasopt.tasks.classification", "TextClassification"),
+    "sentence-similarity": ("nasopt.tasks.similarity", "SentenceSimilarity"),
+    "translation": ("nasopt.tasks.translation", "Translation"),
+}
+"""Module and name of each task's class, which is imported when it is asked for: it brings torch and transformers."""
 
 
 def open_task(config: StudyConfig, folder: Path | None = None) -> Task:
@@ -22,7 +33,7 @@ def open_task(config: StudyConfig, folder: Path | None = None) -> Task:
     Raises:
         DatasetError, UnsupportedModelError: see :class:`nasopt.tasks.base.Task`.
     """
-    task = _make_task(config, folder)
+    task = task_class(config.task.type)(config.task, folder)
     longest = task.max_positions
     for latency in config.latency:
         if latency.sequence_length > longest:
@@ -32,16 +43,8 @@ def open_task(config: StudyConfig, folder: Path | None = None) -> Task:
     return task
 
 
-def _make_task(config: StudyConfig, folder: Path | None) -> Task:
-    task = config.task
-    if task.type == "sentence-similarity":
-        from nasopt.tasks.similarity import SentenceSimilarity
-
-        return SentenceSimilarity(task)
-    if task.type == "translation":
-        from nasopt.tasks.translation import Translation
-
-        return Translation(task, folder)
-    from nasopt.tasks.classification import TextClassification
-
-    return TextClassification(task)
+def task_class(kind: TaskType) -> type[Task]:
+    """The class of a type of task, with all that it declares."""
+    module, name = CLASSES[kind]
+    found: type[Task] = getattr(import_module(module), name)
+    return found

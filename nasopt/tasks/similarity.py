@@ -29,7 +29,7 @@ from nasopt.errors import DatasetError
 from nasopt.models import loading
 from nasopt.models.families import encoder_family_of, encoder_shape, max_positions
 from nasopt.numerics.resampling import FloatArray, resample_weights, spearman
-from nasopt.tasks.base import Evaluation, Task
+from nasopt.tasks.base import EmbeddingTask, Evaluation
 from nasopt.tasks.batches import EncodedSplit, Examples, PairBatch, PairedSplit
 from nasopt.tasks.datasets import check_pairs, load_splits
 from nasopt.tasks.embeddings import TextEncoder, pool, translation_ranking
@@ -42,11 +42,28 @@ SIMILARITY_BLOCK = 1024
 """Texts whose cosines with all others are in memory at a time."""
 
 
-class SentenceSimilarity(Task):
-    """See :class:`nasopt.tasks.base.Task`."""
+VECTORS = """
+texts = tokenizer(["{prefix}a text"], padding=True, return_tensors="pt")
+hidden = model(**texts).last_hidden_state  # (texts, tokens, hidden size)
+{pooling}
+"""
 
-    def __init__(self, config: TaskConfig) -> None:
-        super().__init__(config)
+POOLINGS = {
+    "mean": """mask = texts["attention_mask"][..., None]
+vectors = (hidden * mask).sum(dim=1) / mask.sum(dim=1)""",
+    "cls": "vectors = hidden[:, 0]",
+}
+
+
+class SentenceSimilarity(EmbeddingTask):
+    """Pairs of texts of like meaning; quality is how well a model's vectors tell such pairs.
+
+    Raises:
+        DatasetError, UnsupportedModelError: see :class:`nasopt.tasks.base.Task`.
+    """
+
+    def __init__(self, config: TaskConfig, folder: Path | None = None) -> None:
+        super().__init__(config, folder)
         self._data = load_splits(config.dataset, config.dataset.text)
         for role, split in self._data.items():
             check_pairs(split, role, config.dataset.text)
@@ -55,7 +72,7 @@ class SentenceSimilarity(Task):
         encoder_family_of(self._model_config)
         self.tokenizer = loading.load_tokenizer(config.model, config.revision, config.trust_remote_code)
         self._tokenizer_identity = identity_of(self.tokenizer)
-        if config.metric == "encodechka":
+        if self._has_benchmark:
             _ = self.benchmark  # missing files are told now, not after a training
 
     @cached_property
@@ -83,7 +100,26 @@ class SentenceSimilarity(Task):
 
     @property
     def has_head(self) -> bool:
-        return True  # vectors are what any encoder gives
+        return True  # any encoder gives vectors
+
+    @property
+    def evaluates_test(self) -> bool:
+        # The benchmark has files of its own, and the search has seen them.
+        return super().evaluates_test and not self._has_benchmark
+
+    @property
+    def judged_on(self) -> str:
+        return "the files of the benchmark" if self._has_benchmark else super().judged_on
+
+    @property
+    def usage(self) -> str:
+        settings = self.config.similarity
+        code = VECTORS.format(prefix=settings.prefix, pooling=POOLINGS[settings.pooling])
+        return code + ("vectors = vectors / vectors.norm(dim=-1, keepdim=True)\n" if settings.normalize else "")
+
+    @property
+    def _has_benchmark(self) -> bool:
+        return self.config.metric == "encodechka"
 
     @property
     def shape(self) -> EncoderShape:
@@ -148,7 +184,6 @@ class SentenceSimilarity(Task):
         )
 
     def vectors(self, outputs: Sequence[Any], batch: PairBatch) -> list[Tensor]:
-        """The vectors of both texts from what :meth:`run` gave, each of shape (batch, hidden), float32."""
         settings = self.config.similarity
         return [
             pool(output.last_hidden_state, side.attention_mask, settings.pooling, settings.normalize)
@@ -170,7 +205,7 @@ class SentenceSimilarity(Task):
         """As the base class says; with `encodechka`, `details` has the score of each of its tasks by name."""
         assert isinstance(examples, PairedSplit)
         encoder = self.text_encoder(model, device, tokenizer)
-        if self.config.metric == "encodechka":
+        if self._has_benchmark:
             scores = self.benchmark.evaluate(encoder.sentences, encoder.words)
             details = {name: float(values[0]) for name, values in scores.items()}
             replicates = mean_scores(scores)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nasopt.tasks.base import LabelledTask
 from nasopt.tasks.batches import Examples
-from nasopt.tasks.classification import TextClassification
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class TfidfResult:
     seconds: float
 
 
-def fit_tfidf(task: TextClassification, splits: Mapping[str, Examples]) -> TfidfResult:
+def fit_tfidf(task: LabelledTask, splits: Mapping[str, Examples]) -> TfidfResult:
     """Fits logistic regression (ridge regression for numbers) on word 1- and 2-grams of the raw training texts.
 
     Term frequencies are sublinear, everything else is scikit-learn's default.

@@ -33,7 +33,7 @@ RESAMPLES = 1000
 
 
 class Generation(nn.Module):
-    """What is timed: translating a batch greedily into a fixed number of tokens, with the KV cache.
+    """Translates a batch greedily into a fixed number of tokens, with the KV cache: the call that is timed.
 
     Args:
         model: an encoder-decoder.
@@ -54,16 +54,25 @@ class Generation(nn.Module):
         return generated
 
 
-class Translation(Task):
-    """See :class:`nasopt.tasks.base.Task`.
+GENERATION = """
+texts = tokenizer(["a text"], padding=True, return_tensors="pt")
+print(tokenizer.batch_decode(model.generate(**texts), skip_special_tokens=True))
+"""
 
-    Args:
-        config: the task's.
-        folder: the study's artifact folder, where the tokenizer of a new model is kept; None: it is trained anew.
+
+class Translation(Task):
+    """Texts and their translations; quality is BLEU of what an encoder-decoder generates.
+
+    The tokenizer of a new model is kept in the study's folder, and trained anew before there is one.
+
+    Raises:
+        DatasetError, UnsupportedModelError: see :class:`nasopt.tasks.base.Task`.
     """
 
+    onnx_obstacle = "generation"
+
     def __init__(self, config: TaskConfig, folder: Path | None = None) -> None:
-        super().__init__(config)
+        super().__init__(config, folder)
         self._data = load_splits(config.dataset, config.dataset.text)
         for role, split in self._data.items():
             check_pairs(split, role, config.dataset.text)
@@ -72,7 +81,7 @@ class Translation(Task):
             self._set_languages()
             self._model_config = loading.load_config(config.model, config.revision, config.trust_remote_code)
         else:
-            self.tokenizer = self._own_tokenizer(config.new_model, folder)
+            self.tokenizer = self._own_tokenizer(config.new_model)
             self._model_config = self._new_config(config.new_model)
         if not self._model_config.is_encoder_decoder:
             raise UnsupportedModelError(
@@ -94,12 +103,12 @@ class Translation(Task):
     def _new_config(self, settings: NewModelConfig) -> PretrainedConfig:
         return new_config(self.config.model, settings, self.config.max_length)
 
-    def _own_tokenizer(self, settings: NewModelConfig, folder: Path | None) -> PreTrainedTokenizerBase:
+    def _own_tokenizer(self, settings: NewModelConfig) -> PreTrainedTokenizerBase:
         """Trained on both languages of the training split; kept in the study's folder, so that it stays the same."""
         train = self._data["train"]
         texts = [str(text) for column in self.config.dataset.text for text in train[column]]
         key = hashlib.sha256("\0".join([settings.tokenizer, str(settings.vocabulary), *texts]).encode()).hexdigest()
-        place = None if folder is None else folder / "data" / f"tokenizer-{key[:16]}"
+        place = None if self._folder is None else self._folder / "data" / f"tokenizer-{key[:16]}"
         if place is not None and place.is_dir():
             return loading.load_tokenizer(str(place), None, False)
         tokenizer = train_tokenizer(texts, settings.vocabulary, settings.tokenizer, self.config.max_length)
@@ -116,6 +125,10 @@ class Translation(Task):
     @property
     def has_head(self) -> bool:
         return self.config.new_model is None
+
+    @property
+    def usage(self) -> str:
+        return GENERATION
 
     @property
     def shape(self) -> EncoderShape:
@@ -167,7 +180,7 @@ class Translation(Task):
         return [model(**batch.first.inputs, decoder_input_ids=read, use_cache=False, **options)]
 
     def loss_of(self, outputs: Sequence[Any], batch: PairBatch) -> Tensor:
-        """Cross-entropy of the target tokens with label smoothing, averaged over tokens."""
+        """Cross-entropy of the target tokens with label smoothing, averaged over tokens; a tensor of shape ()."""
         return token_cross_entropy(outputs[0].logits, labels_of(batch), self.config.translation.label_smoothing)
 
     @torch.inference_mode()
@@ -199,6 +212,7 @@ class Translation(Task):
         return translations
 
     def workload(self, model: nn.Module) -> nn.Module:
+        """A module that generates token ids of shape (batch, 1 + tokens)."""
         return Generation(model, self.config.translation.latency_tokens)
 
 
@@ -220,7 +234,13 @@ def decoder_inputs(model: nn.Module, labels: Tensor) -> Tensor:
 
 
 def token_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Averaged over the tokens that are not :data:`IGNORED`; logits (batch, tokens, vocabulary)."""
+    """Cross-entropy averaged over the tokens that are not :data:`IGNORED`; a tensor of shape ().
+
+    Args:
+        logits: shape (batch, tokens, vocabulary).
+        labels: shape (batch, tokens).
+        smoothing: share of the probability that goes to all tokens alike.
+    """
     return functional.cross_entropy(
         logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, label_smoothing=smoothing
     )

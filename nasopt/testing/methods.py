@@ -67,7 +67,7 @@ class MethodTestCase:
     def study(cls, config: StudyConfig, folder: Path) -> SmallStudy:
         """The study after its first trials."""
         study = SmallStudy.created(config, folder)
-        study.run(self.TRIALS)
+        study.run(cls.TRIALS)
         return study
 
     @pytest.fixture(scope="class")

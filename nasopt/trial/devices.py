@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from nasopt.measurement.sources import LatencySource, device_changes
-from nasopt.records import names as attributes
+from nasopt.records import queries
+from nasopt.records.trial import TrialRecord
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -26,8 +27,9 @@ def changed_devices(
 
     if base is None:
         return []
-    changes = device_changes(base.user_attrs[attributes.LATENCY], sources)
-    began_on = base.user_attrs.get(attributes.MEMORY, {}).get("device")
+    changes = device_changes(queries.latencies_of(base), sources)
+    memory = TrialRecord.of(base).memory
+    began_on = None if memory is None else memory.device
     found = device_name(next(iter(sources.values())).device)
     if measures_memory and began_on not in (None, found):
         changes.append(f"memory_mb: measured, {found}, but the study began with: measured, {began_on}")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nasopt.measurement.inputs import fixed_batch
-from nasopt.measurement.sources import LatencySource, with_value
+from nasopt.measurement.sources import LatencySource
 from nasopt.methods.base import Quantizer
+from nasopt.records.latency import Latencies
+from nasopt.records.trial import MemoryRecord
 from nasopt.training.candidate import Candidate
 from nasopt.training.context import Context
 from nasopt.trial.artifact import make_artifact
+from nasopt.trial.subject import subject_of
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +38,8 @@ class Evaluated:
     """
 
     evaluation: Evaluation
-    latencies: Mapping[str, Mapping[str, Any]]
-    memory: Mapping[str, Any]
+    latencies: Latencies
+    memory: MemoryRecord
     memory_objective: str
     parameters: int
     flops: int
@@ -44,8 +47,9 @@ class Evaluated:
     @property
     def values(self) -> tuple[float, ...]:
         """The objectives: quality, latencies in ms, memory in MB."""
-        latencies = [item["value_ms"] for item in self.latencies.values()]
-        return (self.evaluation.quality, *latencies, self.memory[f"{self.memory_objective}_mb"])
+        latencies = [item.value_ms for item in self.latencies.values()]
+        memory = self.memory.peak_mb if self.memory_objective == "peak" else self.memory.weights_mb
+        return (self.evaluation.quality, *latencies, memory)
 
 
 def evaluate(
@@ -78,7 +82,7 @@ def evaluate(
     context.on_phase("measuring", 0, 0)
     memory = _memory(artifact, weights, device, context)
     latencies = _latencies(artifact, device, candidate, context, sources, quantizer)
-    batch = fixed_batch(context.config.latency[0], context, candidate.model)
+    batch = fixed_batch(context.config.latency[0], candidate.model, context.task.tokenizer.all_special_ids)
     return Evaluated(
         evaluation,
         latencies,
@@ -89,13 +93,13 @@ def evaluate(
     )
 
 
-def _memory(artifact: PreTrainedModel, weights: float, device: torch.device, context: Context) -> dict[str, Any]:
+def _memory(artifact: PreTrainedModel, weights: float, device: torch.device, context: Context) -> MemoryRecord:
     from nasopt.measurement.device import device_name
     from nasopt.measurement.measured.memory import peak_memory_mb
 
-    batch = fixed_batch(context.config.latency[0], context, artifact)
+    batch = fixed_batch(context.config.latency[0], artifact, context.task.tokenizer.all_special_ids)
     peak = peak_memory_mb(context.task.workload(artifact), batch, weights, device)
-    return {"weights_mb": weights, "peak_mb": peak, "device": device_name(device)}
+    return MemoryRecord(weights, peak, device_name(device))
 
 
 def _latencies(
@@ -105,12 +109,12 @@ def _latencies(
     context: Context,
     sources: Mapping[str, LatencySource],
     quantizer: Quantizer | None,
-) -> dict[str, Mapping[str, Any]]:
-    latencies: dict[str, Mapping[str, Any]] = {}
+) -> Latencies:
+    latencies = {}
     for position, (name, source) in enumerate(sources.items(), start=1):
         if source.device != device:
             # Afresh, not moved: a bitsandbytes model that has run stays behind in part.
             artifact, device = make_artifact(candidate, source.device, quantizer), source.device
-        record = source.record(artifact, candidate, context)
-        latencies[name] = with_value(record, None if context.base is None else context.base.values[position])
+        reference = None if context.base is None else context.base.values[position]
+        latencies[name] = source.record(subject_of(artifact, candidate.architecture, context), reference)
     return latencies

@@ -22,11 +22,13 @@ from nasopt.host.identity import worker_identity
 from nasopt.measurement.sources import LatencySource, make_sources
 from nasopt.methods.base import Outcome
 from nasopt.methods.registry import make_method
-from nasopt.records import names as attributes
 from nasopt.records import queries
+from nasopt.records.study import fix_base, store_details
+from nasopt.records.trial import TrialRecord
 from nasopt.samplers.history import is_exhausted
-from nasopt.storage.predictions import PredictionStore
+from nasopt.storage.internals import database_of, study_key
 from nasopt.storage.rdb import artifact_folder, parse_url
+from nasopt.storage.validation_predictions import PredictionStore
 from nasopt.training.candidate import RejectedCandidateError
 from nasopt.training.context import BaseTrial, Context
 from nasopt.trial import recording, retention
@@ -125,10 +127,9 @@ class Objective:
         prepared, base = self._of(study), queries.base_of(study)
         context = prepared.context
         if base is not None:
-            context.base = BaseTrial(base.number, tuple(base.values), base.user_attrs.get(attributes.LATENCY, {}))
-            for name, value in self.method.prepare(context).items():
-                if study.user_attrs.get(name) != value:
-                    study.set_user_attr(name, value)
+            fix_base(study)
+            context.base = BaseTrial(base.number, tuple(base.values), queries.latencies_of(base))
+            store_details(study, self.method.prepare(context))
         return context
 
     def check_device(self, study: optuna.Study) -> None:
@@ -156,14 +157,14 @@ class Objective:
             )
         try:
             self.trial_number = trial.number
-            trial.set_user_attr(attributes.WORKER, worker_identity())
+            TrialRecord(worker=worker_identity()).write_to(trial)
             return self._run(trial, self.prepare(trial.study))
         finally:
             self._busy.release()
 
     def _run(self, trial: optuna.Trial, context: Context) -> tuple[float, ...]:
         if is_exhausted(trial):
-            trial.set_user_attr(attributes.EXHAUSTED, True)
+            TrialRecord(exhausted=True).write_to(trial)
             trial.study.stop()
             raise optuna.TrialPruned("every genotype the method can reach has been tried")
         try:
@@ -196,16 +197,14 @@ class Objective:
         found = evaluate(proposed, context, self.sources, self.method.plan.quantizer)
         population = [other.values for other in retention.possible_parents(trial.study, self.method)]
         judgement = self.method.judge(Outcome(found.values, found.parameters, self.config.task.metric, population))
-        recording.record_result(
-            trial, proposed, found, judgement, context, self.metric_names, "; ".join(changes) or None
-        )
+        recording.record_result(trial, proposed, found, judgement, context, changes)
         return found.values
 
     def _of(self, study: optuna.Study) -> _Prepared:
         """What belongs to a study; prepared now if it has not been."""
         from nasopt.trial.preparation import prepare
 
-        key = (id(_backend(study)), study._study_id)
+        key = study_key(study)
         if key not in self._prepared:
             folder = self._artifacts or _default_artifacts(study)
             context = prepare(
@@ -223,12 +222,9 @@ class Objective:
         return changed_devices(queries.base_of(study), self.sources, measures_memory=measures_memory)
 
 
-def _backend(study: optuna.Study) -> Any:
-    return getattr(study._storage, "_backend", study._storage)
-
-
 def _default_artifacts(study: optuna.Study) -> Path:
-    return artifact_folder(parse_url(getattr(_backend(study), "url", "sqlite://")))
+    database = database_of(study)
+    return artifact_folder(parse_url("sqlite://" if database is None else database.url))
 
 
 def _free_memory() -> None:

@@ -10,12 +10,11 @@ from nasopt.config.study import StudyConfig
 from nasopt.host.files import remove_partial_files
 from nasopt.measurement.device import working_device
 from nasopt.models.families import encoder_shape
+from nasopt.storage.checkpoints import FOLDER as CHECKPOINTS
 from nasopt.storage.checkpoints import CheckpointStore
 from nasopt.tasks.opening import open_task
 from nasopt.training.context import Context, PhaseCallback
 from nasopt.trial.base_model import BaseModel, MakeObserver
-
-CHECKPOINTS = "checkpoints"
 
 
 def prepare(
@@ -42,6 +41,7 @@ def prepare(
     """
     task = open_task(config, folder)
     checkpoints = CheckpointStore(folder / CHECKPOINTS)
+    checkpoints.make_writable()
     remove_partial_files(folder)
     device = working_device()
     # Workers on this host that start together prepare one after the other; the second finds what the first made.

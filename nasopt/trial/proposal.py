@@ -12,8 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 from nasopt.architecture.encoder import Architecture
 from nasopt.errors import CheckpointError
 from nasopt.methods.base import Method
-from nasopt.records import names as attributes
 from nasopt.records import queries
+from nasopt.records.trial import TrialRecord
 from nasopt.samplers.history import parent_of
 from nasopt.training.candidate import Candidate, Lineage
 from nasopt.training.context import Context, Parent
@@ -27,7 +27,7 @@ def propose(trial: optuna.Trial, method: Method, context: Context, done: DoneWor
     Raises:
         RejectedCandidateError: it breaks a constraint that needs no training to be known.
     """
-    recipe = trial.user_attrs.get(attributes.CONTROL_RECIPE)
+    recipe = queries.recipe_of(trial)
     if recipe is not None:
         return _control(recipe, trial, method, context)
     space = method.space(context.shape)
@@ -54,13 +54,14 @@ def _parent(trial: optuna.Trial) -> Parent | None:
     if number is None:
         return None
     # `trial.study` knows finished trials by number; the copy is avoided because a study may hold thousands.
-    stored = trial.study.get_trials(deepcopy=False)[number].user_attrs
-    return Parent(number, stored.get(attributes.CHECKPOINT, ""), _lineage(stored))
+    record = TrialRecord.of(trial.study.get_trials(deepcopy=False)[number])
+    return Parent(number, record.checkpoint or "", lineage_of(record))
 
 
-def _lineage(stored: Mapping[str, Any]) -> Lineage:
-    epochs = {name: stored.get(name, 0) for name in ("finetune_epochs", "distill_epochs", "search_epochs")}
-    return Lineage(stored.get(attributes.PARENT), **epochs)
+def lineage_of(record: TrialRecord) -> Lineage:
+    """How a trial's weights were trained."""
+    epochs = (record.finetune_epochs or 0, record.distill_epochs or 0, record.search_epochs or 0)
+    return Lineage(record.parent, *epochs)
 
 
 def _control(recipe: Mapping[str, Any], trial: optuna.Trial, method: Method, context: Context) -> Candidate:
@@ -70,11 +71,11 @@ def _control(recipe: Mapping[str, Any], trial: optuna.Trial, method: Method, con
     architecture, source = method.controls.make(recipe, context)
     for other in _alike(recipe, trial.study, context):
         try:
-            weights, stored = context.checkpoints.read(other.user_attrs[attributes.CHECKPOINT])
+            weights, stored = context.checkpoints.read(queries.checkpoint_of(other) or "")
         except CheckpointError:
             continue
         model = WeightSource.restore(stored, weights, context.task.load_model())
-        lineage = replace(_lineage(other.user_attrs), parent=context.base_lineage.parent)
+        lineage = replace(lineage_of(TrialRecord.of(other)), parent=context.base_lineage.parent)
         return Candidate(model, architecture, lineage)
     return source.candidate(architecture, context)
 
@@ -85,7 +86,7 @@ def _alike(recipe: Mapping[str, Any], study: optuna.Study, context: Context) -> 
     return [
         other
         for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))[::-1]
-        if (theirs := other.user_attrs.get(attributes.CONTROL_RECIPE)) is not None
-        and other.user_attrs.get(attributes.CHECKPOINT, "") in context.checkpoints
+        if (theirs := queries.recipe_of(other)) is not None
+        and (queries.checkpoint_of(other) or "") in context.checkpoints
         and queries.recipe_key({**theirs, "precision": None}) == wanted
     ]

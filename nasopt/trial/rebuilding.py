@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nasopt.records import names as attributes
 from nasopt.records import queries
 from nasopt.storage.checkpoints import CheckpointStore
 from nasopt.training.candidate import Candidate, Lineage
@@ -22,6 +21,8 @@ def rebuild(checkpoints: CheckpointStore, trial: FrozenTrial, task: Task) -> Can
     Raises:
         CheckpointError: it is not there, or damaged.
     """
-    weights, architecture = checkpoints.read(trial.user_attrs[attributes.CHECKPOINT])
+    key = queries.checkpoint_of(trial)
+    assert key is not None  # every complete trial has one
+    weights, architecture = checkpoints.read(key)
     model = WeightSource.restore(architecture, weights, task.load_model())
     return Candidate(model, architecture.with_precision(queries.precision_of(trial)), Lineage())

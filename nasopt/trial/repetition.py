@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.methods.base import Method
-from nasopt.records import names as attributes
-from nasopt.records.notes import save_note
+from nasopt.records import queries
+from nasopt.records.trial import TrialRecord
 from nasopt.samplers.history import parent_of
+from nasopt.storage.notes import save_note
 from nasopt.training.candidate import Lineage
 from nasopt.training.context import Context, Parent
 
@@ -34,7 +36,7 @@ class DoneWork:
         for other in finished:
             if other.number not in self._seen:
                 self._seen.add(other.number)
-                if other.params.keys() == params.keys() and attributes.CONTROL not in other.user_attrs:
+                if other.params.keys() == params.keys() and not queries.is_control(other):
                     self._numbers.setdefault(self._work(other, other.params, context), other.number)
         number = self._numbers.get(self._work(trial, params, context))
         return next((other for other in finished if other.number == number), None)
@@ -47,12 +49,9 @@ class DoneWork:
 
 def repeat(trial: optuna.Trial, known: FrozenTrial) -> tuple[float, ...]:
     """Gives a trial the values, and what belongs to them, of one that did the same work."""
-    own = (attributes.WORKER, attributes.IS_BASE, attributes.RETRY_OF)
-    for name, value in known.user_attrs.items():
-        if name not in own:
-            trial.set_user_attr(name, value)
+    done = replace(TrialRecord.of(known), worker=None, is_base=None, retry_of=None, repeats=known.number)
+    done.write_to(trial)
     for name, violation in known.constraints.items():
         trial.set_constraint(name, violation)
-    trial.set_user_attr(attributes.REPEATS, known.number)
     save_note(trial, f"The same work as trial {known.number}: not done again.")
     return tuple(known.values)

@@ -8,10 +8,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.methods.base import Method
-from nasopt.records import names as attributes
 from nasopt.records import queries
 from nasopt.samplers.history import parent_of
-from nasopt.storage.predictions import PredictionStore
+from nasopt.storage.validation_predictions import PredictionStore
 from nasopt.training.context import Context
 
 
@@ -28,9 +27,9 @@ def collect(study: optuna.Study, method: Method, context: Context) -> None:
         front = queries.pareto_front(study)
         controls = queries.complete_controls(study)
         users = [*possible_parents(study, method), *front, *controls[-1:]]
-        keep = {context.base_key, *(trial.user_attrs.get(attributes.CHECKPOINT, "") for trial in users)}
+        keep = {context.base_key, *(queries.checkpoint_of(trial) or "" for trial in users)}
         keep.update(_keys_in_use(trials))
-        checkpoints.collect((trial.user_attrs.get(attributes.CHECKPOINT, "") for trial in trials), keep)
+        checkpoints.collect((queries.checkpoint_of(trial) or "" for trial in trials), keep)
         compared = {trial.number for trial in (*front, *controls)} | {
             0 if context.base is None else context.base.number
         }
@@ -52,4 +51,4 @@ def _keys_in_use(trials: Sequence[FrozenTrial]) -> set[str]:
     unfinished = [trial for trial in trials if trial.state in states]
     parents = {parent_of(trial) for trial in unfinished}
     users = [*unfinished, *(trials[number] for number in parents if number is not None)]
-    return {trial.user_attrs.get(attributes.CHECKPOINT, "") for trial in users}
+    return {queries.checkpoint_of(trial) or "" for trial in users}

@@ -135,7 +135,7 @@ def test_every_key_is_explained(generator: ModuleType) -> None:
     from nasopt.methods.registry import available
 
     models = [model for _, model, _ in generator.sections(nasopt.StudyConfig)]
-    models += [method.options_model for method in available().values()]
+    models += [method.about.options for method in available().values()]
     for model in models:
         for name, field in model.model_fields.items():
             if generator.section_of(field.annotation) is None:

@@ -20,14 +20,15 @@ from nasopt.errors import TrialNotFoundError
 from nasopt.execution.controls import members_of, missing_controls, run_controls
 from nasopt.execution.search import run_base, run_trials
 from nasopt.host.identity import host
+from nasopt.models.building import build
 from nasopt.records import names as attributes
 from nasopt.records import queries
 from nasopt.report.tables import pareto_trials
 from nasopt.report.verdicts import control_records
 from nasopt.samplers.genetic import GeneticSampler
 from nasopt.samplers.history import parent_of, proposed_params
-from nasopt.storage.predictions import PredictionStore
 from nasopt.storage.rdb import parse_url, resolve_url
+from nasopt.storage.validation_predictions import PredictionStore
 from nasopt.study.opening import OpenStudy, open_study
 from nasopt.trial.objective import Objective
 
@@ -160,7 +161,6 @@ def check_what_is_shown(opened: OpenStudy, front: set[int]) -> None:
 def test_weights_that_differ_in_precision_only_are_trained_once(opened: OpenStudy) -> None:
     objective = Objective(opened.config, opened.artifacts)
     context = objective.prepare(opened.study)
-    method = objective.method
     recipe = {"layers": [0, 1], "finetune_epochs": 1, "distill_epochs": 0}
     for precision in ("fp32", "bf16"):
         marks = {"control": "c", "control_recipe": {**recipe, "precision": precision}, "control_depth": 2}
@@ -174,7 +174,7 @@ def test_weights_that_differ_in_precision_only_are_trained_once(opened: OpenStud
     assert second.values[2] == pytest.approx(first.values[2] / 2)
     weights, architecture = context.checkpoints.read(second.user_attrs["checkpoint"])
     assert architecture.kept_layers == (0, 1)  # type: ignore[attr-defined]
-    assert method.module(architecture, context.task).load_state_dict(weights)
+    assert build(architecture, context.task.load_model()).load_state_dict(weights)
 
 
 def test_no_sampler_learns_from_them(opened: OpenStudy) -> None:
@@ -202,17 +202,18 @@ def test_an_interrupted_control_is_tried_again_and_a_failed_one_is_shown(
 ) -> None:
     objective = Objective(opened.config, opened.artifacts)
     some = missing_controls(opened, objective, 0)[:2]
-    build, calls = type(objective.method).build_control, iter(["interrupt", "fail"])
+    family = type(objective.method.controls)
+    make, calls = family.make, iter(["interrupt", "fail"])
 
-    def build_control(*arguments: Any) -> Any:
+    def make_control(*arguments: Any) -> Any:
         match next(calls, None):
             case "interrupt":
                 raise KeyboardInterrupt("Ctrl-C")
             case "fail":
                 raise MemoryError("no room")
-        return build(*arguments)
+        return make(*arguments)
 
-    monkeypatch.setattr(type(objective.method), "build_control", build_control)
+    monkeypatch.setattr(family, "make", make_control)
     with pytest.raises(KeyboardInterrupt):
         run_controls(opened, objective, some, lambda trial: None)
     assert len(controls_of(opened.study)) == 1  # the other was not queued

@@ -1,12 +1,8 @@
-import json
-
 import pytest
 import torch
 
 from nasopt.errors import DeviceNotFoundError
 from nasopt.measurement.device import (
-    Environment,
-    device_identity,
     device_name,
     driver_version,
     is_device_of,
@@ -37,29 +33,6 @@ def test_other_names_are_refused_with_the_cure(name: str) -> None:
         resolve_device(name)
     assert f"`{name}`" in str(e.value)
     assert "\n" not in str(e.value)
-
-
-def test_environment_says_where_a_value_came_from() -> None:
-    environment = Environment.of(CPU, dtype="int8", threads=2, batch_size=8, sequence_length=64)
-    stored = json.loads(json.dumps(environment.to_dict()))
-    assert stored == {
-        "device": device_name(CPU),
-        "driver": "",
-        "torch_version": torch.__version__,
-        "dtype": "int8",
-        "threads": 2,
-        "batch_size": 8,
-        "sequence_length": 64,
-        "source": "measured",
-        "runtime": "eager",
-    }
-    assert Environment(**stored) == environment
-
-
-def test_identity_is_the_device_and_the_threads_of_a_cpu() -> None:
-    assert device_identity("AMD EPYC", 1) == "AMD EPYC, 1 thread"
-    assert device_identity("AMD EPYC", 8) == "AMD EPYC, 8 threads"
-    assert device_identity("NVIDIA H200", 8, is_gpu=True) == "NVIDIA H200"
 
 
 @pytest.mark.parametrize(

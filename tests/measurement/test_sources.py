@@ -14,7 +14,9 @@ from command_line import run
 from nasopt.config.study import LatencyConfig
 from nasopt.errors import DeviceNotFoundError, NasoptError, StudyFileError
 from nasopt.measurement import device
-from nasopt.measurement.sources import device_changes, identity_of, make_source, with_value
+from nasopt.measurement.measured import source
+from nasopt.measurement.sources import device_changes, make_source
+from nasopt.records.latency import MeasuredLatency, PredictedLatency
 
 WriteStudy = Callable[..., Path]
 FLOATS = 'precisions = ["fp32", "bf16"]'
@@ -80,34 +82,60 @@ def test_settings_that_exclude_each_other(settings: dict[str, Any], message: str
         latency(**settings)
 
 
-def test_the_value_is_the_ratio_times_the_base_models_first_latency() -> None:
-    record = {"ratio": 0.5, "base_median_ms": 30.0}
-    assert with_value(record, None)["value_ms"] == 15.0
-    assert with_value(record, 40.0)["value_ms"] == 20.0
+def measured_on(device: str, driver: str = "", threads: int = 1) -> MeasuredLatency:
+    return MeasuredLatency(
+        value_ms=15.0,
+        median_ms=15.0,
+        p10_ms=14.0,
+        p90_ms=16.0,
+        repetitions=10,
+        base_median_ms=30.0,
+        ratio=0.5,
+        ratio_low=0.4,
+        ratio_high=0.6,
+        device=device,
+        driver=driver,
+        torch_version="2.13.0",
+        dtype="fp32",
+        threads=threads,
+        batch_size=8,
+        sequence_length=64,
+    )
 
 
-CPU_RECORD = {"source": "measured", "device": "A CPU", "driver": "", "threads": 1}
-GPU_RECORD = {"source": "measured", "device": "NVIDIA A100-SXM4-40GB", "driver": "550.1", "threads": 16}
-
-
-def test_threads_are_part_of_a_cpus_identity_only() -> None:
-    assert identity_of(CPU_RECORD) == "measured, A CPU, 1 thread"
-    assert identity_of(GPU_RECORD) == "measured, NVIDIA A100-SXM4-40GB"
+def predicted_on(profile: str, fitted: str) -> PredictedLatency:
+    return PredictedLatency(
+        value_ms=0.5,
+        median_ms=0.5,
+        base_median_ms=1.0,
+        ratio=0.5,
+        device=profile,
+        dtype="fp32",
+        batch_size=8,
+        sequence_length=64,
+        profile=profile,
+        fitted=fitted,
+        low_ms=0.4,
+        high_ms=0.6,
+        interval_percent=12.0,
+        beyond=(),
+    )
 
 
 @no_gpu
 def test_measured_and_predicted_are_not_mixed() -> None:
     source = make_source(latency(device="a100"))
-    (change,) = device_changes({"latency_ms": GPU_RECORD}, {"latency_ms": source})
+    began = {"latency_ms": measured_on("NVIDIA A100-SXM4-40GB", driver="550.1", threads=16)}
+    (change,) = device_changes(began, {"latency_ms": source})
     assert change.startswith("latency_ms: predicted, a100-40gb, fit of ")
     assert change.endswith("but the study began with: measured, NVIDIA A100-SXM4-40GB")
-    own = {"source": "predicted", "profile": "a100-40gb", "fitted": source.identity.rpartition(" ")[2]}
-    assert device_changes({"latency_ms": own}, {"latency_ms": source}) == []
+    own = {"latency_ms": predicted_on("a100-40gb", source.identity.rpartition(" ")[2])}
+    assert device_changes(own, {"latency_ms": source}) == []
 
 
 def test_other_threads_are_another_device() -> None:
     name = device.device_name(torch.device("cpu"))
-    began = {"latency_ms": {**CPU_RECORD, "device": name, "threads": 1}}
+    began = {"latency_ms": measured_on(name)}
     assert device_changes(began, {"latency_ms": make_source(latency(threads=1))}) == []
     assert len(device_changes(began, {"latency_ms": make_source(latency(threads=2))})) == 1
 
@@ -154,7 +182,8 @@ def test_a_study_does_not_go_on_on_another_device_unless_told_to(
     assert run("study", "optimize", "tiny", "--n-trials", 2).code == 0
     assert all(trial["values"]["memory_mb"] == trial["memory"]["peak_mb"] for trial in trials_of())
     real = device.device_name(torch.device("cpu"))
-    monkeypatch.setattr(device, "device_name", lambda device: "Another CPU")
+    for module in (device, source):
+        monkeypatch.setattr(module, "device_name", lambda device: "Another CPU")
     for command in (("optimize", "--n-trials", 1), ("optimize", "--n-trials", 2, "--workers", 2), ("controls",)):
         refused = run("study", command[0], "tiny", *command[1:])
         assert refused.code == 2

@@ -6,49 +6,39 @@ import math
 from itertools import islice
 
 import numpy as np
-import optuna
 import pytest
 
-from nasopt.architecture.base import EncoderShape
-from nasopt.methods.base import Control
-from nasopt.methods.genetic.method import GeneticMethod, GeneticOptions
+from nasopt.architecture.base import EncoderShape, Precision
+from nasopt.methods.controls import Member
+from nasopt.methods.genetic.method import GeneticControls
 from nasopt.methods.layer_controls import (
     Budget,
-    budgets_of,
-    distinct,
+    depth_of,
     evenly_spaced,
     layer_controls,
     layer_masks,
     whole_layers,
 )
 from nasopt.methods.layer_controls import _random_masks as random_masks_of
+from nasopt.training.candidate import Lineage
 
 SHAPE = EncoderShape(num_layers=3, num_heads=4, ffn_size=128, hidden_size=64)
 
 
 def member(
-    number: int, kept: tuple[int, ...], heads: int = 4, precision: str = "fp32", **attrs: object
-) -> optuna.trial.FrozenTrial:
-    """A complete trial of the genetic method."""
+    number: int,
+    kept: tuple[int, ...],
+    heads: int = 4,
+    precision: Precision = "fp32",
+    finetune: int = 1,
+    distill: int = 0,
+) -> Member:
+    """A member of the front of a genetic search."""
     params: dict[str, object] = {}
     for layer in range(3):
         keeps = layer in kept
         params |= {f"layer_{layer}": int(keeps), f"heads_{layer}": heads * keeps, f"ffn_{layer}": 128 * keeps}
-    distributions = {name: optuna.distributions.IntDistribution(0, 128) for name in params}
-    trial = optuna.trial.create_trial(
-        values=[0.9, 1.0, 1.0],
-        params=params,
-        distributions=distributions,
-        user_attrs={
-            "precision": precision,
-            "finetune_epochs": 1,
-            "distill_epochs": 0,
-            "checkpoint": f"key{number}",
-            **attrs,
-        },
-    )
-    trial.number = number
-    return trial
+    return Member(number, params, precision, f"key{number}", Lineage(0, finetune, distill))
 
 
 @pytest.mark.parametrize(
@@ -117,15 +107,9 @@ def test_members_of_one_budget_share_controls() -> None:
     assert controls[-1].recipe == {"layers": [0, 1, 2], "finetune_epochs": 2, "distill_epochs": 1, "precision": "fp32"}
 
 
-def test_equal_recipes_are_one_control_under_the_first_label() -> None:
-    found = distinct([Control("a", {"x": 1, "y": 2}), Control("b", {"z": 0}), Control("c", {"y": 2, "x": 1})])
-    assert [item.label for item in found] == ["a", "b"]
-
-
 def test_budgets_come_from_the_lineage() -> None:
-    method = GeneticMethod(GeneticOptions())
-    found = budgets_of(method, [member(4, (0, 2), precision="int8", finetune_epochs=3, distill_epochs=2)])
-    assert found == [Budget(depth=2, finetune_epochs=3, distill_epochs=2, precision="int8")]
+    found = Budget.of(member(4, (0, 2), precision="int8", finetune=3, distill=2))
+    assert found == Budget(depth=2, finetune_epochs=3, distill_epochs=2, precision="int8")
 
 
 def test_whole_layers_of_a_genotype() -> None:
@@ -134,9 +118,8 @@ def test_whole_layers_of_a_genotype() -> None:
 
 
 def test_the_genetic_method_adds_the_base_model_and_the_same_architecture() -> None:
-    method = GeneticMethod(GeneticOptions())
     pruned, whole = member(7, (0, 2), heads=3), member(8, (0, 2))
-    labels = {item.label: item for item in method.controls([pruned, whole], SHAPE, 5, 0)}
+    labels = {item.label: item for item in GeneticControls().propose([pruned, whole], SHAPE, 5, 0)}
     # All three masks of depth 2 are named ones, so the whole member's own is `even-2`.
     assert list(labels) == ["first-2", "last-2", "even-2", "full-1", "same-as-7"]
     assert labels["same-as-7"].recipe["cut_as"] == "key7"
@@ -145,6 +128,5 @@ def test_the_genetic_method_adds_the_base_model_and_the_same_architecture() -> N
 
 
 def test_depth_counts_kept_layers() -> None:
-    method = GeneticMethod(GeneticOptions())
-    assert method.depth({"layer_0": 1, "layer_1": 0, "layer_2": 1, "heads_1": 4}) == 2
-    assert method.depth({"cell_0": "conv3"}) is None
+    assert depth_of({"layer_0": 1, "layer_1": 0, "layer_2": 1, "heads_1": 4}) == 2
+    assert depth_of({"cell_0": "conv3"}) is None

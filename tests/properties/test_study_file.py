@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from nasopt.config.study import LatencyConfig, StudyConfig
-from nasopt.config.task import METRICS_OF, TaskConfig
+from nasopt.config.task import TRAITS, TaskConfig
 from nasopt.errors import StudyFileError
 from nasopt.methods.genetic.method import GeneticOptions
 from nasopt.records import names as attributes
@@ -123,11 +123,11 @@ ANY_TASK = tables(TaskConfig)  # once: a strategy is slow to make
 @st.composite
 def tasks(draw: st.DrawFn) -> dict[str, Any]:
     """One of each type, with the tables and metrics that are its own."""
-    kind = draw(st.sampled_from(sorted(METRICS_OF)))
+    kind = draw(st.sampled_from(sorted(TRAITS)))
     table = draw(ANY_TASK)
     own = {"sentence-similarity": "similarity", "translation": "translation"}.get(kind)
     table = {key: item for key, item in table.items() if key not in {"similarity", "translation", "new_model"} - {own}}
-    table |= {"type": kind, "metric": draw(st.sampled_from(METRICS_OF[kind]))}
+    table |= {"type": kind, "metric": draw(st.sampled_from(TRAITS[kind].metrics))}
     if kind != "text-classification":
         table["dataset"] = {**table["dataset"], "text": ["first", "second"]}
     if table["metric"] == "encodechka":

@@ -1,35 +1,50 @@
-"""Notes: what they say, and that optuna-dashboard reads them."""
+"""What notes say."""
 
 from dataclasses import replace
 
-import optuna
-import pytest
-
 from nasopt.architecture.base import EncoderShape
 from nasopt.architecture.encoder import Architecture, KeptUnits
-from nasopt.records.notes import ROW_LENGTH, TrialFacts, failure_text, in_words, note_text, save_note
+from nasopt.records.latency import MeasuredLatency, PredictedLatency
+from nasopt.records.notes import TrialView, failure_text, in_words, note_text
+from nasopt.records.trial import MemoryRecord, TrialRecord
 
 SHAPE = EncoderShape(num_layers=3, num_heads=4, ffn_size=1536, hidden_size=64)
-LATENCY = {
-    **{"value_ms": 2.5, "median_ms": 2.6, "p10_ms": 2.4, "p90_ms": 3.0, "repetitions": 40, "base_median_ms": 5.2},
-    **{"ratio": 0.5, "ratio_low": 0.48, "ratio_high": 0.53, "device": "Some CPU", "driver": "", "source": "measured"},
-    **{"torch_version": "2.13.0", "dtype": "int8", "threads": 2, "batch_size": 8, "sequence_length": 64},
-}
-FACTS = TrialFacts(
+LATENCY = MeasuredLatency(
+    value_ms=2.5,
+    median_ms=2.6,
+    p10_ms=2.4,
+    p90_ms=3.0,
+    repetitions=40,
+    base_median_ms=5.2,
+    ratio=0.5,
+    ratio_low=0.48,
+    ratio_high=0.53,
+    device="Some CPU",
+    driver="",
+    torch_version="2.13.0",
+    dtype="int8",
+    threads=2,
+    batch_size=8,
+    sequence_length=64,
+)
+VIEW = TrialView(
+    record=TrialRecord(
+        parameters=1_234_567,
+        flops=2_345_000_000,
+        latencies={"latency_ms": LATENCY},
+        parent=7,
+        training_result={"steps": 10, "tokens": 100, "seconds": 1.25, "loss": 0.5},
+        finetune_epochs=0,
+        distill_epochs=2,
+    ),
     architecture=Architecture(
         (KeptUnits((0, 3), tuple(range(1024))), None, KeptUnits((0, 1, 2, 3), tuple(range(1536)))), "int8"
     ),
     shape=SHAPE,
-    parameters=1_234_567,
-    flops=2_345_000_000,
     values={"quality": 0.875, "latency_ms": 2.5, "memory_mb": 1.5},
     base_values={"quality": 0.9, "latency_ms": 5.0, "memory_mb": 6.0},
     metric="accuracy",
-    latencies={"latency_ms": LATENCY},
-    parent=7,
     trained="distill",
-    training={"steps": 10, "tokens": 100, "seconds": 1.25, "loss": 0.5},
-    epochs={"fine-tuning": 0, "distillation": 2},
 )
 
 
@@ -38,14 +53,14 @@ def lines_of(text: str) -> list[str]:
 
 
 def test_the_architecture_in_words() -> None:
-    assert in_words(FACTS) == (
+    assert in_words(VIEW) == (
         "2 of 3 layers, 6 of 12 attention heads, 2,560 of 4,608 FFN neurons, int8, 1,234,567 parameters, "
         "2.35 GFLOPs a batch"
     )
 
 
 def test_a_note_says_where_a_trial_comes_from_and_what_it_reached() -> None:
-    lines = lines_of(note_text(FACTS))
+    lines = lines_of(note_text(VIEW))
     assert lines[2].startswith("Child of trial 7; distilled from the base model in this trial (1.2 s, 10 steps")
     assert lines[2].endswith("Epochs since the base model: 2 of distillation.")
     assert "| `quality` (accuracy) | 0.8750 | 0.9000 | 0.972 |" in lines
@@ -54,7 +69,7 @@ def test_a_note_says_where_a_trial_comes_from_and_what_it_reached() -> None:
 
 
 def test_a_note_lists_the_layers_and_the_environment() -> None:
-    lines = lines_of(note_text(FACTS))
+    lines = lines_of(note_text(VIEW))
     assert lines[lines.index("| layer | attention heads | FFN neurons |") + 2 :][:3] == [
         "| 0 | 2 of 4 | 1024 of 1536 |",
         "| 1 | removed | - |",
@@ -66,18 +81,30 @@ def test_a_note_lists_the_layers_and_the_environment() -> None:
 
 
 def test_a_predicted_latency_is_called_one_and_several_have_a_column_each() -> None:
-    gpu = {
-        **{"source": "predicted", "profile": "a100-40gb", "device": "a100-40gb", "interval_percent": 12.4},
-        **{"runtime": "tensorrt", "dtype": "fp16", "batch_size": 8, "sequence_length": 64, "lengths": "fixed"},
-        **{"value_ms": 0.5, "median_ms": 0.5, "low_ms": 0.45, "high_ms": 0.56, "beyond": ["layers"]},
-        **{"base_median_ms": 1.0, "ratio": 0.5},
-    }
-    facts = replace(
-        FACTS,
-        values={"quality": 0.8, "latency_ms_cpu": 2.5, "latency_ms_gpu": 0.5, "memory_mb": 1.0},
-        latencies={"latency_ms_cpu": LATENCY, "latency_ms_gpu": gpu},
+    gpu = PredictedLatency(
+        profile="a100-40gb",
+        device="a100-40gb",
+        fitted="2026-11-20",
+        interval_percent=12.4,
+        runtime="tensorrt",
+        dtype="fp16",
+        batch_size=8,
+        sequence_length=64,
+        lengths="fixed",
+        value_ms=0.5,
+        median_ms=0.5,
+        low_ms=0.45,
+        high_ms=0.56,
+        beyond=("layers",),
+        base_median_ms=1.0,
+        ratio=0.5,
     )
-    lines = lines_of(note_text(facts))
+    view = replace(
+        VIEW,
+        values={"quality": 0.8, "latency_ms_cpu": 2.5, "latency_ms_gpu": 0.5, "memory_mb": 1.0},
+        record=replace(VIEW.record, latencies={"latency_ms_cpu": LATENCY, "latency_ms_gpu": gpu}),
+    )
+    lines = lines_of(note_text(view))
     words = "predicted, a100-40gb, +-12 %, extrapolated (layers)"
     assert f"| source | measured | {words} |" in lines
     assert f"| `latency_ms_gpu` | 0.500 ms ({words}) | - | 0.500 |" in lines
@@ -87,15 +114,16 @@ def test_a_predicted_latency_is_called_one_and_several_have_a_column_each() -> N
 
 
 def test_a_note_says_what_memory_is_and_that_the_device_has_changed() -> None:
-    memory = {"weights_mb": 1.5, "peak_mb": 3.25, "device": "Some CPU"}
-    text = note_text(replace(FACTS, memory=memory, device_change="latency_ms: measured, another CPU"))
+    memory = MemoryRecord(1.5, 3.25, "Some CPU")
+    record = replace(VIEW.record, memory=memory, device_change="latency_ms: measured, another CPU")
+    text = note_text(replace(VIEW, record=record))
     assert "Memory: 1.50 MB of weights, 3.25 MB at most in one pass (on Some CPU)." in text
     assert "**The device has changed:** latency_ms: measured, another CPU" in text
 
 
 def test_the_base_model_has_nothing_to_compare_with() -> None:
-    facts = replace(FACTS, parent=None, base_values={}, training={}, epochs={})
-    lines = lines_of(note_text(facts))
+    view = replace(VIEW, record=TrialRecord(latencies={"latency_ms": LATENCY}), base_values={})
+    lines = lines_of(note_text(view))
     assert lines[2] == "The base model."
     assert "| `memory_mb` | 1.50 MB | - | - |" in lines
 
@@ -103,15 +131,3 @@ def test_the_base_model_has_nothing_to_compare_with() -> None:
 def test_an_error_message_is_not_taken_for_markdown() -> None:
     assert failure_text("ValueError: `x` is *bad*", 3) == "**Failed:** `ValueError: 'x' is *bad*`\n\nChild of trial 3."
     assert failure_text("no", None) == "**Failed:** `no`"
-
-
-@pytest.mark.parametrize("length", [1, ROW_LENGTH, ROW_LENGTH + 1, 3 * ROW_LENGTH + 7])
-def test_optuna_dashboard_reads_what_was_stored(length: int) -> None:
-    get_note = pytest.importorskip("optuna_dashboard").get_note
-    study = optuna.create_study()
-    trials = [study.ask(), study.ask()]
-    text = ("ab\n" * length)[:length]
-    save_note(trials[0], text)
-    save_note(trials[1], "other")
-    assert get_note(trials[0]) == text
-    assert get_note(trials[1]) == "other"

@@ -19,7 +19,7 @@ from study_text import study_text
 
 from nasopt.config.study import StudyConfig
 from nasopt.records import names as attributes
-from nasopt.report import dashboard
+from nasopt.storage.notes import read_note
 
 pytestmark = pytest.mark.integration
 METRICS = ["quality", "latency_ms", "memory_mb"]
@@ -96,11 +96,11 @@ def test_every_trial_has_a_note_that_optuna_dashboard_reads(study: optuna.Study)
     system_attrs = study._storage.get_study_system_attrs(study._study_id)
     for trial in study.trials:
         note = get_note_from_system_attrs(system_attrs, trial._trial_id)
-        assert note == dashboard.note_of(system_attrs, trial._trial_id)
+        assert note == read_note(system_attrs, trial._trial_id)
         assert f"| {trial.values[2]:.2f} MB" in note["body"]
         assert f"{trial.values[1]:.3f} ms" in note["body"]
-    assert dashboard.note_of(system_attrs, None) == get_note_from_system_attrs(system_attrs, None)
-    assert dashboard.note_of(system_attrs, 999) == {"version": 0, "body": ""}
+    assert read_note(system_attrs, None) == get_note_from_system_attrs(system_attrs, None)
+    assert read_note(system_attrs, 999) == {"version": 0, "body": ""}
 
 
 def test_attachments_are_found_where_the_study_keeps_them(study: optuna.Study, address: str) -> None:

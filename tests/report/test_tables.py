@@ -84,10 +84,15 @@ def test_tables_round_and_show_gaps(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_predicted_latency_says_so_in_every_form() -> None:
+    shared = {"value_ms": 0.5, "median_ms": 0.5, "base_median_ms": 1.0, "ratio": 0.5, "dtype": "fp32"}
+    shared |= {"batch_size": 8, "sequence_length": 64}
     predicted = {"source": "predicted", "profile": "a100-40gb", "interval_percent": 12.4, "beyond": []}
+    predicted |= {"device": "a100-40gb", "fitted": "2026-11-20", "low_ms": 0.4, "high_ms": 0.6}
+    measured = {"source": "measured", "device": "A CPU", "driver": "", "torch_version": "2.13.0", "threads": 1}
+    measured |= {"p10_ms": 0.4, "p90_ms": 0.6, "ratio_low": 0.4, "ratio_high": 0.6, "repetitions": 10}
     guess, known = trial(), trial()
-    guess.user_attrs["latency"] = {"latency_ms": predicted}
-    known.user_attrs["latency"] = {"latency_ms": {"source": "measured"}}
+    guess.user_attrs["latency"] = {"latency_ms": shared | predicted}
+    known.user_attrs["latency"] = {"latency_ms": shared | measured}
     record = trial_record(guess, NAMES)
     assert (record["source"], record["predicted"]) == ("predicted", "predicted, a100-40gb, +-12 %")
     assert "predicted, a100-40gb, +-12 %" in table_of([record])

@@ -23,7 +23,7 @@ from nasopt.report.verdicts import (
     summary_lines,
     with_verdict,
 )
-from nasopt.storage.predictions import TFIDF, Predictions, PredictionStore
+from nasopt.storage.validation_predictions import TFIDF, Predictions, PredictionStore
 from nasopt.study.opening import OpenStudy
 
 NAMES = ["quality", "latency_ms", "memory_mb"]

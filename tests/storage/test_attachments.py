@@ -12,22 +12,26 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from nasopt.architecture.base import EncoderShape
 from nasopt.architecture.encoder import Architecture, KeptUnits
-from nasopt.records.notes import TrialFacts
+from nasopt.records.latency import latency_from_json
+from nasopt.records.notes import TrialView
+from nasopt.records.trial import TrialRecord
 from nasopt.storage.attachments import AttachmentStore, attach, documents, remove_uploads
 
 
-def facts(shape: EncoderShape) -> TrialFacts:
+def view_of(shape: EncoderShape) -> TrialView:
     every_other = KeptUnits(tuple(range(0, shape.num_heads, 2)), tuple(range(0, shape.ffn_size, 2)))
-    latency = {"value_ms": 1.0, "device": "Some CPU", "torch_version": "2.13.0"}
-    return TrialFacts(
+    times = dict.fromkeys(("value_ms", "median_ms", "p10_ms", "p90_ms", "base_median_ms"), 1.0)
+    ratios = dict.fromkeys(("ratio", "ratio_low", "ratio_high"), 1.0)
+    place = {"device": "Some CPU", "driver": "", "torch_version": "2.13.0", "dtype": "fp32", "threads": 1}
+    sizes = {"batch_size": 8, "sequence_length": 64, "repetitions": 40}
+    latency = latency_from_json({**times, **ratios, **place, **sizes, "source": "measured"})
+    return TrialView(
+        record=TrialRecord(parameters=1000, flops=2000, latencies={"latency_ms": latency}),
         architecture=Architecture((None, *[every_other] * (shape.num_layers - 1))),
         shape=shape,
-        parameters=1000,
-        flops=2000,
         values={},
         base_values={},
         metric="accuracy",
-        latencies={"latency_ms": latency},
     )
 
 
@@ -41,13 +45,13 @@ def attached(folder: Path, files: dict[str, object]) -> tuple[optuna.Study, dict
 
 
 def test_documents_say_what_the_candidate_is() -> None:
-    made = documents(facts(EncoderShape(num_layers=2, num_heads=4, ffn_size=128, hidden_size=8)))
+    made = documents(view_of(EncoderShape(num_layers=2, num_heads=4, ffn_size=128, hidden_size=8)))
     assert made["architecture.json"]["layers"] == [None, {"heads": [0, 2], "ffn": 64}]
     assert made["latency.json"]["latency_ms"]["device"] == "Some CPU"
 
 
 def test_attachments_of_a_large_model_are_small(tmp_path: Path) -> None:
-    large = facts(EncoderShape(num_layers=24, num_heads=16, ffn_size=4096, hidden_size=1024))
+    large = view_of(EncoderShape(num_layers=24, num_heads=16, ffn_size=4096, hidden_size=1024))
     attached(tmp_path / "study", documents(large))
     sizes = [path.stat().st_size for path in (tmp_path / "study" / "attachments").iterdir()]
     assert len(sizes) == 2

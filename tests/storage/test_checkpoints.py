@@ -110,7 +110,19 @@ def test_the_key_is_announced_before_the_checkpoint_is_there(tmp_path: Path) -> 
 def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactFolderError, match="cannot be written"):
-        CheckpointStore(tmp_path / "file" / "folder")
+        CheckpointStore(tmp_path / "file" / "folder").write(weights(), ARCHITECTURE)
+    with pytest.raises(ArtifactFolderError, match="cannot be written"):
+        CheckpointStore(tmp_path / "file" / "folder").make_writable()
+
+
+def test_a_reader_makes_no_folder(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "new" / "folder")
+    assert "0" * 64 not in store
+    assert store.keys() == set()
+    assert store.collect(["0" * 64], keep=set()) == 0
+    with pytest.raises(CheckpointError, match="not there"):
+        store.read("0" * 64)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_write_atomically_replaces(tmp_path: Path) -> None:

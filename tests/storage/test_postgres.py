@@ -20,6 +20,7 @@ from postgres import PASSWORD, Server
 
 import nasopt
 from nasopt.storage.rdb import open_storage, parse_url
+from nasopt.study import open_study
 from nasopt.training import loop
 
 pytestmark = pytest.mark.integration
@@ -52,6 +53,15 @@ def trials_of(command: Command) -> list[dict[str, Any]]:
 
 def load(url: str) -> optuna.Study:
     return optuna.load_study(study_name="tiny", storage=open_storage(parse_url(url)))
+
+
+def test_a_study_that_is_opened_for_reading_refuses_changes(command: Command, postgres_url: str) -> None:
+    opened = open_study(parse_url(postgres_url), "tiny", read_only=True)
+    assert opened.study.trials == []
+    with pytest.raises(optuna.exceptions.StorageInternalError) as caught:
+        opened.study.set_user_attr("a", 1)
+    assert "read-only transaction" in str(caught.value.__cause__)
+    open_study(parse_url(postgres_url), "tiny").study.set_user_attr("a", 1)
 
 
 def test_a_study_from_its_file_to_its_end(command: Command, tmp_path: Path) -> None:

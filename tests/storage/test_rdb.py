@@ -7,6 +7,7 @@ from pathlib import Path
 import optuna
 import pytest
 import sqlalchemy
+from readers import read_only, run_python
 
 from nasopt.errors import StorageError
 from nasopt.storage import rdb
@@ -107,6 +108,33 @@ def test_foreign_databases_are_refused_untouched(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"not a study database .*orders"):
         rdb.open_storage(rdb.parse_url(f"sqlite:///{path}"))
     assert sqlalchemy.inspect(engine).get_table_names() == ["orders"]
+
+
+def test_reading_makes_and_changes_nothing(tmp_path: Path) -> None:
+    url = rdb.parse_url(f"sqlite:///{tmp_path}/a.db")
+    with pytest.raises(StorageError, match="no such database"):
+        rdb.open_storage(url, read_only=True)
+    (tmp_path / "a.db").touch()
+    with pytest.raises(StorageError, match="the database is empty"):
+        rdb.open_storage(url, read_only=True)
+    assert (tmp_path / "a.db").stat().st_size == 0
+    optuna.create_study(storage=f"sqlite:///{tmp_path}/a.db", study_name="s")
+    before = (tmp_path / "a.db").stat()
+    study = optuna.load_study(study_name="s", storage=rdb.open_storage(url, read_only=True))
+    assert study.trials == []
+    with pytest.raises(optuna.exceptions.StorageInternalError):
+        study.set_user_attr("a", 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.db"]
+    assert (tmp_path / "a.db").stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_a_database_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    optuna.create_study(storage=f"sqlite:///{tmp_path}/a.db", study_name="s")
+    code = "import sys\nfrom nasopt.storage.rdb import open_storage, parse_url\nopen_storage(parse_url(sys.argv[1]))"
+    with read_only(tmp_path):
+        result = run_python("-c", code, f"sqlite:///{tmp_path}/a.db", cwd=tmp_path)
+    assert "StorageError" in result.stderr
+    assert "the database cannot be opened: attempt to write a readonly database" in result.stderr
 
 
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nasopt.architecture.base import Precision
 from nasopt.errors import LookupTableError, choices
+from nasopt.records.latency import device_identity
 
 KIND: Literal["lookup-table"] = "lookup-table"
 """What tells such a file from a profile of the analytic model."""
@@ -219,9 +220,7 @@ class LookupTable(_Record):
 
     @property
     def identity(self) -> str:
-        """Device and threads, as :attr:`nasopt.measurement.device.Environment.identity` writes them."""
-        from nasopt.measurement.device import device_identity
-
+        """Device and threads, as a measured latency's identity writes them."""
         return device_identity(self.device, self.threads, is_gpu=bool(self.driver))
 
     @property

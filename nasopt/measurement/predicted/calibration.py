@@ -93,7 +93,7 @@ class Held:
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """The published latencies in a CSV file (columns: see :mod:`nasopt.measurement.predicted.shapes`, and `latency_ms`).
+    """The published latencies in a CSV file (columns of :mod:`nasopt.measurement.predicted.shapes`, and `latency_ms`).
 
     Raises:
         NasoptError: the file, or a device, runtime or precision in it, is not known.

@@ -14,7 +14,7 @@ def efficiency(theta: Tensor, hidden_size: int) -> Tensor:
     Embedding and classifier do not count.
 
     Args:
-        theta: probabilities of the operations, (cells, 7), in the order of :data:`nasopt.architecture.cells.OPERATIONS`.
+        theta: probabilities of the operations, (cells, 7), ordered as :data:`nasopt.architecture.cells.OPERATIONS`.
         hidden_size: width of the cells.
 
     Returns:

@@ -24,6 +24,7 @@ from nasopt.methods.adabert.weights import FromSupernet, student_architecture
 from nasopt.methods.base import About, Method, Plan
 from nasopt.methods.controls import Controls
 from nasopt.methods.space import SearchSpace
+from nasopt.records.queries import study_detail
 from nasopt.samplers.adabert import SUPERNET, AdaBERTSampler
 from nasopt.training.weights import WeightSource
 
@@ -96,5 +97,5 @@ class AdaBERTMethod(Method):
 
     def summary(self, study: Study) -> dict[str, Any]:
         """What became of the search of the supernet."""
-        found = study.user_attrs.get(SUPERNET)
+        found = study_detail(study, SUPERNET)
         return {"supernet": None if found is None else {"epochs": found["epochs"], "verdict": found["text"]}}

@@ -47,7 +47,7 @@ class History:
 
     Attributes:
         losses: by name, the mean over the epoch's batches, unweighted.
-        theta: probabilities of the operations, (cells, 7), in the order of :data:`nasopt.architecture.cells.OPERATIONS`.
+        theta: probabilities of the operations, (cells, 7), ordered as :data:`nasopt.architecture.cells.OPERATIONS`.
         entropy: of theta in nats, (cells,).
         chosen: the most probable operation of each cell.
     """
@@ -145,6 +145,7 @@ class SupernetSearch:
         store = CheckpointStore(self.folder)
         if (record := self._finished(store)) is not None:
             return record
+        store.make_writable()
         with FileLock(self.folder / ".lock"):  # workers that start together: the second finds what the first made
             return self._finished(store) or self._warned(self._train(store, on_step))
 

@@ -18,8 +18,8 @@ from nasopt.training.weights import WeightSource
 if TYPE_CHECKING:
     from nasopt.methods.adabert.distilled import Distilled
     from nasopt.methods.adabert.supernet import SupernetSearch
+    from nasopt.tasks.base import LabelledTask
     from nasopt.tasks.batches import EncodedSplit
-    from nasopt.tasks.classification import TextClassification
     from nasopt.training.context import Context
     from nasopt.training.teacher import Teacher
 
@@ -81,7 +81,7 @@ def supernet_search(options: AdaBERTOptions, context: Context) -> SupernetSearch
     return SupernetSearch(
         base_model=context.base_model,
         split=_examples(context),
-        task_loss=_classification(context).loss,
+        task_loss=_labelled(context).loss,
         make_teacher=lambda: _teacher(options, context),
         options=search,
         folder=context.folder / FOLDER,
@@ -104,7 +104,7 @@ def _fine_tune(candidate: Candidate, origin: Distilled, epochs: int, options: Ad
         candidate.architecture,
         candidate.model,
         origin.projections,
-        _classification(context).loss,
+        _labelled(context).loss,
         options,
         _teacher(options, context),
     )
@@ -127,11 +127,10 @@ def _teacher(options: AdaBERTOptions, context: Context) -> Teacher | None:
     return context.teachers(layers)[0] if layers else None
 
 
-def _classification(context: Context) -> TextClassification:
-    from nasopt.tasks.classification import TextClassification
-
-    assert isinstance(context.task, TextClassification)
-    return context.task
+def _labelled(context: Context) -> LabelledTask:
+    task = context.task.labelled
+    assert task is not None
+    return task
 
 
 def _examples(context: Context) -> EncodedSplit:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from optuna import Trial
 from optuna.distributions import IntDistribution
 from pydantic import Field
 
@@ -23,8 +24,9 @@ from nasopt.methods.base import About, Judgement, Method, Outcome, Plan
 from nasopt.methods.controls import Controls
 from nasopt.methods.layer_controls import LayerControls
 from nasopt.methods.space import SearchSpace
-from nasopt.records.queries import complete_trials, feasible
+from nasopt.records.queries import complete_trials, detail_of, feasible
 from nasopt.samplers.alphanas import AlphaNASSampler, score
+from nasopt.samplers.history import proposed_params
 from nasopt.training.candidate import RejectedCandidateError
 from nasopt.training.weights import Cut, Stage, Trained, WeightSource
 
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
 
 SCORE = "score"
 """Trial user attribute: Q_alpha."""
-DEFAULT_MIN_ACCURACY = 0.75
+DEFAULT_MIN_QUALITY = {"accuracy": 0.75}
+"""By metric, the published constraint; other metrics have none unless it is set."""
 
 
 class AlphaNASOptions(Section):
@@ -54,10 +57,31 @@ class AlphaNASOptions(Section):
         None,
         ge=-1,
         le=1,
-        description=f"Constraint; {DEFAULT_MIN_ACCURACY} where the metric is accuracy, none otherwise, unless set.",
+        description=(
+            f"Constraint; {DEFAULT_MIN_QUALITY['accuracy']} where the metric is accuracy, none otherwise, unless set."
+        ),
     )
     max_parameters: int = Field(100_000_000, ge=1, description="Constraint on the number of weights (N).")
     max_flips: int = Field(2, ge=1, description="Bits that one mutation flips at most.")
+
+
+class MaskSpace(SearchSpace):
+    """One bit for each layer."""
+
+    def suggest(self, trial: Trial) -> dict[str, Any]:
+        """The trial's mask.
+
+        Raises:
+            ValueError: an enqueued mask has another length.
+        """
+        names = list(self.distributions)
+        asked = [name for name in proposed_params(trial) if name.startswith("layer_")]
+        if asked and set(asked) != set(names):
+            raise ValueError(
+                f"the trial's mask has {len(asked)} bits, but the model has {len(names)} layers: enqueue {names[0]} to "
+                f"{names[-1]}, each of them"
+            )
+        return super().suggest(trial)
 
 
 class AlphaNASMethod(Method):
@@ -98,7 +122,7 @@ class AlphaNASMethod(Method):
     def space(self, shape: EncoderShape) -> SearchSpace:
         """One bit for each layer; an enqueued mask must have them all."""
         names = [f"layer_{layer}" for layer in range(shape.num_layers)]
-        return SearchSpace({name: IntDistribution(0, 1) for name in names}, dict.fromkeys(names, 1), whole=True)
+        return MaskSpace({name: IntDistribution(0, 1) for name in names}, dict.fromkeys(names, 1))
 
     def architecture(self, params: Mapping[str, Any], context: Context) -> Architecture:
         """The masked model.
@@ -136,8 +160,8 @@ class AlphaNASMethod(Method):
     def judge(self, outcome: Outcome) -> Judgement:
         violations = {"parameters": self._excess(outcome.parameters)}
         least, quality = self.options.min_quality, outcome.values[0]
-        if least is None and outcome.metric == "accuracy":
-            least = DEFAULT_MIN_ACCURACY
+        if least is None:
+            least = DEFAULT_MIN_QUALITY.get(outcome.metric)
         if least is not None:
             violations["quality"] = least - quality
         return Judgement(violations, {SCORE: float(score(quality, outcome.parameters, self.options.parameter_penalty))})
@@ -147,9 +171,9 @@ class AlphaNASMethod(Method):
 
     def summary(self, study: Study) -> dict[str, Any]:
         """The best mask ever seen, by Q_alpha."""
-        scored = [trial for trial in feasible(complete_trials(study)) if SCORE in trial.user_attrs]
+        scored = [trial for trial in feasible(complete_trials(study)) if detail_of(trial, SCORE) is not None]
         if not scored:
             return {"best_mask": None}
-        best = max(scored, key=lambda trial: (trial.user_attrs[SCORE], -trial.number))
+        best = max(scored, key=lambda trial: (detail_of(trial, SCORE), -trial.number))
         mask = "".join(str(bit) for _, bit in sorted(best.params.items(), key=lambda item: int(item[0][6:])))
-        return {"best_mask": {"mask": mask, "score": best.user_attrs[SCORE], "trial": best.number}}
+        return {"best_mask": {"mask": mask, "score": detail_of(best, SCORE), "trial": best.number}}

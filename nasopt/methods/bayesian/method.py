@@ -71,7 +71,7 @@ class BayesianMethod(Method):
             raise StudyFileError(
                 f"method_options.removable_layers: {wrong[0]}, but the model has the layers 0 to {count - 1}"
             )
-        if "hinton" in self.options.objectives and task.config.type == "sentence-similarity":
+        if "hinton" in self.options.objectives and not task.has_logits:
             raise StudyFileError("method_options.objectives: hinton needs logits, which sentence encoders do not have")
         model = task.blank_model()
         for layer in self._removable(task.shape):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasopt.tasks.base import Task
+from nasopt.tasks.base import EmbeddingTask, Task
 from nasopt.tasks.batches import Batch
 from nasopt.training.losses import layer_matched_mse, prediction_kl
 from nasopt.training.teacher import Teacher
@@ -75,7 +75,11 @@ class VectorMatching:
     """
 
     def __init__(
-        self, task: Any, weights: MatchingWeights, vectors: Sequence[Tensor], hidden: HiddenMatching | None = None
+        self,
+        task: EmbeddingTask,
+        weights: MatchingWeights,
+        vectors: Sequence[Tensor],
+        hidden: HiddenMatching | None = None,
     ) -> None:
         self._task, self._weights, self._vectors, self._hidden = task, weights, vectors, hidden
 

@@ -68,22 +68,22 @@ def matching_loss(recipe: Recipe, options: TaylorOptions, context: Context) -> L
     """What a student is trained towards."""
     from nasopt.methods.taylor.estimates import teacher_vectors
     from nasopt.methods.taylor.matching import HiddenMatching, LogitMatching, MatchingWeights, VectorMatching
-    from nasopt.tasks.similarity import SentenceSimilarity
 
     weights = MatchingWeights(recipe.ranking_weight, recipe.output_weight, options.hidden_weight)
     task, layers = context.task, options.hidden_layers if weights.hidden else ()
     hidden = HiddenMatching(layers, context.teachers(layers)) if layers else None
-    if not isinstance(task, SentenceSimilarity):
+    embedding = task.embedding
+    if embedding is None:
         return LogitMatching(task, weights, context.teachers(layers)[0], hidden)
     settings = task.config.similarity
     vectors = teacher_vectors(
         context.base_model,
         context.splits["train"],
-        task.vectors,
-        task.run,
+        embedding.vectors,
+        embedding.run,
         folder=study_folder(context),
         identity=f"{context.base_key} {settings.pooling} {settings.normalize}",
         device=context.device,
         on_step=lambda done, total: context.on_phase("teacher outputs", done, total),
     )
-    return VectorMatching(task, weights, vectors, hidden)
+    return VectorMatching(embedding, weights, vectors, hidden)

@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig, DistilBertConfig, PretrainedConfig
 
 from nasopt.errors import LookupTableError
-from nasopt.measurement.device import device_identity, device_name
+from nasopt.measurement.device import device_name
 from nasopt.measurement.lookup.profiling import (
     Grid,
     Model,
@@ -59,7 +59,7 @@ def test_a_table_holds_every_block_of_its_grid(table: LookupTable) -> None:
 
 
 def test_a_table_says_where_it_comes_from(table: LookupTable) -> None:
-    assert table.identity == device_identity(device_name(CPU), 1)
+    assert table.identity == f"{device_name(CPU)}, 1 thread"
     assert table.torch_version == torch.__version__
     assert (table.model_type, table.head_size) == ("bert", 32)
 

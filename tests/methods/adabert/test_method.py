@@ -15,17 +15,18 @@ from killing import run_killed
 from pydantic import ValidationError
 
 import nasopt
-from nasopt.architecture.base import EncoderShape
-from nasopt.architecture.cells import OPERATIONS, CellArchitecture
-from nasopt.methods.adabert.method import AdaBERTMethod, AdaBERTOptions, random_cells
+from nasopt.architecture.cells import CellArchitecture
+from nasopt.execution.controls import member_of
+from nasopt.methods.adabert.method import AdaBERTMethod
+from nasopt.methods.adabert.options import AdaBERTOptions
 from nasopt.methods.registry import available
+from nasopt.models.building import build
 from nasopt.models.modeling_adabert import AdaBertForSequenceClassification
-from nasopt.records.names import CHECKPOINT, CONTROL, IS_BASE
+from nasopt.records.names import CHECKPOINT, IS_BASE
 from nasopt.samplers.adabert import SUPERNET
 from nasopt.trial.objective import Objective
 
 WriteStudy = Callable[..., Path]
-SHAPE = EncoderShape(num_layers=3, num_heads=4, ffn_size=128, hidden_size=64)
 
 GENETIC_OPTIONS = """population_size = 4
 generations = 2
@@ -70,28 +71,6 @@ def test_it_is_found_by_name() -> None:
 def test_a_temperature_is_above_0() -> None:
     with pytest.raises(ValidationError, match="greater than 0"):
         AdaBERTOptions(temperature=0.0)
-
-
-def test_random_cells_differ_and_fewer_are_the_first_of_more() -> None:
-    many = random_cells(3, 40, seed=1)
-    assert len(set(many)) == 40
-    assert many[:5] == random_cells(3, 5, seed=1)
-    assert {cell for cells in many for cell in cells} == set(OPERATIONS)
-    assert sorted(random_cells(1, 100, seed=0)) == sorted((operation,) for operation in OPERATIONS)
-
-
-def member(search: int, distill: int) -> optuna.trial.FrozenTrial:
-    epochs = {"search_epochs": search, "distill_epochs": distill}
-    return optuna.trial.create_trial(values=[0.5, 1.0, 1.0], user_attrs=epochs)
-
-
-def test_controls_take_the_budget_of_the_line() -> None:
-    method = AdaBERTMethod(AdaBERTOptions(cells=2, layer_pairs=((0, 0),)))
-    found = method.controls([member(15, 3), member(15, 3)], SHAPE, random_masks=4, seed=0)
-    assert [control.label for control in found] == ["bag-of-embeddings", *[f"random-cells-{i}" for i in range(4)]]
-    assert found[0].recipe == {"kind": "bag", "epochs": 18}
-    assert all(control.depth == method.depth({}) for control in found)  # all are compared with all
-    assert method.controls([], SHAPE, random_masks=4, seed=0) == []
 
 
 @pytest.mark.integration
@@ -183,20 +162,23 @@ def test_controls_are_made_like_members(
     warning = next(record.getMessage() for record in caplog.records if "supernet" in record.getMessage())
     assert "what helps: lower efficiency_weight" in warning
     context = objective.prepare(study)
-    found = objective.method.controls(study.trials[1:], context.shape, random_masks=1, seed=1)
+    method, family = objective.method, objective.method.controls
+    assert family is not None
+    found = family.propose([member_of(trial) for trial in study.trials[1:]], context.shape, random_masks=1, seed=1)
+    assert [control.label for control in found] == ["bag-of-embeddings", "random-cells-0"]
     for control in found:
-        trial = study.ask()
-        trial.set_user_attr(CONTROL, control.label)
-        candidate = objective.method.build_control(control.recipe, trial, context)
+        architecture, source = family.make(control.recipe, context)
+        candidate = source.candidate(architecture, context)
+        assert candidate.architecture == architecture
         assert isinstance(candidate.architecture, CellArchitecture)
         assert candidate.lineage.parent == 0
         assert candidate.lineage.search_epochs + candidate.lineage.distill_epochs == 4
-        rebuilt = objective.method.module(candidate.architecture, context.task)
+        rebuilt = build(architecture, context.task.load_model())
         rebuilt.load_state_dict(candidate.model.state_dict())
         ids = torch.tensor([[2, 5, 6, 3]])
         with torch.inference_mode():
             assert torch.equal(rebuilt.eval()(ids).logits, candidate.model(ids).logits)
-    again = study.ask()
-    member = objective.method.build(again, study.trials[1].params, context)
+    params = study.trials[1].params
+    member = method.weights(params, context).candidate(method.architecture(params, context), context)
     key = context.checkpoints.write(member.model.state_dict(), member.architecture)
     assert key == study.trials[1].user_attrs[CHECKPOINT]  # the same work gives the same weights

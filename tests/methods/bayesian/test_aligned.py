@@ -8,8 +8,15 @@ import pytest
 import torch
 from decoders import make_decoder, pairs
 
-from nasopt.methods.bayesian.aligned import UNIFORM_BOUND, align, hinton_loss, randomise, zeroed_model
-from nasopt.methods.bayesian.trajectory import Schedule, Trajectory
+from nasopt.methods.bayesian.aligned import (
+    UNIFORM_BOUND,
+    align,
+    hinton_loss,
+    randomise,
+    soft_cross_entropy,
+    zeroed_model,
+)
+from nasopt.methods.bayesian.trajectory import Schedule, Trajectory, posterior_path
 from nasopt.models.layers import partition
 
 
@@ -26,9 +33,8 @@ def walked(tmp_path):
                 for parameter in (item for item in model.parameters() if item.requires_grad):
                     parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
             trajectory.on_step(done, 6)
-        path = tmp_path / "walk.safetensors"
-        trajectory.finish(path)
-        return model, path
+        trajectory.finish("walk")
+        return model, posterior_path(tmp_path, "walk")
 
     return walk
 
@@ -103,3 +109,12 @@ def test_hinton_adds_soft_targets_of_real_tokens_only():
     target = 1 / (1 + math.exp(-1))  # softmax of (2, 0) / 2
     expected = -target * math.log(1 / (1 + math.exp(-2))) - (1 - target) * math.log(1 / (1 + math.exp(2)))
     assert float(loss) == pytest.approx(3.0 + 0.5 * expected, rel=1e-6)
+
+
+def test_soft_targets_are_softened_on_both_sides():
+    student, teacher = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 4.0]])
+    expected = -(
+        (1 / (1 + math.exp(2))) * math.log(1 / (1 + math.exp(-1)))
+        + (1 / (1 + math.exp(-2))) * math.log(1 / (1 + math.exp(1)))
+    )
+    assert float(soft_cross_entropy(student, teacher, temperature=2.0)) == pytest.approx(expected, rel=1e-6)

@@ -22,7 +22,7 @@ def _collect(folder, steps, rank):
     """A random walk; returns the weights of each step as vectors beside the file."""
     generator = torch.Generator().manual_seed(0)
     model = _Tied()
-    trajectory = Trajectory(model, Schedule(rank=rank, start=0.0, collections=steps), folder / "posterior")
+    trajectory = Trajectory(model, Schedule(rank=rank, start=0.0, collections=steps), folder)
     path = []
     for done in range(1, steps + 1):
         with torch.no_grad():
@@ -30,9 +30,8 @@ def _collect(folder, steps, rank):
             model.head.bias.add_(torch.randn(5, generator=generator) * 1e-3)
         trajectory.on_step(done, steps)
         path.append({name: parameter.detach().clone() for name, parameter in model.named_parameters()})
-    file = posterior_path(folder, "key")
-    trajectory.finish(file)
-    return file, path
+    trajectory.finish("key")
+    return posterior_path(folder, "key"), path
 
 
 @pytest.mark.parametrize(("steps", "rank"), [(7, 3), (3, 5)])
@@ -71,9 +70,9 @@ def test_collections_are_spread_over_the_end_of_the_training():
 def test_an_unfinished_or_damaged_file_is_no_posterior(tmp_path):
     trajectory = Trajectory(_Tied(), Schedule(), tmp_path)
     trajectory.collect()
-    file = tmp_path / "posterior.safetensors"
+    file = posterior_path(tmp_path, "key")
     with pytest.raises(ValueError, match="collected 1 times"):
-        trajectory.finish(file)
+        trajectory.finish("key")
     with pytest.raises(CheckpointError, match=file.name):
         load_posterior(file, "point")
     file.write_bytes(b"nothing")

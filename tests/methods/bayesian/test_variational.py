@@ -10,7 +10,6 @@ from torch import nn
 from nasopt.methods.bayesian.variational import LARGEST_INITIAL_VARIANCE, Variational, elbo_loss, map_loss
 from nasopt.models.posterior import diagonal, point
 from nasopt.models.prior import Prior
-from nasopt.training.losses import soft_cross_entropy
 
 BATCH = SimpleNamespace(labels=torch.zeros(1))
 
@@ -72,12 +71,3 @@ def test_a_point_pulls_back_to_where_it_is():
     prior = Prior(point({"weight": torch.zeros(2, 3)}))
     loss = map_loss(lambda model, batch: torch.tensor(0.0), prior, 1.0, {"weight": "weight"})
     assert float(loss(model, BATCH)) == pytest.approx(6 * 0.25 / 2)
-
-
-def test_soft_targets_are_softened_on_both_sides():
-    student, teacher = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 4.0]])
-    expected = -(
-        (1 / (1 + math.exp(2))) * math.log(1 / (1 + math.exp(-1)))
-        + (1 / (1 + math.exp(-2))) * math.log(1 / (1 + math.exp(1)))
-    )
-    assert float(soft_cross_entropy(student, teacher, temperature=2.0)) == pytest.approx(expected, rel=1e-6)

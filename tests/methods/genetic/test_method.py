@@ -1,25 +1,22 @@
-"""The genetic method: options, distillation loss, inheritance, user functions."""
+"""The genetic method: options, inheritance, user functions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import optuna
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor
 
 import nasopt
 from nasopt.architecture.base import EncoderShape
-from nasopt.methods.genetic.method import GeneticMethod, GeneticOptions
+from nasopt.methods.genetic.method import GeneticMethod
+from nasopt.methods.genetic.options import GeneticOptions
 from nasopt.methods.registry import available
 from nasopt.models.surgery import keep_first
 from nasopt.records.names import CHECKPOINT
-from nasopt.tasks.batches import Batch
 from nasopt.trial.objective import Objective
 
 WriteStudy = Callable[..., Path]
@@ -79,52 +76,7 @@ def test_options_that_cannot_be(change: dict[str, object], message: str) -> None
 
 def test_base_params_are_the_full_genotype() -> None:
     shape = EncoderShape(num_layers=3, num_heads=4, ffn_size=128, hidden_size=64)
-    assert GeneticMethod(GeneticOptions()).base_params(shape) == BASE
-
-
-class _Task:
-    """The loss and kind of task that the distillation loss asks for."""
-
-    is_classification = True
-
-    def run(self, model: torch.nn.Module, batch: Batch, hidden_states: bool) -> list[object]:
-        return [model(**batch.inputs, output_hidden_states=hidden_states)]
-
-    def loss_of(self, outputs: list[Any], batch: Batch) -> Tensor:
-        return torch.nn.functional.cross_entropy(outputs[0].logits, batch.labels)
-
-
-def test_the_distillation_loss_is_the_weighted_sum() -> None:
-    generator = np.random.default_rng(0)
-    student, teacher = generator.normal(size=(2, 2, 3))
-    student_hidden, teacher_hidden = generator.normal(size=(2, 2, 4, 5))
-    mask = np.array([[1, 1, 1, 0], [1, 0, 0, 0]])
-    labels = np.array([2, 0])
-
-    class Model(torch.nn.Module):
-        def forward(self, attention_mask: Tensor, output_hidden_states: bool):  # type: ignore[no-untyped-def]
-            class Output:
-                logits = torch.tensor(student)
-                hidden_states = (torch.tensor(student_hidden),)
-
-            return Output
-
-    options = GeneticOptions(task_weight=0.5, hidden_weight=2.0, prediction_weight=3.0, temperature=2.0)
-    loss = GeneticMethod(options).distillation_loss(
-        _Task(), [lambda batch: (torch.tensor(teacher), torch.tensor(teacher_hidden)[None])]
-    )
-    batch = Batch({"attention_mask": torch.tensor(mask)}, torch.tensor(labels), torch.arange(2))
-
-    def softmax(logits: np.ndarray) -> np.ndarray:
-        exponentials = np.exp(logits)
-        return exponentials / exponentials.sum(-1, keepdims=True)
-
-    task = -np.log(softmax(student)[[0, 1], labels]).mean()
-    norms = np.linalg.norm(student_hidden, axis=-1) * np.linalg.norm(teacher_hidden, axis=-1)
-    hidden = ((1 - (student_hidden * teacher_hidden).sum(-1) / norms) * mask).sum() / mask.sum()
-    p, q = softmax(teacher / 2), softmax(student / 2)
-    prediction = (p * np.log(p / q)).sum(-1).mean()
-    assert loss(Model(), batch).item() == pytest.approx(0.5 * task + 2 * hidden + 3 * prediction, rel=1e-5)
+    assert GeneticMethod(GeneticOptions()).space(shape).base == BASE
 
 
 @pytest.mark.integration

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nasopt.host.files import remove_partial_files
-from nasopt.storage.predictions import Predictions, PredictionStore
+from nasopt.storage.validation_predictions import Predictions, PredictionStore
 
 
 def some(size: int = 5) -> Predictions:

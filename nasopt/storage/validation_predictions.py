@@ -21,19 +21,19 @@ from numpy.typing import NDArray
 from nasopt.host.files import partial_name
 
 FOLDER = "predictions"
+"""Folder of the predictions, inside the study's own."""
 SUFFIX = ".npz"
 TFIDF = "tfidf"
 """Name of the file of the control that is no trial."""
+REPLICATES = -1
+"""In the place of a number of classes: the values are the metric itself on resamples."""
 
 logger = logging.getLogger("nasopt")
 
 
-REPLICATES = -1
-
-
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of each validation example.
+    """A model's predictions on the validation split.
 
     Attributes:
         values: shape (examples,): the predicted class, or the number.
@@ -60,12 +60,12 @@ class Predictions:
 
     @classmethod
     def of_replicates(cls, replicates: NDArray[np.float64], split: str) -> Predictions:
-        """From the metric on resamples, shape (1 + resamples,)."""
+        """From the metric on the whole split and on resamples of it, shape (1 + resamples,)."""
         return cls(replicates.astype(np.float32), np.empty(0, dtype=np.float32), REPLICATES, split)
 
 
 class PredictionStore:
-    """The predictions of one study's trials.
+    """The predictions of one study's trials; only a reader until something is written.
 
     Args:
         study_folder: the study's artifact folder.
@@ -75,7 +75,7 @@ class PredictionStore:
         self.folder = study_folder / FOLDER
 
     def write(self, name: int | str, predictions: Predictions) -> None:
-        """Stores predictions under a trial's number (or, for what is no trial, a name)."""
+        """Stores predictions under a trial's number, or under a name if no trial made them."""
 
         def save(file: BinaryIO) -> None:
             np.savez_compressed(

@@ -1,0 +1,93 @@
+"""Latencies that are measured on the device at hand."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nasopt.config.study import LatencyConfig
+from nasopt.measurement.device import device_name, driver_version
+from nasopt.measurement.inputs import inputs_of
+from nasopt.measurement.measured.latency import measure_latency, normalised_ms
+from nasopt.measurement.measured.runtimes import RuntimeSettings, check_runtime, forget_compiled, numerics, prepare
+from nasopt.measurement.subject import Subject
+from nasopt.records.latency import MeasuredLatency, measured_identity
+
+
+class MeasuringSource:
+    """Latencies measured on the device at hand, in alternation with the base model in the same runtime."""
+
+    def __init__(self, latency: LatencyConfig, device: torch.device) -> None:
+        self.latency = latency
+        self.device = device
+        assert latency.runtime != "tensorrt"
+        threads = latency.threads or os.cpu_count() or 1
+        self._settings = RuntimeSettings(latency.runtime or "eager", threads, latency.tf32, latency.cuda_graph)
+        check_runtime(self._settings.runtime, device)
+        self._base: tuple[str, nn.Module] | None = None
+
+    @property
+    def identity(self) -> str:
+        return measured_identity(device_name(self.device), self._settings.threads, self.device.type == "cuda")
+
+    def record(self, subject: Subject, reference_ms: float | None) -> MeasuredLatency:
+        """The measured latency; see :class:`nasopt.measurement.sources.LatencySource`.
+
+        Raises:
+            MeasurementError: a time was zero or not finite.
+        """
+        latency, settings, precision = self.latency, self._settings, subject.architecture.precision
+        batches = inputs_of(latency, subject)
+        with numerics(settings):
+            base = self._base_model(batches, subject)
+            workload = subject.workload(subject.artifact)
+            model = prepare(workload, batches, settings, precision=precision, device=self.device)
+            measurement = measure_latency(model, base, batches, device=self.device, threads=settings.threads)
+        reference = measurement.base_median_ms if reference_ms is None else reference_ms
+        return MeasuredLatency(
+            value_ms=normalised_ms(measurement.ratio, reference),
+            **measurement.to_dict(),
+            device=device_name(self.device),
+            driver=driver_version(self.device),
+            torch_version=str(torch.__version__),
+            dtype=precision,
+            threads=settings.threads,
+            batch_size=latency.batch_size,
+            sequence_length=latency.sequence_length,
+            runtime=settings.runtime,
+            **_details(latency, settings, batches),
+        )
+
+    def _base_model(self, batches: Sequence[Mapping[str, Tensor]], subject: Subject) -> nn.Module:
+        """The base model in the runtime. ONNX files are converted once for a process; compiled programs are made again,
+        because `torch.compile` keeps only so many of one class."""
+        settings = self._settings
+        if self._base is not None and self._base[0] == subject.base_key:
+            return self._base[1]
+        if settings.runtime == "compile":
+            forget_compiled()
+        base = subject.workload(subject.base_model.to(self.device))
+        module = prepare(base, batches, settings, precision="fp32", device=self.device)
+        if settings.runtime == "onnxruntime":
+            self._base = (subject.base_key, module)
+        return module
+
+
+def _details(
+    latency: LatencyConfig, settings: RuntimeSettings, batches: Sequence[Mapping[str, Tensor]]
+) -> dict[str, Any]:
+    """The fields of a record that are stored only where they are not the usual."""
+    details: dict[str, Any] = {}
+    if settings.runtime == "onnxruntime":
+        details["runtime_version"] = version("onnxruntime")
+    if latency.lengths == "validation":
+        lengths = [batch["input_ids"].shape[1] for batch in batches]
+        details |= {"lengths": "validation", "batches": len(batches), "mean_length": statistics.fmean(lengths)}
+    details |= {name: True for name in ("tf32", "cuda_graph") if getattr(settings, name)}
+    return details

@@ -1,0 +1,235 @@
+"""Everything that a trial stores, as one frozen record: written by it, read through it.
+
+A trial's user attributes come one after another while it runs, so a record may be partial: a trial that failed half way
+has an architecture and no latency. An attribute that is not there is None in the record, and is not written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
+
+from nasopt.errors import StorageError
+from nasopt.records import names
+from nasopt.records.latency import Latencies, latencies_from_json, latencies_to_json
+
+T = TypeVar("T")
+
+
+class HasAttributes(Protocol):
+    """Anything of Optuna's with user attributes: a trial, running or frozen; a study or its summary."""
+
+    @property
+    def user_attrs(self) -> dict[str, Any]: ...
+
+
+class TakesAttributes(Protocol):
+    """A running trial, or a study."""
+
+    def set_user_attr(self, key: str, value: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class MemoryRecord:
+    """A model's memory in MB (10^6 bytes), whichever of the two is the objective.
+
+    Attributes:
+        weights_mb: of the weights as they are stored for inference.
+        peak_mb: at its highest in one forward pass.
+        device: where that pass ran.
+    """
+
+    weights_mb: float
+    peak_mb: float
+    device: str
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> MemoryRecord:
+        """The record that `to_json` gave.
+
+        Raises:
+            TypeError: the document has other parts.
+        """
+        return cls(**document)
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON."""
+        return {"weights_mb": self.weights_mb, "peak_mb": self.peak_mb, "device": self.device}
+
+
+@dataclass(frozen=True)
+class ControlRecord:
+    """A control: a trial without parameters that the search is compared with.
+
+    Attributes:
+        label: what it is, in a word.
+        recipe: what is needed to make it, as JSON; equal recipes are the same control.
+        depth: how many layers it keeps; None where it has no such thing.
+    """
+
+    label: str
+    recipe: Mapping[str, Any] | None = None
+    depth: int | None = None
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """Everything that a trial stores beside its parameters and values. What it has not (yet) stored is None.
+
+    Attributes:
+        checkpoint: key of the fp32 weights.
+        architecture: the candidate's shape in a few words.
+        precision: in which the model is measured and exported.
+        parent: number of the trial whose weights were inherited.
+        finetune_epochs: epochs on the task's loss, over the whole line of parents.
+        distill_epochs: epochs of distillation, over the whole line of parents.
+        search_epochs: epochs of the network of many candidates that the weights come from.
+        training_result: what the training in this trial took; empty if there was none.
+        parameters: number of weights.
+        flops: of one forward pass of the first latency's batch.
+        latencies: by objective.
+        memory: of the weights, and at its highest.
+        quality_details: what the quality is made of, by name.
+        is_base: whether it is the base model.
+        control: what the control is, if it is one.
+        failure: why it failed, on one line.
+        interrupted: whether it was stopped before it ended.
+        rejected: why the candidate was not built.
+        repeats: number of the trial whose work it would have done again.
+        retry_of: number of the interrupted trial that it tries again.
+        worker: the process that ran it (see :func:`nasopt.host.identity.worker_identity`).
+        exhausted: whether the sampler had nothing left to propose.
+        device_change: from what device to what other one the study had come.
+        details: the method's own attributes, and any other that is not known by its name and form.
+        nulls: names of the attributes that are stored as null; `parent` is in the base model's trial.
+    """
+
+    checkpoint: str | None = None
+    architecture: str | None = None
+    precision: str | None = None
+    parent: int | None = None
+    finetune_epochs: int | None = None
+    distill_epochs: int | None = None
+    search_epochs: int | None = None
+    training_result: Mapping[str, Any] | None = None
+    parameters: int | None = None
+    flops: int | None = None
+    latencies: Latencies | None = None
+    memory: MemoryRecord | None = None
+    quality_details: Mapping[str, float | str] | None = None
+    is_base: bool | None = None
+    control: ControlRecord | None = None
+    failure: str | None = None
+    interrupted: bool | None = None
+    rejected: str | None = None
+    repeats: int | None = None
+    retry_of: int | None = None
+    worker: Mapping[str, Any] | None = None
+    exhausted: bool | None = None
+    device_change: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    nulls: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, trial: HasAttributes) -> TrialRecord:
+        """What a trial stores; writing it gives the same attributes again, those of former versions included."""
+        attributes = trial.user_attrs
+        nulls = frozenset(name for name in _KNOWN if name in attributes and attributes[name] is None)
+        left = {name: value for name, value in attributes.items() if name not in nulls}
+        values: dict[str, Any] = {name: left.pop(key) for name, key in _PLAIN.items() if key in left}
+        for name, key, read in _TYPED:
+            if (found := read_as(read, left.get(key))) is not None:
+                values[name] = found
+                del left[key]
+        if names.CONTROL in left:
+            values["control"] = ControlRecord(*(left.pop(key, None) for key in _CONTROL))
+        return cls(**values, details=left, nulls=nulls)
+
+    def as_retry(self, number: int, parent: int | None) -> TrialRecord:
+        """What a second try stores before it begins: what the trial of this number is for, and its parent."""
+        nulls = self.nulls & set(names.PURPOSE)
+        marks = TrialRecord(retry_of=number, is_base=self.is_base, control=self.control, **with_parent(parent))
+        return replace(marks, nulls=marks.nulls | nulls)
+
+    def to_attributes(self) -> dict[str, Any]:
+        """The user attributes, as `Study.enqueue_trial` takes them too."""
+        return dict(self._items())
+
+    def write_to(self, trial: TakesAttributes) -> None:
+        """Stores the record in a running trial; what it does not say stays as it is there."""
+        self.write_with(trial.set_user_attr)
+
+    def write_with(self, set_attribute: Callable[[str, Any], None]) -> None:
+        """Stores the record by a function of an attribute's name and value: in a trial whose process is gone."""
+        for name, value in self._items():
+            set_attribute(name, value)
+
+    def _items(self) -> Iterator[tuple[str, Any]]:
+        for name, key in _PLAIN.items():
+            if (value := getattr(self, name)) is not None:
+                yield key, value
+        if self.memory is not None:
+            yield names.MEMORY, self.memory.to_json()
+        if self.latencies is not None:
+            yield names.LATENCY, latencies_to_json(self.latencies)
+        if self.control is not None:
+            given = (self.control.label, self.control.recipe, self.control.depth)
+            yield from ((key, value) for key, value in zip(_CONTROL, given, strict=True) if value is not None)
+        yield from self.details.items()
+        yield from ((name, None) for name in sorted(self.nulls))
+
+
+def control_marks(label: str, recipe: Mapping[str, Any], depth: int | None) -> TrialRecord:
+    """What a control stores before it begins; a depth that it does not have is stored as null."""
+    nulls = frozenset({names.CONTROL_DEPTH}) if depth is None else frozenset()
+    return TrialRecord(control=ControlRecord(label, recipe, depth), nulls=nulls)
+
+
+def with_parent(parent: int | None) -> dict[str, Any]:
+    """Fields of a record whose parent is known: none at all is stored as null."""
+    return {"parent": parent, "nulls": frozenset({names.PARENT}) if parent is None else frozenset()}
+
+
+_PLAIN = {
+    "worker": names.WORKER,
+    "is_base": names.IS_BASE,
+    "retry_of": names.RETRY_OF,
+    "device_change": names.DEVICE_CHANGE,
+    "quality_details": names.QUALITY_DETAILS,
+    "checkpoint": names.CHECKPOINT,
+    "architecture": names.ARCHITECTURE,
+    "precision": names.PRECISION,
+    "parent": names.PARENT,
+    "finetune_epochs": names.FINETUNE_EPOCHS,
+    "distill_epochs": names.DISTILL_EPOCHS,
+    "search_epochs": names.SEARCH_EPOCHS,
+    "training_result": names.TRAINING_RESULT,
+    "parameters": names.PARAMETERS,
+    "flops": names.FLOPS,
+    "interrupted": names.INTERRUPTED,
+    "failure": names.FAILURE,
+    "rejected": names.REJECTED,
+    "repeats": names.REPEATS,
+    "exhausted": names.EXHAUSTED,
+}
+"""Attributes that are stored as they are, by field."""
+
+_CONTROL = (names.CONTROL, names.CONTROL_RECIPE, names.CONTROL_DEPTH)
+"""Attributes of a control, as its record's fields."""
+
+
+_TYPED: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+    ("memory", names.MEMORY, MemoryRecord.of),
+    ("latencies", names.LATENCY, latencies_from_json),
+)
+
+_KNOWN = (*_PLAIN.values(), *_CONTROL, *(key for _, key, _ in _TYPED))
+
+
+def read_as(read: Callable[[Any], T], document: Any) -> T | None:
+    """The record of a document; None if it has another form, so that it is kept as it is."""
+    try:
+        return None if document is None else read(document)
+    except (AttributeError, KeyError, StorageError, TypeError, ValueError):
+        return None

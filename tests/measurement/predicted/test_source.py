@@ -1,0 +1,50 @@
+"""Latencies that are predicted from a device's profile."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from nasopt.architecture.cells import CellArchitecture
+from nasopt.config.study import LatencyConfig
+from nasopt.errors import StudyFileError
+from nasopt.measurement.measured.latency import MeasurementError
+from nasopt.measurement.predicted.device_profiles import find_profile
+from nasopt.measurement.predicted.source import PredictingSource
+from nasopt.measurement.subject import Subject
+
+
+def source(**settings: Any) -> PredictingSource:
+    shape = {"device": "a100", "batch_size": 8, "sequence_length": 32}
+    return PredictingSource(LatencyConfig.model_validate({**shape, **settings}), find_profile("a100"), ["fp32"])
+
+
+def test_a_predicted_record_has_an_interval_and_names_its_profile(subject: Subject) -> None:
+    record = source().record(subject, None)
+    assert record.low_ms < record.median_ms < record.high_ms
+    assert record.value_ms == pytest.approx(record.median_ms)
+    assert record.ratio < 1, "the candidate is smaller than the base model"
+    assert (record.profile, record.device, record.runtime) == ("a100-40gb", "a100-40gb", "tensorrt")
+    assert (record.lengths, record.threads, "threads" in record.to_json()) == ("fixed", None, False)
+    assert record.identity == source().identity
+
+
+def test_the_value_is_the_ratio_times_the_base_models_first_latency(subject: Subject) -> None:
+    record = source().record(subject, 40.0)
+    assert record.value_ms == pytest.approx(40.0 * record.ratio)
+
+
+def test_real_lengths_are_averaged(subject: Subject) -> None:
+    record = source(lengths="validation").record(subject, None)
+    assert record.lengths == "validation"
+    assert record.median_ms > 0
+
+
+def test_what_cannot_be_predicted_is_refused(subject: Subject) -> None:
+    cells = replace(subject, architecture=CellArchitecture(("conv3",), 64))
+    with pytest.raises(MeasurementError, match="no latency can be predicted"):
+        source().record(cells, None)
+    with pytest.raises(StudyFileError, match="not in int4"):
+        PredictingSource(source().latency, find_profile("a100"), ["int4"])

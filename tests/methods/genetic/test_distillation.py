@@ -1,0 +1,72 @@
+"""The distillation loss of the genetic method, against NumPy and hand-worked values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from nasopt.methods.genetic.distillation import distillation_loss, hidden_cosine
+from nasopt.methods.genetic.options import GeneticOptions
+from nasopt.tasks.batches import Batch
+
+
+def test_hidden_cosine_averages_over_real_tokens_only() -> None:
+    student = torch.tensor([[[1.0, 0.0], [1.0, 1.0], [5.0, 5.0]]])
+    teacher = torch.tensor([[[2.0, 0.0], [0.0, 3.0], [-5.0, 5.0]]])
+    mask = torch.tensor([[1, 1, 0]])
+    # cos = 1 and 1/sqrt(2); the third token is padding.
+    assert hidden_cosine(student, teacher, mask).item() == pytest.approx((0 + 1 - 1 / np.sqrt(2)) / 2)
+
+
+def test_hidden_cosine_of_equal_directions_is_zero() -> None:
+    hidden = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
+    assert hidden_cosine(3 * hidden, hidden, torch.ones(2, 3)).item() == pytest.approx(0, abs=1e-6)
+
+
+class _Task:
+    """The loss and kind of task that the distillation loss asks for."""
+
+    is_classification = True
+
+    def run(self, model: torch.nn.Module, batch: Batch, hidden_states: bool) -> list[object]:
+        return [model(**batch.inputs, output_hidden_states=hidden_states)]
+
+    def loss_of(self, outputs: list[Any], batch: Batch) -> Tensor:
+        return torch.nn.functional.cross_entropy(outputs[0].logits, batch.labels)
+
+
+def test_the_distillation_loss_is_the_weighted_sum() -> None:
+    generator = np.random.default_rng(0)
+    student, teacher = generator.normal(size=(2, 2, 3))
+    student_hidden, teacher_hidden = generator.normal(size=(2, 2, 4, 5))
+    mask = np.array([[1, 1, 1, 0], [1, 0, 0, 0]])
+    labels = np.array([2, 0])
+
+    class Model(torch.nn.Module):
+        def forward(self, attention_mask: Tensor, output_hidden_states: bool):  # type: ignore[no-untyped-def]
+            class Output:
+                logits = torch.tensor(student)
+                hidden_states = (torch.tensor(student_hidden),)
+
+            return Output
+
+    options = GeneticOptions(task_weight=0.5, hidden_weight=2.0, prediction_weight=3.0, temperature=2.0)
+    loss = distillation_loss(
+        options, _Task(), [lambda batch: (torch.tensor(teacher), torch.tensor(teacher_hidden)[None])]
+    )
+    batch = Batch({"attention_mask": torch.tensor(mask)}, torch.tensor(labels), torch.arange(2))
+
+    def softmax(logits: np.ndarray) -> np.ndarray:
+        exponentials = np.exp(logits)
+        return exponentials / exponentials.sum(-1, keepdims=True)
+
+    task = -np.log(softmax(student)[[0, 1], labels]).mean()
+    norms = np.linalg.norm(student_hidden, axis=-1) * np.linalg.norm(teacher_hidden, axis=-1)
+    hidden = ((1 - (student_hidden * teacher_hidden).sum(-1) / norms) * mask).sum() / mask.sum()
+    p, q = softmax(teacher / 2), softmax(student / 2)
+    prediction = (p * np.log(p / q)).sum(-1).mean()
+    assert loss(Model(), batch).item() == pytest.approx(0.5 * task + 2 * hidden + 3 * prediction, rel=1e-5)

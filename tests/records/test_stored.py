@@ -1,0 +1,87 @@
+"""Studies that the version before the typed records made: read as before, and written back equal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from command_line import run
+from stored_studies import expected, restore
+
+from nasopt.records import queries
+from nasopt.records.study import StudyRecord
+from nasopt.records.trial import TrialRecord
+
+NAMES = ("adabert", "alphanas", "bayesian", "genetic", "looked-up", "taylor")
+SHOWN = {"show": ("study", "show"), "trials": ("study", "trials"), "pareto": ("study", "pareto")}
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The database of the stored studies, in a folder of its own."""
+    return restore(tmp_path_factory.mktemp("stored"))
+
+
+def study_of(url: str, name: str) -> optuna.Study:
+    """A stored study as Optuna loads it."""
+    return optuna.load_study(study_name=name, storage=url)
+
+
+def folder_of(url: str) -> Path:
+    """Where the database lies."""
+    return Path(url.removeprefix("sqlite:///")).parent
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_attributes_that_are_read_and_written_back_are_equal(url: str, name: str) -> None:
+    study = study_of(url, name)
+    assert StudyRecord.of(study).to_attributes() == study.user_attrs
+    for trial in study.trials:
+        assert TrialRecord.of(trial).to_attributes() == trial.user_attrs
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_attribute_but_the_methods_own_is_known(url: str, name: str) -> None:
+    study = study_of(url, name)
+    assert StudyRecord.of(study).details.keys() <= {"nasopt:supernet"}
+    own = {"fitness", "score", "distance_to_zero", "validation_losses", "validation_loss_zeroed"}
+    for trial in study.trials:
+        assert TrialRecord.of(trial).details.keys() <= own
+    base = queries.base_of(study)
+    assert base is not None
+    assert TrialRecord.of(base).memory is not None
+    assert TrialRecord.of(base).latencies
+
+
+@pytest.mark.parametrize("command", SHOWN)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_shown_is_as_it_was(url: str, name: str, command: str) -> None:
+    result = run(*SHOWN[command], name, "--storage", url, "-f", "json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out) == expected(folder_of(url))[name][command]
+
+
+def test_the_list_tells_of_every_study(url: str) -> None:
+    result = run("study", "list", "--storage", url, "-f", "json")
+    found: dict[str, Any] = {study["name"]: study for study in json.loads(result.out)}
+    assert sorted(found) == sorted(NAMES)
+    for name, told in expected(folder_of(url)).items():
+        assert found[name]["best"] == told["show"]["best"]
+        assert found[name]["trials"] == told["show"]["trials"]
+
+
+def test_a_study_whose_base_is_not_fixed_is_shown_without_a_write(tmp_path: Path) -> None:
+    url = restore(tmp_path)
+    engine = optuna.storages.RDBStorage(url).engine
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "DELETE FROM study_user_attributes WHERE key IN ('nasopt:base', 'nasopt:reference_point')"
+        )
+    engine.dispose()
+    for command, words in SHOWN.items():
+        result = run(*words, "taylor", "--storage", url, "-f", "json")
+        assert json.loads(result.out) == expected(tmp_path)["taylor"][command]
+    assert StudyRecord.of(study_of(url, "taylor")).base is None
