@@ -33,7 +33,9 @@ class LayerMeanOptions(Section):
 
     trials: int = Field(12, ge=1, description="Trials of a whole search.")
     sampler: SamplerName = Field("tpe", description="Which of Optuna's samplers proposes trials.")
-    precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32", "bf16")
+    precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = Field(
+        ("fp32", "bf16"), description="In which models are stored."
+    )
 
 
 @dataclass(frozen=True)
