@@ -18,17 +18,15 @@ from transformers import PreTrainedModel
 from nasopt.config.study import LatencyConfig
 from nasopt.config.task import SENTENCE_TASKS
 from nasopt.measurement.measured.latency import fixed_inputs, measure_latency
+from nasopt.methods.registry import make_method
 from nasopt.models.families import family_of
 from nasopt.models.vocabulary import tokenizer_of
 from nasopt.numerics.comparison import score_difference
-from nasopt.records import names as attributes
 from nasopt.records import queries
-from nasopt.storage.checkpoints import CheckpointStore
 from nasopt.storage.rdb import parse_url
 from nasopt.study.opening import open_study
 from nasopt.tasks.base import Evaluation
 from nasopt.tasks.similarity import SentenceSimilarity
-from nasopt.trial.preparation import CHECKPOINTS
 from nasopt.trial.rebuilding import rebuild
 
 
@@ -81,8 +79,8 @@ def main() -> None:
     for trial in [None, *sorted(chosen, key=lambda trial: -trial.values[0])]:
         name, sizes, model, tokenizer = "teacher", ["1x"] * 3, copy.deepcopy(base), task.tokenizer
         if trial is not None:
-            name = f"{trial.number} {trial.user_attrs.get(attributes.CONTROL, '')}".strip()
-            candidate = rebuild(CheckpointStore(opened.folder / CHECKPOINTS), trial, task)
+            name = f"{trial.number} {queries.label_of(trial) or ''}".strip()
+            candidate = rebuild(make_method(opened.config), opened.checkpoints, trial, task)
             model, tokenizer = candidate.model, tokenizer_of(task.tokenizer, candidate.architecture)
             sizes = sizes_of(model, base, opened.config.latency[0], arguments.threads)
         found = task.evaluate(model.to(torch.bfloat16), validation, torch.device("cpu"), tokenizer)

@@ -205,13 +205,13 @@ class MethodTestCase:
         context, expected = study.context, outputs_of(candidate.model)
         key = context.checkpoints.write(candidate.model.state_dict(), candidate.architecture)
         weights, architecture = context.checkpoints.read(key)
-        restored = WeightSource.restore(architecture, weights, context.task.load_model())
+        restored = study.method.about.sources[0].restore(architecture, weights, context.task.load_model())
         assert bool((outputs_of(restored) == expected).all())
 
     def test_a_rebuilt_trial_has_its_quality(self, study: SmallStudy) -> None:
         front = [trial.number for trial in queries.pareto_front(study.opened.study)]
         for trial in (trial for trial in study.found() if trial.number in front):
-            rebuilt = rebuild(study.context.checkpoints, trial, study.context.task)
+            rebuilt = rebuild(study.method, study.context.checkpoints, trial, study.context.task)
             assert _quality(study, rebuilt) == pytest.approx(trial.values[0], abs=1e-6)
 
     def test_the_base_model_stays_as_it_is(self, study: SmallStudy) -> None:
