@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 import nasopt
-from nasopt.methods.genetic.method import GeneticMethod, GeneticOptions
+from nasopt.methods.genetic.method import GeneticControls
 from nasopt.records import names as attributes
 from nasopt.report.tables import pareto_trials
 from nasopt.report.verdicts import (
@@ -27,7 +27,7 @@ from nasopt.storage.predictions import TFIDF, Predictions, PredictionStore
 from nasopt.study.opening import OpenStudy
 
 NAMES = ["quality", "latency_ms", "memory_mb"]
-METHOD = GeneticMethod(GeneticOptions())
+FAMILY = GeneticControls()
 LABELS = np.arange(400) % 2
 
 
@@ -61,20 +61,20 @@ def make_trial(
 def test_comparable_controls(change: dict[str, Any], comparable: bool) -> None:
     member = make_trial([0.9, 10.0, 50.0], 3)
     control = make_trial(**{"layers": 3, "control": "c", **change})
-    assert is_comparable(member, control, METHOD) == comparable
+    assert is_comparable(member, control, FAMILY) == comparable
 
 
 def test_every_latency_counts() -> None:
     member = make_trial([0.9, 10.0, 5.0, 50.0], 3)
-    assert not is_comparable(member, make_trial([0.8, 9.0, 6.0, 40.0], 4, "c"), METHOD)
-    assert is_comparable(member, make_trial([0.8, 9.0, 5.0, 40.0], 4, "c"), METHOD)
+    assert not is_comparable(member, make_trial([0.8, 9.0, 6.0, 40.0], 4, "c"), FAMILY)
+    assert is_comparable(member, make_trial([0.8, 9.0, 5.0, 40.0], 4, "c"), FAMILY)
 
 
 def test_the_best_of_them_is_the_one_of_the_highest_quality() -> None:
     member = make_trial([0.9, 10.0, 50.0], 3)
     controls = [make_trial([quality, 10.0, 50.0], 3, f"c{quality}") for quality in (0.7, 0.8, 0.6)]
-    assert best_control(member, controls, METHOD) is controls[1]
-    assert best_control(member, [], METHOD) is None
+    assert best_control(member, controls, FAMILY) is controls[1]
+    assert best_control(member, [], FAMILY) is None
 
 
 def opened_with(folder: Path, trials: list[optuna.trial.FrozenTrial], metric: str = "accuracy") -> OpenStudy:
