@@ -57,6 +57,15 @@ EncodechkaTask: TypeAlias = Literal["STS", "PI", "NLI", "SA", "TI", "II", "IC", 
 SENTENCE_TASKS: tuple[EncodechkaTask, ...] = ("STS", "PI", "NLI", "SA", "TI", "II", "IC", "ICX")
 
 
+POINTS: Mapping[MetricName, float] = {"bleu": 1.0}
+"""Points of a metric that make one unit of it: BLEU is given in points, all others from 0 (or -1) to 1."""
+
+
+def points_of(metric: MetricName) -> float:
+    """By what a quality is multiplied to be in points."""
+    return POINTS.get(metric, 100.0)
+
+
 class Section(BaseModel):
     """A table of the study file: unknown keys are errors, values are immutable."""
 
