@@ -43,6 +43,7 @@ class About:
         options: the model of `[method_options]`.
         task_types: the tasks it can search models for.
         sources: where its candidates' weights come from.
+        layers: whether its candidates are encoders of the base model's layers, whose latency can be looked up.
         path_options: options that are lists of files: stored as absolute paths when a study is created.
     """
 
@@ -51,6 +52,7 @@ class About:
     options: type[BaseModel]
     task_types: tuple[TaskType, ...] = ("text-classification", "sentence-similarity", "translation")
     sources: tuple[type[WeightSource], ...] = (Cut,)
+    layers: bool = True
     path_options: tuple[str, ...] = ()
 
 

@@ -1,16 +1,42 @@
-"""Whether the values of this machine compare with those that a study began with."""
+"""Where a study's latencies come from on this machine, and whether they compare with those that it began with."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from nasopt.measurement.sources import LatencySource, device_changes
+from nasopt.config.study import StudyConfig
+from nasopt.errors import StudyFileError
+from nasopt.measurement.sources import LatencySource, device_changes, make_sources
+from nasopt.methods.base import Method
 from nasopt.records import queries
 from nasopt.records.trial import TrialRecord
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
+
+
+def latency_sources(config: StudyConfig, method: Method) -> dict[str, LatencySource]:
+    """The source of every latency objective, by its name, in their order.
+
+    Raises:
+        StudyFileError: latencies are looked up, and a table does not know what the method's candidates are made of.
+        MissingToolError: bitsandbytes has no kernels for a precision on this machine.
+        NasoptError: a device or runtime is not here (see :func:`nasopt.measurement.sources.make_source`).
+    """
+    from nasopt.models.quantization import check_kernels
+
+    looked_up = [item for item in config.latency if item.mode == "lut"]
+    if looked_up and not method.about.layers:
+        raise StudyFileError(
+            f"latency.mode: a look-up table knows encoders of layers, not what {method.about.name} makes; leave out "
+            "`mode` and `lut`, so that latency is measured, or name a device for which it is predicted"
+        )
+    sources, plan = make_sources(config, method.plan.precisions), method.plan
+    for precision in plan.precisions if plan.quantizer is None else ():
+        for source in sources.values():
+            check_kernels(precision, source.device)
+    return sources
 
 
 def changed_devices(

@@ -21,7 +21,7 @@ from nasopt.config.study import StudyConfig
 from nasopt.errors import DeviceChangedError, MachineError
 from nasopt.host.files import gone_words
 from nasopt.host.identity import worker_identity
-from nasopt.measurement.sources import LatencySource, make_sources
+from nasopt.measurement.sources import LatencySource
 from nasopt.methods.base import Outcome
 from nasopt.methods.registry import make_method
 from nasopt.records import queries
@@ -34,7 +34,7 @@ from nasopt.storage.validation_predictions import PredictionStore
 from nasopt.training.candidate import RejectedCandidateError
 from nasopt.training.context import BaseTrial, Context
 from nasopt.trial import recording, retention
-from nasopt.trial.devices import changed_devices
+from nasopt.trial.devices import changed_devices, latency_sources
 from nasopt.trial.evaluation import evaluate
 from nasopt.trial.failures import CURE, machine_failure
 from nasopt.trial.proposal import propose
@@ -114,9 +114,9 @@ class Objective:
         """Where each latency comes from on this machine, by objective.
 
         Raises:
-            NasoptError: a device or runtime is not here (see :func:`nasopt.measurement.sources.make_source`).
+            NasoptError: a device or runtime is not here (see :func:`nasopt.trial.devices.latency_sources`).
         """
-        return make_sources(self.config, self.method.plan.precisions)
+        return latency_sources(self.config, self.method)
 
     def sampler(self, seed: int | None = None) -> BaseSampler:
         """The method's sampler; the study file's seed if none is given."""
