@@ -159,10 +159,10 @@ def explaining_failures(url: URL) -> Iterator[None]:
     """
     try:
         yield
-    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, UnboundLocalError) as caught:
+    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, UnboundLocalError, AssertionError) as caught:
         error: BaseException | None = caught
-        while isinstance(error, UnboundLocalError):
-            error = error.__context__  # NOTE: Optuna's clean-up raises it when it cannot read the trial back
+        while isinstance(error, (UnboundLocalError, AssertionError)):
+            error = error.__context__  # NOTE: Optuna's clean-up raises them when it cannot read or write the trial
         if not isinstance(error, (sqlalchemy.exc.SQLAlchemyError, StorageInternalError)):
             raise
         logger.debug("%s", shown(url), exc_info=True)
