@@ -19,7 +19,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nasopt.errors import ArtifactFolderError
+from filelock import FileLock
+
+from nasopt.errors import ArtifactFolderError, MachineError
 from nasopt.host.identity import is_gone, worker_identity
 
 PARTIAL_SECONDS = 24 * 3600
@@ -57,9 +59,42 @@ def check_writable(folder: Path) -> None:
         raise _unwritable(folder, error) from None
 
 
+def check_room(folder: Path, size: int) -> None:
+    """Makes sure, before hours are spent on it, that a file of so many bytes finds room.
+
+    Raises:
+        MachineError: the disk of the folder has less.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise MachineError(
+            f"{folder}: {size / 1e6:.1f} MB are needed for the weights of the base model, but the disk has "
+            f"{free / 1e6:.1f} MB left; make room, or choose another folder with --artifacts"
+        )
+
+
 def _unwritable(folder: Path, error: OSError) -> ArtifactFolderError:
     return ArtifactFolderError(
         f"{folder}: the artifact folder cannot be written ({error.strerror}); choose another with --artifacts"
+    )
+
+
+def lock_in(folder: Path, name: str) -> FileLock:
+    """A lock on a file in a study's artifact folder.
+
+    Raises:
+        MachineError: the folder is not there. Taking the lock would make it anew, and empty.
+    """
+    if not folder.is_dir():
+        raise MachineError(gone_words(folder))
+    return FileLock(folder / name)
+
+
+def gone_words(folder: Path) -> str:
+    """What is said where a study's files were and are no longer."""
+    return (
+        f"{folder}: the study's artifact folder is gone, or has lost the base model's weights; bring it back, or pass "
+        "--rebuild to make the base model again"
     )
 
 

@@ -14,14 +14,13 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from nasopt.architecture.base import CandidateArchitecture
 from nasopt.architecture.reading import read_architecture
 from nasopt.errors import CheckpointError
-from nasopt.host.files import ensure_writable, publish, working_folder
+from nasopt.host.files import ensure_writable, lock_in, publish, working_folder
 
 if TYPE_CHECKING:
+    from filelock import FileLock
     from torch import Tensor
 
 
@@ -55,8 +54,12 @@ class CheckpointStore:
         self._is_writable = True
 
     def lock(self) -> FileLock:
-        """Held while a checkpoint is published, and from the decision which ones go until they are gone."""
-        return FileLock(self.folder.parent / f".{self.folder.name}.lock")
+        """Held while a checkpoint is published, and from the decision which ones go until they are gone.
+
+        Raises:
+            MachineError: the study's folder is gone.
+        """
+        return lock_in(self.folder.parent, f".{self.folder.name}.lock")
 
     def write(
         self,

@@ -30,7 +30,7 @@ def made_once(
         make: gives tensors by name.
     """
     key = hashlib.sha256(json.dumps(list(made_from)).encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     file = folder / f"{kind}-{key}.safetensors"
     with FileLock(folder / f".{kind}.lock"):
         if file.is_file():

@@ -110,7 +110,8 @@ def make_teacher(
         return LiveTeacher(model, device, layers)
     content = hashlib.sha256(f"{identity} {split.fingerprint} {tuple(layers)}".encode()).hexdigest()[:16]
     cache = folder / content
-    cache.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)  # inside the study's, which nobody makes anew
+    cache.mkdir(exist_ok=True)
     # Workers that start together fill it one after the other; the second finds what the first made.
     with FileLock(cache / ".lock"):
         sizes = {"layers": len(layers), "outputs": num_outputs, "hidden": hidden_size}

@@ -16,7 +16,7 @@ import torch
 from nasopt.architecture.encoder import Architecture
 from nasopt.config.study import StudyConfig
 from nasopt.errors import CheckpointError
-from nasopt.host.files import write_atomically
+from nasopt.host.files import check_room, write_atomically
 from nasopt.methods.base import BaseObserver
 from nasopt.models.families import encoder_shape
 from nasopt.storage.checkpoints import CheckpointStore
@@ -85,8 +85,13 @@ class BaseModel:
     def trained(
         self, device: torch.device, on_phase: PhaseCallback, make_observer: MakeObserver
     ) -> tuple[PreTrainedModel, str]:
-        """Trains the model, where it does not come trained, and stores it; on the CPU, with its checkpoint."""
+        """Trains the model, where it does not come trained, and stores it; on the CPU, with its checkpoint.
+
+        Raises:
+            MachineError: the disk has no room for it.
+        """
         model, observer = self._loaded(), None
+        check_room(self.folder, sum(tensor.nbytes for tensor in model.state_dict().values()))
         if not self.task.has_head or self.config.task.train_base:
             observer = make_observer(model, self.folder)
             epochs = self.config.base_training.epochs
