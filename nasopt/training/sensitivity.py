@@ -8,7 +8,7 @@ batches of :data:`RANKING_BATCH` are squared instead. The optimal brain surgeon 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from torch import Tensor, nn
@@ -88,6 +88,29 @@ def check_sensitivity(settings: SampleSettings, context: Context) -> None:
         )
 
 
+def estimate_fisher(model: PreTrainedModel, settings: SampleSettings, context: Context) -> Saliency:
+    """The Fisher information of a model's units for the study's loss; in bf16 where that is fast. Nothing is kept.
+
+    Args:
+        model: the base model, or one cut out of it; it comes back on the study's device.
+        settings: as for :func:`study_sensitivity`.
+        context: the study's data.
+    """
+    task, split, device = context.task, context.splits["train"], context.device
+    positions = _fisher_settings(settings, context).batches(split)
+
+    def batches() -> Iterator[Any]:
+        for done, indices in enumerate(positions, start=1):
+            yield split.batch(indices).to(device)
+            context.on_phase("sensitivity", done, len(positions))
+
+    def loss(model: PreTrainedModel, batch: Any) -> Tensor:
+        with autocast(device):
+            return task.training_loss(model, batch)
+
+    return fisher_information(model, batches(), loss, coupled=_couples_examples(split), device=device)
+
+
 def correct_by_obs(
     model: PreTrainedModel, architecture: Architecture, settings: SampleSettings, context: Context
 ) -> None:
@@ -110,16 +133,17 @@ def correct_by_obs(
 
 
 def _study_fisher(settings: SampleSettings, context: Context) -> Saliency:
-    split = context.splits["train"]
-    coupled = _couples_examples(split)
-    sampled = replace(settings, batch_size=RANKING_BATCH) if coupled else settings
     tensors = made_once(
         context.folder / "sensitivity",
         "fisher",
-        _made_from(sampled, context),
-        lambda: _fisher(sampled, coupled, context).to_tensors(),
+        _made_from(_fisher_settings(settings, context), context),
+        lambda: estimate_fisher(context.base_model, settings, context).to_tensors(),
     )
     return Saliency.from_tensors(tensors)
+
+
+def _fisher_settings(settings: SampleSettings, context: Context) -> SampleSettings:
+    return replace(settings, batch_size=RANKING_BATCH) if _couples_examples(context.splits["train"]) else settings
 
 
 def _couples_examples(split: Examples) -> bool:
@@ -128,24 +152,8 @@ def _couples_examples(split: Examples) -> bool:
 
 
 def _made_from(settings: SampleSettings, context: Context) -> list[Any]:
-    fingerprint = context.splits["train"].fingerprint
-    return [context.base_key, fingerprint, settings.examples, settings.batch_size, settings.seed]
-
-
-def _fisher(settings: SampleSettings, coupled: bool, context: Context) -> Saliency:
-    task, split, device = context.task, context.splits["train"], context.device
-    positions = settings.batches(split)
-
-    def batches() -> Iterator[Any]:
-        for done, indices in enumerate(positions, start=1):
-            yield split.batch(indices).to(device)
-            context.on_phase("sensitivity", done, len(positions))
-
-    def loss(model: PreTrainedModel, batch: Any) -> Tensor:
-        with autocast(device):
-            return task.training_loss(model, batch)
-
-    return fisher_information(context.base_model, batches(), loss, coupled=coupled, device=device)
+    loss = context.config.task.similarity.model_dump(mode="json")  # of pairs; other losses have no settings
+    return [context.base_key, context.splits["train"].fingerprint, loss, *astuple(settings)]
 
 
 def _order_by_obs(by_fisher: Sensitivity, settings: SampleSettings, context: Context) -> Sensitivity:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -63,17 +63,24 @@ class Sensitivity:
         """Layer by layer, heads before neurons."""
         return [block for layer in zip(self.heads, self.neurons, strict=True) for block in layer]
 
-    def architecture(self, counts: Sequence[int]) -> Architecture:
+    def architecture(self, counts: Sequence[int], current: Architecture | None = None) -> Architecture:
         """What stays of the model, which keeps all its layers, some perhaps with empty blocks.
 
         Args:
             counts: units of each block, in the order of :attr:`blocks`.
+            current: what the model keeps of its base model, where it was cut before; the result is in the base model's
+                numbering then. None for a full one.
 
         Raises:
             ValueError: a block has fewer units, or there are not as many counts as blocks.
         """
         kept = [block.kept(count) for block, count in zip(self.blocks, counts, strict=True)]
-        return Architecture(tuple(map(KeptUnits, kept[::2], kept[1::2])))
+        units = [KeptUnits(heads, neurons) for heads, neurons in zip(kept[::2], kept[1::2], strict=True)]
+        if current is None:
+            return Architecture(tuple(units))
+        owned = (layer for layer in current.layers if layer is not None)
+        chosen = iter([_numbered(positions, layer) for positions, layer in zip(units, owned, strict=True)])
+        return replace(current, layers=tuple(None if layer is None else next(chosen) for layer in current.layers))
 
     def to_tensors(self) -> dict[str, Tensor]:
         """For a safetensors file."""
@@ -97,3 +104,11 @@ class Sensitivity:
             for index in range(len(tensors) // 4)
         ]
         return cls(tuple(blocks[::2]), tuple(blocks[1::2]))
+
+
+def _numbered(positions: KeptUnits, owned: KeptUnits) -> KeptUnits:
+    """Positions among the units that a layer has, as numbers of the base model."""
+    return KeptUnits(
+        tuple(owned.heads[position] for position in positions.heads),
+        tuple(owned.neurons[position] for position in positions.neurons),
+    )

@@ -31,5 +31,16 @@ def test_counts_become_an_architecture() -> None:
         SENSITIVITY.architecture([4, 1, 0, 2])
 
 
+def test_a_cut_model_keeps_the_base_models_numbers() -> None:
+    current = Architecture(
+        (KeptUnits((1, 5, 7), (10, 11, 12, 13, 14, 15)), None, KeptUnits((), (0, 2, 4, 6, 8, 20))), vocabulary=(0, 3)
+    )
+    chosen = SENSITIVITY.architecture([2, 1, 0, 1], current)
+    assert chosen == Architecture(
+        (KeptUnits((1, 7), (10, 11, 14, 15)), None, KeptUnits((), (0, 2, 8, 20))), vocabulary=(0, 3)
+    )
+    assert current.contains(chosen)
+
+
 def test_expected_losses_are_weighted_by_the_block() -> None:
     assert NEURONS.expected_losses == pytest.approx((0.4, 0.4 / 3, 0.0))
