@@ -86,7 +86,7 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
             )
         if isinstance(source, LookupSource):
             source.check_model(task.blank_model().config)
-    objective.method.check(task)
+    objective.method.check(task, config)
     folder = (artifacts or artifact_folder(url)).resolve()
     ensure_writable(folder / config.name)
     storage = storage or open_storage(url)

@@ -108,7 +108,7 @@ class GeneticMethod(Method):
         return Trained(Inherited.of(context), [Stage(training, context.config.training.epochs, seed, loss)])
 
     def _distillation(self, context: Context) -> LossFunction:
-        from nasopt.methods.genetic.distillation import distillation_loss
+        from nasopt.training.distillation import distillation_loss
 
         return distillation_loss(self.options, context.task, context.teachers())
 

@@ -32,6 +32,7 @@ from nasopt.training.weights import WeightSource
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
+    from nasopt.config.study import StudyConfig
     from nasopt.models.saliency import Saliency
     from nasopt.tasks.base import Task
     from nasopt.training.context import Context
@@ -60,7 +61,7 @@ class TaylorMethod(Method):
         options = self.options
         return named_sampler(options.sampler, seed, options.population_size)
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Task, config: StudyConfig) -> None:
         for file in self.options.vocabulary_texts:
             if not Path(file).is_file():
                 raise StudyFileError(f"method_options.vocabulary_texts: there is no file {file}")

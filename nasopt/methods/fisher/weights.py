@@ -1,0 +1,47 @@
+"""Where the weights of a sub-network come from: cut out of the base model, refitted, perhaps distilled from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from nasopt.methods.fisher.options import CriterionName, FisherOptions
+from nasopt.training.weights import Cut, Stage, Trained, WeightSource
+
+if TYPE_CHECKING:
+    from nasopt.training.context import Context
+    from nasopt.training.loop import LossFunction
+    from nasopt.training.samples import SampleSettings
+
+REFIT_INPUTS: dict[CriterionName, Literal["own", "base"]] = {"fisher": "own", "obs": "base"}
+"""What output projections read in the fit: OBS knows the error that its own correction leaves."""
+
+
+def sample_settings(options: FisherOptions, context: Context) -> SampleSettings:
+    """The training examples that sensitivities are found on, the same at every call."""
+    from nasopt.training.samples import SampleSettings
+    from nasopt.training.sensitivity import EXAMPLES
+
+    training = context.config.training
+    examples = options.examples or min(EXAMPLES, len(context.splits["train"]))
+    return SampleSettings(examples, training.batch_size, context.config.seed)
+
+
+def refitted(criterion: CriterionName, options: FisherOptions, context: Context) -> Cut:
+    """The base model's weights, cut; and refitted on the same examples unless that is switched off."""
+    if not options.refit:
+        return Cut()
+    return Cut(sample_settings(options, context).examples, REFIT_INPUTS[criterion])
+
+
+def healed(start: WeightSource, epochs: int, options: FisherOptions, context: Context) -> Trained:
+    """The same, distilled from the base model.
+
+    The seed is the study's, so that sub-networks and controls see the same batches in the same order.
+    """
+
+    def loss(context: Context) -> LossFunction:
+        from nasopt.training.distillation import distillation_loss
+
+        return distillation_loss(options, context.task, context.teachers())
+
+    return Trained(start, [Stage("distill", epochs, context.config.seed, loss)])
