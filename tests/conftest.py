@@ -164,6 +164,7 @@ threads = 1
 [method_options]
 population_size = 4
 generations = 2
+start = "base"
 mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
 {options}
 """

@@ -17,10 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from nasopt.config.task import RuntimeName, Section, TaskConfig
+from nasopt.config.upgrades import upgraded
 from nasopt.errors import StudyFileError, choices
 
-SCHEMA_VERSION = 1
-"""Version of the stored configuration. Raise it when a stored study would be read differently."""
+SCHEMA_VERSION = 2
+"""Version of the stored configuration. Raise it when a stored study would be read differently, and say in
+:mod:`nasopt.config.upgrades` how it was read."""
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
@@ -193,7 +195,7 @@ class StudyConfig(Section):
 
     @classmethod
     def from_json(cls, text: str) -> StudyConfig:
-        """Reads a stored configuration.
+        """Reads a stored configuration; one of an earlier schema means what it meant then.
 
         Raises:
             StudyFileError: it was written by a newer nasopt.
@@ -204,7 +206,7 @@ class StudyConfig(Section):
             raise StudyFileError(
                 f"the study was made by a newer nasopt (schema {schema}, this one reads {SCHEMA_VERSION}): upgrade"
             )
-        return cls.model_validate(document)
+        return cls.model_validate(upgraded(document, schema))
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ BatchShapes: TypeAlias = Sequence[tuple[int, int]]
 
 CHECKS = 2
 """Models off the grid of a table that serves a budget: the fewest that a table may have."""
-SECONDS = 2.0
+SECONDS = 1.0
 """For each model of such a table."""
 
 

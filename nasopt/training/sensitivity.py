@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, get_args
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -35,12 +35,16 @@ if TYPE_CHECKING:
     from nasopt.training.context import Context
 
 Criterion: TypeAlias = Literal["fisher", "obs"]
+CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
 
 FOLDER = "sensitivity"
 """Below a study's artifact folder."""
 
 EXAMPLES = 1024
 """Of the training split, where a study does not say how many; all there are if they are fewer."""
+
+REFIT_INPUTS: dict[Criterion, Literal["own", "base"]] = {"fisher": "own", "obs": "base"}
+"""What output projections read in the refit: the errors of `obs` are those that its own correction leaves."""
 
 RANKING_BATCH = 16
 """Pairs in a batch whose derivatives are added up before they are squared."""
@@ -72,6 +76,23 @@ def study_sensitivity(criterion: Criterion, settings: SampleSettings, context: C
         lambda: _order_by_obs(by_fisher, settings, context).to_tensors(),
     )
     return Sensitivity.from_tensors(tensors)
+
+
+def is_criterion(name: str) -> TypeGuard[Criterion]:
+    """Whether it is the name of a criterion."""
+    return name in CRITERIA
+
+
+def sample_settings(examples: int | None, context: Context) -> SampleSettings:
+    """The training examples that a study's sensitivities are found on, the same at every call.
+
+    Args:
+        examples: how many; None for :data:`EXAMPLES`, or all there are if they are fewer.
+        context: the study's data.
+    """
+    training = context.config.training
+    available = len(context.splits["train"])
+    return SampleSettings(examples or min(EXAMPLES, available), training.batch_size, context.config.seed)
 
 
 def check_sensitivity(settings: SampleSettings, context: Context) -> None:

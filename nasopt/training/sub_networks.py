@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -73,6 +74,12 @@ class SubNetworks:
             ValueError: the share is not in (0, 1], or below :attr:`smallest_share`.
         """
         return self.sensitivity.architecture(choose_counts(self._blocks, self.times.fixed, share))
+
+    def ladder(self, shares: Sequence[float]) -> list[Architecture]:
+        """The different ones of these shares, in their order; without the whole model and shares that are too small."""
+        whole = self.architecture(1.0)
+        found = [self.architecture(share) for share in shares if share >= self.smallest_share]
+        return [item for item in dict.fromkeys(found) if item != whole]
 
 
 def study_sub_networks(criterion: Criterion, settings: SampleSettings, cost: Cost, context: Context) -> SubNetworks:

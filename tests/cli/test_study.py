@@ -17,6 +17,7 @@ pytestmark = pytest.mark.integration
 OPTIONS = """
 population_size = 4
 generations = 2
+start = "base"
 """
 READING = [
     ("study", "list", "-f", "json"),

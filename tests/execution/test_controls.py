@@ -47,6 +47,7 @@ MEMBERS = [
 OPTIONS = """
 population_size = 4
 generations = 2
+start = "base"
 """
 
 

@@ -43,6 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentiment:
 
 OPTIONS = """
 population_size = 4
+start = "base"
 mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn"]
 """
 

@@ -47,6 +47,7 @@ OPTIONS = """
 population_size = 4
 generations = 2
 quantization_prob = 0.5
+start = "base"
 mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
 precisions = ["fp32", "bf16", "int8"]
 """

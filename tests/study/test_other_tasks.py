@@ -33,6 +33,7 @@ latency_tokens = 3
 """
 GENETIC = """population_size = 3
 generations = 2
+start = "base"
 mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
 precisions = ["fp32", "bf16"]
 """

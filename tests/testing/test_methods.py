@@ -36,7 +36,8 @@ class TestGenetic(MethodTestCase):
     @classmethod
     def config(cls, make_config: MakeConfig) -> StudyConfig:
         mutations = '["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]'
-        return make_config("genetic", f"population_size = 3\ngenerations = 2\nmutations = {mutations}")
+        options = f'population_size = 3\ngenerations = 2\nladder = 2\ncost = "flops"\nmutations = {mutations}'
+        return make_config("genetic", options)
 
 
 class TestAlphaNAS(MethodTestCase):

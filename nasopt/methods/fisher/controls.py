@@ -48,8 +48,7 @@ class FisherControls(Controls):
                 found.append(Control(f"first-{count}", layers, depth))
             like = {"kind": "random-units", "like": member.checkpoint, **made}
             found += [
-                Control(f"random-units-{index}", {**like, "seed": seed + index}, depth)
-                for index in range(max(1, random_masks))
+                Control(f"random-units-{index}", {**like, "seed": seed + index}, depth) for index in range(random_masks)
             ]
             if epochs:
                 whole = {"kind": "layers", "layers": list(range(shape.num_layers)), "share": _PARTS, **made}

@@ -121,7 +121,8 @@ class FisherMethod(Method):
         return FisherControls(self.options)
 
     def _sub_networks(self, criterion: CriterionName, context: Context) -> SubNetworks:
-        from nasopt.methods.fisher.weights import sample_settings
+        from nasopt.training.sensitivity import sample_settings
         from nasopt.training.sub_networks import study_sub_networks
 
-        return study_sub_networks(criterion, sample_settings(self.options, context), self.options.cost, context)
+        settings = sample_settings(self.options.examples, context)
+        return study_sub_networks(criterion, settings, self.options.cost, context)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from nasopt.methods.fisher.options import CriterionName, FisherOptions
 from nasopt.training.weights import Cut, Stage, Trained, WeightSource
@@ -10,27 +10,15 @@ from nasopt.training.weights import Cut, Stage, Trained, WeightSource
 if TYPE_CHECKING:
     from nasopt.training.context import Context
     from nasopt.training.loop import LossFunction
-    from nasopt.training.samples import SampleSettings
-
-REFIT_INPUTS: dict[CriterionName, Literal["own", "base"]] = {"fisher": "own", "obs": "base"}
-"""What output projections read in the fit: OBS knows the error that its own correction leaves."""
-
-
-def sample_settings(options: FisherOptions, context: Context) -> SampleSettings:
-    """The training examples that sensitivities are found on, the same at every call."""
-    from nasopt.training.samples import SampleSettings
-    from nasopt.training.sensitivity import EXAMPLES
-
-    training = context.config.training
-    examples = options.examples or min(EXAMPLES, len(context.splits["train"]))
-    return SampleSettings(examples, training.batch_size, context.config.seed)
 
 
 def refitted(criterion: CriterionName, options: FisherOptions, context: Context) -> Cut:
     """The base model's weights, cut; and refitted on the same examples unless that is switched off."""
+    from nasopt.training.sensitivity import REFIT_INPUTS, sample_settings
+
     if not options.refit:
         return Cut()
-    return Cut(sample_settings(options, context).examples, REFIT_INPUTS[criterion])
+    return Cut(sample_settings(options.examples, context).examples, REFIT_INPUTS[criterion])
 
 
 def healed(start: WeightSource, epochs: int, options: FisherOptions, context: Context) -> Trained:

@@ -32,6 +32,7 @@ WriteStudy = Callable[..., Path]
 
 GENETIC_OPTIONS = """population_size = 4
 generations = 2
+start = "base"
 mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
 """
 OPTIONS = """trials = 3

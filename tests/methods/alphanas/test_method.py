@@ -17,6 +17,7 @@ from nasopt.trial.objective import Objective
 
 GENETIC = """population_size = 4
 generations = 2
+start = "base"
 mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
 """
 

@@ -23,6 +23,7 @@ from nasopt.training.context import Context
 
 GENETIC = """population_size = 4
 generations = 2
+start = "base"
 mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
 """
 FLOPS = 'cost = "flops"\nexamples = 64\n'

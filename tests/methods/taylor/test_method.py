@@ -22,6 +22,7 @@ from nasopt.study.opening import OpenStudy, open_study
 
 GENETIC = """population_size = 4
 generations = 2
+start = "base"
 mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
 """
 
