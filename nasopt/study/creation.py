@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
 from sqlalchemy.engine import URL
@@ -24,6 +25,9 @@ from nasopt.records.study import StudyRecord
 from nasopt.storage.rdb import artifact_folder, open_storage, shown, sqlite_path
 from nasopt.study.opening import _exists, _stored_config, places
 from nasopt.trial.objective import Objective
+
+if TYPE_CHECKING:
+    pass
 
 
 def read_study_file(path: str | Path, name: str | None = None) -> StudyConfig:

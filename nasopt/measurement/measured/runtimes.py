@@ -13,18 +13,17 @@ int8 and int4 do not exist in ONNX Runtime here: the exporter cannot convert bit
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
 from nasopt.errors import MissingToolError, StudyFileError
+from nasopt.host.files import scratch_folder
 from nasopt.measurement.measured.latency import MeasurementError, quiet_process
 from nasopt.models.onnx import OnnxModel, check_cuda_provider, check_packages, convert
 
@@ -219,7 +218,7 @@ def _in_onnxruntime(
         convertible = convertible.float()
     # Two texts: a size of 1 would be taken for a fixed one.
     example = {name: tensor.cpu()[:1].repeat(2, 1) for name, tensor in inputs.items()}
-    with tempfile.TemporaryDirectory(prefix="nasopt-") as folder:
-        file = Path(folder) / "model.onnx"
+    with scratch_folder() as folder:
+        file = folder / "model.onnx"
         convert(convertible, example, file)
         return OnnxModel(file, settings.threads, device, tf32=settings.tf32)

@@ -29,6 +29,8 @@ class PredictingSource(EstimatingSource):
         StudyFileError: a precision cannot be predicted with it on that device.
     """
 
+    estimates = (Architecture, CellArchitecture)
+
     def __init__(self, latency: LatencyConfig, profile: DeviceProfile, precisions: Sequence[str]) -> None:
         self.latency = latency
         self.profile = profile

@@ -46,7 +46,7 @@ class AdaBERTMethod(Method):
         options=AdaBERTOptions,
         task_types=("text-classification",),
         sources=(FromSupernet,),
-        layers=False,
+        architectures=(CellArchitecture,),
     )
     options: AdaBERTOptions
 
