@@ -198,6 +198,7 @@ class TaskConfig(Section):
         traits = self.traits
         if self.metric not in traits.metrics:
             raise ValueError(f"the metric {self.metric!r} is not one of {self.type}: {', '.join(traits.metrics)}")
+        self._check_labels()
         for its_type, its in TRAITS.items():
             table = its.table
             if table is not None and its_type != self.type and self._says_something_in(table):
@@ -208,7 +209,6 @@ class TaskConfig(Section):
             raise ValueError("the metric encodechka needs `similarity.encodechka`, the folder with its files")
         if self.new_model is not None:
             self._check_new_model()
-        self._check_labels()
         return self
 
     def _check_labels(self) -> None:

@@ -59,7 +59,9 @@ def read_local(config: DatasetConfig, base: str) -> Dataset:
         raise DatasetError(f"task.dataset.delimiter: {files[0]} is no {choices(DELIMITERS)} file")
     if suffix in DELIMITERS:
         return _read_cells(files, config.delimiter or DELIMITERS[suffix], config.label)
-    return _load(BUILDERS[suffix], files)
+    table = _load(BUILDERS[suffix], files)
+    table.data.table.validate(full=True)  # bytes that are no UTF-8 would be told only when a text is looked at
+    return table
 
 
 def split_files(config: DatasetConfig, base: str) -> list[Path]:

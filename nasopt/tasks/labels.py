@@ -251,7 +251,7 @@ def _by_number(used: set[str], names: Sequence[str], declared: Sequence[str] | N
     """Classes by number: if the labels are whole numbers, every one that the head has, or if the head only counts its
     classes (LABEL_0) and the data set declares as many in an order; else none."""
     if all(map(_WHOLE.fullmatch, used)) and {int(name) for name in used} == set(range(len(names))):
-        return {name: int(name) for name in used}
+        return {name: int(name) for name in sorted(used, key=int)}
     is_counted = all(name == f"LABEL_{index}" for index, name in enumerate(names))
     if is_counted and declared is not None and len(declared) == len(names):
         return {name: index for index, name in enumerate(declared)}
