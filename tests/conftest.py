@@ -16,6 +16,8 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from postgres import Server
 
+    from nasopt.training.context import Context
+
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # before anything imports datasets, as the command line does
 
 # How fast a machine is, or how busy, decides no test.
@@ -173,6 +175,41 @@ mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentiment: Path) -> Context:
+    """Data and base model of a small study without trials. To be read only: see `context`."""
+    from study_text import study_text
+
+    from nasopt.config.study import StudyConfig
+    from nasopt.trial.preparation import prepare
+
+    folder = tmp_path_factory.mktemp("prepared")
+    (folder / "tiny.toml").write_text(study_text(tiny_bert, sentiment, ""))
+    config = StudyConfig.from_toml(folder / "tiny.toml")
+    return prepare(config, folder / "tiny", lambda phase, done, total: None, has_trials=False)
+
+
+@pytest.fixture
+def context(prepared: Context, tmp_path: Path) -> Context:
+    """The same with files and a base model of its own."""
+    import copy
+    import shutil
+    from dataclasses import replace
+
+    from nasopt.storage.checkpoints import CheckpointStore
+
+    folder = tmp_path / "prepared"
+    shutil.copytree(prepared.folder, folder)
+    return replace(
+        prepared,
+        base_model=copy.deepcopy(prepared.base_model),
+        checkpoints=CheckpointStore(folder / "checkpoints"),
+        folder=folder,
+        _teachers={},
+        _views={},
+    )
 
 
 @pytest.fixture(scope="session")

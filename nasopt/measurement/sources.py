@@ -84,7 +84,7 @@ def make_sources(config: StudyConfig, precisions: Sequence[str] = ()) -> dict[st
 
 
 def device_changes(began: Latencies, sources: Mapping[str, LatencySource]) -> list[str]:
-    """What differs, in words, between the sources and the records of trial 0, by objective."""
+    """The differences, in words, between the sources and the records of trial 0, by objective."""
     return [
         f"{name}: {source.identity}, but the study began with: {began[name].identity}"
         for name, source in sources.items()

@@ -137,7 +137,7 @@ class StoredLatency(ABC):
 
     @property
     def runtime_words(self) -> str:
-        """What ran the model; `eager` in studies that are older than the choice."""
+        """The runtime with all that was used of it; `eager` in studies that are older than the choice."""
         return self.runtime or "eager"
 
     @property
@@ -349,7 +349,7 @@ def latencies_to_json(latencies: Latencies) -> dict[str, dict[str, Any]]:
 
 
 def confirmations_from_json(document: Mapping[str, Mapping[str, Any]]) -> dict[str, Confirmation]:
-    """What was confirmed of one trial, by objective.
+    """The confirmations of one trial, by objective.
 
     Raises:
         StorageError: a field is missing.

@@ -61,7 +61,7 @@ class Task(ABC):
     has_logits: ClassVar[bool] = True
     """Whether a model's outputs have logits, so that a student can learn its teacher's probabilities."""
     onnx_obstacle: ClassVar[str | None] = None
-    """What ONNX lacks for a model of this task, to go on after "which has no"; None where it can be written."""
+    """The thing that ONNX lacks for a model of this task, in a word; None where a model can be written as ONNX."""
 
     def __init__(self, config: TaskConfig, folder: Path | None = None) -> None:
         self.config = config

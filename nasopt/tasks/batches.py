@@ -39,7 +39,7 @@ class Batch:
 
     @property
     def sides(self) -> tuple[Batch, ...]:
-        """What one pass of a model reads, each: the batch itself."""
+        """The batches that a model reads in one pass each: this one itself."""
         return (self,)
 
     def to(self, device: torch.device) -> Batch:

@@ -35,7 +35,7 @@ def bleu_replicates(
 
 
 def _counts(metric: BLEU, translation: str, reference: str) -> list[int]:
-    """What BLEU adds up over sentences: matching n-grams, all n-grams, both lengths; 2 * ORDERS + 2 numbers."""
+    """The 2 * ORDERS + 2 counts that BLEU adds up over sentences: matching n-grams, all n-grams, both lengths."""
     found = metric.corpus_score([translation], [[reference]])
     return [*found.counts, *found.totals, found.sys_len, found.ref_len]
 

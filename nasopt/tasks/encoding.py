@@ -87,7 +87,7 @@ class Encoder:
 
 
 def identity_of(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What a tokenizer is. Ask before it is used: tokenising leaves traces in it."""
+    """All that a tokenizer consists of, as a text. Ask before it is used: tokenising leaves traces in it."""
     return str(tokenizer.backend_tokenizer.to_str())
 
 

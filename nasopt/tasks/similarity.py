@@ -229,7 +229,7 @@ def pair_correlation(
     Args:
         weights: shape (rows, pairs), see :mod:`nasopt.numerics.resampling`.
         first: unit vectors, shape (pairs, hidden).
-        second: likewise.
+        second: unit vectors of the other texts, shape (pairs, hidden).
         scores: shape (pairs,).
     """
     cosines = np.einsum("ij,ij->i", first, second).astype(np.float64)
@@ -251,9 +251,9 @@ def retrieval_accuracy(
     Args:
         weights: shape (rows, pairs), see :mod:`nasopt.numerics.resampling`.
         first: unit vectors, shape (pairs, hidden).
-        second: likewise.
+        second: unit vectors of the other texts, shape (pairs, hidden).
         first_ids: equal for equal texts, which are right for one another, shape (pairs,).
-        second_ids: likewise.
+        second_ids: the same for the other texts, shape (pairs,).
 
     Returns:
         Shape (rows,).

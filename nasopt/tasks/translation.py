@@ -224,7 +224,7 @@ def labels_of(batch: PairBatch) -> Tensor:
 
 
 def decoder_inputs(model: nn.Module, labels: Tensor) -> Tensor:
-    """What the decoder reads to give the labels, shape (batch, tokens): they are shifted the way its family does it."""
+    """The decoder's input, (batch, tokens): labels of that shape, shifted the way the model's family does it."""
     assert isinstance(model, PreTrainedModel)
     shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if shift is not None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from command_line import run
-from stored_studies import expected, restore
+from readers import read_only, run_python
+from stored_studies import DATABASE, expected, restore
 
 from nasopt.records import queries
 from nasopt.records.study import StudyRecord
@@ -33,6 +36,14 @@ def study_of(url: str, name: str) -> optuna.Study:
 def folder_of(url: str) -> Path:
     """Where the database lies."""
     return Path(url.removeprefix("sqlite:///")).parent
+
+
+def as_before(printed: str) -> Any:
+    """What a command prints, without what only later versions say."""
+    shown = json.loads(printed)
+    for record in shown if isinstance(shown, list) else ():
+        record.pop("against_base", None)
+    return shown
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,7 +72,7 @@ def test_every_attribute_but_the_methods_own_is_known(url: str, name: str) -> No
 def test_what_is_shown_is_as_it_was(url: str, name: str, command: str) -> None:
     result = run(*SHOWN[command], name, "--storage", url, "-f", "json")
     assert result.code == 0, result.err
-    assert json.loads(result.out) == expected(folder_of(url))[name][command]
+    assert as_before(result.out) == expected(folder_of(url))[name][command]
 
 
 def test_the_list_tells_of_every_study(url: str) -> None:
@@ -73,15 +84,13 @@ def test_the_list_tells_of_every_study(url: str) -> None:
         assert found[name]["trials"] == told["show"]["trials"]
 
 
-def test_a_study_whose_base_is_not_fixed_is_shown_without_a_write(tmp_path: Path) -> None:
+def test_a_study_whose_base_is_not_fixed_is_shown_where_nothing_can_be_written(tmp_path: Path) -> None:
     url = restore(tmp_path)
-    engine = optuna.storages.RDBStorage(url).engine
-    with engine.begin() as connection:
-        connection.exec_driver_sql(
-            "DELETE FROM study_user_attributes WHERE key IN ('nasopt:base', 'nasopt:reference_point')"
-        )
-    engine.dispose()
-    for command, words in SHOWN.items():
-        result = run(*words, "taylor", "--storage", url, "-f", "json")
-        assert json.loads(result.out) == expected(tmp_path)["taylor"][command]
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection, connection:
+        connection.execute("DELETE FROM study_user_attributes WHERE key IN ('nasopt:base', 'nasopt:reference_point')")
+    with read_only(tmp_path):
+        for command, words in SHOWN.items():
+            result = run_python("-m", "nasopt", *words, "taylor", "--storage", url, "-f", "json", cwd=tmp_path)
+            assert result.returncode == 0, result.stderr
+            assert as_before(result.stdout) == expected(tmp_path)["taylor"][command]
     assert StudyRecord.of(study_of(url, "taylor")).base is None

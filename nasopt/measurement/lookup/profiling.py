@@ -54,7 +54,7 @@ CHAIN_LAYERS = 4
 """Equal layers in a row: so many that their cost stands out, and that their weights compete for the caches as those of
 a whole model do; so few that a pass of a large model stays short."""
 QUARTERS = 4
-"""The grid has one head and each quarter of all heads; widths likewise."""
+"""The grid has one head and each quarter of all heads; and the same parts of the widths."""
 CHECKS = 8
 """Models off the grid for each precision, from whose errors the interval of a prediction follows."""
 
@@ -68,7 +68,7 @@ StepCallback = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Grid:
-    """What a table is measured for.
+    """The sizes and precisions that a table is measured for.
 
     Args:
         hidden_sizes: multiples of the head size.

@@ -119,7 +119,7 @@ class Check(_Placed):
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a model takes according to a table.
+    """The latency of a model according to a table.
 
     Args:
         latency_ms: Of one forward pass of one whole batch.

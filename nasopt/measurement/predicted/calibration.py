@@ -163,7 +163,7 @@ def _is_efficiency(name: str) -> bool:
 
 
 def predicted_ms(constants: Mapping[str, float], samples: Sequence[Sample]) -> Floats:
-    """What constants say of samples, in ms, shape `(n_samples,)`."""
+    """The latencies that constants predict for samples, in ms, shape `(n_samples,)`."""
     cases = [sample.case for sample in samples]
     return pass_ms(kernel_table(cases), machine_of(cases), constants_of(constants, cases))
 

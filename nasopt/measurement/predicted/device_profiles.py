@@ -28,7 +28,7 @@ class ProfileError(NasoptError):
 
 
 class DeviceProfile(BaseModel):
-    """What the datasheet of a GPU says.
+    """The datasheet of a GPU.
 
     Attributes:
         name: what the profile is called in commands and study files.

@@ -32,7 +32,7 @@ SHARPNESS = 8.0
 
 @dataclass(frozen=True)
 class Machine:
-    """What the datasheets say of each pass's device, in its precision; every field has shape `(n_passes,)`.
+    """The datasheet of each pass's device, in its precision; every field has shape `(n_passes,)`.
 
     Args:
         multiprocessors: Number of them.
@@ -55,7 +55,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Constants:
-    """What the datasheets do not say; every field has shape `(n_passes,)`.
+    """The constants that the datasheets do not have; every field has shape `(n_passes,)`.
 
     Args:
         arithmetic: Part of the peak rate that matrix products reach within a tile, in (0, 1].

@@ -61,7 +61,7 @@ class Prediction:
         source: Always "predicted".
         profile: Name of the device's profile.
         runtime: As in :mod:`nasopt.measurement.predicted.software`.
-        software: The version of it whose constants were taken, likewise.
+        software: The version of it whose constants were taken, as in that module.
         precision: What the matrix products are computed in.
         interval_percent: The `x` of "+-x %"; the interval is from `latency_ms / (1 + x)` to `latency_ms * (1 + x)`.
         coverage: Part of the held-out latencies that lay within the interval.
@@ -193,7 +193,7 @@ def _arithmetic(constants: Mapping[str, float], case: Case) -> float:
 
 
 def _energy_factor(constants: Mapping[str, float], case: Case) -> float:
-    """What leaks is not there for work: the energy of an operation counts for more where less power is left."""
+    """Power that leaks is not there for work: the energy of an operation counts for more where less power is left."""
     profile = case.profile
     static = constants["static_w"] * profile.transistors_billion * _process_scale(constants, profile)
     left: float = max(profile.power_w - static, LEAST_DYNAMIC_POWER * profile.power_w)

@@ -48,7 +48,7 @@ class ShapeRow:
 
 
 def head_size_of(hidden_size: int, heads: int) -> int:
-    """What each head has in a shape that is not pruned.
+    """The size of each head in a shape that is not pruned.
 
     Raises:
         ShapeError: the heads do not divide the hidden size.
