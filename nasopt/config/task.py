@@ -105,7 +105,11 @@ class DatasetConfig(Section):
 class SimilarityConfig(Section):
     """Sentence encoders: how a text becomes one vector, and how vectors are judged."""
 
-    pooling: Literal["mean", "cls"] = Field("mean", description="Mean over a text's tokens, or its first token.")
+    pooling: Literal["mean", "cls"] | None = Field(
+        None,
+        description="Mean over a text's tokens, or its first token; unless set, as the model's `1_Pooling` says, or "
+        "the mean.",
+    )
     prefix: str = Field("", description='Put before every text, for example `"query: "`.')
     normalize: bool = Field(True, description="Vectors of length 1.")
     scale: float = Field(20.0, gt=0, allow_inf_nan=False, description="Of cosines in the translation-ranking loss.")
