@@ -60,7 +60,7 @@ def missing_controls(opened: OpenStudy, objective: Objective, random_masks: int)
     if family is None:
         return []
     members = [member_of(trial) for trial in members_of(opened)]
-    wanted = family.propose(members, context.shape, random_masks, opened.config.seed)
+    wanted = family.propose(members, context.shape, random_masks, opened.config.seed, context.epoch_cost)
     return unsettled(study, wanted)
 
 

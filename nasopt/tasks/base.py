@@ -181,6 +181,10 @@ class Task(ABC):
     def loss_of(self, outputs: Sequence[Any], batch: Any) -> Tensor:
         """The task's loss, averaged over the batch, from what :meth:`run` gave; a tensor of shape ()."""
 
+    def loss_terms(self, examples: Examples) -> Tensor:
+        """How many terms each example adds to the mean that :meth:`loss_of` is, shape (examples,): one unless said."""
+        return torch.ones(len(examples), dtype=torch.int64)
+
     def run(self, model: nn.Module, batch: Any, hidden_states: bool = False) -> list[Any]:
         """The model's outputs (of transformers) for each text of a batch, with hidden states where they are wanted.
 

@@ -185,6 +185,10 @@ class Translation(Task):
         """Cross-entropy of the target tokens with label smoothing, averaged over tokens; a tensor of shape ()."""
         return token_cross_entropy(outputs[0].logits, labels_of(batch), self.config.translation.label_smoothing)
 
+    def loss_terms(self, examples: Examples) -> Tensor:
+        """The target tokens of each example, shape (examples,)."""
+        return examples.sides[1].lengths
+
     @torch.inference_mode()
     def evaluate(
         self,

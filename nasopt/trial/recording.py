@@ -60,6 +60,7 @@ def record_result(
         finetune_epochs=lineage.finetune_epochs,
         distill_epochs=lineage.distill_epochs,
         search_epochs=lineage.search_epochs,
+        training_budget=lineage.budget,
         training_result=candidate.training,
         parameters=found.parameters,
         flops=found.flops,
