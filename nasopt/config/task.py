@@ -57,6 +57,15 @@ EncodechkaTask: TypeAlias = Literal["STS", "PI", "NLI", "SA", "TI", "II", "IC", 
 SENTENCE_TASKS: tuple[EncodechkaTask, ...] = ("STS", "PI", "NLI", "SA", "TI", "II", "IC", "ICX")
 
 
+POINTS: Mapping[MetricName, float] = {"bleu": 1.0}
+"""Points of a metric that make one unit of it: BLEU is given in points, all others from 0 (or -1) to 1."""
+
+
+def points_of(metric: MetricName) -> float:
+    """By what a quality is multiplied to be in points."""
+    return POINTS.get(metric, 100.0)
+
+
 class Section(BaseModel):
     """A table of the study file: unknown keys are errors, values are immutable."""
 
@@ -96,7 +105,11 @@ class DatasetConfig(Section):
 class SimilarityConfig(Section):
     """Sentence encoders: how a text becomes one vector, and how vectors are judged."""
 
-    pooling: Literal["mean", "cls"] = Field("mean", description="Mean over a text's tokens, or its first token.")
+    pooling: Literal["mean", "cls"] | None = Field(
+        None,
+        description="Mean over a text's tokens, or its first token; unless set, as the model's `1_Pooling` says, or "
+        "the mean.",
+    )
     prefix: str = Field("", description='Put before every text, for example `"query: "`.')
     normalize: bool = Field(True, description="Vectors of length 1.")
     scale: float = Field(20.0, gt=0, allow_inf_nan=False, description="Of cosines in the translation-ranking loss.")

@@ -9,9 +9,8 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from nasopt.errors import (
-    StorageError,
-)
+from nasopt.errors import SearchFailedError
+from nasopt.execution.stopping import check_first_trials
 from nasopt.host.files import lock_in
 from nasopt.records import queries
 from nasopt.records.study import fix_base
@@ -32,7 +31,7 @@ def run_base(opened: OpenStudy, objective: Objective) -> None:
     """Measures the base model as the study's first trial, unless that has been done.
 
     Raises:
-        StorageError: it failed; nothing can be compared without it.
+        SearchFailedError: it failed; nothing can be compared without it.
     """
     study = opened.study
     if queries.base_of(study) is not None:
@@ -49,7 +48,7 @@ def run_base(opened: OpenStudy, objective: Objective) -> None:
     if queries.base_of(study) is None:
         bases = [trial for trial in study.get_trials(deepcopy=False) if queries.is_base(trial)]
         reason = queries.failure_of(bases[-1]) or "unknown"
-        raise StorageError(f"the base model could not be measured: {reason}")
+        raise SearchFailedError(f"the base model could not be measured: {reason}")
     fix_base(study)
 
 
@@ -69,13 +68,18 @@ def run_trials(
     Args:
         take_ticket: asked before each trial whether it may begin; shared by all workers.
         on_finished: told of each trial that ended.
+
+    Raises:
+        SearchFailedError: the first trials of the study failed, all for one reason.
     """
     study = opened.study
     objective.prepare(study)
     with recording_interruptions(study):
         while not is_over(opened, objective) and take_ticket():
             settle_interrupted(study, opened.folder)
-            run_trial(study, objective, on_finished, _counts)
+            ended = run_trial(study, objective, on_finished, _counts)
+            if ended is not None:
+                check_first_trials(queries.finished_trials(study), ended)
         settle_interrupted(study, opened.folder)
         objective.collect(study)
 
@@ -85,11 +89,14 @@ def run_trial(
     objective: Objective,
     on_finished: Callable[[FrozenTrial], None],
     counts: Callable[[FrozenTrial], bool] = lambda trial: True,
-) -> None:
+) -> FrozenTrial | None:
     """Runs one trial, and as many more as it takes until one counts.
 
     Args:
         on_finished: told of the one that counts.
+
+    Returns:
+        The one that counts; None if this process stood still, and others have given its trial up.
     """
     before = objective.trial_number
     ended: list[FrozenTrial] = []
@@ -97,12 +104,14 @@ def run_trial(
         while not ended or not counts(ended[-1]):
             study.optimize(objective, n_trials=1, callbacks=[lambda _, trial: ended.append(trial)])
         on_finished(ended[-1])
+        return ended[-1]
     except (UpdateFinishedTrialError, ValueError, AssertionError):  # Optuna has three ways to say so
         # A process that stood still (a suspended machine) may find that others have given its trial up.
         number = objective.trial_number
         if number == before or not was_given_up(study, number):
             raise
         logger.warning("trial %d: this process stood still and was taken for dead; the trial is tried again", number)
+        return None
 
 
 def _counts(trial: FrozenTrial) -> bool:

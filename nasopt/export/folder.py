@@ -2,8 +2,9 @@
 
 What a standard configuration can express (layers removed, one FFN width for all layers, bitsandbytes' quantisation)
 loads with plain transformers. Anything else brings the modelling file of its class along (:mod:`modeling_nasopt
-<nasopt.models.modeling_nasopt>`, :mod:`modeling_adabert <nasopt.models.modeling_adabert>`), one file that stands alone:
-it loads where nasopt is installed, and elsewhere with `trust_remote_code=True`.
+<nasopt.models.modeling_nasopt>`, :mod:`modeling_adabert <nasopt.models.modeling_adabert>`, or another package's: see
+:mod:`nasopt.models.registration`), one file that stands alone: it loads where that package is installed, and elsewhere
+with `trust_remote_code=True`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import copy
 import inspect
 import json
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -27,6 +27,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from nasopt.architecture.base import CandidateArchitecture
 from nasopt.errors import ExportError, NasoptError
+from nasopt.host.files import follow_umask, remove_abandoned, working_folder
 from nasopt.models import loading, modeling_nasopt
 from nasopt.models.families import OWN_CLASSES, encoder_shape, family_of, max_positions
 from nasopt.models.quantization import quantization_settings, stored_dtype, stored_tensors
@@ -106,23 +107,23 @@ def new_folder(to: Path, force: bool) -> Iterator[Path]:
         ExportError: see :func:`check_target`; or something could not be written, in the block too.
     """
     check_target(to, force)
-    partial = to.parent / f".{to.name}.{uuid.uuid4().hex[:8]}"
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
-        yield partial
-        if to.exists():
-            written = [file.name for file in partial.iterdir()]
-            for name in written:
-                (partial / name).replace(to / name)
-            for name in {WEIGHTS, ONNX, *CODE}.difference(written):
+        remove_abandoned(to.parent)
+        with working_folder(to.parent) as partial:
+            yield partial
+            written = list(partial.iterdir())
+            for file in written:
+                follow_umask(file)
+            if not to.exists():
+                partial.rename(to)
+                return
+            for file in written:
+                file.replace(to / file.name)
+            for name in {WEIGHTS, ONNX, *CODE}.difference(file.name for file in written):
                 (to / name).unlink(missing_ok=True)
-        else:
-            partial.rename(to)
     except OSError as error:
         raise ExportError(f"{to}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_around(
@@ -150,7 +151,7 @@ def export_config(model: PreTrainedModel) -> PretrainedConfig:
 
 
 def _own_config(model: PreTrainedModel) -> PretrainedConfig:
-    """The configuration of a model of a class of ours, which names the modelling file beside it."""
+    """The configuration of a model that transformers lacks, which names the modelling file beside it."""
     config: PretrainedConfig = copy.deepcopy(model.config)
     return _with_code(config, type(model).__name__)
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -220,6 +220,11 @@ class EmbeddingTask(Task):
     @property
     def embedding(self) -> EmbeddingTask:
         return self
+
+    @property
+    @abstractmethod
+    def pooling(self) -> Literal["mean", "cls"]:
+        """How the hidden states of a text become its vector."""
 
     @abstractmethod
     def vectors(self, outputs: Sequence[Any], batch: Any) -> list[Tensor]:

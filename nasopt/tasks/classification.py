@@ -24,7 +24,7 @@ from nasopt.models.families import encoder_family_of, encoder_shape, max_positio
 from nasopt.tasks.base import Evaluation, LabelledTask
 from nasopt.tasks.batches import Batch, EncodedSplit, Examples, sorted_batches
 from nasopt.tasks.datasets import load_splits
-from nasopt.tasks.encoding import Encoder, identity_of
+from nasopt.tasks.encoding import Encoder, check_texts, identity_of, open_tokenizer
 from nasopt.tasks.metrics import METRICS
 
 EVALUATION_BATCH = 64
@@ -60,8 +60,9 @@ class TextClassification(LabelledTask):
             self._labels = _labels_of_head(self._model_config, self._labels)
         for role, split in self._data.items():
             _check_labels(split, role, config.dataset.label, self._labels)
-        self.tokenizer = loading.load_tokenizer(config.model, config.revision, config.trust_remote_code)
+        self.tokenizer = open_tokenizer(config, self._model_config)
         self._tokenizer_identity = identity_of(self.tokenizer)
+        check_texts(self.tokenizer, self._data, config.dataset.text)
 
     @property
     def has_head(self) -> bool:

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy
 from readers import read_only, run_python
 
-from nasopt.errors import StorageError
+from nasopt.errors import MachineError, StorageError
 from nasopt.storage import rdb
 
 
@@ -75,7 +75,7 @@ def test_a_failing_database_is_explained_in_one_line() -> None:
     url = rdb.parse_url("postgresql://u:secret@h/db")
     failure = sqlalchemy.exc.OperationalError("SELECT 1", {}, RuntimeError("server gone\nHINT"))
     message = "the database failed: server gone; once it is back"
-    with pytest.raises(StorageError, match=message) as caught, rdb.explaining_failures(url):
+    with pytest.raises(MachineError, match=message) as caught, rdb.explaining_failures(url):
         raise optuna.exceptions.StorageInternalError("wrapped\nlines") from failure
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -101,6 +101,27 @@ def test_a_second_run_reads_the_arrow_cache(tiny_bert: Path, sentiment: Path, tm
     assert len(list(tmp_path.iterdir())) > len(before)
 
 
+def test_damaged_tokens_are_made_again(
+    tiny_bert: Path, sentiment: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = open_task(tiny_bert, sentiment).encode(tmp_path)
+    for damage in (lambda content: content[: len(content) // 2], flipped, lambda content: b"no Arrow file"):
+        caplog.clear()
+        for file in tmp_path.glob("*.arrow"):
+            file.write_bytes(damage(file.read_bytes()))
+        again = open_task(tiny_bert, sentiment).encode(tmp_path)
+        assert {role: split.fingerprint for role, split in again.items()} == {
+            role: split.fingerprint for role, split in expected.items()
+        }
+        assert caplog.text.count("tokenised again") == 2
+
+
+def flipped(content: bytes) -> bytes:
+    """One bit is another, in the middle of the tokens."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
 def test_pairs_have_two_segments(tiny_bert: Path, tmp_path: Path) -> None:
     data = write(tmp_path / "d", ["a film,the plot was sad,0", "good,bad,1"], header="a,b,label")
     split = open_task(tiny_bert, data, text=["a", "b"]).encode(tmp_path)["train"]

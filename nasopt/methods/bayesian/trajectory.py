@@ -68,7 +68,7 @@ class Trajectory:
         self._model, self._schedule = model, schedule
         self._folder = folder
         self._partial = folder / FOLDER / partial_name()
-        self._partial.parent.mkdir(parents=True, exist_ok=True)
+        self._partial.parent.mkdir(exist_ok=True)
         shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         self._tensors = _create(self._partial, shapes, schedule.rank)
 
