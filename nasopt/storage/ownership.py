@@ -205,10 +205,11 @@ class StudyPlace:
             with self._locked():
                 if self.standing() is Standing.OLDER:
                     self.claim()
-        elif self.standing() is Standing.INHERITED:
-            own_id = StudyRecord.of(self.study).id
-            assert own_id is not None
-            self._write(self.database, own_id)
+            return
+        claim, database = read_claim(self.folder), self.database
+        known = claim is not None and (claim.number, claim.database) == (number_of(self.study), database.key)
+        if claim is not None and not known and self.standing().is_own:  # it was renamed, or moved with its database
+            self._write(database, claim.id)
 
     def used_by_a_living_study(self) -> bool:
         """Whether the folder's `study.json` names another study that exists, as far as can be told, and uses it."""
