@@ -9,12 +9,14 @@ import json
 import logging
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL
 
 from nasopt.config.study import StudyConfig, check_document, check_section, read_toml, study_file_error
+from nasopt.config.task import TaskConfig
 from nasopt.errors import (
     StorageError,
     StudyExistsError,
@@ -30,6 +32,9 @@ from nasopt.storage.rdb import artifact_folder, open_storage, shown, sqlite_path
 from nasopt.study.deletion import Deletion
 from nasopt.study.opening import is_half_made, name_metrics, places, stored_config
 from nasopt.trial.objective import Objective
+
+if TYPE_CHECKING:
+    from nasopt.tasks.base import Task
 
 CREATION_SECONDS = 10
 """A study that is half made for this long was left behind by a `create` that was stopped."""
@@ -76,7 +81,8 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
     if storage is not None and _is_there(storage, config, url, skip_if_exists):
         return False
     objective = Objective(config)
-    _check(config, objective)
+    task = _checked(config, objective)
+    config = _with_task(config, task.settled)
     folder = (artifacts or artifact_folder(url)).resolve()
     ensure_writable(folder)
     storage = storage or open_storage(url)
@@ -93,6 +99,8 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
     except BaseException:
         Deletion.of(url, config.name, folder).run()
         raise
+    for remark in task.remarks:
+        logger.info("%s", remark)
     return True
 
 
@@ -117,7 +125,7 @@ def _is_there(storage: RDBStorage, config: StudyConfig, url: URL, skip_if_exists
         Deletion.of(url, config.name).run()
         return False
     try:
-        if skip_if_exists and stored_config(storage, config.name, number) == config:
+        if skip_if_exists and _is_same(stored_config(storage, config.name, number), config):
             return True
         hint = "its configuration differs" if skip_if_exists else "choose another --name, or pass --skip-if-exists"
     except StorageError as error:
@@ -125,8 +133,8 @@ def _is_there(storage: RDBStorage, config: StudyConfig, url: URL, skip_if_exists
     raise StudyExistsError(f"the study {config.name!r} exists already in {shown(url)}: {hint}")
 
 
-def _check(config: StudyConfig, objective: Objective) -> None:
-    """Refuses now what trials would stumble over: devices and runtimes that are not here, data and models.
+def _checked(config: StudyConfig, objective: Objective) -> Task:
+    """The study's task; refuses now what trials would stumble over: devices and runtimes that are not here, models.
 
     Raises:
         NasoptError: what the user can mend.
@@ -145,6 +153,7 @@ def _check(config: StudyConfig, objective: Objective) -> None:
         if isinstance(source, LookupSource):
             source.check_model(task.blank_model().config)
     objective.method.check(task)
+    return task
 
 
 def _store(study: optuna.Study, config: StudyConfig, folder: Path) -> None:
@@ -158,6 +167,22 @@ def _store(study: optuna.Study, config: StudyConfig, folder: Path) -> None:
         logger.info("%s is in use: the study's files go to %s", folder / config.name, place.folder)
     hashes = {kind: content_hash(where) for kind, where in places(config).items()}
     StudyRecord(data=hashes, configuration=json.loads(config.to_json())).write_to(study)
+
+
+def _is_same(stored: StudyConfig, config: StudyConfig) -> bool:
+    """Whether a study is stored with this configuration, or with one that the data make the same."""
+    from nasopt.tasks.opening import open_task
+
+    if stored == config:
+        return True
+    open_question = {"positive_label": stored.task.positive_label}
+    if stored.task != config.task.model_copy(update=open_question) or stored != _with_task(config, stored.task):
+        return False
+    return open_task(stored).settled == open_task(config).settled
+
+
+def _with_task(config: StudyConfig, task: TaskConfig) -> StudyConfig:
+    return config.model_copy(update={"task": task})
 
 
 def _resolve_paths(config: StudyConfig) -> StudyConfig:
