@@ -68,7 +68,10 @@ def open_named(storage: str | None, name: str, artifacts: Path | None = None, *,
     from nasopt.study.opening import open_study
 
     quiet_optuna(Settings.debug)
-    return open_study(parse_url(resolve_url(storage)), name, artifacts, read_only=read_only)
+    opened = open_study(parse_url(resolve_url(storage)), name, artifacts, read_only=read_only)
+    if read_only and opened.folder.is_dir() and not opened.place.standing().is_own:
+        say(opened.place.explain())
+    return opened
 
 
 def stdout() -> Console:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from nasopt.config.task import SECOND_CLASS, RuntimeName, Section, TaskConfig
+from nasopt.config.task import SECOND_CLASS, TRAITS, RuntimeName, Section, TaskConfig
 from nasopt.errors import StudyFileError, choices
 
 SCHEMA_VERSION = 1
@@ -207,6 +207,10 @@ class StudyConfig(Section):
         task = document.get("task", {})
         if task.get("metric") == "f1" and "positive_label" not in task:
             task["positive_label"] = SECOND_CLASS
+        # The table of another type is stored with the defaults of its day, which may be others by now.
+        for kind, traits in TRAITS.items():
+            if traits.table is not None and kind != task.get("type"):
+                task.pop(traits.table, None)
         return cls.model_validate(document)
 
 

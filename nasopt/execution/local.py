@@ -31,6 +31,7 @@ from nasopt.records import queries
 from nasopt.records.latency import predicted_words
 from nasopt.records.trial import TrialRecord
 from nasopt.storage.rdb import explaining_failures, parse_url
+from nasopt.study.deletion import explaining_deletion
 from nasopt.study.opening import OpenStudy, open_study, with_data
 from nasopt.trial.failures import explaining_machine
 from nasopt.trial.objective import Objective
@@ -197,7 +198,13 @@ def summary(trial: FrozenTrial) -> str:
 def _guarded(opened: OpenStudy, view: ProgressView) -> Iterator[Interruption]:
     """Takes note of Ctrl-C and SIGTERM, shows what happens, and makes one line of what fails of the machine."""
     machine, database = explaining_machine(opened.folder), explaining_failures(opened.url)
-    with interruptible(signal.SIGINT, signal.SIGTERM) as asked, view, machine, database:
+    with (
+        interruptible(signal.SIGINT, signal.SIGTERM) as asked,
+        view,
+        machine,
+        database,
+        explaining_deletion(opened.study),
+    ):
         yield asked
 
 
@@ -228,7 +235,7 @@ def _run_workers(
     for index in range(workers):
         setup = WorkerSetup(
             opened.url.render_as_string(hide_password=False),
-            opened.config.name,
+            opened.name,
             opened.artifacts,
             opened.config.task.dataset.path,
             index,
@@ -276,7 +283,7 @@ def _worker(setup: WorkerSetup, tickets: Tickets, events: Any) -> None:
         with interruptible(signal.SIGTERM) as asked, explaining_failures(parse_url(setup.url)):
             opened = with_data(open_study(parse_url(setup.url), setup.name, setup.artifacts), setup.dataset)
             report = _between_steps(asked, lambda *event: events.put(("phase", event)))
-            with explaining_machine(opened.folder):
+            with explaining_machine(opened.folder), explaining_deletion(opened.study):
                 run_trials(
                     opened,
                     Objective(opened.config, setup.artifacts, report, accept_device_change=setup.accept_device_change),

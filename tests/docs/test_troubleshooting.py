@@ -12,6 +12,11 @@ import optuna
 import pytest
 from command_line import Result, run
 
+from nasopt.host.identity import worker_identity
+from nasopt.records.claim import CLAIM
+from nasopt.records.study import StudyRecord
+from nasopt.records.trial import TrialRecord
+
 PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 EXPLAINED = re.findall(r"^    (nasopt: .+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 WriteStudy = Callable[..., Path]
@@ -118,6 +123,23 @@ def mistakes_with_studies(write: WriteStudy, data: Path, folder: Path) -> Iterat
     yield run("study", "optimize", "tiny")
 
 
+def mistakes_with_folders(write: WriteStudy) -> Iterator[Result]:
+    """Artifact folders that are gone, or another study's, and studies that are half made or under way."""
+    assert run("study", "create", write(), "--name", "whole").code == 0
+    url, folder = "sqlite:///nasopt.db", Path("nasopt.db.artifacts", "whole")
+    optuna.copy_study(from_study_name="whole", from_storage=url, to_storage=url, to_study_name="copy")
+    yield run("study", "optimize", "copy")
+    (folder / CLAIM).unlink()
+    yield run("study", "optimize", "whole")
+    folder.rmdir()
+    yield run("study", "optimize", "whole")
+    StudyRecord(creator=worker_identity()).write_to(optuna.create_study(study_name="half", storage=url))
+    yield run("study", "show", "half")
+    trial = optuna.load_study(study_name="whole", storage=url).ask()
+    TrialRecord(worker={**worker_identity(), "host": "elsewhere"}).write_to(trial)
+    yield run("study", "delete", "whole", "--yes")
+
+
 def test_every_explained_line_is_printed(
     write_study: WriteStudy, tiny_bert: Path, sentiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +152,7 @@ def test_every_explained_line_is_printed(
         *mistakes_in_data(write_study, sentiment, tmp_path),
         *mistakes_with_databases(write_study),
         *mistakes_with_studies(write_study, sentiment, tmp_path),
+        *mistakes_with_folders(write_study),
     ]
     printed = [result.err.removesuffix("\n") for result in results]
     assert {result.code for result in results} == {2}
