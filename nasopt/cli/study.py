@@ -20,12 +20,14 @@ from nasopt.cli.options import (
     Quiet,
     Settings,
     Storage,
+    TrustStudy,
+    database,
     help_without_command,
+    open_to_run,
 )
 from nasopt.cli.options import open_named as _open
 from nasopt.cli.options import say as _say
 from nasopt.cli.options import stdout as _stdout
-from nasopt.host.logs import quiet_optuna
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -57,12 +59,11 @@ def create(
     quiet: Quiet = False,
 ) -> None:
     """Check a study file, its data and its model, and store the study. Trains nothing."""
-    from nasopt.storage.rdb import parse_url, resolve_url, shown
+    from nasopt.storage.rdb import shown
     from nasopt.study.creation import create as create_study
     from nasopt.study.creation import read_study_file
 
-    quiet_optuna(Settings.debug)
-    url = parse_url(resolve_url(storage))
+    url = database(storage)
     config = read_study_file(study_file, name)
     created = create_study(config, url, artifacts=artifacts, skip_if_exists=skip_if_exists)
     _say(f"study {config.name!r} {'created in' if created else 'is already in'} {shown(url)}")
@@ -81,6 +82,7 @@ def optimize(
     data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make lost artifacts again.")] = False,
     accept_device_change: AcceptDeviceChange = False,
+    trust_study: TrustStudy = False,
     storage: Storage = None,
     artifacts: Artifacts = None,
     debug: Debug = False,
@@ -94,7 +96,7 @@ def optimize(
     from nasopt.methods.registry import make_method
     from nasopt.study import opening as studies
 
-    opened = studies.with_data(_open(storage, name, artifacts), data)
+    opened = studies.with_data(open_to_run(storage, name, artifacts, trust_study=trust_study), data)
     studies.check_artifacts(opened, rebuild)
     budget = make_method(opened.config).plan.budget
     count = n_trials if n_trials is not None else remaining_budget(opened, budget)
@@ -125,13 +127,9 @@ def list_studies(
 ) -> None:
     """List the studies of a database."""
     from nasopt.report import printing, tables
-    from nasopt.storage.rdb import parse_url, resolve_url
     from nasopt.study import opening as studies
 
-    quiet_optuna(Settings.debug)
-    records = [
-        tables.study_record(opened) for opened in studies.list_studies(parse_url(resolve_url(storage)), artifacts)
-    ]
+    records = [tables.study_record(opened) for opened in studies.list_studies(database(storage), artifacts)]
     columns = {"name": "name", "method": "method", "complete": "trials.COMPLETE", "pareto": "pareto"}
     columns |= {"best quality": "best.quality.value", "model": "model"}
     printing.print_records(records, output.value, columns, _stdout())
@@ -179,6 +177,7 @@ def controls(
     ] = 5,
     data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
     accept_device_change: AcceptDeviceChange = False,
+    trust_study: TrustStudy = False,
     output: Output = Format.table,
     storage: Storage = None,
     artifacts: Artifacts = None,
@@ -192,7 +191,7 @@ def controls(
     from nasopt.report.verdicts import print_controls
     from nasopt.study import opening as studies
 
-    opened = _open(storage, name, artifacts)
+    opened = open_to_run(storage, name, artifacts, trust_study=trust_study)
     members_of(opened)
     opened = studies.with_data(opened, data)
     studies.check_artifacts(opened, rebuild=False)
@@ -229,6 +228,7 @@ def export(
     ] = ExportFormat.hf,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
     data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
+    trust_study: TrustStudy = False,
     storage: Storage = None,
     artifacts: Artifacts = None,
     debug: Debug = False,
@@ -240,7 +240,8 @@ def export(
 
     if (trial is None) == (best is None):
         raise typer.BadParameter("name the model by --trial N or by --best CONDITION, one of them")
-    opened = studies.with_data(_open(storage, name, artifacts, read_only=True), data)
+    opened = open_to_run(storage, name, artifacts, trust_study=trust_study, read_only=True)
+    opened = studies.with_data(opened, data)
     chosen = delivery.choose(opened, trial, best)
     folder = delivery.export(opened, chosen, to, form=form.value, force=force)
     _say(f"trial {chosen.number} written and verified:")

@@ -193,18 +193,26 @@ class StudyConfig(Section):
 
     @classmethod
     def from_json(cls, text: str) -> StudyConfig:
-        """Reads a stored configuration.
+        """Reads a stored configuration, and checks it as a file: anybody who can write to the database can write one.
 
         Raises:
-            StudyFileError: it was written by a newer nasopt.
+            StudyFileError: it was written by a newer nasopt, or holds what no study file may (all named at once).
         """
-        document = json.loads(text)
-        schema = document.pop("schema", 0)
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError):
+            document = None
+        schema = document.pop("schema", 0) if isinstance(document, dict) else None
+        if not isinstance(schema, int) or document is None:
+            raise study_file_error("stored configuration", ["it is not one that nasopt wrote"])
         if schema > SCHEMA_VERSION:
             raise StudyFileError(
                 f"the study was made by a newer nasopt (schema {schema}, this one reads {SCHEMA_VERSION}): upgrade"
             )
-        return cls.model_validate(document)
+        config, errors = check_document(document)
+        if config is None:
+            raise study_file_error("stored configuration", errors)
+        return config
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
 
-from nasopt.errors import NasoptError, StorageError
+from nasopt.errors import NasoptError, StorageError, UntrustedStudyError
 from nasopt.execution.confirmation import confirm
 from nasopt.execution.controls import evaluate_tfidf, missing_controls, run_controls
 from nasopt.execution.interruption import Interruption, interruptible
@@ -29,6 +29,7 @@ from nasopt.records.latency import predicted_words
 from nasopt.records.trial import TrialRecord
 from nasopt.storage.rdb import explaining_failures, parse_url
 from nasopt.study.opening import OpenStudy, open_study, with_data
+from nasopt.study.trust import code_of
 from nasopt.trial.objective import Objective
 
 P = ParamSpec("P")
@@ -63,7 +64,7 @@ class Tickets:
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker process is told."""
+    """What a worker process is told; `code` is what the study named when its code was found to be trusted."""
 
     url: str
     name: str
@@ -73,6 +74,7 @@ class WorkerSetup:
     workers: int
     debug: bool
     accept_device_change: bool
+    code: Mapping[str, str]
 
 
 def optimize(
@@ -183,6 +185,7 @@ def _run_workers(
             workers,
             debug,
             accept_device_change,
+            code_of(opened.config),
         )
         process = context.Process(target=_worker, args=(setup, tickets, events), name=f"nasopt-worker-{index}")
         process.start()
@@ -221,6 +224,8 @@ def _worker(setup: WorkerSetup, tickets: Tickets, events: Any) -> None:
     try:
         with interruptible(signal.SIGTERM) as asked, explaining_failures(parse_url(setup.url)):
             opened = with_data(open_study(parse_url(setup.url), setup.name, setup.artifacts), setup.dataset)
+            if code_of(opened.config) != setup.code:
+                raise UntrustedStudyError(f"the code that the study {setup.name!r} names was changed meanwhile")
             report = _between_steps(asked, lambda *event: events.put(("phase", event)))
             run_trials(
                 opened,

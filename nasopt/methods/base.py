@@ -44,6 +44,8 @@ class About:
         task_types: the tasks it can search models for.
         sources: where its candidates' weights come from.
         path_options: options that are lists of files: stored as absolute paths when a study is created.
+        function_options: options that may name a function as ``package.module:function``. Checking them must import
+            nothing: they are read from databases, too.
     """
 
     name: str
@@ -52,6 +54,7 @@ class About:
     task_types: tuple[TaskType, ...] = ("text-classification", "sentence-similarity", "translation")
     sources: tuple[type[WeightSource], ...] = (Cut,)
     path_options: tuple[str, ...] = ()
+    function_options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

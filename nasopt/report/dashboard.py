@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterable
@@ -12,7 +13,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from optuna.storages import get_storage
 
-from nasopt.errors import MissingExtraError, PortInUseError
+from nasopt.config.study import StudyConfig
+from nasopt.errors import MissingExtraError, PortInUseError, StudyFileError
 from nasopt.records.study import StudyRecord
 from nasopt.storage.attachments import AttachmentStore
 from nasopt.storage.internals import make_dashboard_linear
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 HOST = "127.0.0.1"
+OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d{1,5})?", re.IGNORECASE)
 STUDY_PATH = re.compile(r"/api/studies/(\d+)/?")
 
 StartResponse = Callable[..., Any]
@@ -64,7 +67,8 @@ def make_dashboard(url: URL, port: int, artifacts: Path | None = None) -> WSGISe
     make_dashboard_linear(read_note)
     application = optuna_dashboard.wsgi(storage, artifact_store=AttachmentStore(folders.all))
     try:
-        return make_server(HOST, port, _with_deletion(application, folders), _Server, _QuietHandler)
+        guarded = _for_this_machine(_with_deletion(application, folders))
+        return make_server(HOST, port, guarded, _Server, _QuietHandler)
     except OSError as error:
         raise PortInUseError(f"port {port}: {error.strerror or error}; choose another with --port") from None
 
@@ -82,18 +86,45 @@ class _Folders:
         if self._override is not None:
             return [self._override]
         recorded = [StudyRecord.of(study).artifacts for study in self._storage.get_all_studies()]
-        return list(dict.fromkeys([self._default, *(Path(folder) for folder in recorded if folder)]))
+        return list(dict.fromkeys([self._default, *(path for item in recorded if (path := _path(item)) is not None)]))
 
     def of(self, study_id: int) -> Path | None:
-        """The folder of one study; None if nasopt did not make it."""
+        """The folder of one study; None if nasopt did not make the study, or what it says of itself cannot be."""
         try:
             record = StudyRecord.stored(self._storage, study_id)
         except KeyError:
             return None
-        folder = self._override or record.artifacts
+        folder = self._override or _path(record.artifacts)
         if record.configuration is None or folder is None:
             return None
-        return Path(folder) / str(record.configuration["name"])
+        try:
+            name = StudyConfig.from_json(json.dumps(record.configuration)).name
+        except StudyFileError:
+            return None
+        # The name is checked not to lead elsewhere; a link of that name is none of ours.
+        return folder / name if (folder / name).resolve() == folder.resolve() / name else None
+
+
+def _path(stored: object) -> Path | None:
+    """A stored artifact folder; None if it is no absolute path."""
+    return Path(stored) if isinstance(stored, str) and Path(stored).is_absolute() else None
+
+
+def _for_this_machine(application: Application) -> Application:
+    """Answers only what was asked of this machine by its loopback names, and what no page of another site asked.
+
+    A site may point a name of its own at 127.0.0.1; its pages could then read and delete studies. A request says which
+    name it was sent to. The port is not compared: a tunnel may have another one at its end.
+    """
+
+    def run(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        host, origin = environ.get("HTTP_HOST", ""), environ.get("HTTP_ORIGIN")
+        if OWN_HOST.fullmatch(host) and origin in (None, f"http://{host}"):
+            return application(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"This dashboard answers on http://{HOST} and http://localhost only.\n".encode()]
+
+    return run
 
 
 def _with_deletion(application: Application, folders: _Folders) -> Application:

@@ -30,6 +30,8 @@ CONNECT_TIMEOUT_SECONDS = 10
 
 DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 """The drivers that the extras install, for URLs that name none; SQLAlchemy's own choices are others."""
+SECRETS = ("password", "passwd", "sslpassword")
+"""Keys of a URL's query that no message shows."""
 EXTRAS = {"postgresql": "postgres", "mysql": "mysql"}
 
 StaleTrialCallback = Callable[["optuna.Study", "optuna.trial.FrozenTrial"], None]
@@ -49,15 +51,31 @@ class Storage(RDBStorage):
 
 
 def resolve_url(option: str | None) -> str:
-    """`--storage`, else `$NASOPT_STORAGE`, else `sqlite:///nasopt.db` in the current folder."""
-    return option or os.environ.get("NASOPT_STORAGE") or DEFAULT_URL
+    """`--storage`, else `$NASOPT_STORAGE`, else `sqlite:///nasopt.db` in the current folder.
+
+    Either may be ``@FILE``: the first line of that file is the URL, and no password is in the list of processes.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    url = option or os.environ.get("NASOPT_STORAGE") or DEFAULT_URL
+    if not url.startswith("@"):
+        return url
+    try:
+        lines = Path(url[1:]).expanduser().read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise StorageError(f"--storage {url}: the file cannot be read ({reason})") from None
+    if not lines:
+        raise StorageError(f"--storage {url}: the file is empty; its first line is to be a database URL")
+    return lines[0]
 
 
 def parse_url(url: str) -> URL:
     """The parsed URL, with the path of an SQLite file made absolute, and a driver that is installed.
 
     Raises:
-        StorageError: not a database URL.
+        StorageError: not a database URL, or one whose password cannot be told from what follows.
     """
     try:
         parsed = make_url(url)
@@ -67,6 +85,12 @@ def parse_url(url: str) -> URL:
             "--storage is not a database URL: write for example sqlite:///nasopt.db or "
             "postgresql://user:password@host:5432/database (special characters in a password as %40 and the like)"
         ) from None
+    if parsed.get_backend_name() != "sqlite" and url.count("@") > 1:
+        # NOTE: what follows the first @ would be taken for the host, and shown.
+        raise StorageError(
+            "--storage: the URL has several @, so that user, password and host cannot be told apart: "
+            "write the @ of a password as %40 (and : / ? # as %3A %2F %3F %23)"
+        )
     ours = DRIVERS.get(parsed.drivername)
     if ours is not None and importlib.util.find_spec(ours.partition("+")[2]) is not None:
         parsed = parsed.set(drivername=ours)
@@ -90,7 +114,7 @@ def artifact_folder(url: URL) -> Path:
 
 def shown(url: URL) -> str:
     """The URL without its password, for messages."""
-    return url.difference_update_query(["password", "sslpassword"]).render_as_string(hide_password=True)
+    return url.difference_update_query(SECRETS).render_as_string(hide_password=True)
 
 
 def open_storage(

@@ -19,10 +19,11 @@ from nasopt.errors import (
     choices,
 )
 from nasopt.host.files import ensure_writable
-from nasopt.methods.registry import available, find
+from nasopt.methods.registry import available, check_functions, find, function_errors
 from nasopt.records.study import StudyRecord
 from nasopt.storage.rdb import artifact_folder, open_storage, shown, sqlite_path
-from nasopt.study.opening import _exists, _stored_config, places
+from nasopt.study import trust
+from nasopt.study.opening import OpenStudy, _exists, _stored_config, open_study, places
 from nasopt.trial.objective import Objective
 
 
@@ -42,6 +43,7 @@ def read_study_file(path: str | Path, name: str | None = None) -> StudyConfig:
         errors.append(f"method: {method!r} is not a method; one of {choices(methods)}")
     elif isinstance(method, str) and isinstance(options := document.get("method_options", {}), dict):
         errors += check_section(methods[method].about.options, options, prefix="method_options.")[1]
+        errors += function_errors(methods[method], options)
     if config is None or errors:
         raise study_file_error(path, errors)
     return config
@@ -49,6 +51,8 @@ def read_study_file(path: str | Path, name: str | None = None) -> StudyConfig:
 
 def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip_if_exists: bool = False) -> bool:
     """Validates a study, data and model included, and stores it. Trains nothing.
+
+    The code that it names (see :mod:`nasopt.study.trust`) may run on this machine from now on.
 
     Returns:
         Whether it was created; False if an equal one was there and `skip_if_exists`.
@@ -69,10 +73,12 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
     storage = None if is_new else open_storage(url)
     if storage is not None and _exists(storage, config.name):
         if skip_if_exists and _stored_config(storage, config.name) == config:
+            trust.record(open_study(url, config.name, read_only=True))
             return False
         hint = "its configuration differs" if skip_if_exists else "choose another --name, or pass --skip-if-exists"
         raise StudyExistsError(f"the study {config.name!r} exists already in {shown(url)}: {hint}")
     objective = Objective(config)
+    check_functions(config)
     task = open_task(config)
     for source in objective.sources.values():  # refused now where devices and runtimes are not here
         if isinstance(source, EstimatingSource) and not config.task.traits.estimated_latency:
@@ -94,6 +100,7 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
         study.set_metric_names(objective.metric_names)
     hashes = {kind: content_hash(place) for kind, place in places(config).items()}
     StudyRecord(configuration=json.loads(config.to_json()), artifacts=str(folder), data=hashes).write_to(study)
+    trust.record(OpenStudy(study, config, folder, url))
     return True
 
 

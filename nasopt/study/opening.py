@@ -19,6 +19,7 @@ from nasopt.config.study import StudyConfig
 from nasopt.errors import (
     ArtifactFolderError,
     StorageError,
+    StudyFileError,
     StudyNotFoundError,
     choices,
 )
@@ -75,15 +76,21 @@ def open_study(url: URL, name: str, artifacts: Path | None = None, *, read_only:
     Raises:
         StorageError: the database cannot be opened.
         StudyNotFoundError: it holds no such study, or one that nasopt did not make.
+        StudyFileError: what it holds of the study is not what nasopt writes.
     """
     storage = open_storage(url, read_only=read_only, must_exist=True, stale_trial_callback=retry)
     if not _exists(storage, name):
         names = [summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)]
         raise StudyNotFoundError(f"no study {name!r} in {shown(url)}; it has: {choices(sorted(names)) or 'none'}")
     config = _stored_config(storage, name)
-    study = optuna.load_study(study_name=name, storage=storage, sampler=Objective(config).sampler())
+    try:
+        sampler = Objective(config).sampler()
+    except StudyFileError as error:
+        raise _unreadable(name, error) from None
+    study = optuna.load_study(study_name=name, storage=storage, sampler=sampler)
     stored = StudyRecord.of(study).artifacts
-    assert stored is not None  # it is written before the configuration
+    if not isinstance(stored, str) or not stored:
+        raise _unreadable(name, "it does not say where its files are")
     return OpenStudy(study, config, (artifacts or Path(stored)).resolve(), url)
 
 
@@ -181,7 +188,14 @@ def _stored_config(storage: RDBStorage, name: str) -> StudyConfig:
         raise StudyNotFoundError(
             f"the study {name!r} was not made by nasopt; `nasopt study list` shows those that were"
         )
-    return StudyConfig.from_json(json.dumps(stored))
+    try:
+        return StudyConfig.from_json(json.dumps(stored))
+    except StudyFileError as error:
+        raise _unreadable(name, error) from None
+
+
+def _unreadable(name: str, why: object) -> StudyFileError:
+    return StudyFileError(f"the study {name!r} cannot be opened: {why}")
 
 
 def places(config: StudyConfig) -> dict[str, str]:

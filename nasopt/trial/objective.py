@@ -21,7 +21,7 @@ from nasopt.errors import DeviceChangedError
 from nasopt.host.identity import worker_identity
 from nasopt.measurement.sources import LatencySource, make_sources
 from nasopt.methods.base import Outcome
-from nasopt.methods.registry import make_method
+from nasopt.methods.registry import check_functions, make_method
 from nasopt.records import queries
 from nasopt.records.study import fix_base, store_details
 from nasopt.records.trial import TrialRecord
@@ -206,6 +206,7 @@ class Objective:
 
         key = study_key(study)
         if key not in self._prepared:
+            check_functions(self.config)
             folder = self._artifacts or _default_artifacts(study)
             context = prepare(
                 self.config,
