@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from nasopt.config.study import LatencyConfig
 from nasopt.config.task import SENTENCE_TASKS
 from nasopt.measurement.measured.latency import fixed_inputs, measure_latency
+from nasopt.methods.registry import make_method
 from nasopt.models.families import family_of
 from nasopt.models.vocabulary import tokenizer_of
 from nasopt.numerics.comparison import score_difference
@@ -79,7 +80,7 @@ def main() -> None:
         name, sizes, model, tokenizer = "teacher", ["1x"] * 3, copy.deepcopy(base), task.tokenizer
         if trial is not None:
             name = f"{trial.number} {queries.label_of(trial) or ''}".strip()
-            candidate = rebuild(opened, trial, task)
+            candidate = rebuild(make_method(opened.config), opened.checkpoints, trial, task)
             model, tokenizer = candidate.model, tokenizer_of(task.tokenizer, candidate.architecture)
             sizes = sizes_of(model, base, opened.config.latency[0], arguments.threads)
         found = task.evaluate(model.to(torch.bfloat16), validation, torch.device("cpu"), tokenizer)

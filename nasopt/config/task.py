@@ -57,6 +57,15 @@ EncodechkaTask: TypeAlias = Literal["STS", "PI", "NLI", "SA", "TI", "II", "IC", 
 SENTENCE_TASKS: tuple[EncodechkaTask, ...] = ("STS", "PI", "NLI", "SA", "TI", "II", "IC", "ICX")
 
 
+POINTS: Mapping[MetricName, float] = {"bleu": 1.0}
+"""Points of a metric that make one unit of it: BLEU is given in points, all others from 0 (or -1) to 1."""
+
+
+def points_of(metric: MetricName) -> float:
+    """By what a quality is multiplied to be in points."""
+    return POINTS.get(metric, 100.0)
+
+
 class Section(BaseModel):
     """A table of the study file: unknown keys are errors, values are immutable."""
 
@@ -148,7 +157,12 @@ class TaskConfig(Section):
         min_length=1, description="Hub id or local folder of the base model; with `[task.new_model]` a model type."
     )
     revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
-    new_head: bool = Field(False, description="Train a new classification head even if the model has one.")
+    new_head: bool = Field(
+        False, description="Text classification: train a new head even if the model has one (`[base_training]`)."
+    )
+    train_base: bool = Field(
+        False, description="Go on training a base model that does the task as it comes, as `[base_training]` says."
+    )
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
     metric: MetricName = Field("accuracy", description="What `quality` is; which ones there are depends on the task.")
     max_length: int = Field(128, ge=2, description="Tokens; longer texts are cut.")
@@ -175,6 +189,8 @@ class TaskConfig(Section):
             raise ValueError(f"{self.type} needs two columns in dataset.text, not {len(self.dataset.text)}")
         if self.metric == "encodechka" and self.similarity.encodechka is None:
             raise ValueError("the metric encodechka needs `similarity.encodechka`, the folder with its files")
+        if self.new_head and self.type != "text-classification":
+            raise ValueError(f"new_head is for the type text-classification, not for {self.type}")
         if self.new_model is not None:
             self._check_new_model()
         return self

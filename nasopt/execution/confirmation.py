@@ -88,7 +88,7 @@ def _measured(
     base = queries.base_of(opened.study)
     assert base is not None
     base_found = queries.confirmation_of(opened.study, base.number) or {}
-    candidate = rebuild(context.checkpoints, trial, context.task)
+    candidate = rebuild(objective.method, context.checkpoints, trial, context.task)
     found = {}
     for name, source in sources.items():
         artifact = make_artifact(candidate, source.device, objective.method.plan.quantizer)

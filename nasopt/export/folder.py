@@ -2,8 +2,9 @@
 
 What a standard configuration can express (layers removed, one FFN width for all layers, bitsandbytes' quantisation)
 loads with plain transformers. Anything else brings the modelling file of its class along (:mod:`modeling_nasopt
-<nasopt.models.modeling_nasopt>`, :mod:`modeling_adabert <nasopt.models.modeling_adabert>`), one file that stands alone:
-it loads where nasopt is installed, and elsewhere with `trust_remote_code=True`.
+<nasopt.models.modeling_nasopt>`, :mod:`modeling_adabert <nasopt.models.modeling_adabert>`, or another package's: see
+:mod:`nasopt.models.registration`), one file that stands alone: it loads where that package is installed, and elsewhere
+with `trust_remote_code=True`.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def export_config(model: PreTrainedModel) -> PretrainedConfig:
 
 
 def _own_config(model: PreTrainedModel) -> PretrainedConfig:
-    """The configuration of a model of a class of ours, which names the modelling file beside it."""
+    """The configuration of a model that transformers lacks, which names the modelling file beside it."""
     config: PretrainedConfig = copy.deepcopy(model.config)
     return _with_code(config, type(model).__name__)
 

@@ -85,7 +85,7 @@ def export(
         if form == "onnx":
             return _export_onnx(opened, trial, to, force, working)
         task = open_task(opened.config, working)
-        candidate = rebuild(opened.checkpoints, trial, task)
+        candidate = rebuild(make_method(opened.config), opened.checkpoints, trial, task)
         device = make_source(opened.config.latency[0]).device
         artifact = make_artifact(candidate, device, make_method(opened.config).plan.quantizer)
         card = model_card(opened, task, trial, _test_qualities(opened, trial, task, working))
@@ -107,7 +107,7 @@ def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool, w
         raise ExportError(f"a {kind} model cannot be written as ONNX, which has no {obstacle}; use --format hf")
     check_convertible(queries.precision_of(trial))
     task = open_task(opened.config, working)
-    candidate = rebuild(opened.checkpoints, trial, task)
+    candidate = rebuild(make_method(opened.config), opened.checkpoints, trial, task)
     artifact = make_artifact(candidate, torch.device("cpu"), make_method(opened.config).plan.quantizer)
 
     def card(file: Path) -> str:
@@ -154,7 +154,7 @@ def _test_qualities(
     def quality(which: FrozenTrial | None, exported: nn.Module | None = None) -> float | None:
         if which is None or queries.checkpoint_of(which) not in opened.checkpoints:
             return None
-        candidate = rebuild(opened.checkpoints, which, task)
+        candidate = rebuild(make_method(opened.config), opened.checkpoints, which, task)
         tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
         own = None if tokenizer is task.tokenizer else tokenizer
         split = task.encode(working / DATA, own)["test"]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 from pydantic import BaseModel
 
 from nasopt.architecture.base import CandidateArchitecture, EncoderShape, Precision
+from nasopt.architecture.encoder import Architecture
 from nasopt.config.task import TaskType
 from nasopt.methods.space import SearchSpace
 from nasopt.training.weights import Cut, WeightSource
@@ -42,10 +43,11 @@ class About:
         searches: what it searches, for `nasopt methods`.
         options: the model of `[method_options]`.
         task_types: the tasks it can search models for.
-        sources: where its candidates' weights come from.
+        sources: where its candidates' weights come from; the first one restores the models of its trials.
         path_options: options that are lists of files: stored as absolute paths when a study is created.
         function_options: options that may name a function as ``package.module:function``. Checking them must import
             nothing: they are read from databases, too.
+        architectures: kinds of its candidates. Latencies are predicted, and looked up, for encoders of layers only.
     """
 
     name: str
@@ -55,6 +57,7 @@ class About:
     sources: tuple[type[WeightSource], ...] = (Cut,)
     path_options: tuple[str, ...] = ()
     function_options: tuple[str, ...] = ()
+    architectures: tuple[type[CandidateArchitecture], ...] = (Architecture,)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from torch import nn
@@ -16,19 +17,20 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from nasopt.architecture.base import EncoderShape
 from nasopt.errors import UnsupportedModelError, choices
-from nasopt.models import modeling_adabert, modeling_nasopt
-from nasopt.models.modeling_nasopt import LAYER_PARTS, MODEL_TYPE_PREFIX, LayerParts
+from nasopt.models.modeling_nasopt import CONFIGS, LAYER_PARTS, MODEL_TYPE_PREFIX, LayerParts
+from nasopt.models.registration import modeling_modules, register_models
+
+MODELING_MODULES = tuple(import_module(name) for name in modeling_modules())
 
 OWN_CLASSES: dict[str, tuple[Any, Any]] = {
-    config.model_type: classes
-    for module in (modeling_nasopt, modeling_adabert)
-    for config, classes in module.MODELS.items()
+    config.model_type: classes for module in MODELING_MODULES for config, classes in module.MODELS.items()
 }
-"""Our own encoder and classifier, by model type; exported folders bring along the file that defines them."""
+"""Encoder and classifier of the models that transformers lacks, by model type: ours, and those of other packages.
+Exported folders bring along the file that defines them."""
 
 # For those who import this before transformers' Auto classes: see nasopt.models.registration.
-for module in (modeling_nasopt, modeling_adabert):
-    module.register()
+for module in MODELING_MODULES:
+    register_models(module)
 
 
 def _nothing(model: PreTrainedModel) -> dict[str, Any]:
@@ -248,10 +250,12 @@ def encoder_family_of(model: PreTrainedModel | PretrainedConfig) -> Family:
 def max_positions(config: PretrainedConfig) -> int:
     """The longest text that a model can read, in tokens (that it was made for, where it has no positions).
 
+    A model that transformers lacks says it in `max_position_embeddings` of its configuration.
+
     Raises:
         UnsupportedModelError: see :func:`family_of`.
     """
-    if config.model_type in modeling_adabert.CONFIGS:
+    if config.model_type in OWN_CLASSES and config.model_type not in CONFIGS:
         return int(config.max_position_embeddings)
     positions = getattr(config, "max_position_embeddings", UNBOUNDED_POSITIONS)
     return int(positions) - family_of(config).first_position(config)

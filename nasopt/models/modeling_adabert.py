@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
 CONVOLUTIONS = {"conv1": (1, 1), "conv3": (3, 1), "conv5": (5, 1), "dilconv3": (3, 2)}
@@ -240,15 +240,3 @@ class AdaBertForSequenceClassification(_AdaBertPreTrained):
 
 MODELS: dict[Any, tuple[Any, Any]] = {AdaBertConfig: (AdaBertModel, AdaBertForSequenceClassification)}
 CONFIGS = {config.model_type: config for config in MODELS}
-
-
-def register() -> None:
-    """Makes transformers' Auto classes know these models, so that they load without `trust_remote_code`."""
-    for config, (encoder, classifier) in MODELS.items():
-        AutoConfig.register(config.model_type, config, exist_ok=True)
-        AutoModel.register(config, encoder, exist_ok=True)
-        AutoModelForSequenceClassification.register(config, classifier, exist_ok=True)
-        # `save_pretrained` copies this file beside the weights for classes that have an auto class.
-        config.register_for_auto_class()
-        encoder.register_for_auto_class("AutoModel")
-        classifier.register_for_auto_class("AutoModelForSequenceClassification")

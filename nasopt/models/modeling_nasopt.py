@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
 MODEL_TYPE_PREFIX = "nasopt-"
@@ -385,15 +385,3 @@ MODELS: dict[Any, tuple[Any, Any]] = {
     NasoptModernBertConfig: (NasoptModernBertModel, NasoptModernBertForSequenceClassification),
 }
 CONFIGS = {config.model_type: config for config in MODELS}
-
-
-def register() -> None:
-    """Makes transformers' Auto classes know these models, so that they load without `trust_remote_code`."""
-    for config, (encoder, classifier) in MODELS.items():
-        AutoConfig.register(config.model_type, config, exist_ok=True)
-        AutoModel.register(config, encoder, exist_ok=True)
-        AutoModelForSequenceClassification.register(config, classifier, exist_ok=True)
-        # `save_pretrained` copies this file beside the weights for classes that have an auto class.
-        config.register_for_auto_class()
-        encoder.register_for_auto_class("AutoModel")
-        classifier.register_for_auto_class("AutoModelForSequenceClassification")

@@ -1,4 +1,9 @@
-"""Makes transformers' Auto classes know our exported model types, without importing transformers for it."""
+"""Makes transformers' Auto classes know the model types that it lacks, without importing transformers for it.
+
+They are those of our own exported models, and those of other packages. Such a package names, in the entry-point group
+:data:`ENTRY_POINTS`, a module that defines `MODELS`: by configuration class, the encoder without a head and the
+classifier. The module's file is copied into exported folders, so it imports torch and transformers only.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +12,38 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 TRIGGER = "transformers.models.auto.modeling_auto"
 """The module that defines the Auto classes: once it is imported, registering costs nothing more."""
 
-MODULES = ("nasopt.models.modeling_nasopt", "nasopt.models.modeling_adabert")
+OWN_MODULES = ("nasopt.models.modeling_nasopt", "nasopt.models.modeling_adabert")
+
+ENTRY_POINTS = "nasopt.models"
+"""Other packages' modelling modules: the value is the module; the name, such as the model type, is for its readers."""
+
+
+def modeling_modules() -> tuple[str, ...]:
+    """Names of the modules whose models transformers does not have: ours, then those of other packages."""
+    points = sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name)
+    return tuple(dict.fromkeys((*OWN_MODULES, *(point.value for point in points))))
+
+
+def register_models(module: Any) -> None:
+    """Makes transformers' Auto classes know the `MODELS` of a module: they then load without `trust_remote_code`."""
+    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+
+    for config, (encoder, classifier) in module.MODELS.items():
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, encoder, exist_ok=True)
+        AutoModelForSequenceClassification.register(config, classifier, exist_ok=True)
+        # `save_pretrained` copies the module's file beside the weights for classes that have an auto class.
+        config.register_for_auto_class()
+        encoder.register_for_auto_class("AutoModel")
+        classifier.register_for_auto_class("AutoModelForSequenceClassification")
 
 
 def register_with_transformers() -> None:
@@ -25,10 +55,10 @@ def register_with_transformers() -> None:
 
 
 def _register() -> None:
-    for name in MODULES:
-        # One that is there is what imports the Auto classes just now, and is not complete: who imports it registers it.
+    for name in modeling_modules():
+        # One that is there is what imports the Auto classes just now, and is not complete: `families` registers it.
         if name not in sys.modules:
-            import_module(name).register()
+            register_models(import_module(name))
 
 
 class _RegisterAfterImport(MetaPathFinder):

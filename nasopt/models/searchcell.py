@@ -24,12 +24,8 @@ from nasopt.models.modeling_adabert import (
     AdaBertForSequenceClassification,
     make_operation,
     mean_over_tokens,
-    register,
     token_weights,
 )
-
-# For those who import this before transformers' Auto classes: see nasopt.models.registration.
-register()
 
 FrozenAdaBERT = AdaBertForSequenceClassification
 """METHODS.md's name for what :func:`freeze` gives."""

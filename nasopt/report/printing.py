@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -20,6 +21,9 @@ Record: TypeAlias = dict[str, Any]
 
 DIGITS = {"quality": 4, "tfidf": 4, "memory_mb": 2, "duration_s": 1, "hypervolume": 2}
 LATENCY_DIGITS = 3
+WIDTH = 100
+"""Columns of characters that a table takes; what does not fit beside the others stands below them."""
+GAP = 2
 
 
 def print_records(records: Sequence[Record], form: Format, columns: Mapping[str, str], console: Console) -> None:
@@ -44,15 +48,49 @@ def print_records(records: Sequence[Record], form: Format, columns: Mapping[str,
         writer.writerows(flat)
         return
     columns = {head: key for head, key in columns.items() if any(item.get(key) is not None for item in flat)} or columns
-    # NOTE: not by rich's Table, which takes 6 s for 10,000 rows. Long texts are in the last column and may wrap.
-    rows = [list(columns), *([shown(key, record.get(key)) for key in columns.values()] for record in flat)]
-    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    cells = [[head, *(shown(key, record.get(key)) for record in flat)] for head, key in columns.items()]
+    for number, block in enumerate(_blocks(cells)):
+        if number:
+            print(file=console.file)
+        _print_block(block, console)
+
+
+def _blocks(columns: Sequence[Sequence[str]]) -> list[list[Sequence[str]]]:
+    """The columns in tables of at most :data:`WIDTH` characters, each of which begins with the first column.
+
+    A column that is too wide for any table stands alone beside the first one; it is wrapped.
+    """
+    first, *others = columns
+    blocks = [[first]]
+    room = WIDTH - _width(first)
+    for column in others:
+        if _width(column) + GAP > room and len(blocks[-1]) > 1:
+            blocks.append([first])
+            room = WIDTH - _width(first)
+        blocks[-1].append(column)
+        room -= _width(column) + GAP
+    return blocks
+
+
+def _width(column: Sequence[str]) -> int:
+    return max(map(cell_len, column))
+
+
+def _print_block(columns: Sequence[Sequence[str]], console: Console) -> None:
+    # NOTE: not by rich's Table, which takes 6 s for 10,000 rows.
+    widths = [_width(column) for column in columns]
+    last = max(WIDTH - sum(widths[:-1]) - GAP * (len(widths) - 1), WIDTH // 3)
+    lines: list[str] = []
+    for row in zip(*columns, strict=True):
+        head = (" " * GAP).join(
+            cell + " " * (width - cell_len(cell)) for cell, width in zip(row[:-1], widths[:-1], strict=True)
+        )
+        before = head + " " * GAP if head else ""
+        pieces = textwrap.wrap(row[-1], last) if widths[-1] > last else [row[-1]]
+        for number, piece in enumerate(pieces or [""]):
+            lines.append(((" " * cell_len(before) if number else before) + piece).rstrip())
     console.print(lines[0], style="bold", markup=False, highlight=False, soft_wrap=True)
-    print("\n".join(lines[1:]), file=console.file, end="\n" if records else "")
+    print("\n".join(lines[1:]), file=console.file, end="\n" if len(lines) > 1 else "")
 
 
 def print_record(record: Record, form: Format, console: Console) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
+from nasopt.architecture.genotype import GENOTYPE_NAME
 from nasopt.methods.registry import make_method
 from nasopt.numerics.pareto import hypervolume
 from nasopt.records import queries
@@ -14,7 +15,7 @@ from nasopt.records.latency import predicted_words, source_of
 from nasopt.records.queries import complete_trials, feasible, minimised
 from nasopt.records.study import StudyRecord
 from nasopt.records.trial import TrialRecord
-from nasopt.report.printing import Record
+from nasopt.report.printing import Record, shown
 from nasopt.samplers.history import known_draws
 from nasopt.study.opening import OpenStudy
 
@@ -118,6 +119,7 @@ def trial_columns(metric_names: Sequence[str]) -> dict[str, str]:
         "heads": "heads",
         "ffn": "ffn",
         "cells": "cells",
+        "parameters": "parameters",
     } | {
         "precision": "precision",
         "training": "params.training",
@@ -129,7 +131,10 @@ def trial_columns(metric_names: Sequence[str]) -> dict[str, str]:
 
 
 def with_totals(record: Record) -> Record:
-    """A trial's record with its layers, heads and FFN neurons added up, or its cells in a row, for tables."""
+    """A trial's record with its layers, heads and FFN neurons added up, or its cells in a row, for tables.
+
+    Where there are none of these, as with a kind of candidate that another package adds, its parameters are in a row.
+    """
     params = record["params"]
     names = sorted((name for name in params if name.startswith("cell_")), key=lambda name: int(name[5:]))
     cells = [params[name] for name in names]
@@ -143,4 +148,7 @@ def with_totals(record: Record) -> Record:
         counts = {name.removeprefix(f"{part}_"): value for name, value in params.items() if name.startswith(f"{part}_")}
         if counts:
             totals[part] = sum(value for layer, value in counts.items() if not layers or layer in kept)
+    if not totals:
+        others = {name: value for name, value in params.items() if GENOTYPE_NAME.fullmatch(name) is None}
+        return {**record, "parameters": ", ".join(f"{name} {shown(name, others[name])}" for name in others) or None}
     return {**record, **totals}

@@ -8,6 +8,7 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
+from nasopt.config.task import points_of
 from nasopt.methods.controls import Controls
 from nasopt.methods.registry import make_method
 from nasopt.numerics.comparison import Difference, class_difference, number_scores, score_difference
@@ -42,18 +43,21 @@ class Comparisons:
 
     def __init__(self, opened: OpenStudy, front: Sequence[FrozenTrial]) -> None:
         base, family = queries.base_of(opened.study), make_method(opened.config).controls
+        self._base = base
         self.controls = queries.complete_controls(opened.study)
         self.members = [trial for trial in front if base is None or trial.number != base.number]
         self._best = {member.number: best_control(member, self.controls, family) for member in self.members}
         self._metric = opened.config.task.metric
         self._tfidf = StudyRecord.of(opened.study).tfidf if self.controls else None
         rivals = [control.number for control in self._best.values() if control is not None]
-        others: list[int | str] = [*rivals, *([] if self._tfidf is None else [TFIDF])]
-        names = [*self._best, *others] if others else []
+        names: list[int | str] = [*self._best, *rivals, *([] if self._tfidf is None else [TFIDF])]
+        if base is not None and self._best:
+            names.append(base.number)
         store = PredictionStore(opened.folder)
         stored = {name: store.read(name) for name in dict.fromkeys(names)}
         self._stored = {name: found for name, found in stored.items() if found is not None}
-        self.without_predictions = sorted(name for name in stored.keys() - self._stored.keys() if isinstance(name, int))
+        needed = {*self._best, *rivals} if rivals or self._tfidf is not None else set()
+        self.without_predictions = sorted(number for number in needed if number not in self._stored)
         self._scores = _scores_of_numbers(self._stored, self._metric)
 
     def record(self, trial: FrozenTrial) -> Record | None:
@@ -73,6 +77,27 @@ class Comparisons:
             "low": found.low if found else None,
             "high": found.high if found else None,
             "verdict": found.verdict if found else "unknown",
+        }
+
+    def against_base(self, trial: FrozenTrial, names: Sequence[str]) -> Record | None:
+        """How a trial of the front compares with the base model; None for the base model itself.
+
+        `faster` (by latency) and `smaller` are ratios; `points` is the difference in quality, in points, `low` and
+        `high` its 95 % interval (None where predictions are not stored).
+        """
+        base = self._base
+        if base is None or trial.number == base.number:
+            return None
+        pairs = dict(zip(names, zip(base.values, trial.values, strict=True), strict=True))
+        its, mine = pairs.pop("memory_mb")
+        del pairs["quality"]
+        found, scale = self._difference(trial.number, base.number), points_of(self._metric)
+        return {
+            "faster": {name: base_ms / own_ms for name, (base_ms, own_ms) in pairs.items()},
+            "smaller": its / mine,
+            "points": scale * (found.value if found else trial.values[0] - base.values[0]),
+            "low": scale * found.low if found else None,
+            "high": scale * found.high if found else None,
         }
 
     def is_member(self, trial: FrozenTrial) -> bool:
@@ -133,14 +158,47 @@ def _scores_of_numbers(stored: Mapping[int | str, Predictions], metric: str) -> 
 
 def pareto_records(comparisons: Comparisons, front: Sequence[FrozenTrial], names: Sequence[str]) -> list[Record]:
     """Records of the members of the front, with their comparisons."""
-    return [{**trial_record(trial, names), "comparison": comparisons.record(trial)} for trial in front]
+    return [
+        {
+            **trial_record(trial, names),
+            "against_base": comparisons.against_base(trial, names),
+            "comparison": comparisons.record(trial),
+        }
+        for trial in front
+    ]
+
+
+def with_ratios(record: Record) -> Record:
+    """The record of a member with its comparison with the base model in words, for tables."""
+    found = record["against_base"]
+    if found is None:
+        return {**record, "points": "the base model"}
+    interval = "no interval" if found["low"] is None else f"{found['low']:+.1f} to {found['high']:+.1f}"
+    return {
+        **record,
+        "points": f"{found['points']:+.1f} ({interval})",
+        "faster": {name: f"{ratio:.2f}x" for name, ratio in found["faster"].items()},
+        "smaller": f"{found['smaller']:.2f}x",
+    }
+
+
+def front_columns(names: Sequence[str]) -> dict[str, str]:
+    """Columns of the table of a Pareto front: the values beside what they are of the base model's."""
+    latencies = [name for name in names if name.startswith("latency_ms")]
+    columns = {"trial": "number", "quality": "values.quality", "points from base": "points"}
+    for name in latencies:
+        faster = "x faster" if len(latencies) == 1 else f"x faster ({name.removeprefix('latency_ms_')})"
+        columns |= {name: f"values.{name}", faster: f"faster.{name}"}
+    columns |= {"memory_mb": "values.memory_mb", "x smaller": "smaller"}
+    left_out = {*columns, "state"}
+    return columns | {head: key for head, key in trial_columns(names).items() if head not in left_out}
 
 
 def with_verdict(record: Record, is_member: bool) -> Record:
     """The record of a member with its comparison in words, for tables."""
     found = record["comparison"]
     if found is None:
-        return {**record, "verdict": "no comparable control" if is_member else "the base model"}
+        return {**record, "verdict": "no comparable control" if is_member else None}
     interval = "unknown" if found["low"] is None else f"{found['low']:+.4f} to {found['high']:+.4f}"
     words = {"better": "beats it", "worse": "is beaten by it", "unknown": "unknown: no predictions stored"}
     return {
@@ -222,12 +280,12 @@ def _control_record(trial: FrozenTrial, names: Sequence[str]) -> Record:
 
 def print_front(opened: OpenStudy, form: Format, console: Console) -> list[str]:
     """Prints the Pareto front on stdout, with the comparisons, and returns what they come to, in sentences."""
-    names, front = opened.study.metric_names or [], pareto_trials(opened)
+    names, front = opened.config.metric_names, pareto_trials(opened)
     comparisons = Comparisons(opened, front)
     records = [with_confirmation(opened, record) for record in pareto_records(comparisons, front, names)]
-    columns, rows = trial_columns(names) | confirmation_columns(names), records
+    columns, rows = front_columns(names) | confirmation_columns(names), records
     if form == "table":
-        rows = [with_totals(with_words(record)) for record in records]
+        rows = [with_totals(with_words(with_ratios(record))) for record in records]
         if comparisons.controls:
             columns |= VERDICT_COLUMNS
             rows = [with_verdict(row, comparisons.is_member(trial)) for row, trial in zip(rows, front, strict=True)]

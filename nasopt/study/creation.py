@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
 from sqlalchemy.engine import URL
 
+from nasopt.architecture.encoder import Architecture
 from nasopt.config.study import StudyConfig, check_document, check_section, read_toml, study_file_error
 from nasopt.errors import (
     StudyExistsError,
@@ -19,12 +21,16 @@ from nasopt.errors import (
     choices,
 )
 from nasopt.host.files import ensure_writable
+from nasopt.methods.base import Method
 from nasopt.methods.registry import available, check_functions, find, function_errors
 from nasopt.records.study import StudyRecord
 from nasopt.storage.rdb import artifact_folder, open_storage, shown, sqlite_path
 from nasopt.study import trust
 from nasopt.study.opening import OpenStudy, _exists, _stored_config, open_study, places
 from nasopt.trial.objective import Objective
+
+if TYPE_CHECKING:
+    from nasopt.measurement.estimating import EstimatingSource
 
 
 def read_study_file(path: str | Path, name: str | None = None) -> StudyConfig:
@@ -86,6 +92,8 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
                 f"latency.device: {source.latency.device} is not here, and the latency of a "
                 f"{config.task.type} cannot be predicted: set `device` to cpu or cuda"
             )
+        if isinstance(source, EstimatingSource):
+            _check_estimated(source, objective.method)
         if isinstance(source, LookupSource):
             source.check_model(task.blank_model().config)
     objective.method.check(task)
@@ -102,6 +110,26 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
     StudyRecord(configuration=json.loads(config.to_json()), artifacts=str(folder), data=hashes).write_to(study)
     trust.record(OpenStudy(study, config, folder, url))
     return True
+
+
+def _check_estimated(source: EstimatingSource, method: Method) -> None:
+    """Refuses latencies that are not measured where the method's candidates are of a kind that has no others.
+
+    Raises:
+        StudyFileError: its candidates are no encoders of layers.
+    """
+    about, latency = method.about, source.latency
+    if all(issubclass(kind, Architecture) for kind in about.architectures):
+        return
+    if latency.mode == "lut":
+        raise StudyFileError(
+            f"latency.mode: lut, but the candidates of {about.name} are not made of transformer layers alone, so that "
+            "their latency cannot be looked up: leave out `mode` and `lut`"
+        )
+    raise StudyFileError(
+        f"latency.device: {latency.device} is not here, and the candidates of {about.name} are not made of transformer "
+        "layers alone, so that their latency cannot be predicted: set `device` to cpu or cuda"
+    )
 
 
 def _resolve_paths(config: StudyConfig) -> StudyConfig:

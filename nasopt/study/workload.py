@@ -84,7 +84,7 @@ def _from_checkpoint(opened: OpenStudy, trial: FrozenTrial, base: EncoderShape) 
     architecture = store.architecture(key)
     if not isinstance(architecture, Architecture):
         raise UnsupportedModelError(
-            f"--trial {trial.number}: its model is made of cells; only encoders of layers can be predicted"
+            f"--trial {trial.number}: its model ({architecture.brief()}) is no cut encoder; only such can be predicted"
         )
     return tuple(
         LayerShape(len(units.heads), base.head_size, len(units.neurons))

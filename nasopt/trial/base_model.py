@@ -82,7 +82,7 @@ class BaseModel:
     ) -> tuple[PreTrainedModel, str]:
         """Trains the model, where it does not come trained, and stores it; on the CPU, with its checkpoint."""
         model, observer = self._loaded(), None
-        if not self.task.has_head:
+        if not self.task.has_head or self.config.task.train_base:
             observer = make_observer(model, self.folder)
             epochs = self.config.base_training.epochs
             logger.info("fine-tuning the base model (%d epochs), once for this study", epochs)
@@ -119,6 +119,8 @@ class BaseModel:
         settings = [task.model, content_hash(task.model), task.revision, task.new_head, config.seed]
         if task.new_model is not None:
             settings.append(task.new_model.model_dump_json())
+        if task.train_base:
+            settings.append("trained further")
         training = config.base_training.model_dump(mode="json")
         text = json.dumps([*settings, training, self.train_split.fingerprint])
         return hashlib.sha256(text.encode()).hexdigest()

@@ -17,7 +17,7 @@ from nasopt.records.trial import TrialRecord
 from nasopt.samplers.history import parent_of
 from nasopt.training.candidate import Candidate, Lineage
 from nasopt.training.context import Context, Parent
-from nasopt.training.weights import WeightSource
+from nasopt.trial.rebuilding import restore_of
 from nasopt.trial.repetition import DoneWork
 
 
@@ -74,7 +74,7 @@ def _control(recipe: Mapping[str, Any], trial: optuna.Trial, method: Method, con
             weights, stored = context.checkpoints.read(queries.checkpoint_of(other) or "")
         except CheckpointError:
             continue
-        model = WeightSource.restore(stored, weights, context.task.load_model())
+        model = restore_of(method)(stored, weights, context.task.load_model())
         lineage = replace(lineage_of(TrialRecord.of(other)), parent=context.base_lineage.parent)
         return Candidate(model, architecture, lineage)
     return source.candidate(architecture, context)

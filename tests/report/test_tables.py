@@ -10,7 +10,7 @@ import optuna
 import pytest
 from rich.console import Console
 
-from nasopt.report.printing import flatten, print_record, print_records
+from nasopt.report.printing import WIDTH, flatten, print_record, print_records
 from nasopt.report.tables import trial_columns, trial_record, with_totals
 
 NAMES = ["quality", "latency_ms", "memory_mb"]
@@ -81,6 +81,29 @@ def test_tables_round_and_show_gaps(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "quality 0.5000 (trial 3)" in shown
     assert "-" in shown
+
+
+def test_tables_are_narrow(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = {f"column {number}": f"{number} " + "x" * 24 for number in range(9)}
+    records = [{"number": 7, **texts}, {"number": 12, **texts}]
+    columns = {"trial": "number", **{name: name for name in texts}}
+    print_records(records, "table", columns, Console(width=400))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= WIDTH
+    tables = [table.splitlines() for table in "\n".join(lines).split("\n\n")]
+    assert len(tables) == 3
+    for head, first, second in tables:
+        assert (head.split()[0], first.split()[0], second.split()[0]) == ("trial", "7", "12")
+    assert sum(head.count("column") for head, _, _ in tables) == len(texts)
+
+
+def test_long_texts_wrap_below_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+    print_records([{"a": 1, "b": "word " * 60}], "table", {"A": "a", "B": "b"}, Console(width=400))
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["A", "B"]
+    assert max(map(len, lines)) <= WIDTH
+    assert sum(line.count("word") for line in lines) == 60
+    assert lines[1].startswith("   word")
 
 
 def test_a_predicted_latency_says_so_in_every_form() -> None:

@@ -11,8 +11,10 @@ import pytest
 from sqlalchemy.engine import make_url
 
 import nasopt
-from nasopt.methods.genetic.method import GeneticMethod, GeneticOptions
+from nasopt.methods.genetic.method import GeneticMethod
+from nasopt.methods.genetic.options import GeneticOptions
 from nasopt.records import names as attributes
+from nasopt.records import queries
 from nasopt.report.tables import pareto_trials
 from nasopt.report.verdicts import (
     Comparisons,
@@ -21,13 +23,14 @@ from nasopt.report.verdicts import (
     is_comparable,
     pareto_records,
     summary_lines,
+    with_ratios,
     with_verdict,
 )
 from nasopt.storage.validation_predictions import TFIDF, Predictions, PredictionStore
 from nasopt.study.opening import OpenStudy
 
 NAMES = ["quality", "latency_ms", "memory_mb"]
-METHOD = GeneticMethod(GeneticOptions())
+FAMILY = GeneticMethod(GeneticOptions()).controls
 LABELS = np.arange(400) % 2
 
 
@@ -61,20 +64,20 @@ def make_trial(
 def test_comparable_controls(change: dict[str, Any], comparable: bool) -> None:
     member = make_trial([0.9, 10.0, 50.0], 3)
     control = make_trial(**{"layers": 3, "control": "c", **change})
-    assert is_comparable(member, control, METHOD) == comparable
+    assert is_comparable(member, control, FAMILY) == comparable
 
 
 def test_every_latency_counts() -> None:
     member = make_trial([0.9, 10.0, 5.0, 50.0], 3)
-    assert not is_comparable(member, make_trial([0.8, 9.0, 6.0, 40.0], 4, "c"), METHOD)
-    assert is_comparable(member, make_trial([0.8, 9.0, 5.0, 40.0], 4, "c"), METHOD)
+    assert not is_comparable(member, make_trial([0.8, 9.0, 6.0, 40.0], 4, "c"), FAMILY)
+    assert is_comparable(member, make_trial([0.8, 9.0, 5.0, 40.0], 4, "c"), FAMILY)
 
 
 def test_the_best_of_them_is_the_one_of_the_highest_quality() -> None:
     member = make_trial([0.9, 10.0, 50.0], 3)
     controls = [make_trial([quality, 10.0, 50.0], 3, f"c{quality}") for quality in (0.7, 0.8, 0.6)]
-    assert best_control(member, controls, METHOD) is controls[1]
-    assert best_control(member, [], METHOD) is None
+    assert best_control(member, controls, FAMILY) is controls[1]
+    assert best_control(member, [], FAMILY) is None
 
 
 def opened_with(folder: Path, trials: list[optuna.trial.FrozenTrial], metric: str = "accuracy") -> OpenStudy:
@@ -147,7 +150,7 @@ def test_it_is_said_in_words(compared: OpenStudy) -> None:
     ]
     rows = [with_verdict(record, comparisons.is_member(trial)) for record, trial in zip(records, front, strict=True)]
     assert [row["verdict"] for row in rows] == [
-        "the base model",
+        None,
         "beats it",
         "does not beat it: no difference shown",
         "is beaten by it",
@@ -235,3 +238,20 @@ def test_controls_as_records(compared: OpenStudy) -> None:
     }
     assert records[-1]["values"] == {"quality": 0.75}
     assert {tuple(record) for record in records} == {tuple(records[0])}
+
+
+def test_the_front_is_shown_beside_the_base_model(compared: OpenStudy) -> None:
+    front = pareto_trials(compared)
+    comparisons = Comparisons(compared, front)
+    base = queries.base_of(compared.study)
+    assert base is not None
+    assert comparisons.against_base(base, NAMES) is None
+    member = comparisons.members[0]
+    found = comparisons.against_base(member, NAMES)
+    assert found is not None
+    assert found["faster"] == {"latency_ms": base.values[1] / member.values[1]}
+    assert found["smaller"] == base.values[2] / member.values[2]
+    assert found["points"] == pytest.approx(100 * (member.values[0] - base.values[0]))
+    shown = with_ratios({"against_base": found})
+    assert shown["smaller"] == f"{found['smaller']:.2f}x"
+    assert with_ratios({"against_base": None})["points"] == "the base model"

@@ -12,6 +12,8 @@ from transformers import PreTrainedModel
 
 from nasopt.config.study import StudyConfig
 from nasopt.errors import CheckpointError
+from nasopt.storage.checkpoints import CheckpointStore
+from nasopt.tasks.opening import open_task
 from nasopt.training.context import Context
 from nasopt.trial.base_model import RECORD, BaseModel, forget_damaged_base
 
@@ -105,3 +107,21 @@ def test_a_damaged_one_is_made_again_on_demand_only(context: Context) -> None:
 def test_there_is_nothing_to_forget_in_a_new_folder(context: Context, tmp_path: Path) -> None:
     forget_damaged_base(tmp_path / "new", context.checkpoints)
     assert replace(base_of(context), folder=tmp_path / "new").stored(must_stay=True) is None
+
+
+@pytest.mark.parametrize("train_base", [False, True])
+def test_a_model_that_comes_trained_is_trained_further_if_wanted(
+    context: Context, tmp_path: Path, train_base: bool
+) -> None:
+    trained = tmp_path / "trained"
+    context.base_model.save_pretrained(trained)
+    context.task.tokenizer.save_pretrained(trained)
+    task = context.config.task.model_copy(update={"model": str(trained), "train_base": train_base})
+    config = context.config.model_copy(update={"task": task})
+    folder = tmp_path / "study"
+    maker = BaseModel(
+        config, open_task(config), context.splits["train"], folder, CheckpointStore(folder / "checkpoints")
+    )
+    assert maker.task.has_head
+    model, _ = maker.trained(CPU, lambda phase, done, total: None, lambda model, folder: None)
+    assert same(model, context.base_model) != train_base

@@ -8,6 +8,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from nasopt.storage.predictions import Predictions, PredictionStore
 from optuna.trial import TrialState
 
 from nasopt.architecture.encoder import Architecture
@@ -16,7 +17,6 @@ from nasopt.methods.base import Method
 from nasopt.methods.genetic.method import GeneticMethod
 from nasopt.methods.genetic.options import GeneticOptions
 from nasopt.samplers.genetic import GeneticSampler
-from nasopt.storage.predictions import Predictions, PredictionStore
 from nasopt.training.context import BaseTrial, Context
 from nasopt.trial.retention import collect, possible_parents
 

@@ -46,6 +46,7 @@ class AdaBERTMethod(Method):
         options=AdaBERTOptions,
         task_types=("text-classification",),
         sources=(FromSupernet,),
+        architectures=(CellArchitecture,),
     )
     options: AdaBERTOptions
 

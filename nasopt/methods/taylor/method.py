@@ -1,7 +1,7 @@
 """Taylor: heads and FFN neurons are removed by first-order saliency, then the student is distilled.
 
 All layers stay, but get smaller; with `vocabulary` tokens may go too. Saliency is that of the base model for the task's
-loss (translation ranking, for sentence encoders), estimated once for a study. Any of Optuna's samplers proposes how
+loss (translation ranking, for sentence encoders), estimated once for a study. One of Optuna's samplers proposes how
 much is kept, the learning rate and the weights of the losses. Nothing is inherited from trial to trial.
 
 Source: METHODS.md, section 4.
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class TaylorMethod(Method):
-    """Prunes heads and neurons by first-order saliency; any of Optuna's samplers says how many."""
+    """Prunes heads and neurons by first-order saliency; one of Optuna's samplers says how many."""
 
     about = About(
         name="taylor",

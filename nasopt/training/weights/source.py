@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Hashable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from nasopt.architecture.base import CandidateArchitecture
 from nasopt.architecture.genotype import canonical
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     from nasopt.training.candidate import Candidate
     from nasopt.training.context import Context
+
+
+Restore: TypeAlias = "Callable[[CandidateArchitecture, Mapping[str, Tensor], PreTrainedModel], PreTrainedModel]"
+"""See :meth:`WeightSource.restore`."""
 
 
 class WeightSource(ABC):
@@ -40,9 +44,9 @@ class WeightSource(ABC):
             context: the study's data and base model, and the trial under way.
         """
 
-    @classmethod
+    @staticmethod
     def restore(
-        cls, architecture: CandidateArchitecture, weights: Mapping[str, Tensor], base_model: PreTrainedModel
+        architecture: CandidateArchitecture, weights: Mapping[str, Tensor], base_model: PreTrainedModel
     ) -> PreTrainedModel:
         """The fp32 model of a finished trial once more, from the checkpoint that it left behind.
 

@@ -22,6 +22,7 @@ posterior_rank = 4
 posterior_collections = 8
 learning_rate = [1e-4, 1e-2]
 objectives = ["ce", "map", "elbo", "hinton"]
+removable_layers = [0, 1]
 """
 
 
@@ -54,10 +55,10 @@ def test_a_search_records_where_students_start(home: Path, write: Callable[..., 
         "prior_strength",
         "learning_rate",
     }
-    done = [trial for trial in others if trial.state.name == "COMPLETE" and "repeats" not in trial.user_attrs]
-    assert done
+    assert [trial.state.name for trial in others] == ["COMPLETE"] * 5  # a layer stays in every student
     assert len(list(home.rglob("posterior/*.safetensors"))) == 1
-    for trial in done:
+    for trial in others:
+        assert "repeats" not in trial.user_attrs  # no two draws of a real number are equal
         assert len(trial.user_attrs["validation_losses"]) == 2  # before training, and after the epoch
         removed = {str(layer) for layer in range(3) if not trial.params[f"layer_{layer}"]}
         distances = trial.user_attrs["distance_to_zero"]
@@ -72,7 +73,8 @@ def test_controls_start_elsewhere_with_the_same_layers(home: Path, write: Callab
     fixed = 'posteriors = ["low_rank"]\nobjectives = ["map"]\nprior_strength = [1e-3, 1e-3]\nremovable_layers = [1]\n'
     run("study", "create", write(f'trials = 3\nsampler = "random"\nposterior_collections = 8\n{fixed}'))
     run("study", "optimize", "tiny")
-    searched = [trial for trial in _trials()[1:] if trial.state.name == "COMPLETE"]
+    searched = _trials()[1:]
+    assert [trial.state.name for trial in searched] == ["COMPLETE"] * 3
     assert {tuple(trial.params) for trial in searched} == {("layer_0", "layer_1", "layer_2")}
     assert {trial.params["layer_0"] for trial in searched} == {1}
     run("study", "controls", "tiny", "--random-masks", "1")
@@ -87,11 +89,16 @@ def test_controls_start_elsewhere_with_the_same_layers(home: Path, write: Callab
 def test_a_base_model_that_came_trained_is_trained_a_little_further(
     home: Path, write: Callable[..., Path], tiny_bert: Path, trained_bert: Path
 ) -> None:
-    options = 'trials = 1\nposteriors = ["low_rank"]\nobjectives = ["ce"]\nposterior_epochs = 1\n'
+    options = (
+        'trials = 1\nposteriors = ["low_rank"]\nobjectives = ["ce"]\nposterior_epochs = 1\nremovable_layers = [1]\n'
+    )
     run("study", "create", write(options, **{str(tiny_bert): str(trained_bert)}))
     run("study", "optimize", "tiny")
     assert len(list(home.rglob("posterior/*.safetensors"))) == 1
-    assert _trials()[-1].state.name in ("COMPLETE", "PRUNED")
+    base, student = _trials()
+    assert student.state.name == "COMPLETE", student.user_attrs
+    assert base.user_attrs["finetune_epochs"] == 0
+    assert len(student.user_attrs["validation_losses"]) == 2
 
 
 @pytest.fixture

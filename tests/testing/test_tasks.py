@@ -1,0 +1,73 @@
+"""Our tasks keep to what nasopt.testing asks of every task."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import FILLERS, WORDS, write_pairs
+
+from nasopt.config.task import TaskConfig
+from nasopt.tasks.base import Task
+from nasopt.tasks.classification import TextClassification
+from nasopt.tasks.similarity import SentenceSimilarity
+from nasopt.tasks.translation import Translation
+from nasopt.testing import TaskTestCase
+
+SIZES = {"train": 60, "validation": 40}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two "languages" of eight words each, translated word by word."""
+    return write_pairs(tmp_path_factory.mktemp("pairs"), SIZES, dict(zip(WORDS, FILLERS, strict=False)))
+
+
+def config(model: Path | str, data: Path, **settings: Any) -> TaskConfig:
+    dataset = {"path": str(data), **settings.pop("dataset", {"text": ["first", "second"]})}
+    return TaskConfig.model_validate({"model": str(model), "max_length": 16, "dataset": dataset, **settings})
+
+
+class TestTextClassification(TaskTestCase):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def task(cls, tiny_bert: Path, sentiment: Path) -> Task:
+        return TextClassification(config(tiny_bert, sentiment, dataset={"text": ["text"]}))
+
+
+class TestRegression(TaskTestCase):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def task(cls, tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Task:
+        folder, generator = tmp_path_factory.mktemp("numbers"), random.Random(0)
+        for split, size in SIZES.items():
+            rows = [f"{' '.join(generator.choices(FILLERS, k=4))},{generator.random():.3f}" for _ in range(size)]
+            (folder / f"{split}.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+        return TextClassification(config(tiny_bert, folder, metric="pearsonr", dataset={"text": ["text"]}))
+
+
+class TestSentenceSimilarity(TaskTestCase):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def task(cls, tiny_bert: Path, pairs: Path) -> Task:
+        return SentenceSimilarity(config(tiny_bert, pairs, type="sentence-similarity", metric="retrieval"))
+
+
+class TestTranslation(TaskTestCase):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def task(cls, pairs: Path) -> Task:
+        sizes = {"encoder_layers": 1, "decoder_layers": 2, "hidden_size": 32, "heads": 2, "ffn_size": 64}
+        settings = {"max_new_tokens": 8, "latency_tokens": 3}
+        return Translation(
+            config(
+                "m2m_100",
+                pairs,
+                type="translation",
+                metric="bleu",
+                new_model={**sizes, "vocabulary": 100, "dropout": 0.0},
+                translation=settings,
+            )
+        )
