@@ -75,7 +75,10 @@ def open_named(storage: str | None, name: str, artifacts: Path | None = None, *,
     """
     from nasopt.study.opening import open_study
 
-    return open_study(database(storage), name, artifacts, read_only=read_only)
+    opened = open_study(database(storage), name, artifacts, read_only=read_only)
+    if read_only and opened.folder.is_dir() and not opened.place.standing().is_own:
+        say(opened.place.explain())
+    return opened
 
 
 def open_to_run(

@@ -28,6 +28,7 @@ from nasopt.cli.options import (
 from nasopt.cli.options import open_named as _open
 from nasopt.cli.options import say as _say
 from nasopt.cli.options import stdout as _stdout
+from nasopt.errors import NasoptError
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -81,6 +82,12 @@ def optimize(
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; spread evenly over the GPUs.")] = 1,
     data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make lost artifacts again.")] = False,
+    adopt: Annotated[
+        bool,
+        typer.Option(
+            "--adopt", help="For a study that was copied or moved: take its files, or a copy of those it shares."
+        ),
+    ] = False,
     accept_device_change: AcceptDeviceChange = False,
     trust_study: TrustStudy = False,
     storage: Storage = None,
@@ -95,9 +102,11 @@ def optimize(
     from nasopt.execution.search import remaining_budget
     from nasopt.methods.registry import make_method
     from nasopt.study import opening as studies
+    from nasopt.study import trust
 
     opened = studies.with_data(open_to_run(storage, name, artifacts, trust_study=trust_study), data)
-    studies.check_artifacts(opened, rebuild)
+    studies.check_artifacts(opened, rebuild=rebuild, adopt=adopt)
+    trust.record(opened)  # once more: the study may have got another id just now
     budget = make_method(opened.config).plan.budget
     count = n_trials if n_trials is not None else remaining_budget(opened, budget)
     if count == 0 and not unconfirmed(opened):
@@ -129,7 +138,15 @@ def list_studies(
     from nasopt.report import printing, tables
     from nasopt.study import opening as studies
 
-    records = [tables.study_record(opened) for opened in studies.list_studies(database(storage), artifacts)]
+    found, unreadable = studies.list_studies(database(storage), artifacts)
+    records = []
+    for opened in found:
+        try:
+            records.append(tables.study_record(opened))
+        except NasoptError as error:
+            unreadable[opened.name] = str(error)
+    for name, reason in unreadable.items():
+        _say(f"{name}: {reason}")
     columns = {"name": "name", "method": "method", "complete": "trials.COMPLETE", "pareto": "pareto"}
     columns |= {"best quality": "best.quality.value", "model": "model"}
     printing.print_records(records, output.value, columns, _stdout())
@@ -190,11 +207,13 @@ def controls(
     from nasopt.execution.progress import make_view
     from nasopt.report.verdicts import print_controls
     from nasopt.study import opening as studies
+    from nasopt.study import trust
 
     opened = open_to_run(storage, name, artifacts, trust_study=trust_study)
     members_of(opened)
     opened = studies.with_data(opened, data)
-    studies.check_artifacts(opened, rebuild=False)
+    studies.check_artifacts(opened)
+    trust.record(opened)  # once more: the study may have got another id just now
     view = make_view(Console(stderr=True), 0, Settings.quiet)
     local.evaluate_controls(opened, view, random_masks=random_masks, accept_device_change=accept_device_change)
     print_controls(opened, output.value, _stdout())
@@ -258,21 +277,27 @@ def delete(
     quiet: Quiet = False,
 ) -> None:
     """Delete a study and its files."""
-    from nasopt.study import opening as studies
+    from nasopt.storage.rdb import explaining_failures
+    from nasopt.study.deletion import Deletion
 
-    opened = _open(storage, name, artifacts)
-    if not yes:
-        if not sys.stdin.isatty():
-            raise typer.BadParameter("deleting asks first, and there is no terminal to ask on: pass --yes")
-        typer.confirm(f"Delete the study {name!r} and {opened.folder}?", abort=True)
-    studies.delete(opened)
+    url = database(storage)
+    with explaining_failures(url):
+        deletion = Deletion.of(url, name, artifacts)
+        if not yes:
+            if not sys.stdin.isatty():
+                raise typer.BadParameter("deleting asks first, and there is no terminal to ask on: pass --yes")
+            files = "" if deletion.folder is None else f" and {deletion.folder}"
+            typer.confirm(f"Delete the study {name!r}{files}?", abort=True)
+        deletion.run()
     _say(f"study {name!r} deleted")
+    if deletion.kept is not None:
+        _say(deletion.kept)
 
 
 def _print_trials(opened: OpenStudy, chosen: list[FrozenTrial], output: Format) -> None:
     from nasopt.report import printing, tables
 
-    names = opened.study.metric_names or []
+    names = opened.config.metric_names
     records = [tables.trial_record(trial, names) for trial in chosen]
     if output is Format.table:
         records = [tables.with_totals(record) for record in records]

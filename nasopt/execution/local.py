@@ -178,7 +178,7 @@ def _run_workers(
     for index in range(workers):
         setup = WorkerSetup(
             opened.url.render_as_string(hide_password=False),
-            opened.config.name,
+            opened.name,
             opened.artifacts,
             opened.config.task.dataset.path,
             index,

@@ -6,13 +6,13 @@ import logging
 from collections.abc import Callable
 
 import optuna
-from filelock import FileLock
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.errors import (
     StorageError,
 )
+from nasopt.host.files import lock_in
 from nasopt.records import queries
 from nasopt.records.study import fix_base
 from nasopt.records.trial import TrialRecord
@@ -39,7 +39,7 @@ def run_base(opened: OpenStudy, objective: Objective) -> None:
         return
     context = objective.prepare(study)
     # Under a lock, so that of two commands that start together one measures it, and the other compares with it.
-    with FileLock(opened.folder / ".base.lock"), recording_interruptions(study):
+    with lock_in(opened.folder, ".base.lock"), recording_interruptions(study):
         settle_interrupted(study, opened.folder)
         if queries.base_of(study) is None and not _waiting_bases(study):
             mark = TrialRecord(is_base=True).to_attributes()

@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from filelock import FileLock
+
 from nasopt.errors import ArtifactFolderError
 from nasopt.host.identity import is_gone, worker_identity
 
@@ -51,6 +53,17 @@ def _unwritable(folder: Path, error: OSError) -> ArtifactFolderError:
     return ArtifactFolderError(
         f"{folder}: the artifact folder cannot be written ({error.strerror}); choose another with --artifacts"
     )
+
+
+def lock_in(folder: Path, name: str) -> FileLock:
+    """A lock in a folder that is there; to be taken with `with`.
+
+    Raises:
+        ArtifactFolderError: the folder is not there: taking a lock would make it again, empty.
+    """
+    if not folder.is_dir():
+        raise ArtifactFolderError(f"{folder}: the artifact folder is not there any more; bring it back")
+    return FileLock(folder / name)
 
 
 def write_atomically(path: Path, text: str, *, private: bool = False) -> None:

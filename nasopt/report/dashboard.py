@@ -6,20 +6,23 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterable
+from io import BytesIO
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from optuna import load_study
 from optuna.storages import get_storage
 
-from nasopt.config.study import StudyConfig
-from nasopt.errors import MissingExtraError, PortInUseError, StudyFileError
+from nasopt.errors import MissingExtraError, PortInUseError
 from nasopt.records.study import StudyRecord
 from nasopt.storage.attachments import AttachmentStore
 from nasopt.storage.internals import make_dashboard_linear
 from nasopt.storage.notes import read_note
+from nasopt.storage.ownership import Database, place_of
 from nasopt.storage.rdb import artifact_folder, open_storage
+from nasopt.study.deletion import files_of
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -85,29 +88,21 @@ class _Folders:
         """Every artifact folder; uploads go to the first."""
         if self._override is not None:
             return [self._override]
+        database = Database.of(self._storage)
         recorded = [StudyRecord.of(study).artifacts for study in self._storage.get_all_studies()]
-        return list(dict.fromkeys([self._default, *(path for item in recorded if (path := _path(item)) is not None)]))
+        return list(dict.fromkeys([self._default, *(database.folder(folder) for folder in recorded if folder)]))
 
-    def of(self, study_id: int) -> Path | None:
-        """The folder of one study; None if nasopt did not make the study, or what it says of itself cannot be."""
+    def going_with(self, study_id: int) -> tuple[Path | None, bool]:
+        """The folder that goes with a study when it is deleted, if any; and whether files that it names stay."""
         try:
-            record = StudyRecord.stored(self._storage, study_id)
+            name = self._storage.get_study_name_from_id(study_id)
         except KeyError:
-            return None
-        folder = self._override or _path(record.artifacts)
-        if record.configuration is None or folder is None:
-            return None
-        try:
-            name = StudyConfig.from_json(json.dumps(record.configuration)).name
-        except StudyFileError:
-            return None
-        # The name is checked not to lead elsewhere; a link of that name is none of ours.
-        return folder / name if (folder / name).resolve() == folder.resolve() / name else None
-
-
-def _path(stored: object) -> Path | None:
-    """A stored artifact folder; None if it is no absolute path."""
-    return Path(stored) if isinstance(stored, str) and Path(stored).is_absolute() else None
+            return None, False
+        place = place_of(load_study(study_name=name, storage=self._storage), self._override)
+        if place is None:
+            return None, False
+        folder, kept = files_of(place)
+        return folder, kept is not None
 
 
 def _for_this_machine(application: Application) -> Application:
@@ -130,14 +125,18 @@ def _for_this_machine(application: Application) -> Application:
 def _with_deletion(application: Application, folders: _Folders) -> Application:
     """Deletes a study's files, checkpoints included, when the study is deleted in the dashboard.
 
-    Else a new study of that name would find the old one's base model.
+    Only those that are the study's own, though: a copy of a study names the files of its original.
     """
 
     def run(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         match = STUDY_PATH.fullmatch(environ.get("PATH_INFO", ""))
         if environ.get("REQUEST_METHOD") != "DELETE" or match is None:
             return application(environ, start_response)
-        folder = folders.of(int(match[1]))
+        folder, kept = folders.going_with(int(match[1]))
+        if kept:
+            body = json.dumps({"remove_associated_artifacts": False}).encode()
+            environ |= {"wsgi.input": BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+            environ["CONTENT_TYPE"] = "application/json"
 
         def start(status: str, *arguments: Any) -> Any:
             if status.startswith("204") and folder is not None:

@@ -19,7 +19,7 @@ from filelock import FileLock
 from nasopt.architecture.base import CandidateArchitecture
 from nasopt.architecture.reading import read_architecture
 from nasopt.errors import CheckpointError
-from nasopt.host.files import ensure_writable, partial_name
+from nasopt.host.files import ensure_writable, lock_in, partial_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +56,7 @@ class CheckpointStore:
 
     def lock(self) -> FileLock:
         """Held while a checkpoint is published, and from the decision which ones go until they are gone."""
-        return FileLock(self.folder.parent / f".{self.folder.name}.lock")
+        return lock_in(self.folder.parent, f".{self.folder.name}.lock")
 
     def write(
         self,

@@ -116,7 +116,7 @@ class PredictionStore:
         return len(dropped)
 
     def _publish(self, name: int | str, save: Callable[[BinaryIO], None]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(exist_ok=True)  # not the study's own folder, if that is gone
         partial = self.folder / partial_name()
         try:
             with partial.open("wb") as file:

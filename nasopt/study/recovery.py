@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 
 import optuna
-from filelock import FileLock
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from nasopt.host.files import lock_in
 from nasopt.host.identity import is_gone, worker_identity
 from nasopt.records import queries
 from nasopt.records.trial import TrialRecord
@@ -38,7 +38,7 @@ def settle_interrupted(study: optuna.Study, folder: Path) -> None:
     Args:
         folder: the study's artifact folder, which its workers share.
     """
-    with FileLock(folder / ".interrupted.lock"):
+    with lock_in(folder, ".interrupted.lock"):
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             reason = _why_dead(study, trial)
             if reason is not None:
@@ -79,6 +79,12 @@ def fail_interrupted(study: optuna.Study, trial: FrozenTrial, reason: str) -> No
         study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
     except UpdateFinishedTrialError:
         return
+
+
+def under_way(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that some process is at, as far as can be told."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [trial for trial in running if _why_dead(study, trial) is None]
 
 
 def was_given_up(study: optuna.Study, number: int) -> bool:

@@ -23,6 +23,7 @@ from nasopt.errors import UntrustedStudyError
 from nasopt.host.files import write_atomically
 from nasopt.methods.registry import find, named_functions
 from nasopt.records.study import StudyRecord
+from nasopt.storage.rdb import shown
 from nasopt.study.opening import OpenStudy
 
 OWNER_ONLY = 0o700
@@ -78,7 +79,7 @@ def require(opened: OpenStudy, *, accept: bool) -> None:
         changed = [place for place in unknown if place in trusted]
         why = "has changed since it was trusted" if changed == unknown else "is not trusted on this machine"
         raise UntrustedStudyError(
-            f"the study {opened.study.study_name!r} would run code that {why}: {'; '.join(unknown)}; look at it, and "
+            f"the study {opened.name!r} would run code that {why}: {'; '.join(unknown)}; look at it, and "
             "pass --trust-study if it may run"
         )
 
@@ -100,10 +101,8 @@ def _file_of(opened: OpenStudy) -> Path:
 
 def _identity(opened: OpenStudy) -> str:
     """The study's id; of one that has none yet, its database and name."""
-    identifier = StudyRecord.of(opened.study).details.get("nasopt:id")
-    if isinstance(identifier, str):
-        return identifier
-    return f"{opened.url.render_as_string(hide_password=True)} {opened.study.study_name}"
+    identifier = StudyRecord.of(opened.study).id
+    return str(identifier) if identifier is not None else f"{shown(opened.url)} {opened.name}"
 
 
 def state_folder() -> Path:

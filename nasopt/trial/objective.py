@@ -23,17 +23,17 @@ from nasopt.measurement.sources import LatencySource, make_sources
 from nasopt.methods.base import Outcome
 from nasopt.methods.registry import check_functions, make_method
 from nasopt.records import queries
-from nasopt.records.study import fix_base, store_details
+from nasopt.records.study import StudyRecord, fix_base, store_details
 from nasopt.records.trial import TrialRecord
 from nasopt.samplers.history import is_exhausted
-from nasopt.storage.internals import database_of, study_key
-from nasopt.storage.rdb import artifact_folder, parse_url
+from nasopt.storage.internals import study_key
 from nasopt.storage.validation_predictions import PredictionStore
 from nasopt.training.candidate import RejectedCandidateError
 from nasopt.training.context import BaseTrial, Context
 from nasopt.trial import recording, retention
 from nasopt.trial.devices import changed_devices
 from nasopt.trial.evaluation import evaluate
+from nasopt.trial.folder import folder_of
 from nasopt.trial.proposal import propose
 from nasopt.trial.repetition import DoneWork, repeat
 
@@ -64,9 +64,12 @@ class Objective:
 
     Args:
         config: the study's configuration.
-        artifacts: where the study's files go; beside the study's SQLite file (else in ``./nasopt-artifacts``) if None.
+        artifacts: the folder that holds the studies' own; beside a study's SQLite file (else ``./nasopt-artifacts``)
+            if None.
         on_phase: told what is being done.
         accept_device_change: go on, and mark the trials, where latencies come from another device than trial 0's.
+        adopt: for a study that was copied or moved: take its artifact folder for its own or, if there is none in
+            `artifacts`, a copy of the one that it shares.
 
     Example:
         >>> objective = nasopt.Objective(config)
@@ -81,12 +84,14 @@ class Objective:
         on_phase: TrialPhaseCallback | None = None,
         *,
         accept_device_change: bool = False,
+        adopt: bool = False,
     ) -> None:
         self.config = config
         self.method = make_method(config)
         self._artifacts = None if artifacts is None else Path(artifacts)
         self._on_phase = on_phase or (lambda number, phase, done, total: None)
         self._accept_device_change = accept_device_change
+        self._adopt = adopt
         self._prepared: dict[Any, _Prepared] = {}
         self.trial_number = -1
         """The latest trial that this process began; -1 before the first."""
@@ -204,13 +209,14 @@ class Objective:
         """What belongs to a study; prepared now if it has not been."""
         from nasopt.trial.preparation import prepare
 
-        key = study_key(study)
+        # Asked every time: the folder may go, or be given to another study, while this process runs.
+        folder = folder_of(study, self.config, self._artifacts, adopt_it=self._adopt)
+        key = study_key(study), folder, StudyRecord.of(study).id
         if key not in self._prepared:
             check_functions(self.config)
-            folder = self._artifacts or _default_artifacts(study)
             context = prepare(
                 self.config,
-                folder / self.config.name,
+                folder,
                 lambda phase, done, total: self._on_phase(self.trial_number, phase, done, total),
                 has_trials=queries.base_of(study) is not None,
                 make_observer=self.method.observer,
@@ -221,11 +227,6 @@ class Objective:
     def _device_changes(self, study: optuna.Study) -> list[str]:
         measures_memory = self.config.memory == "peak"
         return changed_devices(queries.base_of(study), self.sources, measures_memory=measures_memory)
-
-
-def _default_artifacts(study: optuna.Study) -> Path:
-    database = database_of(study)
-    return artifact_folder(parse_url("sqlite://" if database is None else database.url))
 
 
 def _free_memory() -> None:
