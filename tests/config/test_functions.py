@@ -23,7 +23,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", ["json", "json:", ":dumps", "a b:f", "a/b:f", "../a:f", "a:f()", "a..b:f", "a:b:c"])
 def test_other_forms_are_refused(name: str) -> None:
     for use in (check_function_name, load_function, deferred, source_files):
-        with pytest.raises(ValueError, match="package.module:function"):
+        with pytest.raises(ValueError, match=r"package\.module:function"):
             use(name)
 
 
