@@ -25,6 +25,7 @@ from nasopt.cli.options import (
     Storage,
     database,
     help_without_command,
+    warn_of_password,
 )
 from nasopt.cli.options import say as _say
 from nasopt.cli.options import stdout as _stdout
@@ -68,7 +69,9 @@ def dashboard(
     """Open optuna-dashboard on the studies of a database, on this machine only."""
     from nasopt.report.dashboard import HOST, make_dashboard
 
-    server = make_dashboard(database(storage), port, artifacts)
+    url = database(storage)
+    server = make_dashboard(url, port, artifacts)
+    warn_of_password(storage, url)
     _say(f"http://{HOST}:{port}/ (Ctrl-C ends it)")
     with server, contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()

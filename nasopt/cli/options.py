@@ -75,7 +75,9 @@ def open_named(storage: str | None, name: str, artifacts: Path | None = None, *,
     """
     from nasopt.study.opening import open_study
 
-    opened = open_study(database(storage), name, artifacts, read_only=read_only)
+    url = database(storage)
+    opened = open_study(url, name, artifacts, read_only=read_only)
+    warn_of_password(storage, url)
     if read_only and opened.folder.is_dir() and not opened.place.standing().is_own:
         say(opened.place.explain())
     return opened
@@ -108,13 +110,23 @@ def database(storage: str | None) -> URL:
     from nasopt.storage.rdb import parse_url, resolve_url
 
     quiet_optuna(Settings.debug)
-    url = parse_url(resolve_url(storage))
-    if url.password is not None and storage is not None and not storage.startswith("@"):
+    return parse_url(resolve_url(storage))
+
+
+def warn_of_password(storage: str | None, url: URL) -> None:
+    """Says where else a password is better kept than in `--storage`; to be called once the database is open.
+
+    Args:
+        storage: the option.
+        url: what :func:`database` made of it.
+    """
+    from nasopt.storage.rdb import holds_password
+
+    if storage is not None and not storage.startswith("@") and holds_password(url):
         say(
             "the password in --storage is in the list of processes, for everybody on this machine to read: "
             "set $NASOPT_STORAGE instead, or write the URL into a file and pass --storage @FILE"
         )
-    return url
 
 
 def stdout() -> Console:

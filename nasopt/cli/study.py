@@ -24,6 +24,7 @@ from nasopt.cli.options import (
     database,
     help_without_command,
     open_to_run,
+    warn_of_password,
 )
 from nasopt.cli.options import open_named as _open
 from nasopt.cli.options import say as _say
@@ -67,6 +68,7 @@ def create(
     url = database(storage)
     config = read_study_file(study_file, name)
     created = create_study(config, url, artifacts=artifacts, skip_if_exists=skip_if_exists)
+    warn_of_password(storage, url)
     _say(f"study {config.name!r} {'created in' if created else 'is already in'} {shown(url)}")
 
 
@@ -138,7 +140,9 @@ def list_studies(
     from nasopt.report import printing, tables
     from nasopt.study import opening as studies
 
-    found, unreadable = studies.list_studies(database(storage), artifacts)
+    url = database(storage)
+    found, unreadable = studies.list_studies(url, artifacts)
+    warn_of_password(storage, url)
     records = []
     for opened in found:
         try:
@@ -283,6 +287,7 @@ def delete(
     url = database(storage)
     with explaining_failures(url):
         deletion = Deletion.of(url, name, artifacts)
+        warn_of_password(storage, url)
         if not yes:
             if not sys.stdin.isatty():
                 raise typer.BadParameter("deleting asks first, and there is no terminal to ask on: pass --yes")

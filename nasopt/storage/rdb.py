@@ -112,6 +112,11 @@ def artifact_folder(url: URL) -> Path:
     return Path(f"{path}.artifacts") if path is not None else Path("nasopt-artifacts").resolve()
 
 
+def holds_password(url: URL) -> bool:
+    """Whether a URL says a password, in its place or in its query."""
+    return url.password is not None or any(key in url.query for key in SECRETS)
+
+
 def shown(url: URL) -> str:
     """The URL without its password, for messages."""
     return url.difference_update_query(SECRETS).render_as_string(hide_password=True)
