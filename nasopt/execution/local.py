@@ -28,6 +28,7 @@ from nasopt.records import queries
 from nasopt.records.latency import predicted_words
 from nasopt.records.trial import TrialRecord
 from nasopt.storage.rdb import explaining_failures, parse_url
+from nasopt.study.deletion import explaining_deletion
 from nasopt.study.opening import OpenStudy, open_study, with_data
 from nasopt.study.trust import code_of
 from nasopt.trial.objective import Objective
@@ -99,7 +100,8 @@ def optimize(
         ChildProcessError: a worker died; the others have finished.
     """
     tickets = Tickets(multiprocessing.get_context("spawn"), n_trials, timeout)
-    with interruptible(signal.SIGINT, signal.SIGTERM) as asked, view, explaining_failures(opened.url):
+    explaining = explaining_failures(opened.url), explaining_deletion(opened.study)
+    with interruptible(signal.SIGINT, signal.SIGTERM) as asked, view, explaining[0], explaining[1]:
         report = _between_steps(asked, view.phase)
         objective = Objective(opened.config, opened.artifacts, report, accept_device_change=accept_device_change)
         objective.check_device(opened.study)
@@ -123,7 +125,8 @@ def evaluate_controls(
         StorageError: the database failed.
         DeviceChangedError: the study began on another device, and that is not accepted.
     """
-    with interruptible(signal.SIGINT, signal.SIGTERM) as asked, view, explaining_failures(opened.url):
+    explaining = explaining_failures(opened.url), explaining_deletion(opened.study)
+    with interruptible(signal.SIGINT, signal.SIGTERM) as asked, view, explaining[0], explaining[1]:
         report = _between_steps(asked, view.phase)
         objective = Objective(opened.config, opened.artifacts, report, accept_device_change=accept_device_change)
         missing = missing_controls(opened, objective, random_masks)
@@ -227,12 +230,13 @@ def _worker(setup: WorkerSetup, tickets: Tickets, events: Any) -> None:
             if code_of(opened.config) != setup.code:
                 raise UntrustedStudyError(f"the code that the study {setup.name!r} names was changed meanwhile")
             report = _between_steps(asked, lambda *event: events.put(("phase", event)))
-            run_trials(
-                opened,
-                Objective(opened.config, setup.artifacts, report, accept_device_change=setup.accept_device_change),
-                _between_steps(asked, tickets.take),
-                lambda trial: events.put(("finished", (trial.number, summary(trial)))),
-            )
+            with explaining_deletion(opened.study):
+                run_trials(
+                    opened,
+                    Objective(opened.config, setup.artifacts, report, accept_device_change=setup.accept_device_change),
+                    _between_steps(asked, tickets.take),
+                    lambda trial: events.put(("finished", (trial.number, summary(trial)))),
+                )
     except KeyboardInterrupt:
         return
     except NasoptError as error:

@@ -236,13 +236,13 @@ class StudyPlace:
         if database == mine.key:
             if claim.number == number_of(self.study):
                 return None
-            return _living(storage_of(self.study), claim)
+            return _living(storage_of(self.study), claim, self.folder)
         if claim.relative is None:
             return claim.study  # there is no telling: a server may be out of reach from here
         if not Path(database).is_file():
             return None
         try:
-            return _living(open_storage(parse_url(f"sqlite:///{database}"), read_only=True), claim)
+            return _living(open_storage(parse_url(f"sqlite:///{database}"), read_only=True), claim, self.folder)
         except StorageError:
             return claim.study
 
@@ -320,10 +320,20 @@ def new_place(study: optuna.Study, artifacts: Path, name: str) -> StudyPlace:
         return place.claim()
 
 
-def _living(storage: BaseStorage, claim: Claim) -> str | None:
-    """The name of the study that a claim names, if its database still has it."""
+def _living(storage: BaseStorage, claim: Claim, folder: Path) -> str | None:
+    """The name of the study that a claim names, if its database still has it.
+
+    A folder was copied by hand, and the claim with it, where the study has another one that is there.
+    """
     try:
         found = StudyRecord.stored(storage, claim.number)
-        return storage.get_study_name_from_id(claim.number) if found.id == claim.id else None
+        name = storage.get_study_name_from_id(claim.number)
     except KeyError:
         return None
+    if found.id != claim.id:
+        return None
+    if found.artifacts is not None and found.folder is not None:
+        named = Database.of(storage).folder(found.artifacts) / found.folder
+        if named.is_dir() and not named.samefile(folder):
+            return None
+    return name

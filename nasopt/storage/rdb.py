@@ -7,12 +7,13 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
+from filelock import FileLock
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import event
@@ -33,6 +34,9 @@ DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg",
 SECRETS = ("password", "passwd", "sslpassword")
 """Keys of a URL's query that no message shows."""
 EXTRAS = {"postgresql": "postgres", "mysql": "mysql"}
+
+TABLE_LOCKS = {"postgresql": "SELECT pg_advisory_lock(1851879280)", "mysql": "SELECT GET_LOCK('nasopt', 60)"}
+"""Held while the tables of a new database are made; the number is only ours."""
 
 StaleTrialCallback = Callable[["optuna.Study", "optuna.trial.FrozenTrial"], None]
 
@@ -148,17 +152,20 @@ def open_storage(
         _check_file(url, path, must_exist or read_only)
     arguments = _reading_arguments(url) if read_only else _engine_arguments(url)
     try:
-        is_empty = _refuse_foreign_database(url, arguments)
-        if read_only and is_empty:
-            raise StorageError(f"{shown(url)}: the database is empty; `nasopt study create` makes a study in it")
-        storage = Storage(
-            url.render_as_string(hide_password=False),
-            engine_kwargs=arguments,
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=GRACE_SECONDS,
-            heartbeat_stale_trial_callback=stale_trial_callback,
-            skip_table_creation=read_only,
-        )
+        with ExitStack() as stack:
+            if not read_only and not _has_all_tables(url, path, arguments):
+                stack.enter_context(_alone(url, path, arguments))
+            is_empty = _refuse_foreign_database(url, arguments)
+            if read_only and is_empty:
+                raise StorageError(f"{shown(url)}: the database is empty; `nasopt study create` makes a study in it")
+            storage = Storage(
+                url.render_as_string(hide_password=False),
+                engine_kwargs=arguments,
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                grace_period=GRACE_SECONDS,
+                heartbeat_stale_trial_callback=stale_trial_callback,
+                skip_table_creation=read_only,
+            )
         if not read_only:
             if path is not None:
                 _make_concurrent(storage.engine)
@@ -224,6 +231,43 @@ def _reading_arguments(url: URL) -> dict[str, Any]:
     if url.get_backend_name() == "postgresql":
         arguments["execution_options"] = {"postgresql_readonly": True}
     return arguments
+
+
+def _has_all_tables(url: URL, path: Path | None, arguments: dict[str, Any]) -> bool:
+    """Whether Optuna has nothing to make in the database any more; its version is what it writes last."""
+    if path is not None and not path.exists():
+        return False
+    engine = sqlalchemy.create_engine(url, **arguments)
+    try:
+        if not sqlalchemy.inspect(engine).has_table("alembic_version"):
+            return False
+        with engine.connect() as connection:
+            return connection.exec_driver_sql("SELECT 1 FROM alembic_version").first() is not None
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _alone(url: URL, path: Path | None, arguments: dict[str, Any]) -> Iterator[None]:
+    """One process at a time makes the tables of a new database: several would trip over each other's."""
+    if path is not None:
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        with lock:
+            yield
+            # A process that waits for it finds the tables there, as one does that makes the file anew.
+            Path(lock.lock_file).unlink(missing_ok=True)
+        return
+    statement = TABLE_LOCKS.get(url.get_backend_name())
+    if statement is None:
+        yield
+        return
+    engine = sqlalchemy.create_engine(url, **arguments)
+    try:
+        with engine.connect() as connection:  # the lock goes with it
+            connection.exec_driver_sql(statement)
+            yield
+    finally:
+        engine.dispose()
 
 
 def _refuse_foreign_database(url: URL, arguments: dict[str, Any]) -> bool:

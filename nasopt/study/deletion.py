@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
 
-from nasopt.errors import ArtifactFolderError, StorageError
+from nasopt.errors import ArtifactFolderError, StorageError, StudyNotFoundError
 from nasopt.host.files import check_writable
 from nasopt.records import queries
+from nasopt.records.study import StudyRecord
 from nasopt.storage.attachments import remove_uploads
 from nasopt.storage.internals import storage_of
 from nasopt.storage.ownership import StudyPlace, place_of
@@ -89,6 +95,32 @@ def files_of(place: StudyPlace) -> tuple[Path | None, str | None]:
         return None, f"its files stay: {place.explain()}" if folder.is_dir() else None
     except ArtifactFolderError as error:
         return None, f"its files stay: {error}"
+
+
+@contextmanager
+def explaining_deletion(study: optuna.Study) -> Iterator[None]:
+    """Makes one line of whatever goes wrong in a run because the study is deleted meanwhile.
+
+    Raises:
+        StudyNotFoundError: with that line.
+    """
+    name, own_id = study.study_name, StudyRecord.of(study).id
+    try:
+        yield
+    except Exception:
+        if _has(storage_of(study), name, own_id):
+            raise
+        raise StudyNotFoundError(f"the study {name!r} was deleted while it was being run") from None
+
+
+def _has(storage: BaseStorage, name: str, own_id: str | None) -> bool:
+    """Whether a storage still has the study, as far as it answers."""
+    try:
+        return StudyRecord.stored(storage, storage.get_study_id_from_name(name)).id == own_id
+    except KeyError:
+        return False
+    except (StorageInternalError, SQLAlchemyError):
+        return True
 
 
 def _refuse_running(study: optuna.Study) -> None:
