@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 NUMBER = re.compile(r"/(\d{1,18})(?:/|$)")
 """In the path of a request: the study's number comes first."""
+OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d{1,5})?", re.IGNORECASE)
 STUDY_PATH = re.compile(r"/api/studies/(\d+)/?")
 
 StartResponse = Callable[..., Any]
@@ -78,7 +79,8 @@ def make_dashboard(url: URL, port: int, artifacts: Path | None = None) -> WSGISe
         return application
 
     try:
-        return make_server(HOST, port, _with_deletion(_Renewed(database, make), folders), _Server, _QuietHandler)
+        guarded = _for_this_machine(_with_deletion(_Renewed(database, make), folders))
+        return make_server(HOST, port, guarded, _Server, _QuietHandler)
     except OSError as error:
         raise PortInUseError(f"port {port}: {error.strerror or error}; choose another with --port") from None
 
@@ -152,6 +154,23 @@ class _Renewed:
             return name, self._database.get_trial(first).datetime_start
         except KeyError:
             return name, None
+
+
+def _for_this_machine(application: Application) -> Application:
+    """Answers only what was asked of this machine by its loopback names, and what no page of another site asked.
+
+    A site may point a name of its own at 127.0.0.1; its pages could then read and delete studies. A request says which
+    name it was sent to. The port is not compared: a tunnel may have another one at its end.
+    """
+
+    def run(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        host, origin = environ.get("HTTP_HOST", ""), environ.get("HTTP_ORIGIN")
+        if OWN_HOST.fullmatch(host) and origin in (None, f"http://{host}"):
+            return application(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"This dashboard answers on http://{HOST} and http://localhost only.\n".encode()]
+
+    return run
 
 
 def _with_deletion(application: Application, folders: _Folders) -> Application:

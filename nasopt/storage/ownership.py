@@ -141,7 +141,7 @@ class StudyPlace:
             return Standing.ABSENT
         claim, own_id = read_claim(self.folder), StudyRecord.of(self.study).id
         if claim is None:
-            if own_id is not None:
+            if own_id is not None or not _may_be_a_studys(self.folder):
                 return Standing.UNNAMED
             return Standing.FOREIGN if self._older_users() else Standing.OLDER
         database = self.database
@@ -262,6 +262,15 @@ class StudyPlace:
         if self.artifacts.suffix == ".artifacts" and beside.is_file() and str(beside.resolve()) != database.key:
             users.append(f"a study of {beside}")
         return users
+
+
+def _may_be_a_studys(folder: Path) -> bool:
+    """Whether a folder that names no study holds what an earlier version left in one.
+
+    The database alone says where a study's folder is, and whoever wrote to it may have named anybody's.
+    """
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    return bool(names & {"base.json", "checkpoints"}) or names <= {"data", "attachments"}
 
 
 def read_claim(folder: Path) -> Claim | None:

@@ -31,6 +31,8 @@ CONNECT_TIMEOUT_SECONDS = 10
 
 DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 """The drivers that the extras install, for URLs that name none; SQLAlchemy's own choices are others."""
+SECRETS = ("password", "passwd", "sslpassword")
+"""Keys of a URL's query that no message shows."""
 EXTRAS = {"postgresql": "postgres", "mysql": "mysql"}
 
 TABLE_LOCKS = {"postgresql": "SELECT pg_advisory_lock(1851879280)", "mysql": "SELECT GET_LOCK('nasopt', 60)"}
@@ -53,15 +55,31 @@ class Storage(RDBStorage):
 
 
 def resolve_url(option: str | None) -> str:
-    """`--storage`, else `$NASOPT_STORAGE`, else `sqlite:///nasopt.db` in the current folder."""
-    return option or os.environ.get("NASOPT_STORAGE") or DEFAULT_URL
+    """`--storage`, else `$NASOPT_STORAGE`, else `sqlite:///nasopt.db` in the current folder.
+
+    Either may be ``@FILE``: the first line of that file is the URL, and no password is in the list of processes.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    url = option or os.environ.get("NASOPT_STORAGE") or DEFAULT_URL
+    if not url.startswith("@"):
+        return url
+    try:
+        lines = Path(url[1:]).expanduser().read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise StorageError(f"--storage {url}: the file cannot be read ({reason})") from None
+    if not lines:
+        raise StorageError(f"--storage {url}: the file is empty; its first line is to be a database URL")
+    return lines[0]
 
 
 def parse_url(url: str) -> URL:
     """The parsed URL, with the path of an SQLite file made absolute, and a driver that is installed.
 
     Raises:
-        StorageError: not a database URL.
+        StorageError: not a database URL, or one whose password cannot be told from what follows.
     """
     try:
         parsed = make_url(url)
@@ -71,6 +89,12 @@ def parse_url(url: str) -> URL:
             "--storage is not a database URL: write for example sqlite:///nasopt.db or "
             "postgresql://user:password@host:5432/database (special characters in a password as %40 and the like)"
         ) from None
+    if parsed.get_backend_name() != "sqlite" and url.count("@") > 1:
+        # NOTE: what follows the first @ would be taken for the host, and shown.
+        raise StorageError(
+            "--storage: the URL has several @, so that user, password and host cannot be told apart: "
+            "write the @ of a password as %40 (and : / ? # as %3A %2F %3F %23)"
+        )
     ours = DRIVERS.get(parsed.drivername)
     if ours is not None and importlib.util.find_spec(ours.partition("+")[2]) is not None:
         parsed = parsed.set(drivername=ours)
@@ -92,9 +116,14 @@ def artifact_folder(url: URL) -> Path:
     return Path(f"{path}.artifacts") if path is not None else Path("nasopt-artifacts").resolve()
 
 
+def holds_password(url: URL) -> bool:
+    """Whether a URL says a password, in its place or in its query."""
+    return url.password is not None or any(key in url.query for key in SECRETS)
+
+
 def shown(url: URL) -> str:
     """The URL without its password, for messages."""
-    return url.difference_update_query(["password", "sslpassword"]).render_as_string(hide_password=True)
+    return url.difference_update_query(SECRETS).render_as_string(hide_password=True)
 
 
 def open_storage(

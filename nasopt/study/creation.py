@@ -25,12 +25,13 @@ from nasopt.errors import (
 )
 from nasopt.host.files import ensure_writable
 from nasopt.host.identity import is_gone, worker_identity
-from nasopt.methods.registry import available, find
+from nasopt.methods.registry import available, check_functions, find, function_errors
 from nasopt.records.study import StudyRecord
 from nasopt.storage.ownership import new_place
 from nasopt.storage.rdb import artifact_folder, open_storage, shown, sqlite_path
+from nasopt.study import trust
 from nasopt.study.deletion import Deletion
-from nasopt.study.opening import is_half_made, name_metrics, places, stored_config
+from nasopt.study.opening import is_half_made, name_metrics, open_study, places, stored_config
 from nasopt.trial.objective import Objective
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def read_study_file(path: str | Path, name: str | None = None) -> StudyConfig:
         errors.append(f"method: {method!r} is not a method; one of {choices(methods)}")
     elif isinstance(method, str) and isinstance(options := document.get("method_options", {}), dict):
         errors += check_section(methods[method].about.options, options, prefix="method_options.")[1]
+        errors += function_errors(methods[method], options)
     if config is None or errors:
         raise study_file_error(path, errors)
     return config
@@ -65,6 +67,8 @@ def read_study_file(path: str | Path, name: str | None = None) -> StudyConfig:
 
 def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip_if_exists: bool = False) -> bool:
     """Validates a study, data and model included, and stores it. Trains nothing.
+
+    The code that it names (see :mod:`nasopt.study.trust`) may run on this machine from now on.
 
     Returns:
         Whether it was created; False if an equal one was there and `skip_if_exists`.
@@ -74,6 +78,13 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
         NasoptError: anything else that the user can mend.
     """
     config = _resolve_paths(config)
+    created = _create(config, url, artifacts, skip_if_exists)
+    if trust.code_of(config):
+        trust.record(open_study(url, config.name, read_only=True))
+    return created
+
+
+def _create(config: StudyConfig, url: URL, artifacts: Path | None, skip_if_exists: bool) -> bool:
     path = sqlite_path(url)
     # A database file that is not there yet is made last, so that nothing is left of a study that is refused.
     is_new = path is not None and not path.exists() and path.parent.is_dir()
@@ -128,7 +139,7 @@ def _is_there(storage: RDBStorage, config: StudyConfig, url: URL, skip_if_exists
         if skip_if_exists and _is_same(stored_config(storage, config.name, number), config):
             return True
         hint = "its configuration differs" if skip_if_exists else "choose another --name, or pass --skip-if-exists"
-    except StorageError as error:
+    except (StorageError, StudyFileError) as error:
         hint = f"{error}; choose another --name, or delete it"
     raise StudyExistsError(f"the study {config.name!r} exists already in {shown(url)}: {hint}")
 
@@ -143,6 +154,7 @@ def _checked(config: StudyConfig, objective: Objective) -> Task:
     from nasopt.measurement.lookup.source import LookupSource
     from nasopt.tasks.opening import open_task
 
+    check_functions(config)
     task = open_task(config)
     for source in objective.sources.values():
         if isinstance(source, EstimatingSource) and not config.task.traits.estimated_latency:

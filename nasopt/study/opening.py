@@ -12,13 +12,13 @@ from pathlib import Path
 
 import optuna
 from optuna.storages import RDBStorage
-from pydantic import ValidationError
 from sqlalchemy.engine import URL
 
 from nasopt.config.study import StudyConfig
 from nasopt.errors import (
     NasoptError,
     StorageError,
+    StudyFileError,
     StudyNotFoundError,
     choices,
 )
@@ -85,12 +85,18 @@ def open_study(url: URL, name: str, artifacts: Path | None = None, *, read_only:
     Raises:
         StorageError: the database cannot be opened.
         StudyNotFoundError: it holds no such study, or one that nasopt did not make.
+        StudyFileError: what it holds of the study is not what nasopt writes.
     """
     storage = open_storage(url, read_only=read_only, must_exist=True, stale_trial_callback=retry)
     config = stored_config(storage, name, find(storage, url, name))
-    study = optuna.load_study(study_name=name, storage=storage, sampler=Objective(config).sampler())
+    try:
+        sampler = Objective(config).sampler()
+    except StudyFileError as error:
+        raise unreadable(name, error) from None
+    study = optuna.load_study(study_name=name, storage=storage, sampler=sampler)
     place = place_of(study, artifacts)
-    assert place is not None  # it is written before the configuration
+    if place is None:
+        raise unreadable(name, "it does not say where its files are")
     return OpenStudy(study, config, place, url)
 
 
@@ -232,7 +238,7 @@ def stored_config(storage: RDBStorage, name: str, number: int) -> StudyConfig:
 
     Raises:
         StudyNotFoundError: it has none.
-        StorageError: it cannot be read.
+        StudyFileError: it cannot be read.
     """
     record = StudyRecord.stored(storage, number)
     if record.configuration is None:
@@ -244,17 +250,13 @@ def stored_config(storage: RDBStorage, name: str, number: int) -> StudyConfig:
         raise StudyNotFoundError(NOT_OURS.format(name))
     try:
         return StudyConfig.from_json(json.dumps(record.configuration))
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise StorageError(
-            f"the study {name!r} has a stored configuration that cannot be read: {_in_a_line(error)}"
-        ) from None
+    except StudyFileError as error:
+        raise unreadable(name, error) from None
 
 
-def _in_a_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return str(error)
+def unreadable(name: str, why: object) -> StudyFileError:
+    """The error of a study whose stored configuration is not what nasopt writes."""
+    return StudyFileError(f"the study {name!r} has a stored configuration that cannot be read: {why}")
 
 
 def places(config: StudyConfig) -> dict[str, str]:

@@ -23,7 +23,7 @@ from nasopt.host.files import gone_words
 from nasopt.host.identity import worker_identity
 from nasopt.measurement.sources import LatencySource
 from nasopt.methods.base import Outcome
-from nasopt.methods.registry import make_method
+from nasopt.methods.registry import check_functions, make_method
 from nasopt.records import queries
 from nasopt.records.study import StudyRecord, fix_base, store_details
 from nasopt.records.trial import TrialRecord
@@ -236,6 +236,7 @@ class Objective:
         if known is not None and known.context.base_key not in known.context.checkpoints:
             raise MachineError(gone_words(known.context.folder))
         if known is None:
+            check_functions(self.config)
             context = prepare(
                 self.config,
                 self._folder,

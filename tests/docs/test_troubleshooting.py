@@ -6,6 +6,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -89,7 +90,13 @@ def mistakes_in_data(write: WriteStudy, data: Path, folder: Path) -> Iterator[Re
 
 def mistakes_with_databases(write: WriteStudy) -> Iterator[Result]:
     yield run("study", "show", "tiny")
-    for url in ("hello", "sqlite:////no/such/folder/a.db", "postgresql+nodriver://me:secret@localhost/db"):
+    for url in (
+        "hello",
+        "postgresql://me:p@ss@localhost/db",
+        "@none",
+        "sqlite:////no/such/folder/a.db",
+        "postgresql+nodriver://me:secret@localhost/db",
+    ):
         yield run("study", "create", write(), "--storage", url)
     connection = sqlite3.connect("shop.db")
     connection.execute("CREATE TABLE orders (id INTEGER)")
@@ -121,6 +128,12 @@ def mistakes_with_studies(write: WriteStudy, data: Path, folder: Path) -> Iterat
     yield run("study", "optimize", "tiny")
     moved.rename(folder / "gone")
     yield run("study", "optimize", "tiny")
+    for old, new in [('"trust_remote_code": false', '"trust_remote_code": true'), ('"max_length"', '"max_lenght"')]:
+        with closing(sqlite3.connect("nasopt.db")) as connection:
+            change = "UPDATE study_user_attributes SET value_json = replace(value_json, ?, ?)"
+            connection.execute(change, [old, new])
+            connection.commit()
+        yield run("study", "optimize", "tiny")
 
 
 def mistakes_with_folders(write: WriteStudy) -> Iterator[Result]:

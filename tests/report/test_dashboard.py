@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import sys
@@ -18,6 +19,7 @@ from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upl
 from screenshot_dashboard import console_errors, find_browser, open_browser, pages, serve, wait_for_text
 from study_text import study_text
 
+from nasopt.records import names as attributes
 from nasopt.storage.notes import read_note
 
 pytestmark = pytest.mark.integration
@@ -208,6 +210,58 @@ def test_a_study_that_is_renamed_is_as_it_was(tmp_path: Path, monkeypatch: pytes
     (left,) = root.iterdir()
     assert left.name.startswith("old-")
     assert (left / "checkpoints" / "weights").is_file()
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_answered"),
+    [
+        ({}, True),
+        ({"Host": "localhost:1234"}, True),
+        ({"Host": "LOCALHOST"}, True),
+        ({"Host": "rebound.example"}, False),
+        ({"Host": "127.0.0.1.rebound.example:80"}, False),
+        ({"Host": "localhost@rebound.example"}, False),
+        ({"Host": ""}, False),
+        ({"Origin": "http://elsewhere.example"}, False),
+        ({"Host": "localhost:1234", "Origin": "http://localhost:1234"}, True),
+        ({"Host": "localhost:1234", "Origin": "http://localhost:4321"}, False),
+    ],
+)
+def test_only_what_is_asked_of_this_machine_is_answered(
+    address: str, headers: dict[str, str], is_answered: bool
+) -> None:
+    """A page of another site may send requests here, under a name of its own that it points at this machine."""
+    for method, path in [("GET", "/api/studies"), ("DELETE", "/api/studies/999"), ("GET", "/dashboard")]:
+        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+        connection.request(method, path, headers=headers)
+        response = connection.getresponse()
+        body = response.read()
+        assert (response.status != 403) == is_answered, (method, path)
+        assert is_answered or b"answers on http://127.0.0.1" in body
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "artifacts"), [("../victim/precious", "artifacts"), ("precious", "victim"), ("..", "victim/precious")]
+)
+def test_folders_that_are_no_studys_stay(tmp_path: Path, name: str, artifacts: str) -> None:
+    """Whoever can write to the database can name any folder."""
+    precious = tmp_path / "victim" / "precious"
+    precious.mkdir(parents=True)
+    (precious / "thesis.txt").write_text("years of work")
+    (tmp_path / "artifacts").mkdir()
+    url = f"sqlite:///{tmp_path}/nasopt.db"
+    for study_name in ("first", "second"):
+        study = optuna.create_study(study_name=study_name, storage=url, directions=["maximize", "minimize", "minimize"])
+        study.set_user_attr(attributes.ARTIFACTS, str(tmp_path / artifacts))
+        study.set_user_attr(attributes.CONFIG, {"name": name, "method": "genetic"})
+        if study_name == "first":
+            with serve(url) as address:
+                fetch(f"{address}/api/studies/{study._study_id}", "DELETE", {})
+        else:
+            assert run("study", "delete", "second", "--yes", "--storage", url).code == 0
+    assert optuna.get_all_study_names(url) == []
+    assert (precious / "thesis.txt").read_text() == "years of work"
 
 
 def test_a_port_in_use_is_one_line(folder: Path) -> None:
