@@ -130,6 +130,8 @@ def evaluate_tfidf(opened: OpenStudy, objective: Objective) -> None:
         return
     split = context.splits["validation"]
     classes = task.is_classification
-    store.write(TFIDF, Predictions.of_outputs(result.outputs, split.labels.numpy(), split.fingerprint, classes=classes))
+    labels, positive = split.labels.numpy(), task.positive_class
+    predictions = Predictions.of_outputs(result.outputs, labels, split.fingerprint, classes=classes, positive=positive)
+    store.write(TFIDF, predictions)
     found = TfidfRecord(result.quality, opened.config.task.metric, result.seconds)
     StudyRecord(tfidf=found).write_to(opened.study)

@@ -26,6 +26,7 @@ from nasopt.execution.progress import ProgressView
 from nasopt.execution.search import is_over, run_base, run_trials
 from nasopt.execution.stopping import Tally
 from nasopt.host.logs import configure, quiet_optuna
+from nasopt.methods.registry import make_method
 from nasopt.records import queries
 from nasopt.records.latency import predicted_words
 from nasopt.records.trial import TrialRecord
@@ -76,6 +77,7 @@ class WorkerSetup:
     workers: int
     debug: bool
     accept_device_change: bool
+    budget: int | None
 
 
 class Ended(NamedTuple):
@@ -113,12 +115,16 @@ def optimize(
     view: ProgressView,
     *,
     n_trials: int,
+    shared: bool = False,
     timeout: float | None = None,
     workers: int = 1,
     debug: bool = False,
     accept_device_change: bool = False,
 ) -> str | None:
     """Runs the base model if need be, then up to `n_trials` more trials, and confirms what was looked up.
+
+    Args:
+        shared: whether these are what is left of the study's budget, which commands that run at once share.
 
     Returns:
         Why the search is over, if it is; None if trials may go on.
@@ -132,6 +138,7 @@ def optimize(
         ChildProcessError: a worker died; the others have finished.
     """
     tickets, run = Tickets(multiprocessing.get_context("spawn"), n_trials, timeout), Run(view)
+    budget = make_method(opened.config).plan.budget if shared else None
     with _guarded(opened, view) as asked:
         report = _between_steps(asked, view.phase)
         objective = Objective(opened.config, opened.artifacts, report, accept_device_change=accept_device_change)
@@ -139,9 +146,9 @@ def optimize(
         run_base(opened, objective)
         if workers == 1:
             take = _between_steps(asked, tickets.take)
-            run_trials(opened, objective, take, lambda trial: run.ended(Ended.of(trial)))
+            run_trials(opened, objective, take, lambda trial: run.ended(Ended.of(trial)), budget)
         else:
-            _run_workers(opened, run, tickets, asked, workers, debug, accept_device_change)
+            _run_workers(opened, run, tickets, asked, workers, debug, accept_device_change, budget)
         confirm(opened, objective)
         run.tally.check()
         return is_over(opened, objective)
@@ -212,6 +219,7 @@ def _run_workers(
     workers: int,
     debug: bool,
     accept_device_change: bool,
+    budget: int | None,
 ) -> None:
     context = multiprocessing.get_context("spawn")
     events: Any = context.SimpleQueue()
@@ -227,6 +235,7 @@ def _run_workers(
             workers,
             debug,
             accept_device_change,
+            budget,
         )
         process = context.Process(target=_worker, args=(setup, tickets, events), name=f"nasopt-worker-{index}")
         process.start()
@@ -273,6 +282,7 @@ def _worker(setup: WorkerSetup, tickets: Tickets, events: Any) -> None:
                     Objective(opened.config, setup.artifacts, report, accept_device_change=setup.accept_device_change),
                     _between_steps(asked, tickets.take),
                     lambda trial: events.put(("ended", Ended.of(trial))),
+                    setup.budget,
                 )
     except KeyboardInterrupt:
         return

@@ -78,6 +78,26 @@ class Task(ABC):
         return False
 
     @property
+    def positive_class(self) -> int:
+        """Of two classes the one that F1 is of."""
+        return 1
+
+    @property
+    def quality_name(self) -> str:
+        """The metric, and what it is of where that is one class of two."""
+        return self.config.metric
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """How the data were read where it could be otherwise, in sentences."""
+        return ()
+
+    @property
+    def settled(self) -> TaskConfig:
+        """`[task]` with what is not said there and was settled by the data."""
+        return self.config
+
+    @property
     def labelled(self) -> LabelledTask | None:
         """This task, if every example has a label; else None."""
         return None

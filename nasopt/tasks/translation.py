@@ -22,9 +22,10 @@ from nasopt.models.families import encoder_shape, family_of, max_positions
 from nasopt.tasks.base import Evaluation, Task
 from nasopt.tasks.batches import Examples, PairBatch, PairedSplit, sorted_batches
 from nasopt.tasks.bleu import bleu_replicates
-from nasopt.tasks.datasets import check_pairs, load_splits
+from nasopt.tasks.datasets import load_splits
 from nasopt.tasks.encoding import Encoder, identity_of, open_tokenizer
 from nasopt.tasks.new_model import new_config, new_model, train_tokenizer
+from nasopt.tasks.texts import check_pairs
 
 EVALUATION_BATCH = 64
 IGNORED = -100

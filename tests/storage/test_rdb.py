@@ -81,6 +81,16 @@ def test_a_failing_database_is_explained_in_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("clean_up", [UnboundLocalError("frozen_trial"), AssertionError("Should not reach.")])
+def test_what_optuna_s_clean_up_raises_hides_no_failure(clean_up: Exception) -> None:
+    url = rdb.parse_url("sqlite:///a.db")
+    clean_up.__context__ = optuna.exceptions.StorageInternalError("database or disk is full")
+    with pytest.raises(MachineError, match="disk is full"), rdb.explaining_failures(url):
+        raise clean_up
+    with pytest.raises(AssertionError, match="ours"), rdb.explaining_failures(url):
+        raise AssertionError("ours")
+
+
 def test_heartbeats_outlive_an_interruption(tmp_path: Path) -> None:
     storage = rdb.open_storage(rdb.parse_url(f"sqlite:///{tmp_path}/a.db"))
     trial = optuna.create_study(storage=storage, study_name="s").ask()
