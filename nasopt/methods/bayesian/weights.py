@@ -44,10 +44,13 @@ class Conditioned(WeightSource):
     def work(self, params: Mapping[str, Any]) -> Hashable:
         """The genotype without what changes no weight.
 
-        The prior matters to `map` and `elbo` only; other objectives know the posterior by where the student starts,
-        and where no layer goes both structures with a covariance start at their mean.
+        `hinton` without soft targets is `ce`. The prior matters to `map` and `elbo` only; other objectives know the
+        posterior by where the student starts, and where no layer goes both structures with a covariance start at their
+        mean.
         """
         matters, objective = dict(params), self.training.objective
+        if objective == "hinton" and self.training.soft_weight == 0:
+            objective = matters["objective"] = "ce"
         if objective not in ("map", "elbo"):
             matters.pop("prior_strength", None)
             removes = any(not value for name, value in params.items() if name.startswith("layer_"))

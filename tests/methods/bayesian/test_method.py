@@ -97,7 +97,8 @@ def test_a_base_model_that_came_trained_is_trained_a_little_further(
     assert len(list(home.rglob("posterior/*.safetensors"))) == 1
     base, student = _trials()
     assert student.state.name == "COMPLETE", student.user_attrs
-    assert base.user_attrs["finetune_epochs"] == 0
+    assert (base.user_attrs["finetune_epochs"], base.user_attrs["training_budget"]) == (0, 0.0)
+    assert student.user_attrs["finetune_epochs"] == 2  # one of the copy that the posterior was collected from
     assert len(student.user_attrs["validation_losses"]) == 2
 
 
