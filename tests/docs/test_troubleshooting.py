@@ -94,13 +94,10 @@ def mistakes_with_studies(write: WriteStudy, data: Path, folder: Path) -> Iterat
     yield run("study", "optimize", "tiny")
 
 
+@pytest.mark.usefixtures("study_folder")
 def test_every_explained_line_is_printed(
-    write_study: WriteStudy, tiny_bert: Path, sentiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write_study: WriteStudy, tiny_bert: Path, sentiment: Path, tmp_path: Path
 ) -> None:
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    monkeypatch.delenv("NASOPT_STORAGE", raising=False)
     results = [
         *mistakes_in_files(write_study, tiny_bert, sentiment, tmp_path),
         *mistakes_with_databases(write_study),

@@ -11,12 +11,8 @@ import pytest
 from sqlalchemy.engine import make_url
 
 import nasopt
-<<<<<<< HEAD
 from nasopt.methods.genetic.method import GeneticMethod
 from nasopt.methods.genetic.options import GeneticOptions
-=======
-from nasopt.methods.genetic.method import GeneticControls
->>>>>>> methods-tests
 from nasopt.records import names as attributes
 from nasopt.records import queries
 from nasopt.report.tables import pareto_trials
@@ -34,11 +30,7 @@ from nasopt.storage.validation_predictions import TFIDF, Predictions, Prediction
 from nasopt.study.opening import OpenStudy
 
 NAMES = ["quality", "latency_ms", "memory_mb"]
-<<<<<<< HEAD
 FAMILY = GeneticMethod(GeneticOptions()).controls
-=======
-FAMILY = GeneticControls()
->>>>>>> methods-tests
 LABELS = np.arange(400) % 2
 
 

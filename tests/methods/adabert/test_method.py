@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
-from command_line import run
+from command_line import read, run
 from killing import run_killed
 from pydantic import ValidationError
 
@@ -28,10 +27,6 @@ from nasopt.trial.objective import Objective
 
 WriteStudy = Callable[..., Path]
 
-GENETIC_OPTIONS = """population_size = 4
-generations = 2
-mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
-"""
 OPTIONS = """trials = 3
 hidden_size = 16
 cells = 2
@@ -48,13 +43,7 @@ architecture_learning_rate = 0.1
 @pytest.fixture
 def write_adabert(write_study: WriteStudy) -> WriteStudy:
     def write(name: str = "cells", **replacements: str) -> Path:
-        path = write_study(name, **{'method = "genetic"': 'method = "adabert"', GENETIC_OPTIONS: OPTIONS})
-        text = path.read_text()
-        for old, new in replacements.items():
-            assert old in text
-            text = text.replace(old, new)
-        path.write_text(text)
-        return path
+        return write_study(name, method="adabert", options=OPTIONS, **replacements)
 
     return write
 
@@ -99,7 +88,7 @@ def test_the_whole_way_on_the_command_line(write_adabert: WriteStudy, tmp_path: 
     storage = ("--storage", f"sqlite:///{tmp_path}/s.db")
     assert run("study", "create", write_adabert(), *storage).code == 0
     assert run("study", "optimize", "cells", *storage, "--quiet").code == 0
-    trials = json.loads(run("study", "trials", "cells", "-f", "json", *storage).out)
+    trials = read("study", "trials", "cells", *storage)
     base, *students = trials
     assert [trial["state"] for trial in trials] == ["COMPLETE"] * 4
     assert base["params"] == {}
@@ -111,10 +100,10 @@ def test_the_whole_way_on_the_command_line(write_adabert: WriteStudy, tmp_path: 
     assert list(students[0]["params"].values()) == record["chosen"][-1]  # the most probable one comes first
     epochs = [(t.user_attrs["search_epochs"], t.user_attrs["distill_epochs"]) for t in study.trials]
     assert epochs == [(0, 0), (3, 1), (3, 1), (3, 1)]
-    shown = json.loads(run("study", "show", "cells", "-f", "json", *storage).out)
+    shown = read("study", "show", "cells", *storage)
     assert shown["supernet"] == {"epochs": 3, "verdict": record["text"]}
     assert "supernet" in run("study", "show", "cells", *storage).out
-    kept = [trial for trial in json.loads(run("study", "pareto", "cells", "-f", "json", *storage).out)]
+    kept = read("study", "pareto", "cells", *storage)
     number = next(trial["number"] for trial in kept if trial["number"])
     for form in ("hf", "onnx"):
         if form == "onnx":
