@@ -1,7 +1,7 @@
 """Errors a user can mend.
 
-Every one of them becomes a single line on stderr and exit code 2 (see :mod:`nasopt.cli`), so its message says what is
-wrong, where, and how to mend it. Anything that is not a :class:`NasoptError` is a defect of ours or of the machine.
+Every one of them becomes a single line on stderr and an exit code (see :mod:`nasopt.cli`), so its message says what is
+wrong, where, and how to mend it. Anything that is not a :class:`NasoptError` is a defect of ours.
 """
 
 from __future__ import annotations
@@ -10,7 +10,13 @@ from collections.abc import Iterable
 
 
 class NasoptError(Exception):
-    """Base class of everything the user can mend."""
+    """Base class of everything the user can mend.
+
+    Attributes:
+        exit_code: of a command that ends so: 2 where it was asked for what cannot be, 1 where it was begun in vain.
+    """
+
+    exit_code: int = 2
 
 
 class StudyFileError(NasoptError):
@@ -76,8 +82,37 @@ class MissingExtraError(NasoptError):
         super().__init__(f"the package `{package}` is not installed: pip install 'nasopt[{extra}]'")
 
 
+class MissingToolError(NasoptError):
+    """A program that is not installed on this machine, or does not work."""
+
+
+class MachineError(NasoptError):
+    """A disk, a folder, a database or a GPU that failed while trials ran: the work ends, and no candidate is blamed."""
+
+    exit_code = 1
+
+
+class SearchFailedError(NasoptError):
+    """Trials that were run, of which none could be completed."""
+
+    exit_code = 1
+
+
+class WorkerFailedError(NasoptError):
+    """What ended a worker process.
+
+    Args:
+        message: of the error that it ended with.
+        exit_code: of that error.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class TrainingDivergedError(Exception):
-    """A loss that is not finite. Fails the trial, never the study."""
+    """A loss that is not finite. Fails the trial."""
 
 
 def choices(allowed: Iterable[object]) -> str:

@@ -1,7 +1,7 @@
 """The command line: parse, call, print.
 
-Results go to stdout, everything else to stderr. Exit codes: 0 success; 2 what the user can mend, said in one line;
-1 anything else.
+Results go to stdout, everything else to stderr. Exit codes: 0 success; 2 what cannot be done as it was asked for, said
+in one line; 1 what was begun and failed.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _run(command: Callable[[], Any]) -> int:
         where = f" (see `{error.ctx.command_path} --help`)" if getattr(error, "ctx", None) else ""
         return _fail(error.format_message().rstrip(".") + where, 2)
     except NasoptError as error:
-        return _fail(str(error), 2, error)
+        return _fail(str(error), error.exit_code, error)
     except KeyboardInterrupt:
         return _fail("interrupted; what was under way is tried again next time", 1)
     except BrokenPipeError:

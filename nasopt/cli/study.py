@@ -106,6 +106,7 @@ def optimize(
         opened,
         view,
         n_trials=count,
+        shared=n_trials is None,
         timeout=timeout,
         workers=workers,
         debug=Settings.debug,

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from nasopt.config.task import RuntimeName, Section, TaskConfig
+from nasopt.config.task import SECOND_CLASS, RuntimeName, Section, TaskConfig
 from nasopt.errors import StudyFileError, choices
 
 SCHEMA_VERSION = 1
@@ -204,6 +204,9 @@ class StudyConfig(Section):
             raise StudyFileError(
                 f"the study was made by a newer nasopt (schema {schema}, this one reads {SCHEMA_VERSION}): upgrade"
             )
+        task = document.get("task", {})
+        if task.get("metric") == "f1" and "positive_label" not in task:
+            task["positive_label"] = SECOND_CLASS
         return cls.model_validate(document)
 
 
@@ -214,8 +217,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         StudyFileError: the file is missing, unreadable or not TOML.
     """
     try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(Path(path).read_bytes().decode("utf-8-sig"))  # some editors put a mark in front
     except FileNotFoundError:
         raise StudyFileError(f"{path}: no such study file") from None
     except OSError as error:

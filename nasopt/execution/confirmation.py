@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 
 import optuna
-from filelock import FileLock
 from optuna.trial import FrozenTrial
 
 from nasopt.config.study import LatencyConfig
+from nasopt.host.files import lock_in
 from nasopt.measurement.device import resolve_device
 from nasopt.measurement.lookup.source import LookupSource
 from nasopt.measurement.measured.latency import MeasurementError
@@ -51,7 +51,7 @@ def confirm(opened: OpenStudy, objective: Objective) -> None:
     sources = {
         latency.objective_name: _measuring(latency, objective) for latency in opened.config.latency if latency.confirm
     }
-    with FileLock(opened.folder / ".confirmation.lock"):
+    with lock_in(opened.folder, ".confirmation.lock"):
         waiting = unconfirmed(opened)
         for done, trial in enumerate(waiting):
             objective.trial_number = trial.number

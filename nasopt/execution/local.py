@@ -8,27 +8,31 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
 
-from nasopt.errors import NasoptError, StorageError
+from nasopt.errors import NasoptError, WorkerFailedError
 from nasopt.execution.confirmation import confirm
 from nasopt.execution.controls import evaluate_tfidf, missing_controls, run_controls
 from nasopt.execution.interruption import Interruption, interruptible
 from nasopt.execution.progress import ProgressView
 from nasopt.execution.search import is_over, run_base, run_trials
+from nasopt.execution.stopping import Tally
 from nasopt.host.logs import configure, quiet_optuna
+from nasopt.methods.registry import make_method
 from nasopt.records import queries
 from nasopt.records.latency import predicted_words
 from nasopt.records.trial import TrialRecord
 from nasopt.storage.rdb import explaining_failures, parse_url
 from nasopt.study.opening import OpenStudy, open_study, with_data
+from nasopt.trial.failures import explaining_machine
 from nasopt.trial.objective import Objective
 
 P = ParamSpec("P")
@@ -73,6 +77,37 @@ class WorkerSetup:
     workers: int
     debug: bool
     accept_device_change: bool
+    budget: int | None
+
+
+class Ended(NamedTuple):
+    """A trial that has ended, as a worker process tells of it."""
+
+    number: int
+    summary: str
+    state: TrialState
+    reason: str | None
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> Self:
+        """What is told of a trial."""
+        return cls(trial.number, summary(trial), trial.state, queries.failure_of(trial))
+
+
+class Run:
+    """What the trials of one call come to, shown and counted.
+
+    Args:
+        view: shows it.
+    """
+
+    def __init__(self, view: ProgressView) -> None:
+        self.view, self.tally = view, Tally()
+
+    def ended(self, trial: Ended) -> None:
+        """A trial has ended, here or in a worker process."""
+        self.tally.count(trial.state, trial.reason)
+        self.view.finished(trial.number, trial.summary)
 
 
 def optimize(
@@ -80,6 +115,7 @@ def optimize(
     view: ProgressView,
     *,
     n_trials: int,
+    shared: bool = False,
     timeout: float | None = None,
     workers: int = 1,
     debug: bool = False,
@@ -87,27 +123,34 @@ def optimize(
 ) -> str | None:
     """Runs the base model if need be, then up to `n_trials` more trials, and confirms what was looked up.
 
+    Args:
+        shared: whether these are what is left of the study's budget, which commands that run at once share.
+
     Returns:
         Why the search is over, if it is; None if trials may go on.
 
     Raises:
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the trials under way were recorded as interrupted.
-        StorageError: the database failed.
+        MachineError: a disk, the study's folder or the database failed.
+        SearchFailedError: no trial was completed of those that were run, or the first ones failed for one reason.
         DeviceChangedError: the study began on another device, and that is not accepted.
+        WorkerFailedError: one of these in a worker; the others were stopped.
         ChildProcessError: a worker died; the others have finished.
     """
-    tickets = Tickets(multiprocessing.get_context("spawn"), n_trials, timeout)
-    with interruptible(signal.SIGINT, signal.SIGTERM) as asked, view, explaining_failures(opened.url):
+    tickets, run = Tickets(multiprocessing.get_context("spawn"), n_trials, timeout), Run(view)
+    budget = make_method(opened.config).plan.budget if shared else None
+    with _guarded(opened, view) as asked:
         report = _between_steps(asked, view.phase)
         objective = Objective(opened.config, opened.artifacts, report, accept_device_change=accept_device_change)
         objective.check_device(opened.study)
         run_base(opened, objective)
         if workers == 1:
             take = _between_steps(asked, tickets.take)
-            run_trials(opened, objective, take, lambda trial: view.finished(trial.number, summary(trial)))
+            run_trials(opened, objective, take, lambda trial: run.ended(Ended.of(trial)), budget)
         else:
-            _run_workers(opened, view, tickets, asked, workers, debug, accept_device_change)
+            _run_workers(opened, run, tickets, asked, workers, debug, accept_device_change, budget)
         confirm(opened, objective)
+        run.tally.check()
         return is_over(opened, objective)
 
 
@@ -118,10 +161,10 @@ def evaluate_controls(
 
     Raises:
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the control under way was recorded as interrupted.
-        StorageError: the database failed.
+        MachineError: a disk, the study's folder or the database failed.
         DeviceChangedError: the study began on another device, and that is not accepted.
     """
-    with interruptible(signal.SIGINT, signal.SIGTERM) as asked, view, explaining_failures(opened.url):
+    with _guarded(opened, view) as asked:
         report = _between_steps(asked, view.phase)
         objective = Objective(opened.config, opened.artifacts, report, accept_device_change=accept_device_change)
         missing = missing_controls(opened, objective, random_masks)
@@ -150,6 +193,14 @@ def summary(trial: FrozenTrial) -> str:
     return f"trial {trial.number}: quality {quality:.4f}, {shown}, {memory:.1f} MB  ({', '.join(kind)})"
 
 
+@contextmanager
+def _guarded(opened: OpenStudy, view: ProgressView) -> Iterator[Interruption]:
+    """Takes note of Ctrl-C and SIGTERM, shows what happens, and makes one line of what fails of the machine."""
+    machine, database = explaining_machine(opened.folder), explaining_failures(opened.url)
+    with interruptible(signal.SIGINT, signal.SIGTERM) as asked, view, machine, database:
+        yield asked
+
+
 def _between_steps(asked: Interruption, step: Callable[P, R]) -> Callable[P, R]:
     """The function, asked first whether the process is to end."""
 
@@ -162,17 +213,18 @@ def _between_steps(asked: Interruption, step: Callable[P, R]) -> Callable[P, R]:
 
 def _run_workers(
     opened: OpenStudy,
-    view: ProgressView,
+    run: Run,
     tickets: Tickets,
     asked: Interruption,
     workers: int,
     debug: bool,
     accept_device_change: bool,
+    budget: int | None,
 ) -> None:
     context = multiprocessing.get_context("spawn")
     events: Any = context.SimpleQueue()
     processes: list[BaseProcess] = []
-    errors: list[str] = []
+    errors: list[WorkerFailedError] = []
     for index in range(workers):
         setup = WorkerSetup(
             opened.url.render_as_string(hide_password=False),
@@ -183,21 +235,23 @@ def _run_workers(
             workers,
             debug,
             accept_device_change,
+            budget,
         )
         process = context.Process(target=_worker, args=(setup, tickets, events), name=f"nasopt-worker-{index}")
         process.start()
         processes.append(process)
     try:
-        while any(process.is_alive() for process in processes):
+        while any(process.is_alive() for process in processes) and not errors:
             asked.check()
-            _show(events, view, errors)
+            _show(events, run, errors)
             time.sleep(0.1)
-        _show(events, view, errors)
+        _show(events, run, errors)
     except KeyboardInterrupt:
         _stop(processes)
         raise
     if errors:
-        raise StorageError(errors[0])
+        _stop(processes)
+        raise errors[0]
     failed = [f"{process.name} (exit code {process.exitcode})" for process in processes if process.exitcode != 0]
     if failed:
         raise ChildProcessError(f"{', '.join(failed)} died; what was interrupted is tried again by the next optimize")
@@ -222,17 +276,19 @@ def _worker(setup: WorkerSetup, tickets: Tickets, events: Any) -> None:
         with interruptible(signal.SIGTERM) as asked, explaining_failures(parse_url(setup.url)):
             opened = with_data(open_study(parse_url(setup.url), setup.name, setup.artifacts), setup.dataset)
             report = _between_steps(asked, lambda *event: events.put(("phase", event)))
-            run_trials(
-                opened,
-                Objective(opened.config, setup.artifacts, report, accept_device_change=setup.accept_device_change),
-                _between_steps(asked, tickets.take),
-                lambda trial: events.put(("finished", (trial.number, summary(trial)))),
-            )
+            with explaining_machine(opened.folder):
+                run_trials(
+                    opened,
+                    Objective(opened.config, setup.artifacts, report, accept_device_change=setup.accept_device_change),
+                    _between_steps(asked, tickets.take),
+                    lambda trial: events.put(("ended", Ended.of(trial))),
+                    setup.budget,
+                )
     except KeyboardInterrupt:
         return
     except NasoptError as error:
-        events.put(("error", str(error)))
-        sys.exit(2)
+        events.put(("error", (str(error), error.exit_code)))
+        sys.exit(error.exit_code)
 
 
 def _end_with_parent() -> None:
@@ -245,15 +301,15 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)  # it may be waiting for the pipe, and does not see the first one
 
 
-def _show(events: Any, view: ProgressView, errors: list[str]) -> None:
+def _show(events: Any, run: Run, errors: list[WorkerFailedError]) -> None:
     while not events.empty():
         kind, event = events.get()
         if kind == "phase":
-            view.phase(*event)
-        elif kind == "finished":
-            view.finished(*event)
+            run.view.phase(*event)
+        elif kind == "ended":
+            run.ended(event)
         else:
-            errors.append(event)
+            errors.append(WorkerFailedError(*event))
 
 
 def _stop(processes: list[BaseProcess]) -> None:

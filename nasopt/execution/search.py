@@ -6,13 +6,13 @@ import logging
 from collections.abc import Callable
 
 import optuna
-from filelock import FileLock
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from nasopt.errors import (
-    StorageError,
-)
+from nasopt.errors import SearchFailedError
+from nasopt.execution.budget import Budget
+from nasopt.execution.stopping import check_first_trials
+from nasopt.host.files import lock_in
 from nasopt.records import queries
 from nasopt.records.study import fix_base
 from nasopt.records.trial import TrialRecord
@@ -32,14 +32,14 @@ def run_base(opened: OpenStudy, objective: Objective) -> None:
     """Measures the base model as the study's first trial, unless that has been done.
 
     Raises:
-        StorageError: it failed; nothing can be compared without it.
+        SearchFailedError: it failed; nothing can be compared without it.
     """
     study = opened.study
     if queries.base_of(study) is not None:
         return
     context = objective.prepare(study)
     # Under a lock, so that of two commands that start together one measures it, and the other compares with it.
-    with FileLock(opened.folder / ".base.lock"), recording_interruptions(study):
+    with lock_in(opened.folder, ".base.lock"), recording_interruptions(study):
         settle_interrupted(study, opened.folder)
         if queries.base_of(study) is None and not _waiting_bases(study):
             mark = TrialRecord(is_base=True).to_attributes()
@@ -49,7 +49,7 @@ def run_base(opened: OpenStudy, objective: Objective) -> None:
     if queries.base_of(study) is None:
         bases = [trial for trial in study.get_trials(deepcopy=False) if queries.is_base(trial)]
         reason = queries.failure_of(bases[-1]) or "unknown"
-        raise StorageError(f"the base model could not be measured: {reason}")
+        raise SearchFailedError(f"the base model could not be measured: {reason}")
     fix_base(study)
 
 
@@ -63,19 +63,27 @@ def run_trials(
     objective: Objective,
     take_ticket: Callable[[], bool],
     on_finished: Callable[[FrozenTrial], None],
+    shared: int | None = None,
 ) -> None:
     """Runs trials one after another until there is no ticket left or the search is over.
 
     Args:
         take_ticket: asked before each trial whether it may begin; shared by all workers.
+        shared: trials of a whole search, if the study's budget counts, which other commands use up at the same time.
         on_finished: told of each trial that ended.
+
+    Raises:
+        SearchFailedError: the first trials of the study failed, all for one reason.
     """
     study = opened.study
     objective.prepare(study)
+    budget = Budget(study, opened.folder, shared)
     with recording_interruptions(study):
-        while not is_over(opened, objective) and take_ticket():
+        while not is_over(opened, objective) and budget.is_left() and take_ticket():
             settle_interrupted(study, opened.folder)
-            run_trial(study, objective, on_finished, _counts)
+            ended = run_trial(study, objective, on_finished, _counts, budget)
+            if ended is not None:
+                check_first_trials(queries.finished_trials(study), ended)
         settle_interrupted(study, opened.folder)
         objective.collect(study)
 
@@ -85,24 +93,44 @@ def run_trial(
     objective: Objective,
     on_finished: Callable[[FrozenTrial], None],
     counts: Callable[[FrozenTrial], bool] = lambda trial: True,
-) -> None:
+    budget: Budget | None = None,
+) -> FrozenTrial | None:
     """Runs one trial, and as many more as it takes until one counts.
 
     Args:
         on_finished: told of the one that counts.
+        budget: asked before each of them.
+
+    Returns:
+        The one that counts; None if the budget is used up, or this process stood still, and others have given its trial
+        up.
     """
+
+    def begin(trial: optuna.Trial) -> tuple[float, ...]:
+        if budget is not None:
+            budget.begun()
+        return objective(trial)
+
     before = objective.trial_number
     ended: list[FrozenTrial] = []
     try:
         while not ended or not counts(ended[-1]):
-            study.optimize(objective, n_trials=1, callbacks=[lambda _, trial: ended.append(trial)])
+            if budget is not None and not budget.take():
+                return None
+            try:
+                study.optimize(begin, n_trials=1, callbacks=[lambda _, trial: ended.append(trial)])
+            finally:
+                if budget is not None:
+                    budget.begun()
         on_finished(ended[-1])
+        return ended[-1]
     except (UpdateFinishedTrialError, ValueError, AssertionError):  # Optuna has three ways to say so
         # A process that stood still (a suspended machine) may find that others have given its trial up.
         number = objective.trial_number
         if number == before or not was_given_up(study, number):
             raise
         logger.warning("trial %d: this process stood still and was taken for dead; the trial is tried again", number)
+        return None
 
 
 def _counts(trial: FrozenTrial) -> bool:

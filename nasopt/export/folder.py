@@ -13,7 +13,6 @@ import copy
 import inspect
 import json
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -28,6 +27,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from nasopt.architecture.base import CandidateArchitecture
 from nasopt.errors import ExportError, NasoptError
+from nasopt.host.files import follow_umask, remove_abandoned, working_folder
 from nasopt.models import loading, modeling_nasopt
 from nasopt.models.families import OWN_CLASSES, encoder_shape, family_of, max_positions
 from nasopt.models.quantization import quantization_settings, stored_dtype, stored_tensors
@@ -107,23 +107,23 @@ def new_folder(to: Path, force: bool) -> Iterator[Path]:
         ExportError: see :func:`check_target`; or something could not be written, in the block too.
     """
     check_target(to, force)
-    partial = to.parent / f".{to.name}.{uuid.uuid4().hex[:8]}"
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
-        yield partial
-        if to.exists():
-            written = [file.name for file in partial.iterdir()]
-            for name in written:
-                (partial / name).replace(to / name)
-            for name in {WEIGHTS, ONNX, *CODE}.difference(written):
+        remove_abandoned(to.parent)
+        with working_folder(to.parent) as partial:
+            yield partial
+            written = list(partial.iterdir())
+            for file in written:
+                follow_umask(file)
+            if not to.exists():
+                partial.rename(to)
+                return
+            for file in written:
+                file.replace(to / file.name)
+            for name in {WEIGHTS, ONNX, *CODE}.difference(file.name for file in written):
                 (to / name).unlink(missing_ok=True)
-        else:
-            partial.rename(to)
     except OSError as error:
         raise ExportError(f"{to}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_around(

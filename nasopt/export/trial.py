@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.errors import ExportError, TrialNotFoundError
 from nasopt.export.card import model_card, onnx_text
+from nasopt.host.files import scratch_folder
 from nasopt.measurement.sources import make_source
 from nasopt.methods.registry import make_method
 from nasopt.records import queries
@@ -125,13 +125,13 @@ def _working_folder(opened: OpenStudy) -> Iterator[Path]:
 
     Anything else that it makes goes with the folder, so that the study's own stays as it is.
     """
-    with tempfile.TemporaryDirectory(prefix="nasopt-export-") as temporary:
-        data = Path(temporary, DATA)
+    with scratch_folder() as temporary:
+        data = temporary / DATA
         data.mkdir()
         kept = opened.folder / DATA
         for path in kept.iterdir() if kept.is_dir() else ():
             (data / path.name).symlink_to(path)
-        yield Path(temporary)
+        yield temporary
 
 
 def _test_qualities(

@@ -1,24 +1,36 @@
 """Folders that can be written, and files that a reader never sees half of.
 
-Files are written under a temporary name and renamed. The temporary name says which process writes, so that the files
-that a killed one left behind can be told from those that are being written.
+Files are written under a temporary name and renamed. The temporary name says which process writes, so that what a
+killed one left behind can be told from what is being written. Libraries write under temporary names of their own beside
+the file (safetensors: `.tmpXXXXXX`), so they are given a folder with such a name to write in.
+
+Who may read a file is decided by the umask of the process that wrote it, whichever library did the writing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
+import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from nasopt.errors import ArtifactFolderError
+from filelock import FileLock
+
+from nasopt.errors import ArtifactFolderError, MachineError
 from nasopt.host.identity import is_gone, worker_identity
 
 PARTIAL_SECONDS = 24 * 3600
 """A temporary file of another host this old was left behind: there is no telling whether its writer lives."""
 
-_PARTIAL = re.compile(r"\.tmp-(?P<pid>\d+)-(?P<started>[\d.]+)-(?P<host>.+)-[0-9a-f]{8}")
+SCRATCH_PREFIX = "nasopt"
+"""Before the temporary names of folders in the system's place for such."""
+
+_PARTIAL = re.compile(r"(?:nasopt)?\.tmp-(?P<pid>\d+)-(?P<started>[\d.]+)-(?P<host>.+)-[0-9a-f]{8}")
 
 
 def ensure_writable(folder: Path) -> None:
@@ -47,9 +59,42 @@ def check_writable(folder: Path) -> None:
         raise _unwritable(folder, error) from None
 
 
+def check_room(folder: Path, size: int) -> None:
+    """Makes sure, before hours are spent on it, that a file of so many bytes finds room.
+
+    Raises:
+        MachineError: the disk of the folder has less.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise MachineError(
+            f"{folder}: {size / 1e6:.1f} MB are needed for the weights of the base model, but the disk has "
+            f"{free / 1e6:.1f} MB left; make room, or choose another folder with --artifacts"
+        )
+
+
 def _unwritable(folder: Path, error: OSError) -> ArtifactFolderError:
     return ArtifactFolderError(
         f"{folder}: the artifact folder cannot be written ({error.strerror}); choose another with --artifacts"
+    )
+
+
+def lock_in(folder: Path, name: str) -> FileLock:
+    """A lock on a file in a study's artifact folder.
+
+    Raises:
+        MachineError: the folder is not there. Taking the lock would make it anew, and empty.
+    """
+    if not folder.is_dir():
+        raise MachineError(gone_words(folder))
+    return FileLock(folder / name)
+
+
+def gone_words(folder: Path) -> str:
+    """What is said where a study's files were and are no longer."""
+    return (
+        f"{folder}: the study's artifact folder is gone, or has lost the base model's weights; bring it back, or pass "
+        "--rebuild to make the base model again"
     )
 
 
@@ -63,6 +108,73 @@ def write_atomically(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def working_folder(parent: Path) -> Iterator[Path]:
+    """A new folder for what is being written, gone when the block has ended; :func:`publish` takes files out of it.
+
+    Args:
+        parent: on the disk where the files are to stay.
+    """
+    folder = parent / partial_name()
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(file: Path, path: Path) -> None:
+    """Puts a finished file of a :func:`working_folder` in its place, with the access that the umask gives."""
+    follow_umask(file)
+    file.replace(path)
+
+
+def follow_umask(file: Path) -> None:
+    """Gives a file of a :func:`working_folder` the access that the umask gives; some libraries let nobody else read."""
+    # NOTE: the umask itself can only be asked for by changing it; the folder was made under it a moment ago.
+    file.chmod(file.parent.stat().st_mode & 0o666)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A new folder in the system's place for temporary files, for this user alone and gone when the block has ended.
+
+    Folders that killed processes of this host left behind go first.
+    """
+    place = Path(tempfile.gettempdir())
+    remove_abandoned(place, SCRATCH_PREFIX)
+    folder = place / f"{SCRATCH_PREFIX}{partial_name()}"
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def checksum_file(file: Path) -> Path:
+    """Where the checksum of a file lies whose format has no room for one."""
+    return file.with_name(f"{file.name}.sha256")
+
+
+def write_checksum(file: Path) -> None:
+    """Writes down what a file's content is, for :func:`checksum_matches`."""
+    write_atomically(checksum_file(file), _sha256(file))
+
+
+def checksum_matches(file: Path) -> bool:
+    """Whether a file has the content that :func:`write_checksum` saw; forgets what that was if not."""
+    place = checksum_file(file)
+    matches = place.is_file() and place.read_bytes() == _sha256(file).encode()
+    if not matches:
+        place.unlink(missing_ok=True)
+    return matches
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def partial_name() -> str:
     """A new name for a file that this process is writing."""
     worker = worker_identity()
@@ -71,12 +183,41 @@ def partial_name() -> str:
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Removes what writers that were killed left behind, in the folder and below; what is being written stays."""
-    for path in folder.rglob(".tmp-*"):
-        writer = _PARTIAL.fullmatch(path.name)
+    """Removes what writers that were killed left in an artifact folder and below; what is being written stays.
+
+    What bears another kind of temporary name (safetensors' own), or that of another host, goes when it is a day old.
+    """
+    for path in list(folder.rglob(".tmp*")):
         try:
-            old = time.time() - path.stat().st_mtime > PARTIAL_SECONDS
-            if old or (writer is not None and is_gone({**writer.groupdict(), "pid": int(writer["pid"])})):
-                path.unlink()
+            if _is_abandoned(path) or time.time() - path.lstat().st_mtime > PARTIAL_SECONDS:
+                _remove(path)
         except FileNotFoundError:
             continue  # its writer has renamed it, or another worker removed it
+
+
+def remove_abandoned(place: Path, prefix: str = "") -> None:
+    """Removes what killed processes of this host left in a folder that is not ours alone, where they may be removed.
+
+    Args:
+        place: looked at itself, not below.
+        prefix: before the temporary names.
+    """
+    for path in place.glob(f"{prefix}.tmp-*"):
+        try:
+            if _is_abandoned(path):
+                _remove(path)
+        except OSError:
+            continue  # another process was faster, or the folder is nobody's to write
+
+
+def _is_abandoned(path: Path) -> bool:
+    writer = _PARTIAL.fullmatch(path.name)
+    return writer is not None and is_gone({**writer.groupdict(), "pid": int(writer["pid"])})
+
+
+def _remove(path: Path) -> None:
+    # NOTE: links are removed, never followed; a folder for everybody may hold hostile ones.
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink()

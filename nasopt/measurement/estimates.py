@@ -12,8 +12,9 @@ from typing import TypeAlias
 from nasopt.architecture.base import Precision
 from nasopt.errors import LookupTableError, choices
 from nasopt.measurement.lookup.table import CONFIDENCE, LookupTable, is_lookup_table
+from nasopt.measurement.predicted.cell_cost import CellWorkload
 from nasopt.measurement.predicted.device_profiles import find_profile
-from nasopt.measurement.predicted.model import Case, Prediction, make_case, predict_many
+from nasopt.measurement.predicted.model import AnyWorkload, Case, Prediction, make_case, predict_many
 from nasopt.measurement.predicted.software import DEFAULT_PRECISION, DEFAULT_RUNTIME, RuntimeNotKnownError
 from nasopt.measurement.predicted.transformer_cost import Workload
 
@@ -30,7 +31,9 @@ class LookupCase:
 AnyCase: TypeAlias = Case | LookupCase
 
 
-def any_case(profile: str, runtime: str | None, precision: str | None, workload: Workload, source: str = "") -> AnyCase:
+def any_case(
+    profile: str, runtime: str | None, precision: str | None, workload: AnyWorkload, source: str = ""
+) -> AnyCase:
     """A case that can be predicted.
 
     Args:
@@ -47,6 +50,8 @@ def any_case(profile: str, runtime: str | None, precision: str | None, workload:
     if table is None:
         chosen = (runtime or DEFAULT_RUNTIME, precision or DEFAULT_PRECISION)
         return make_case(find_profile(profile), *chosen, workload, source)
+    if isinstance(workload, CellWorkload):
+        raise LookupTableError(f"{profile}: a look-up table of encoders of layers, not of chains of cells")
     if runtime and runtime != table.runtime:
         raise RuntimeNotKnownError(f"{profile}: a look-up table of the runtime {table.runtime}, not of {runtime!r}")
     if wrong := {layer.head_size for layer in workload.layers if layer.heads} - {table.head_size}:

@@ -6,7 +6,7 @@ import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -50,6 +50,9 @@ class Origin:
 
 class EstimatingSource(ABC):
     """Latencies that are computed for a device from architectures alone."""
+
+    estimates: ClassVar[tuple[type[CandidateArchitecture], ...]]
+    """Kinds of architectures whose latency it knows."""
 
     latency: LatencyConfig
     runtime: str

@@ -45,7 +45,7 @@ class About:
         task_types: the tasks it can search models for.
         sources: where its candidates' weights come from; the first one restores the models of its trials.
         path_options: options that are lists of files: stored as absolute paths when a study is created.
-        architectures: kinds of its candidates. Latencies are predicted, and looked up, for encoders of layers only.
+        architectures: kinds of its candidates; not every latency source can estimate every kind.
     """
 
     name: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from nasopt.errors import ExportError, UnsupportedModelError
+from nasopt.errors import ExportError, NasoptError, UnsupportedModelError
+from nasopt.models.checking import check_files, check_report, check_tokenizer_files, check_vocabulary
 from nasopt.models.families import OWN_CLASSES, encoder_family_of, family_of
 from nasopt.models.quantization import bitsandbytes
 
@@ -43,8 +44,8 @@ def load(path: str | Path, device: torch.device | str | None = None) -> tuple[Pr
         The model, in eval mode and in the dtype it was stored in, and its tokenizer.
 
     Raises:
-        ExportError: there is no such folder, or it holds no model.
-        UnsupportedModelError: the model is not of a type that nasopt knows.
+        ExportError: there is no such folder, it holds no model, or its weights are not those of its configuration.
+        UnsupportedModelError: the model is not of a type that nasopt knows, or the tokenizer is not the model's.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -61,19 +62,25 @@ def load(path: str | Path, device: torch.device | str | None = None) -> tuple[Pr
         options["device_map"] = {"": target}
     auto = _auto_class(config)
     with _quiet(), _explained(str(folder), ExportError):
+        check_files(str(folder), None)
         model, report = auto.from_pretrained(
             folder,
             config=config,
             dtype="auto",
             trust_remote_code=False,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
             **options,
         )
-    if any(name.startswith("pooler.") for name in report["missing_keys"]):
+        pooler = [name for name in report["missing_keys"] if name.startswith("pooler.")]
+        check_report(str(folder), model, report, may_lack=pooler)
+    if pooler:
         model.pooler = None  # an encoder of vectors that are pooled otherwise: random weights would be of no use
     model = model.to(target) if not options else model
-    return model.eval(), load_tokenizer(str(folder), None, False)
+    tokenizer = load_tokenizer(str(folder), None, False)
+    check_vocabulary(str(folder), tokenizer, config.vocab_size)
+    return model.eval(), tokenizer
 
 
 def _auto_class(config: PretrainedConfig) -> Any:
@@ -93,6 +100,12 @@ def load_config(source: str, revision: str | None, trust_remote_code: bool) -> P
         config: PretrainedConfig = AutoConfig.from_pretrained(
             source, revision=revision or "main", trust_remote_code=trust_remote_code
         )
+    pruned = [layer for layer, heads in (getattr(config, "pruned_heads", None) or {}).items() if heads]
+    if pruned:
+        raise UnsupportedModelError(
+            f"model {source!r}: heads of {len(pruned)} of its layers were cut by an earlier transformers "
+            "(`pruned_heads` in its config.json), which this one cannot load; start from the model before that"
+        )
     return config
 
 
@@ -107,6 +120,7 @@ def load_tokenizer(source: str, revision: str | None, trust_remote_code: bool) -
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source, revision=revision or "main", trust_remote_code=trust_remote_code
         )
+    check_tokenizer_files(source, revision, tokenizer)
     return tokenizer
 
 
@@ -136,9 +150,10 @@ def load_base(
         new_head: start with a random head (drawn from torch's generator) though the checkpoint may have one.
 
     Raises:
-        UnsupportedModelError: the model does not exist, is no encoder that can be cut, or lacks weights.
+        UnsupportedModelError: the model does not exist, is no encoder that can be cut, or lacks weights or has others.
     """
     config = _config_with(head, source, revision, trust_remote_code)
+    check_files(source, revision)
     with _quiet(), _explained(source):
         model, report = AutoModelForSequenceClassification.from_pretrained(
             source,
@@ -146,10 +161,11 @@ def load_base(
             revision=revision or "main",
             trust_remote_code=trust_remote_code,
             dtype=torch.float32,
-            ignore_mismatched_sizes=new_head,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    _check_weights(source, model, report, new_head)
+    check_report(source, model, report, may_lack=_head_names(model) if new_head else ())
     if new_head:
         _draw_head(model)
     loaded: PreTrainedModel = model
@@ -160,11 +176,12 @@ def load_headless(source: str, *, revision: str | None = None, trust_remote_code
     """An encoder without a head, or an encoder-decoder with the one that generates, in fp32.
 
     Raises:
-        UnsupportedModelError: the model does not exist, cannot be cut, or lacks weights.
+        UnsupportedModelError: the model does not exist, cannot be cut, or lacks weights or has others.
     """
     config = load_config(source, revision, trust_remote_code)
     family_of(config)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModel
+    check_files(source, revision)
     with _quiet(), _explained(source):
         model, report = auto.from_pretrained(
             source,
@@ -172,11 +189,11 @@ def load_headless(source: str, *, revision: str | None = None, trust_remote_code
             revision=revision or "main",
             trust_remote_code=trust_remote_code,
             dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    absent = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
-    if absent:
-        raise _lacks_weights(source, model, absent)
+    check_report(source, model, report, may_lack=[name for name in model.state_dict() if name.startswith("pooler.")])
     loaded: PreTrainedModel = model
     return loaded
 
@@ -224,25 +241,10 @@ def _config_with(head: Head, source: str, revision: str | None, trust_remote_cod
     return config
 
 
-def _check_weights(source: str, model: PreTrainedModel, report: Mapping[str, Any], new_head: bool) -> None:
-    """Only the head, and the pooling below it, may be missing; and only where a new head is wanted."""
-    pooler = f"{model.base_model_prefix}.pooler."
+def _head_names(model: PreTrainedModel) -> list[str]:
+    """The weights of the head and of the pooling below it, which a new head may draw anew."""
     encoder = f"{model.base_model_prefix}."
-    mismatched = {item[0] for item in report["mismatched_keys"]}
-    absent = sorted(
-        name
-        for name in {*report["missing_keys"], *mismatched}
-        if not new_head or (name.startswith(encoder) and not name.startswith(pooler))
-    )
-    if absent:
-        raise _lacks_weights(source, model, absent)
-
-
-def _lacks_weights(source: str, model: PreTrainedModel, absent: list[str]) -> UnsupportedModelError:
-    return UnsupportedModelError(
-        f"model {source!r}: its checkpoint lacks {len(absent)} of the weights of a {model.config.model_type} "
-        f"model, {absent[0]} among them"
-    )
+    return [name for name in model.state_dict() if not name.startswith(encoder) or name.startswith(f"{encoder}pooler.")]
 
 
 def _draw_head(model: PreTrainedModel) -> None:
@@ -283,7 +285,11 @@ def _explained(source: str, error_type: type[Exception] = UnsupportedModelError)
     """Turns what transformers and the hub's client raise into one line."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError) as error:
+    except UnsupportedModelError as error:
+        raise error_type(str(error)) from error
+    except (NasoptError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # tokenizers and safetensors have errors of no other base class
         raise error_type(f"model {source!r}: {_reason(error)}") from error
 
 

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nasopt.architecture.base import Precision
-from nasopt.errors import NasoptError
+from nasopt.errors import MissingToolError, NasoptError
 
 NF4_INPUTS = 64
 NF4_OUTPUTS = 32
@@ -106,6 +106,28 @@ def _converted(model: PreTrainedModel, device: torch.device, dtype: torch.dtype)
         owner, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(owner), attribute, buffer.to(device))
     return model
+
+
+@cache
+def check_kernels(precision: Precision, device: torch.device) -> None:
+    """Runs one small layer in a precision, to see whether bitsandbytes knows this machine.
+
+    Raises:
+        MissingToolError: it does not.
+    """
+    if precision in _FLOAT_DTYPES:
+        return
+    build = _int8_linear if precision == "int8" else _nf4_linear
+    try:
+        rest = rest_dtype(device)
+        layer = build(nn.Linear(NF4_INPUTS, NF4_OUTPUTS), device, rest)
+        with torch.inference_mode():
+            layer(torch.zeros(2, NF4_INPUTS, device=device, dtype=rest))
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise MissingToolError(
+            f"method_options.precisions: bitsandbytes cannot run {precision} on {device} here ({reason}); leave it out"
+        ) from error
 
 
 def rest_dtype(device: torch.device) -> torch.dtype:

@@ -71,6 +71,9 @@ DISTILL_EPOCHS = "distill_epochs"
 
 SEARCH_EPOCHS = "search_epochs"
 
+TRAINING_BUDGET = "training_budget"
+"""Examples times forward-backward passes behind the weights, each weighted by its share of the base model's FLOPs."""
+
 REJECTED = "rejected"
 """Why a candidate was not built: it breaks a constraint that needs no training to be known."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 HOST = "127.0.0.1"
+NUMBER = re.compile(r"/(\d{1,18})(?:/|$)")
+"""In the path of a request: the study's number comes first."""
 STUDY_PATH = re.compile(r"/api/studies/(\d+)/?")
 
 StartResponse = Callable[..., Any]
@@ -58,13 +61,19 @@ def make_dashboard(url: URL, port: int, artifacts: Path | None = None) -> WSGISe
         import optuna_dashboard
     except ImportError:
         raise MissingExtraError("optuna-dashboard", "dashboard") from None
-    # With Optuna's cache of finished trials: the dashboard alone reads all of them from the database for every page.
-    storage = get_storage(open_storage(url, must_exist=True))
-    folders = _Folders(storage, artifacts, artifact_folder(url))
+    database = open_storage(url, must_exist=True)
+    folders = _Folders(database, artifacts, artifact_folder(url))
     make_dashboard_linear(read_note)
-    application = optuna_dashboard.wsgi(storage, artifact_store=AttachmentStore(folders.all))
+
+    def make() -> Application:
+        # With Optuna's cache of finished trials: the dashboard alone reads all from the database for every page.
+        application: Application = optuna_dashboard.wsgi(
+            get_storage(database), artifact_store=AttachmentStore(folders.all)
+        )
+        return application
+
     try:
-        return make_server(HOST, port, _with_deletion(application, folders), _Server, _QuietHandler)
+        return make_server(HOST, port, _with_deletion(_Renewed(database, make), folders), _Server, _QuietHandler)
     except OSError as error:
         raise PortInUseError(f"port {port}: {error.strerror or error}; choose another with --port") from None
 
@@ -94,6 +103,48 @@ class _Folders:
         if record.configuration is None or folder is None:
             return None
         return Path(folder) / str(record.configuration["name"])
+
+
+class _Renewed:
+    """The dashboard, made anew without its caches where a study turns out to be another one under the same number.
+
+    SQLite uses the numbers of deleted studies and trials again, and the caches would mix the old trials with the new.
+
+    Args:
+        database: without a cache.
+        make: gives a dashboard with empty caches.
+    """
+
+    def __init__(self, database: BaseStorage, make: Callable[[], Application]) -> None:
+        self._database, self._make = database, make
+        self._application = make()
+        self._seen: dict[int, Hashable] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        match = NUMBER.search(environ.get("PATH_INFO", ""))
+        return self._current(None if match is None else int(match[1]))(environ, start_response)
+
+    def _current(self, study_id: int | None) -> Application:
+        if study_id is None:
+            return self._application
+        found = self._identity(study_id)
+        with self._lock:
+            if self._seen.setdefault(study_id, found) != found:
+                self._application, self._seen = self._make(), {study_id: found}
+            return self._application
+
+    def _identity(self, study_id: int) -> Hashable:
+        """What a study has that another one of its number has not: its name, and the moment when its trials began."""
+        try:
+            name = self._database.get_study_name_from_id(study_id)
+        except KeyError:
+            return None
+        try:
+            first = self._database.get_trial_id_from_study_id_trial_number(study_id, 0)
+            return name, self._database.get_trial(first).datetime_start
+        except KeyError:
+            return name, None
 
 
 def _with_deletion(application: Application, folders: _Folders) -> Application:

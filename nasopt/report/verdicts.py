@@ -126,7 +126,9 @@ class Comparisons:
             return score_difference(a.values.astype(np.float64), b.values.astype(np.float64))
         if not a.classes:
             return score_difference(self._scores[mine], self._scores[other])
-        return class_difference(a.labels, a.values, b.values, classes=a.classes, metric=self._metric)
+        return class_difference(
+            a.labels, a.values, b.values, classes=a.classes, metric=self._metric, positive=a.positive
+        )
 
 
 def best_control(member: FrozenTrial, controls: Sequence[FrozenTrial], family: Controls | None) -> FrozenTrial | None:

@@ -7,7 +7,6 @@ A study's attachments lie in a folder inside the study's own, so they go with it
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +16,7 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.artifacts.exceptions import ArtifactNotFound
 
+from nasopt.host.files import scratch_folder
 from nasopt.records.latency import latencies_to_json
 from nasopt.records.notes import TrialView
 from nasopt.storage.internals import storage_of
@@ -47,9 +47,9 @@ def attach(trial: optuna.Trial, folder: Path, files: Mapping[str, Any]) -> None:
     target = folder / ATTACHMENTS
     target.mkdir(exist_ok=True)
     store = FileSystemArtifactStore(target)
-    with tempfile.TemporaryDirectory() as temporary:
+    with scratch_folder() as temporary:
         for name, document in files.items():
-            file = Path(temporary, name)
+            file = temporary / name
             file.write_text(json.dumps(document, indent=1), encoding="utf-8")
             upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=trial)
 

@@ -2,26 +2,25 @@
 
 A checkpoint is one safetensors file that holds a candidate's fp32 weights and, as metadata, its architecture. Its name
 is the SHA-256 of its content, so that equal weights (a child that only changes the precision) are stored once, and
-damage is seen when it is read. Files are written under a temporary name and renamed: a reader never sees half of one.
-The temporary name says which process writes, so that the files that a killed one left behind can be told from those
-that are being written.
+damage is seen when it is read. Files are written in a folder with a temporary name and renamed: a reader never sees
+half of one (:mod:`nasopt.host.files`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from filelock import FileLock
 
 from nasopt.architecture.base import CandidateArchitecture
 from nasopt.architecture.reading import read_architecture
 from nasopt.errors import CheckpointError
-from nasopt.host.files import ensure_writable, partial_name
+from nasopt.host.files import ensure_writable, lock_in, publish, working_folder
 
 if TYPE_CHECKING:
+    from filelock import FileLock
     from torch import Tensor
 
 
@@ -55,8 +54,12 @@ class CheckpointStore:
         self._is_writable = True
 
     def lock(self) -> FileLock:
-        """Held while a checkpoint is published, and from the decision which ones go until they are gone."""
-        return FileLock(self.folder.parent / f".{self.folder.name}.lock")
+        """Held while a checkpoint is published, and from the decision which ones go until they are gone.
+
+        Raises:
+            MachineError: the study's folder is gone.
+        """
+        return lock_in(self.folder.parent, f".{self.folder.name}.lock")
 
     def write(
         self,
@@ -80,16 +83,13 @@ class CheckpointStore:
         if not self._is_writable:
             self.make_writable()
         metadata = {ARCHITECTURE_KEY: architecture.with_precision("fp32").to_json()}
-        partial = self.folder / partial_name()
-        try:
-            save_file({name: tensor.detach().cpu().clone() for name, tensor in weights.items()}, partial, metadata)
-            partial.chmod(self.folder.stat().st_mode & 0o666)  # safetensors lets nobody else read its files
-            key = _sha256(partial)
+        with working_folder(self.folder) as folder:
+            file = folder / "weights"
+            save_file({name: tensor.detach().cpu().clone() for name, tensor in weights.items()}, file, metadata)
+            key = _sha256(file)
             with self.lock():
                 announce(key)
-                partial.replace(self._path(key))
-        finally:
-            partial.unlink(missing_ok=True)
+                publish(file, self._path(key))
         self._damaged.discard(key)
         return key
 
@@ -126,7 +126,7 @@ class CheckpointStore:
         try:
             with safe_open(path, framework="np") as file:
                 return read_architecture(file.metadata()[ARCHITECTURE_KEY])
-        except SafetensorError:
+        except (SafetensorError, KeyError, TypeError, JSONDecodeError):
             raise CheckpointError(f"{path}: the checkpoint is damaged (it has no readable heading)") from None
 
     def __contains__(self, key: object) -> bool:

@@ -19,7 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
-from nasopt.errors import StorageError
+from nasopt.errors import MachineError, StorageError
 from nasopt.storage.sqlite import SQLITE_TIMEOUT_SECONDS, connect_for_reading
 
 DEFAULT_URL = "sqlite:///nasopt.db"
@@ -155,18 +155,18 @@ def explaining_failures(url: URL) -> Iterator[None]:
     """Makes one line of an error of a database that was open already: its server ends, its disk is full.
 
     Raises:
-        StorageError: with that line.
+        MachineError: with that line.
     """
     try:
         yield
-    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, UnboundLocalError) as caught:
+    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, UnboundLocalError, AssertionError) as caught:
         error: BaseException | None = caught
-        while isinstance(error, UnboundLocalError):
-            error = error.__context__  # NOTE: Optuna's clean-up raises it when it cannot read the trial back
+        while isinstance(error, (UnboundLocalError, AssertionError)):
+            error = error.__context__  # NOTE: Optuna's clean-up raises them when it cannot read or write the trial
         if not isinstance(error, (sqlalchemy.exc.SQLAlchemyError, StorageInternalError)):
             raise
         logger.debug("%s", shown(url), exc_info=True)
-        raise StorageError(
+        raise MachineError(
             f"{shown(url)}: the database failed: {_first_line(error)}; once it is back, "
             "`nasopt study optimize` goes on where this stopped"
         ) from None

@@ -6,30 +6,28 @@ The database alone resumes a study: configuration, artifact folder and everythin
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import optuna
 from sqlalchemy.engine import URL
 
-from nasopt.architecture.encoder import Architecture
 from nasopt.config.study import StudyConfig, check_document, check_section, read_toml, study_file_error
+from nasopt.config.task import TaskConfig
 from nasopt.errors import (
     StudyExistsError,
     StudyFileError,
     choices,
 )
 from nasopt.host.files import ensure_writable
-from nasopt.methods.base import Method
 from nasopt.methods.registry import available, find
 from nasopt.records.study import StudyRecord
 from nasopt.storage.rdb import artifact_folder, open_storage, shown, sqlite_path
 from nasopt.study.opening import _exists, _stored_config, places
 from nasopt.trial.objective import Objective
 
-if TYPE_CHECKING:
-    from nasopt.measurement.estimating import EstimatingSource
+logger = logging.getLogger("nasopt")
 
 
 def read_study_file(path: str | Path, name: str | None = None) -> StudyConfig:
@@ -74,20 +72,19 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
     is_new = path is not None and not path.exists() and path.parent.is_dir()
     storage = None if is_new else open_storage(url)
     if storage is not None and _exists(storage, config.name):
-        if skip_if_exists and _stored_config(storage, config.name) == config:
+        if skip_if_exists and _is_same(_stored_config(storage, config.name), config):
             return False
         hint = "its configuration differs" if skip_if_exists else "choose another --name, or pass --skip-if-exists"
         raise StudyExistsError(f"the study {config.name!r} exists already in {shown(url)}: {hint}")
     objective = Objective(config)
     task = open_task(config)
+    config = _with_task(config, task.settled)
     for source in objective.sources.values():  # refused now where devices and runtimes are not here
         if isinstance(source, EstimatingSource) and not config.task.traits.estimated_latency:
             raise StudyFileError(
                 f"latency.device: {source.latency.device} is not here, and the latency of a "
                 f"{config.task.type} cannot be predicted: set `device` to cpu or cuda"
             )
-        if isinstance(source, EstimatingSource):
-            _check_estimated(source, objective.method)
         if isinstance(source, LookupSource):
             source.check_model(task.blank_model().config)
     objective.method.check(task)
@@ -102,27 +99,25 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
         study.set_metric_names(objective.metric_names)
     hashes = {kind: content_hash(place) for kind, place in places(config).items()}
     StudyRecord(configuration=json.loads(config.to_json()), artifacts=str(folder), data=hashes).write_to(study)
+    for remark in task.remarks:
+        logger.info("%s", remark)
     return True
 
 
-def _check_estimated(source: EstimatingSource, method: Method) -> None:
-    """Refuses latencies that are not measured where the method's candidates are of a kind that has no others.
+def _is_same(stored: StudyConfig, config: StudyConfig) -> bool:
+    """Whether a study is stored with this configuration, or with one that the data make the same."""
+    from nasopt.tasks.opening import open_task
 
-    Raises:
-        StudyFileError: its candidates are no encoders of layers.
-    """
-    about, latency = method.about, source.latency
-    if all(issubclass(kind, Architecture) for kind in about.architectures):
-        return
-    if latency.mode == "lut":
-        raise StudyFileError(
-            f"latency.mode: lut, but the candidates of {about.name} are not made of transformer layers alone, so that "
-            "their latency cannot be looked up: leave out `mode` and `lut`"
-        )
-    raise StudyFileError(
-        f"latency.device: {latency.device} is not here, and the candidates of {about.name} are not made of transformer "
-        "layers alone, so that their latency cannot be predicted: set `device` to cpu or cuda"
-    )
+    if stored == config:
+        return True
+    open_question = {"positive_label": stored.task.positive_label}
+    if stored.task != config.task.model_copy(update=open_question) or stored != _with_task(config, stored.task):
+        return False
+    return open_task(stored).settled == open_task(config).settled
+
+
+def _with_task(config: StudyConfig, task: TaskConfig) -> StudyConfig:
+    return config.model_copy(update={"task": task})
 
 
 def _resolve_paths(config: StudyConfig) -> StudyConfig:

@@ -1,4 +1,4 @@
-"""Interrupted trials: found, failed with their reason, and queued once more.
+"""Interrupted trials: found, failed with their reason, and queued again, a few times.
 
 A trial is interrupted by Ctrl-C or SIGTERM (its own process records it) or by the end of its process (another one finds
 it). Who finds it settles it under a lock in the study's folder, so that workers never queue the same trial twice.
@@ -13,12 +13,13 @@ from functools import partial
 from pathlib import Path
 
 import optuna
-from filelock import FileLock
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from nasopt.host.files import lock_in
 from nasopt.host.identity import is_gone, worker_identity
 from nasopt.records import queries
+from nasopt.records.interruption import interruption, may_be_retried, was_interrupted
 from nasopt.records.trial import TrialRecord
 from nasopt.samplers.history import parent_of, proposed_params
 from nasopt.storage.internals import is_stale, set_trial_user_attr
@@ -28,7 +29,7 @@ UNIDENTIFIED_GRACE = timedelta(seconds=30)
 
 
 def settle_interrupted(study: optuna.Study, folder: Path) -> None:
-    """Fails the trials of dead processes and queues what was interrupted, once.
+    """Fails the trials of dead processes and queues what was interrupted, once for each interruption.
 
     Trials of live processes are left alone. A process on another host counts as dead when its heartbeat has stopped
     for the storage's grace period.
@@ -37,8 +38,11 @@ def settle_interrupted(study: optuna.Study, folder: Path) -> None:
 
     Args:
         folder: the study's artifact folder, which its workers share.
+
+    Raises:
+        MachineError: the folder is gone.
     """
-    with FileLock(folder / ".interrupted.lock"):
+    with lock_in(folder, ".interrupted.lock"):
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             reason = _why_dead(study, trial)
             if reason is not None:
@@ -51,9 +55,11 @@ def settle_interrupted(study: optuna.Study, folder: Path) -> None:
 
 
 def retry(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queues an interrupted trial once more: same parameters, same parent. A retry is not retried."""
+    """Queues an interrupted trial again, if it has retries left: same parameters, same parent."""
     params = {**proposed_params(trial), **trial.params}
-    if queries.is_retry(trial) or not (params or queries.is_base(trial) or queries.is_control(trial)):
+    if not (params or queries.is_base(trial) or queries.is_control(trial)):
+        return
+    if not may_be_retried(trial, study.get_trials(deepcopy=False)):
         return
     marks = TrialRecord.of(trial).as_retry(trial.number, parent_of(trial))
     study.enqueue_trial(params, user_attrs=marks.to_attributes())
@@ -75,7 +81,7 @@ def fail_interrupted(study: optuna.Study, trial: FrozenTrial, reason: str) -> No
     """Fails a running trial with its reason, unless it has ended in the meantime."""
     try:
         set_attribute = partial(set_trial_user_attr, study, trial)
-        TrialRecord(interrupted=True, failure=reason).write_with(set_attribute)
+        interruption(trial, study.get_trials(deepcopy=False), reason).write_with(set_attribute)
         study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
     except UpdateFinishedTrialError:
         return
@@ -85,7 +91,7 @@ def was_given_up(study: optuna.Study, number: int) -> bool:
     """Whether a trial was failed by another process than its own."""
     trials = study.get_trials(deepcopy=False)
     trial = trials[number]
-    interrupted = queries.is_interrupted(trial) or number in queries.retried(trials)
+    interrupted = was_interrupted(trial) or number in queries.retried(trials)
     return bool(trial.state == TrialState.FAIL and interrupted)
 
 

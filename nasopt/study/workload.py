@@ -5,25 +5,31 @@ from __future__ import annotations
 from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.architecture.base import EncoderShape
-from nasopt.architecture.encoder import Architecture
 from nasopt.errors import TrialNotFoundError, UnsupportedModelError
+from nasopt.measurement.measured.latency import MeasurementError
+from nasopt.measurement.predicted.model import AnyWorkload
+from nasopt.measurement.predicted.source import workload_of
 from nasopt.measurement.predicted.transformer_cost import LayerShape, Workload
 from nasopt.records import queries
 from nasopt.study.opening import OpenStudy
 
 
-def trial_workload(opened: OpenStudy, number: int, batch_size: int, sequence_length: int) -> Workload:
+def trial_workload(opened: OpenStudy, number: int, batch_size: int, sequence_length: int) -> AnyWorkload:
     """One forward pass of a trial's model.
 
     Raises:
         TrialNotFoundError: there is no such trial, or its shape is not known.
-        UnsupportedModelError: it is not an encoder of layers.
+        UnsupportedModelError: it is neither an encoder of layers nor a chain of cells.
     """
     trial = find_trial(opened, number)
     base = base_shape(opened)
-    shapes = _from_checkpoint(opened, trial, base)
-    if shapes is None:
-        shapes = from_params(trial, base)
+    store, key = opened.checkpoints, queries.checkpoint_of(trial)
+    if key is not None and key in store:
+        try:
+            return workload_of(store.architecture(key), base, sequence_length, batch_size)
+        except MeasurementError as error:
+            raise UnsupportedModelError(f"--trial {number}: {error}") from None
+    shapes = from_params(trial, base)
     if shapes is None:
         raise TrialNotFoundError(
             f"--trial {number}: its shape is not known (it is {trial.state.name}, and its checkpoint was not kept)"
@@ -73,21 +79,4 @@ def from_params(trial: FrozenTrial, base: EncoderShape) -> tuple[LayerShape, ...
         )
         for index in range(base.num_layers)
         if params.get(f"layer_{index}")
-    )
-
-
-def _from_checkpoint(opened: OpenStudy, trial: FrozenTrial, base: EncoderShape) -> tuple[LayerShape, ...] | None:
-    store = opened.checkpoints
-    key = queries.checkpoint_of(trial)
-    if key is None or key not in store:
-        return None
-    architecture = store.architecture(key)
-    if not isinstance(architecture, Architecture):
-        raise UnsupportedModelError(
-            f"--trial {trial.number}: its model ({architecture.brief()}) is no cut encoder; only such can be predicted"
-        )
-    return tuple(
-        LayerShape(len(units.heads), base.head_size, len(units.neurons))
-        for units in architecture.layers
-        if units is not None
     )

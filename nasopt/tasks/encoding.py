@@ -13,8 +13,13 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from nasopt.config.task import TaskConfig
+from nasopt.errors import DatasetError, choices
+from nasopt.host.files import checksum_file, checksum_matches, write_checksum
+from nasopt.models import loading
+from nasopt.models.checking import check_files, check_tokenizer
 from nasopt.tasks.batches import EncodedSplit
 
 TRUNCATION_WARNING_SHARE = 0.01
@@ -51,15 +56,11 @@ class Encoder:
             role: of the split; names the cache, and of `train` it is said when more than 1 % of the texts are cut.
             folder: of the cache.
             labels: shape (examples,).
+
+        Raises:
+            DatasetError: a text has no tokens.
         """
-        cache = folder / f"{role}-{self._key(split, columns)}.arrow"
-        table = split.map(
-            lambda rows: self._tokenise([rows[column] for column in columns]),
-            batched=True,
-            remove_columns=split.column_names,
-            cache_file_name=str(cache),
-            keep_in_memory=False,
-        )
+        table = self._table(split, columns, folder / f"{role}-{self._key(split, columns)}.arrow")
         truncated = float(np.mean(table["truncated"]))
         if role == "train" and truncated > TRUNCATION_WARNING_SHARE:
             logger.warning(
@@ -69,7 +70,25 @@ class Encoder:
             )
         flat = {name: _flatten(table, name) for name in self.padding}
         columns_of = {name: values for name, (values, _) in flat.items()}
-        return EncodedSplit(columns_of, dict(self.padding), flat["input_ids"][1], labels)
+        encoded = EncodedSplit(columns_of, dict(self.padding), flat["input_ids"][1], labels)
+        _refuse_empty((encoded.lengths == 0).nonzero().flatten().tolist(), columns, role)
+        return encoded
+
+    def _table(self, split: Dataset, columns: Sequence[str], cache: Path) -> Dataset:
+        """The tokens, from their file if it is whole."""
+        if cache.is_file() and not checksum_matches(cache):
+            logger.warning("%s: damaged, or not of this version; the texts are tokenised again", cache)
+            cache.unlink()
+        table = split.map(
+            lambda rows: self._tokenise([rows[column] for column in columns]),
+            batched=True,
+            remove_columns=split.column_names,
+            cache_file_name=str(cache),
+            keep_in_memory=False,
+        )
+        if not checksum_file(cache).is_file():
+            write_checksum(cache)
+        return table
 
     def _tokenise(self, columns: Sequence[Sequence[Any]]) -> dict[str, Any]:
         texts = [[self.prefix + str(text) for text in column] for column in columns]
@@ -89,6 +108,45 @@ class Encoder:
 def identity_of(tokenizer: PreTrainedTokenizerBase) -> str:
     """All that a tokenizer consists of, as a text. Ask before it is used: tokenising leaves traces in it."""
     return str(tokenizer.backend_tokenizer.to_str())
+
+
+def open_tokenizer(config: TaskConfig, model_config: PretrainedConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of a task's model, after the model's files are looked through.
+
+    Raises:
+        UnsupportedModelError: there is none, it is not the model's or cannot be used; or there are no weights to read.
+    """
+    check_files(config.model, config.revision)
+    tokenizer = loading.load_tokenizer(config.model, config.revision, config.trust_remote_code)
+    check_tokenizer(config.model, tokenizer, model_config.vocab_size)
+    return tokenizer
+
+
+def check_texts(tokenizer: PreTrainedTokenizerBase, splits: Mapping[str, Dataset], columns: Sequence[str]) -> None:
+    """Refuses empty texts where a tokenizer makes no tokens of them: a model cannot read none.
+
+    Args:
+        tokenizer: a fast one.
+        splits: by role.
+        columns: of the texts that are read together.
+
+    Raises:
+        DatasetError: says how many there are, and where the first is.
+    """
+    if tokenizer.backend_tokenizer.encode("").ids:
+        return
+    for role, split in splits.items():
+        rows = zip(*map(split.__getitem__, columns), strict=True)
+        _refuse_empty([row for row, texts in enumerate(rows) if not "".join(map(str, texts)).strip()], columns, role)
+
+
+def _refuse_empty(empty: Sequence[int], columns: Sequence[str], role: str) -> None:
+    if empty:
+        raise DatasetError(
+            f"task.dataset.text: {len(empty)} texts of the {role} split have no tokens at all (column "
+            f"{choices(columns)}; the first in row {empty[0]}, counted from 0); remove them, because this tokenizer "
+            "adds no special tokens to an empty text"
+        )
 
 
 def _flatten(table: Dataset, column: str) -> tuple[Tensor, Tensor]:

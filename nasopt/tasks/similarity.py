@@ -9,6 +9,7 @@ Any pairs train, by translation ranking; quality is one of
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -25,16 +26,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nasopt.architecture.base import EncoderShape
 from nasopt.config.task import TaskConfig
-from nasopt.errors import DatasetError
+from nasopt.errors import DatasetError, UnsupportedModelError, choices
 from nasopt.models import loading
 from nasopt.models.families import encoder_family_of, encoder_shape, max_positions
+from nasopt.models.sentence_modules import sentence_modules
 from nasopt.numerics.resampling import FloatArray, resample_weights, spearman
 from nasopt.tasks.base import EmbeddingTask, Evaluation
 from nasopt.tasks.batches import EncodedSplit, Examples, PairBatch, PairedSplit
-from nasopt.tasks.datasets import check_pairs, load_splits
-from nasopt.tasks.embeddings import TextEncoder, pool, translation_ranking
+from nasopt.tasks.datasets import load_splits
+from nasopt.tasks.embeddings import Pooling, TextEncoder, pool, translation_ranking
 from nasopt.tasks.encodechka import Encodechka, mean_scores
-from nasopt.tasks.encoding import Encoder, identity_of
+from nasopt.tasks.encoding import Encoder, identity_of, open_tokenizer
+from nasopt.tasks.texts import check_pairs
 
 RESAMPLES = 1000
 SEED = 0
@@ -54,6 +57,8 @@ vectors = (hidden * mask).sum(dim=1) / mask.sum(dim=1)""",
     "cls": "vectors = hidden[:, 0]",
 }
 
+logger = logging.getLogger("nasopt")
+
 
 class SentenceSimilarity(EmbeddingTask):
     """Pairs of texts of like meaning; quality is how well a model's vectors tell such pairs.
@@ -70,7 +75,8 @@ class SentenceSimilarity(EmbeddingTask):
         self._scores = {role: self._scores_of(split, role) for role, split in self._data.items()}
         self._model_config = loading.load_config(config.model, config.revision, config.trust_remote_code)
         encoder_family_of(self._model_config)
-        self.tokenizer = loading.load_tokenizer(config.model, config.revision, config.trust_remote_code)
+        self.tokenizer = open_tokenizer(config, self._model_config)
+        self._pooling = _pooling_of(config)
         self._tokenizer_identity = identity_of(self.tokenizer)
         if self._has_benchmark:
             _ = self.benchmark  # missing files are told now, not after a training
@@ -114,8 +120,12 @@ class SentenceSimilarity(EmbeddingTask):
     @property
     def usage(self) -> str:
         settings = self.config.similarity
-        code = VECTORS.format(prefix=settings.prefix, pooling=POOLINGS[settings.pooling])
+        code = VECTORS.format(prefix=settings.prefix, pooling=POOLINGS[self.pooling])
         return code + ("vectors = vectors / vectors.norm(dim=-1, keepdim=True)\n" if settings.normalize else "")
+
+    @property
+    def pooling(self) -> Pooling:
+        return self._pooling
 
     @property
     def _has_benchmark(self) -> bool:
@@ -178,7 +188,7 @@ class SentenceSimilarity(EmbeddingTask):
             self._padding(used),
             self._limit,
             self.max_positions,
-            settings.pooling,
+            self.pooling,
             settings.normalize,
             settings.prefix,
         )
@@ -186,7 +196,7 @@ class SentenceSimilarity(EmbeddingTask):
     def vectors(self, outputs: Sequence[Any], batch: PairBatch) -> list[Tensor]:
         settings = self.config.similarity
         return [
-            pool(output.last_hidden_state, side.attention_mask, settings.pooling, settings.normalize)
+            pool(output.last_hidden_state, side.attention_mask, self.pooling, settings.normalize)
             for output, side in zip(outputs, batch.sides, strict=True)
         ]
 
@@ -288,7 +298,7 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _checked_scores(values: Sequence[Any], role: str, column: str) -> Tensor:
     for row, value in enumerate(values):
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise DatasetError(
                 f"task.dataset.label: the column `{column}` of the {role} split holds {value!r} in row {row}, counted "
                 "from 0; scores must be numbers"
@@ -296,6 +306,32 @@ def _checked_scores(values: Sequence[Any], role: str, column: str) -> Tensor:
     if len(set(values)) < 2:
         raise DatasetError(f"task.dataset.label: all scores of the {role} split are equal; no ranks to compare with")
     return torch.tensor([float(value) for value in values], dtype=torch.float32)
+
+
+def _pooling_of(config: TaskConfig) -> Pooling:
+    """What the study file says, else the model's own files, else the mean.
+
+    Raises:
+        UnsupportedModelError: the model makes its vectors in a way that nasopt does not know.
+    """
+    said, modules = config.similarity.pooling, sentence_modules(config.model, config.revision)
+    own, others = modules.pooling or "mean", choices(modules.others)
+    if said is not None:
+        if others:
+            logger.warning("task.similarity.pooling: vectors are made without the model's %s", others)
+        elif own != said and modules.pooling is not None:
+            logger.warning("task.similarity.pooling: %s, though the model's own files say %s", said, own)
+        return said
+    if others:
+        raise UnsupportedModelError(
+            f"model {config.model!r}: its vectors go through {others} after pooling, which nasopt "
+            "does not keep; set task.similarity.pooling to go on with the vectors before that"
+        )
+    if own not in POOLINGS:
+        raise UnsupportedModelError(
+            f"model {config.model!r}: its pooling is {own}; set task.similarity.pooling to one of {choices(POOLINGS)}"
+        )
+    return "cls" if own == "cls" else "mean"
 
 
 def _without_pooler(model: PreTrainedModel) -> PreTrainedModel:

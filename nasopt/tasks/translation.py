@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,16 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from nasopt.architecture.base import EncoderShape
 from nasopt.config.task import NewModelConfig, TaskConfig
 from nasopt.errors import DatasetError, UnsupportedModelError
+from nasopt.host.files import working_folder
 from nasopt.models import loading
 from nasopt.models.families import encoder_shape, family_of, max_positions
 from nasopt.tasks.base import Evaluation, Task
 from nasopt.tasks.batches import Examples, PairBatch, PairedSplit, sorted_batches
 from nasopt.tasks.bleu import bleu_replicates
-from nasopt.tasks.datasets import check_pairs, load_splits
-from nasopt.tasks.encoding import Encoder, identity_of
+from nasopt.tasks.datasets import load_splits
+from nasopt.tasks.encoding import Encoder, identity_of, open_tokenizer
 from nasopt.tasks.new_model import new_config, new_model, train_tokenizer
+from nasopt.tasks.texts import check_pairs
 
 EVALUATION_BATCH = 64
 IGNORED = -100
@@ -77,18 +78,21 @@ class Translation(Task):
         for role, split in self._data.items():
             check_pairs(split, role, config.dataset.text)
         if config.new_model is None:
-            self.tokenizer = loading.load_tokenizer(config.model, config.revision, config.trust_remote_code)
-            self._set_languages()
             self._model_config = loading.load_config(config.model, config.revision, config.trust_remote_code)
+            self._check_kind()
+            self.tokenizer = open_tokenizer(config, self._model_config)
+            self._set_languages()
         else:
             self.tokenizer = self._own_tokenizer(config.new_model)
             self._model_config = self._new_config(config.new_model)
+        self._tokenizer_identity = identity_of(self.tokenizer)
+
+    def _check_kind(self) -> None:
         if not self._model_config.is_encoder_decoder:
             raise UnsupportedModelError(
                 f"the model is of the type {self._model_config.model_type!r}; translation needs an encoder-decoder"
             )
         family_of(self._model_config)
-        self._tokenizer_identity = identity_of(self.tokenizer)
 
     def _set_languages(self) -> None:
         """Tells the tokenizer of a multilingual model which languages it reads and writes."""
@@ -114,12 +118,10 @@ class Translation(Task):
         tokenizer = train_tokenizer(texts, settings.vocabulary, settings.tokenizer, self.config.max_length)
         if place is not None:
             place.parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(dir=place.parent, prefix="."))
-            tokenizer.save_pretrained(partial)
-            try:
-                partial.rename(place)
-            except OSError:  # another process was faster
-                shutil.rmtree(partial, ignore_errors=True)
+            with working_folder(place.parent) as partial:
+                tokenizer.save_pretrained(partial)
+                with suppress(OSError):  # another process was faster
+                    partial.rename(place)
         return tokenizer
 
     @property
@@ -182,6 +184,10 @@ class Translation(Task):
     def loss_of(self, outputs: Sequence[Any], batch: PairBatch) -> Tensor:
         """Cross-entropy of the target tokens with label smoothing, averaged over tokens; a tensor of shape ()."""
         return token_cross_entropy(outputs[0].logits, labels_of(batch), self.config.translation.label_smoothing)
+
+    def loss_terms(self, examples: Examples) -> Tensor:
+        """The target tokens of each example, shape (examples,)."""
+        return examples.sides[1].lengths
 
     @torch.inference_mode()
     def evaluate(

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nasopt.host.files import partial_name
+from nasopt.errors import CheckpointError
+from nasopt.storage.tensors import read_tensors, write_tensors
+
+logger = logging.getLogger("nasopt")
 
 
 def made_once(
     folder: Path, kind: str, made_from: Iterable[Any], make: Callable[[], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """What `make` gives, from its file if it has one. Workers that start together make it one after the other.
+    """What `make` gives, from its file if there is a whole one. Workers that start together make it in turn.
 
     Args:
         folder: of such files; made if need be.
@@ -27,15 +30,13 @@ def made_once(
         make: gives tensors by name.
     """
     key = hashlib.sha256(json.dumps(list(made_from)).encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     file = folder / f"{kind}-{key}.safetensors"
     with FileLock(folder / f".{kind}.lock"):
-        if not file.is_file():
-            partial = folder / partial_name()
+        if file.is_file():
             try:
-                save_file(make(), partial)
-                partial.replace(file)
-            finally:
-                partial.unlink(missing_ok=True)
-    found: dict[str, Tensor] = load_file(file)
-    return found
+                return read_tensors(file)[0]
+            except CheckpointError as error:
+                logger.warning("%s; it is made again", error)
+        write_tensors(file, make())
+        return read_tensors(file)[0]

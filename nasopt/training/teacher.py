@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -20,6 +22,10 @@ from nasopt.tasks.batches import Batch, EncodedSplit, gather_positions, sorted_b
 from nasopt.training.loop import StepCallback, autocast
 
 CACHE_BATCH = 64
+RECORD = "shape.json"
+"""In a cache: its sizes and the checksums of its files."""
+
+logger = logging.getLogger("nasopt")
 
 
 class Teacher(ABC):
@@ -54,7 +60,7 @@ class CachedTeacher(Teacher):
     """Reads what :func:`make_teacher` wrote. Hidden states are bf16, for each layer a row for each real token."""
 
     def __init__(self, folder: Path, split: EncodedSplit) -> None:
-        shape = json.loads((folder / "shape.json").read_text())
+        shape = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         self._offsets = split.offsets
         self._logits = _map(folder / "logits.bin", torch.float32, (len(split), shape["outputs"]))
         self._hidden = _map(
@@ -104,17 +110,49 @@ def make_teacher(
         return LiveTeacher(model, device, layers)
     content = hashlib.sha256(f"{identity} {split.fingerprint} {tuple(layers)}".encode()).hexdigest()[:16]
     cache = folder / content
-    cache.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)  # inside the study's, which nobody makes anew
+    cache.mkdir(exist_ok=True)
     # Workers that start together fill it one after the other; the second finds what the first made.
     with FileLock(cache / ".lock"):
-        if not (cache / "shape.json").is_file():
+        sizes = {"layers": len(layers), "outputs": num_outputs, "hidden": hidden_size}
+        if not _is_whole(cache, sizes):
             logits = _allocate(cache / "logits.bin", torch.float32, (len(split), num_outputs))
             hidden = _allocate(cache / "hidden.bin", torch.bfloat16, (len(layers), split.total_tokens, hidden_size))
             _fill(LiveTeacher(model, device, layers), split, logits, hidden, device, on_step)
-            # The shape is written last: a cache without it was interrupted and is filled again.
-            sizes = {"layers": len(layers), "outputs": num_outputs, "hidden": hidden_size}
-            write_atomically(cache / "shape.json", json.dumps(sizes))
+            # The record is written last: a cache without it was interrupted and is filled again.
+            write_atomically(cache / RECORD, json.dumps({**sizes, "sha256": _checksums(cache)}))
     return CachedTeacher(cache, split)
+
+
+def _is_whole(cache: Path, sizes: Mapping[str, int]) -> bool:
+    """Whether a cache of these sizes is there, with the very content that was written; says so if it is damaged."""
+    record = cache / RECORD
+    if not record.is_file():
+        return False
+    try:
+        stored = json.loads(record.read_text(encoding="utf-8"))
+    except ValueError:
+        stored = None
+    # NOTE: a file that was cut off must never be mapped: it would grow again, with zeros.
+    whole = bool(stored == {**sizes, "sha256": _checksums(cache)})
+    if not whole:
+        logger.warning("%s: the teacher's outputs are damaged or of an earlier version; they are made again", cache)
+    return whole
+
+
+def _checksums(cache: Path) -> dict[str, str]:
+    found = {}
+    for file in sorted(cache.glob("*.bin")):
+        status = file.stat()
+        found[file.name] = _sha256(file, status.st_mtime_ns, status.st_size)
+    return found
+
+
+@lru_cache(maxsize=8)
+def _sha256(file: Path, changed: int, size: int) -> str:
+    """The checksum of a file, computed once as long as it is not changed: every trial asks, and it may be gigabytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _fill(

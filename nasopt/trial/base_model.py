@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from nasopt.architecture.encoder import Architecture
 from nasopt.config.study import StudyConfig
 from nasopt.errors import CheckpointError
-from nasopt.host.files import write_atomically
+from nasopt.host.files import check_room, write_atomically
 from nasopt.methods.base import BaseObserver
 from nasopt.models.families import encoder_shape
 from nasopt.storage.checkpoints import CheckpointStore
@@ -64,24 +65,33 @@ class BaseModel:
         Raises:
             CheckpointError: it is damaged.
         """
-        record = self.folder / RECORD
-        made = json.loads(record.read_text()) if record.is_file() else None
-        if made is None or not (must_stay or made.get("origin") == self._origin()):
-            return None
-        key = made["checkpoint"]
         try:
-            weights, _ = self.checkpoints.read(key)
+            made = _read_record(self.folder)
+            if made is None or not (must_stay or made.origin == self._origin()):
+                return None
+            weights, _ = self.checkpoints.read(made.checkpoint)
         except CheckpointError as error:
             raise CheckpointError(f"{error}; pass --rebuild to make the base model again") from None
         model = self._loaded()
-        model.load_state_dict(weights)
-        return model.eval(), key
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError:
+            raise CheckpointError(
+                f"{self.folder / RECORD}: names the checkpoint of another model; delete this file and pass --rebuild "
+                "to make the base model again"
+            ) from None
+        return model.eval(), made.checkpoint
 
     def trained(
         self, device: torch.device, on_phase: PhaseCallback, make_observer: MakeObserver
     ) -> tuple[PreTrainedModel, str]:
-        """Trains the model, where it does not come trained, and stores it; on the CPU, with its checkpoint."""
+        """Trains the model, where it does not come trained, and stores it; on the CPU, with its checkpoint.
+
+        Raises:
+            MachineError: the disk has no room for it.
+        """
         model, observer = self._loaded(), None
+        check_room(self.folder, sum(tensor.nbytes for tensor in model.state_dict().values()))
         if not self.task.has_head or self.config.task.train_base:
             observer = make_observer(model, self.folder)
             epochs = self.config.base_training.epochs
@@ -126,11 +136,38 @@ class BaseModel:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def forget_damaged_base(folder: Path, checkpoints: CheckpointStore) -> None:
-    """Lets the base model be made again if its checkpoint, in the study's artifact folder, is lost or damaged."""
+@dataclass(frozen=True)
+class _Made:
+    """What :data:`RECORD` says."""
+
+    checkpoint: str
+    origin: str
+
+
+def _read_record(folder: Path) -> _Made | None:
+    """What is known of the base model in a study's artifact folder; None if there is none.
+
+    Raises:
+        CheckpointError: the record is damaged.
+    """
     record = folder / RECORD
-    if record.is_file():
-        try:
-            checkpoints.read(json.loads(record.read_text())["checkpoint"])
-        except CheckpointError:
-            record.unlink()
+    if not record.is_file():
+        return None
+    try:
+        document = json.loads(record.read_text(encoding="utf-8"))
+        made = _Made(str(document["checkpoint"]), str(document["origin"]))
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{record}: the record of the base model is damaged") from None
+    if re.fullmatch("[0-9a-f]{64}", made.checkpoint) is None:
+        raise CheckpointError(f"{record}: the record of the base model is damaged (it names no checkpoint)")
+    return made
+
+
+def forget_damaged_base(folder: Path, checkpoints: CheckpointStore) -> None:
+    """Lets the base model be made again if its record or checkpoint, in an artifact folder, is damaged."""
+    try:
+        made = _read_record(folder)
+        if made is not None:
+            checkpoints.read(made.checkpoint)
+    except CheckpointError:
+        (folder / RECORD).unlink()

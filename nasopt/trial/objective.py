@@ -15,11 +15,13 @@ import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
+from sqlalchemy.exc import SQLAlchemyError
 
 from nasopt.config.study import StudyConfig
-from nasopt.errors import DeviceChangedError
+from nasopt.errors import DeviceChangedError, MachineError
+from nasopt.host.files import gone_words
 from nasopt.host.identity import worker_identity
-from nasopt.measurement.sources import LatencySource, make_sources
+from nasopt.measurement.sources import LatencySource
 from nasopt.methods.base import Outcome
 from nasopt.methods.registry import make_method
 from nasopt.records import queries
@@ -32,8 +34,9 @@ from nasopt.storage.validation_predictions import PredictionStore
 from nasopt.training.candidate import RejectedCandidateError
 from nasopt.training.context import BaseTrial, Context
 from nasopt.trial import recording, retention
-from nasopt.trial.devices import changed_devices
+from nasopt.trial.devices import changed_devices, latency_sources
 from nasopt.trial.evaluation import evaluate
+from nasopt.trial.failures import CURE, machine_failure
 from nasopt.trial.proposal import propose
 from nasopt.trial.repetition import DoneWork, repeat
 
@@ -42,6 +45,9 @@ if TYPE_CHECKING:
 
 TrialPhaseCallback = Callable[[int, str, int, int], None]
 """(trial number, what is being done, steps done, steps in all; 0 of 0 where that is not known)."""
+
+_NOT_OURS = (optuna.TrialPruned, UpdateFinishedTrialError, StorageInternalError, SQLAlchemyError)
+"""What a trial's own code neither causes nor records."""
 
 logger = logging.getLogger("nasopt")
 
@@ -59,8 +65,10 @@ class Objective:
     """Builds, trains and measures the candidate that a trial describes.
 
     Data and base model are prepared at the first call for a study; one objective may serve several studies, one after
-    the other. A trial that fails (a loss that is not finite, memory that runs out, a full disk) gets its reason in the
-    user attribute ``failure`` and the value NaN, which Optuna records as a failed trial: it never stops the study.
+    the other. A trial whose candidate fails (a loss that is not finite, memory that runs out) gets its reason in the
+    user attribute ``failure`` and the value NaN, which Optuna records as a failed trial: it does not stop the study.
+    Where the machine fails (a full disk, a folder that is gone) the trial is marked to be tried again, and a
+    :class:`nasopt.errors.MachineError` stops the study.
 
     Args:
         config: the study's configuration.
@@ -106,9 +114,9 @@ class Objective:
         """Where each latency comes from on this machine, by objective.
 
         Raises:
-            NasoptError: a device or runtime is not here (see :func:`nasopt.measurement.sources.make_source`).
+            NasoptError: a device or runtime is not here (see :func:`nasopt.trial.devices.latency_sources`).
         """
-        return make_sources(self.config, self.method.plan.precisions)
+        return latency_sources(self.config, self.method)
 
     def sampler(self, seed: int | None = None) -> BaseSampler:
         """The method's sampler; the study file's seed if none is given."""
@@ -122,6 +130,7 @@ class Objective:
         Raises:
             NasoptError: what the user can mend (see :func:`nasopt.trial.preparation.prepare`).
             DeviceChangedError: the study began on another device, and that is not accepted.
+            MachineError: what has been prepared is no longer there.
         """
         self.check_device(study)
         prepared, base = self._of(study), queries.base_of(study)
@@ -159,6 +168,14 @@ class Objective:
             self.trial_number = trial.number
             TrialRecord(worker=worker_identity()).write_to(trial)
             return self._run(trial, self.prepare(trial.study))
+        except _NOT_OURS:
+            raise  # nothing can be written to a trial that others ended, or to a database that is gone
+        except Exception as error:
+            reason = machine_failure(error, self._folder(trial.study))
+            if reason is None:
+                raise
+            recording.record_machine_failure(trial, reason)
+            raise MachineError(f"trial {trial.number} was stopped: {reason}; {CURE}") from error
         finally:
             self._busy.release()
 
@@ -173,12 +190,14 @@ class Objective:
             recording.record_rejection(trial, str(rejected), rejected.constraints)
             context.on_phase("rejected", 0, 0)
             raise optuna.TrialPruned(str(rejected)) from None
-        except (optuna.TrialPruned, UpdateFinishedTrialError, StorageInternalError):
-            raise  # nothing can be written to a trial that others ended, or to a database that is gone
+        except _NOT_OURS:
+            raise
         except KeyboardInterrupt as error:
             recording.record_interruption(trial, error)
             raise
         except Exception as error:
+            if machine_failure(error, context.folder) is not None:
+                raise
             # Whatever went wrong in one candidate must not end the study; the reason stays with the trial.
             logger.warning("trial %d failed: %s", trial.number, recording.record_failure(trial, error))
             logger.debug("trial %d", trial.number, exc_info=True)
@@ -205,17 +224,23 @@ class Objective:
         from nasopt.trial.preparation import prepare
 
         key = study_key(study)
-        if key not in self._prepared:
-            folder = self._artifacts or _default_artifacts(study)
+        known = self._prepared.get(key)
+        if known is not None and known.context.base_key not in known.context.checkpoints:
+            raise MachineError(gone_words(known.context.folder))
+        if known is None:
             context = prepare(
                 self.config,
-                folder / self.config.name,
+                self._folder(study),
                 lambda phase, done, total: self._on_phase(self.trial_number, phase, done, total),
                 has_trials=queries.base_of(study) is not None,
                 make_observer=self.method.observer,
             )
-            self._prepared[key] = _Prepared(study, context, DoneWork(self.method))
-        return self._prepared[key]
+            known = self._prepared[key] = _Prepared(study, context, DoneWork(self.method))
+        return known
+
+    def _folder(self, study: optuna.Study) -> Path:
+        """The study's artifact folder."""
+        return (self._artifacts or _default_artifacts(study)) / self.config.name
 
     def _device_changes(self, study: optuna.Study) -> list[str]:
         measures_memory = self.config.memory == "peak"

@@ -8,6 +8,7 @@ import optuna
 
 from nasopt.methods.base import Judgement
 from nasopt.records import queries
+from nasopt.records.interruption import interruption
 from nasopt.records.notes import TrialView, failure_text, note_text
 from nasopt.records.trial import TrialRecord, with_parent
 from nasopt.samplers.history import parent_of
@@ -17,6 +18,7 @@ from nasopt.storage.validation_predictions import Predictions, PredictionStore
 from nasopt.training.candidate import Candidate
 from nasopt.training.context import Context
 from nasopt.trial.evaluation import Evaluated
+from nasopt.trial.failures import in_one_line
 
 
 def record_result(
@@ -58,6 +60,7 @@ def record_result(
         finetune_epochs=lineage.finetune_epochs,
         distill_epochs=lineage.distill_epochs,
         search_epochs=lineage.search_epochs,
+        training_budget=lineage.budget,
         training_result=candidate.training,
         parameters=found.parameters,
         flops=found.flops,
@@ -72,7 +75,7 @@ def record_result(
 
 def record_failure(trial: optuna.Trial, error: Exception) -> str:
     """Says why a trial failed, and returns it on one line."""
-    reason = f"{type(error).__name__}: {str(error) or 'no message'}".splitlines()[0]
+    reason = in_one_line(error)
     TrialRecord(failure=reason).write_to(trial)
     save_note(trial, failure_text(reason, parent_of(trial)))
     return reason
@@ -80,7 +83,13 @@ def record_failure(trial: optuna.Trial, error: Exception) -> str:
 
 def record_interruption(trial: optuna.Trial, error: KeyboardInterrupt) -> None:
     """Says that a trial was interrupted, so that it is tried again."""
-    TrialRecord(interrupted=True, failure=f"interrupted: {str(error) or 'Ctrl-C'}").write_to(trial)
+    trials = trial.study.get_trials(deepcopy=False)
+    interruption(trial, trials, f"interrupted: {str(error) or 'Ctrl-C'}").write_to(trial)
+
+
+def record_machine_failure(trial: optuna.Trial, reason: str) -> None:
+    """Says what of the machine stopped a trial, so that it is tried again and counts in no budget."""
+    TrialRecord(interrupted=True, failure=reason).write_to(trial)
 
 
 def record_rejection(trial: optuna.Trial, reason: str, constraints: Mapping[str, float]) -> None:
@@ -96,7 +105,9 @@ def _keep_predictions(number: int, found: Evaluated, context: Context) -> None:
         predictions = Predictions.of_replicates(evaluation.replicates, split.fingerprint)
     elif evaluation.outputs is not None:
         labels, classes = split.labels.numpy(), context.task.is_classification
-        predictions = Predictions.of_outputs(evaluation.outputs, labels, split.fingerprint, classes=classes)
+        predictions = Predictions.of_outputs(
+            evaluation.outputs, labels, split.fingerprint, classes=classes, positive=context.task.positive_class
+        )
     else:
         return
     PredictionStore(context.folder).write(number, predictions)

@@ -189,6 +189,23 @@ def test_creating_twice(write_study: WriteStudy) -> None:
     assert [study["name"] for study in read("study", "list")] == ["other", "tiny"]
 
 
+def test_creating_says_how_the_data_were_read(write_study: WriteStudy) -> None:
+    result = run("study", "create", write_study(**{'"accuracy"': '"f1"'}))
+    assert "labels are read as 2 classes: negative, positive\n" in result.err
+    assert "quality is f1 of the class `positive`\n" in result.err
+    assert run("study", "create", write_study(name="quiet"), "--quiet").err == ""
+
+
+def test_the_class_of_f1_that_the_data_settled_is_no_difference(write_study: WriteStudy) -> None:
+    f1 = {'"accuracy"': '"f1"'}
+    assert run("study", "create", write_study(**f1)).code == 0
+    assert run("study", "create", write_study(**f1), "--skip-if-exists").code == 0
+    same = write_study(**{'"accuracy"': '"f1"\npositive_label = "Positive"'})
+    assert run("study", "create", same, "--skip-if-exists").code == 0
+    other = write_study(**{'"accuracy"': '"f1"\npositive_label = "negative"'})
+    assert_refused(run("study", "create", other, "--skip-if-exists"), "its configuration differs")
+
+
 def test_a_study_that_does_not_exist(write_study: WriteStudy) -> None:
     run("study", "create", write_study())
     assert_refused(run("study", "show", "tinny"), "no study 'tinny'", "it has: tiny")

@@ -58,6 +58,30 @@ def mistakes_in_files(write: WriteStudy, model: Path, data: Path, folder: Path) 
     yield run("study", "create", write(**{str(model): str(other)}))
 
 
+def mistakes_in_data(write: WriteStudy, data: Path, folder: Path) -> Iterator[Result]:
+    """Data that are there, but not as they should be."""
+    place = folder / "unreadable"
+    place.mkdir()
+    changed = {str(data): str(place)}
+    regression = changed | {'"accuracy"': '"spearmanr"\nkind = "regression"'}
+    for content, changes in (
+        ("text,label\ncaf\xe9,x\n", changed),
+        ("text,label\na, b,x\n", changed),
+        ("text,label\na,x\nb,\n", changed),
+        ("text,label\na,2\nb,2\n", regression),
+        ("text,label\na,x\nb,y\n", changed | {'"accuracy"': '"f1"'}),
+    ):
+        for split in ("train", "validation", "test"):
+            (place / f"{split}.csv").write_text(content, encoding="cp1252")
+        yield run("study", "create", write(**changes))
+    (place / "train.jsonl").write_text('{"text": null, "label": "x"}\n')
+    yield run("study", "create", write(**changed))
+    (place / "train.csv").unlink()
+    yield run("study", "create", write(**changed))
+    (place / "train.jsonl").rename(place / "train-00000-of-00002.jsonl")
+    yield run("study", "create", write(**changed))
+
+
 def mistakes_with_databases(write: WriteStudy) -> Iterator[Result]:
     yield run("study", "show", "tiny")
     for url in ("hello", "sqlite:////no/such/folder/a.db", "postgresql+nodriver://me:secret@localhost/db"):
@@ -100,6 +124,7 @@ def test_every_explained_line_is_printed(
 ) -> None:
     results = [
         *mistakes_in_files(write_study, tiny_bert, sentiment, tmp_path),
+        *mistakes_in_data(write_study, sentiment, tmp_path),
         *mistakes_with_databases(write_study),
         *mistakes_with_studies(write_study, sentiment, tmp_path),
     ]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,34 @@ def test_folders_that_hold_something_are_refused_unless_forced(tokenizer, texts,
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
+KILLED = """
+import sys, time
+from pathlib import Path
+from nasopt.export.folder import new_folder
+with new_folder(Path(sys.argv[1]), False) as partial:
+    (partial / "model.safetensors").write_bytes(b"half")
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_export_left_goes_with_the_next_one(tokenizer, tmp_path: Path):
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "out")]) as process:
+        while not list(tmp_path.glob("*/model.safetensors")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+    (tmp_path / ".tmp-notes").mkdir()  # the user's own
+    write(make("bert", "full"), tokenizer, "full", "fp32", tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", ".tmp-notes"}
+
+
+def test_all_files_may_be_read_by_the_same_people(tokenizer, tmp_path: Path):
+    folder = write(make("bert", "full"), tokenizer, "full", "fp32", tmp_path / "out")
+    (tmp_path / "plain").touch()
+    expected = (tmp_path / "plain").stat().st_mode
+    assert {file.name: oct(file.stat().st_mode) for file in folder.iterdir()} == dict.fromkeys(FILES, oct(expected))
+
+
 def test_places_that_cannot_be_written_are_told(tokenizer, tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ExportError, match="is a file"):
@@ -244,6 +273,7 @@ def test_places_that_cannot_be_written_are_told(tokenizer, tmp_path: Path):
 
 WITHOUT_NASOPT = """
 import sys
+import time
 from pathlib import Path
 
 class Blocked:

@@ -113,12 +113,25 @@ def begun_anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def created_anywhere(request: pytest.FixtureRequest, study_file: Path, tmp_path: Path) -> Place:
     """A study that has not begun."""
-    url = f"sqlite:///{tmp_path}/nasopt.db"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgres_url")
-    place = Place(url, tmp_path / "artifacts")
+    if request.param == "sqlite":
+        return create_in(tmp_path, study_file)
+    place = Place(request.getfixturevalue("postgres_url"), tmp_path / "artifacts")
     created = run("study", "create", study_file, "--storage", place.url, "--artifacts", place.artifacts)
     assert created.code == 0, created.err
+    return place
+
+
+@pytest.fixture
+def created(study_file: Path, tmp_path: Path) -> Place:
+    """A study in SQLite that has not begun."""
+    return create_in(tmp_path, study_file)
+
+
+def create_in(folder: Path, study_file: Path) -> Place:
+    """A new study whose database lies in a folder, and its files in another one inside it."""
+    place = Place(f"sqlite:///{folder}/nasopt.db", folder / "artifacts")
+    made = run("study", "create", study_file, "--storage", place.url, "--artifacts", place.artifacts)
+    assert made.code == 0, made.err
     return place
 
 

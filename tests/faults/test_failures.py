@@ -15,6 +15,7 @@ import torch
 from command_line import run
 
 from nasopt.architecture.genotype import FFN_STEP
+from nasopt.execution.search import remaining_budget
 from nasopt.records import names as attributes
 from nasopt.study.recovery import fail_interrupted
 from nasopt.tasks.classification import TextClassification
@@ -77,7 +78,62 @@ def test_a_full_disk_while_a_checkpoint_is_written(begun: Place, monkeypatch: py
     import safetensors.torch
 
     monkeypatch.setattr(safetensors.torch, "save_file", once(half_written, safetensors.torch.save_file))
-    assert_one_failed(begun, "No space left on device")
+    left = remaining_budget(begun.open(), 8)
+    result = begun.study("optimize", "--n-trials", 5, "--quiet")
+    assert result.code == 1
+    assert result.err.startswith("nasopt: trial 2 was stopped: OSError: [Errno 28] No space left on device")
+    assert len(begun.trials()) == 3
+    assert remaining_budget(begun.open(), 8) == left
+    begun.optimize(2)
+    trials = begun.trials()
+    assert [trial.state for trial in trials[2:]] == [FAIL, COMPLETE, COMPLETE]
+    assert "No space left on device" in trials[2].user_attrs[attributes.FAILURE]
+    assert (trials[3].user_attrs[attributes.RETRY_OF], trials[3].params) == (2, trials[2].params)
+    assert remaining_budget(begun.open(), 8) == left - 2
+    begun.assert_tidy()
+
+
+def test_the_first_three_failures_of_one_reason_end_the_search(created: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = iter(range(100))
+    whole = TextClassification.evaluate
+
+    def out_of_memory(task: TextClassification, model: Any, *arguments: Any) -> Any:
+        if begun_with_base(created):
+            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {next(sizes)}.5 GiB")
+        return whole(task, model, *arguments)
+
+    monkeypatch.setattr(TextClassification, "evaluate", out_of_memory)
+    result = created.study("optimize", "--quiet")
+    assert result.code == 1
+    assert "the first 3 trials of the study failed for one reason: OutOfMemoryError: CUDA out of memory" in result.err
+    assert [trial.state for trial in created.trials()] == [COMPLETE, FAIL, FAIL, FAIL]
+    assert remaining_budget(created.open(), 8) == 5
+    result = created.study("optimize", "--n-trials", 2, "--quiet")
+    assert (result.code, len(created.trials())) == (1, 6)
+    assert "all 2 trials of this run failed, the last with: OutOfMemoryError" in result.err
+    monkeypatch.undo()
+    created.optimize(1)
+
+
+def begun_with_base(place: Place) -> bool:
+    return any(trial.state == COMPLETE for trial in place.trials())
+
+
+def test_a_base_model_that_cannot_be_measured(created: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TextClassification, "evaluate", raising(ValueError("the quality is nan")))
+    result = created.study("optimize", "--n-trials", 1, "--quiet")
+    assert result.code == 1
+    assert "the base model could not be measured: ValueError: the quality is nan" in result.err
+
+
+def test_nothing_to_do_is_no_failure(begun: Place) -> None:
+    study = begun.open().study
+    for _ in range(7):
+        study.ask().set_user_attr(attributes.FAILURE, "not finite")
+        study.tell(study.get_trials()[-1].number, state=FAIL)
+    result = begun.study("optimize")
+    assert result.code == 0
+    assert "all 8 trials of the search are done" in result.err
 
 
 def test_a_full_disk_while_the_teacher_s_outputs_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +158,7 @@ def test_a_full_disk_under_the_database(begun: Place, monkeypatch: pytest.Monkey
     monkeypatch.setattr(rdb, "_make_concurrent", open_full)
     result = begun.study("optimize", "--n-trials", 50, "--quiet")
     monkeypatch.setattr(rdb, "_make_concurrent", open_database)
-    assert result.code == 2, result.err
+    assert result.code == 1, result.err
     assert "the database failed: database or disk is full" in result.err
     assert len(result.err.strip().splitlines()) == 1
     done = len([trial for trial in begun.trials() if trial.state == COMPLETE])

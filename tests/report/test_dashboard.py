@@ -131,6 +131,32 @@ def test_deleting_a_study_deletes_its_files(tmp_path: Path) -> None:
     assert not list((root / ".uploads").iterdir())
 
 
+def test_a_study_that_is_created_anew_shows_its_own_trials(tmp_path: Path) -> None:
+    """SQLite gives a new study, and its trials, the numbers of deleted ones."""
+    url, root = f"sqlite:///{tmp_path}/nasopt.db", tmp_path / "nasopt.db.artifacts"
+
+    def begin(name: str, quality: float, trials: int) -> tuple[int, int]:
+        number = invent_study(url, name, root)
+        study = optuna.load_study(study_name=name, storage=url)
+        study.optimize(lambda trial: (quality, 1.0, 1.0), n_trials=trials)
+        return number, study.trials[0]._trial_id
+
+    def shown(address: str, number: int) -> list[float]:
+        page = fetch(f"{address}/api/studies/{number}")
+        return [trial["values"][0] for trial in page["trials"]]
+
+    old = begin("same", 0.25, 3)
+    with serve(url) as address:
+        assert shown(address, old[0]) == [0.25] * 3
+        assert run("study", "delete", "same", "--yes", "--storage", url).code == 0
+        assert begin("same", 0.75, 2) == old
+        assert shown(address, old[0]) == [0.75] * 2
+        assert run("study", "delete", "same", "--yes", "--storage", url).code == 0
+        number = invent_study(url, "other", root)
+        assert shown(address, number) == []
+        assert fetch(f"{address}/api/studies/{number}")["name"] == "other"
+
+
 def invent_study(url: str, name: str, root: Path) -> int:
     """A study of ours without trials, and a file in its folder; returns its id."""
     dataset = {"path": "d", "text": ["t"], "splits": {"train": "train", "validation": "validation"}}

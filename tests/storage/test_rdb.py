@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy
 from readers import read_only, run_python
 
-from nasopt.errors import StorageError
+from nasopt.errors import MachineError, StorageError
 from nasopt.storage import rdb
 
 
@@ -75,10 +75,20 @@ def test_a_failing_database_is_explained_in_one_line() -> None:
     url = rdb.parse_url("postgresql://u:secret@h/db")
     failure = sqlalchemy.exc.OperationalError("SELECT 1", {}, RuntimeError("server gone\nHINT"))
     message = "the database failed: server gone; once it is back"
-    with pytest.raises(StorageError, match=message) as caught, rdb.explaining_failures(url):
+    with pytest.raises(MachineError, match=message) as caught, rdb.explaining_failures(url):
         raise optuna.exceptions.StorageInternalError("wrapped\nlines") from failure
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("clean_up", [UnboundLocalError("frozen_trial"), AssertionError("Should not reach.")])
+def test_what_optuna_s_clean_up_raises_hides_no_failure(clean_up: Exception) -> None:
+    url = rdb.parse_url("sqlite:///a.db")
+    clean_up.__context__ = optuna.exceptions.StorageInternalError("database or disk is full")
+    with pytest.raises(MachineError, match="disk is full"), rdb.explaining_failures(url):
+        raise clean_up
+    with pytest.raises(AssertionError, match="ours"), rdb.explaining_failures(url):
+        raise AssertionError("ours")
 
 
 def test_heartbeats_outlive_an_interruption(tmp_path: Path) -> None:

@@ -11,9 +11,12 @@ import pytest
 import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
+from nasopt.errors import MachineError
 from nasopt.host.identity import host, is_gone, worker_identity
 from nasopt.records import names as attributes
 from nasopt.records import queries
+from nasopt.records.interruption import RETRIES
+from nasopt.samplers.history import proposed_params
 from nasopt.storage.rdb import open_storage, parse_url
 from nasopt.study import recovery
 from nasopt.study.recovery import fail_interrupted, settle_interrupted, was_given_up
@@ -82,13 +85,33 @@ def test_workers_that_settle_at_once_queue_it_once(tmp_path: Path) -> None:
     assert [trial.user_attrs.get(attributes.RETRY_OF) for trial in trials] == [None, number]
 
 
-def test_a_retry_is_not_retried(tmp_path: Path) -> None:
+def test_a_trial_is_retried_three_times_and_then_failed(tmp_path: Path) -> None:
     study = new_study(tmp_path)
     running(study, GONE)
+    for _ in range(RETRIES):
+        settle_interrupted(study, tmp_path)
+        settle_interrupted(study, tmp_path)
+        assert len(study.get_trials(states=(TrialState.WAITING,))) == 1
+        assert queries.finished_trials(study) == []
+        study.ask().set_user_attr(attributes.WORKER, GONE)
     settle_interrupted(study, tmp_path)
-    study.ask().set_user_attr(attributes.WORKER, GONE)
-    settle_interrupted(study, tmp_path)
-    assert [trial.state for trial in study.get_trials()] == [TrialState.FAIL] * 2
+    trials = study.get_trials()
+    assert [trial.state for trial in trials] == [TrialState.FAIL] * 4
+    assert [trial.user_attrs.get(attributes.RETRY_OF) for trial in trials] == [None, 0, 1, 2]
+    assert {proposed_params(trial)["x"] for trial in trials} == {1}
+    last = trials[-1]
+    assert last.user_attrs[attributes.FAILURE] == (
+        "interrupted: its process is gone; given up after 4 tries, each of which was interrupted"
+    )
+    assert queries.finished_trials(study) == [last]
+    assert was_given_up(study, last.number)
+
+
+def test_a_folder_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
+    study = new_study(tmp_path)
+    with pytest.raises(MachineError, match="the study's artifact folder is gone"):
+        settle_interrupted(study, tmp_path / "gone")
+    assert not (tmp_path / "gone").exists()
 
 
 def test_a_trial_that_names_no_process_has_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -277,3 +279,43 @@ def test_a_real_encoder_scores_as_by_the_benchmarks_own_code(tmp_path: Path) -> 
 
     assert evaluation.details == {name: pytest.approx(score, abs=0.01) for name, score in REFERENCE.items()}
     assert evaluation.quality == pytest.approx(0.721, abs=0.005)
+
+
+def with_modules(tiny_bert: Path, folder: Path, mode: str, *others: str) -> Path:
+    """The tiny encoder in a folder of sentence-transformers."""
+    shutil.copytree(tiny_bert, folder)
+    for name in ("1_Pooling", *others):
+        (folder / name).mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{mode}": True}))
+    return folder
+
+
+def test_the_pooling_is_the_model_s_own_unless_the_study_says_another(
+    tiny_bert: Path, pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert open_task(tiny_bert, pairs).pooling == "mean"
+    model = with_modules(tiny_bert, tmp_path / "model", "cls_token", "2_Normalize")
+    task = open_task(model, pairs)
+    assert task.pooling == "cls"
+    assert "vectors = hidden[:, 0]" in task.usage
+    assert task.text_encoder(task.load_model(), CPU).pooling == "cls"
+    assert caplog.text == ""
+    assert open_task(model, pairs, pooling="mean").pooling == "mean"
+    assert "mean, though the model's own files say cls" in caplog.text
+
+
+def test_a_dense_module_is_refused_by_name(
+    tiny_bert: Path, pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = with_modules(tiny_bert, tmp_path / "model", "cls_token", "2_Dense")
+    with pytest.raises(UnsupportedModelError, match=r"go through 2_Dense .*; set task\.similarity\.pooling"):
+        open_task(model, pairs)
+    assert open_task(model, pairs, pooling="cls").pooling == "cls"
+    assert "without the model's 2_Dense" in caplog.text
+
+
+def test_a_pooling_that_is_not_known_is_named(tiny_bert: Path, pairs: Path, tmp_path: Path) -> None:
+    model = with_modules(tiny_bert, tmp_path / "model", "max_tokens")
+    with pytest.raises(UnsupportedModelError, match=r"its pooling is max_tokens; .* one of mean, cls"):
+        open_task(model, pairs)
+    assert open_task(model, pairs, pooling="mean").pooling == "mean"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,38 @@ def test_an_interrupted_cache_is_filled_again(
     cached = make(teacher, split, tmp_path)
     batch = split.batch(torch.arange(150))
     assert torch.allclose(cached(batch)[0], LiveTeacher(teacher, CPU, (-1,))(batch)[0].float(), atol=0.03)
+
+
+def cut_off(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def zeros_in_the_middle(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut_off, zeros_in_the_middle, Path.unlink])
+@pytest.mark.parametrize("name", ["logits.bin", "hidden.bin", "shape.json"])
+def test_a_damaged_cache_is_filled_again(
+    teacher: BertForSequenceClassification,
+    split: EncodedSplit,
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    name: str,
+) -> None:
+    batch = split.batch(torch.arange(150))
+    mask = batch.attention_mask.bool()
+    logits, hidden = (tensor.clone() for tensor in make(teacher, split, tmp_path)(batch))
+    (cache,) = tmp_path.iterdir()
+    damage(cache / name)
+    again = make(teacher, split, tmp_path)(batch)
+    assert torch.equal(again[0], logits)
+    assert torch.equal(again[1][:, mask], hidden[:, mask])
+    steps: list[tuple[int, int]] = []
+    make(teacher, split, tmp_path, on_step=lambda *step: steps.append(step))
+    assert steps == []
 
 
 def test_above_the_cap_nothing_is_stored(

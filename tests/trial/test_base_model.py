@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from nasopt.architecture.encoder import Architecture
 from nasopt.config.study import StudyConfig
 from nasopt.errors import CheckpointError
 from nasopt.storage.checkpoints import CheckpointStore
@@ -102,6 +103,28 @@ def test_a_damaged_one_is_made_again_on_demand_only(context: Context) -> None:
         base_of(context).stored(must_stay=False)
     forget_damaged_base(context.folder, context.checkpoints)
     assert base_of(context).stored(must_stay=True) is None
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"checkpoint": "../../base", "origin": ""}', '{"origin": ""}', '{"checkpoint": 1']
+)
+@pytest.mark.parametrize("must_stay", [False, True])
+def test_a_damaged_record_is_told_in_one_line_and_forgotten_on_demand(
+    context: Context, content: str, must_stay: bool
+) -> None:
+    (context.folder / RECORD).write_text(content)
+    with pytest.raises(CheckpointError, match=r"base\.json: .* damaged.*; pass --rebuild") as caught:
+        base_of(context).stored(must_stay)
+    assert "\n" not in str(caught.value)
+    forget_damaged_base(context.folder, context.checkpoints)
+    assert base_of(context).stored(must_stay) is None
+
+
+def test_a_record_that_names_another_model_s_checkpoint_is_refused(context: Context) -> None:
+    other = context.checkpoints.write({"a": torch.ones(2)}, Architecture.full(context.shape))
+    (context.folder / RECORD).write_text(json.dumps({"checkpoint": other, "origin": ""}))
+    with pytest.raises(CheckpointError, match=r"base\.json: names the checkpoint of another model; delete this file"):
+        base_of(context).stored(must_stay=True)
 
 
 def test_there_is_nothing_to_forget_in_a_new_folder(context: Context, tmp_path: Path) -> None:

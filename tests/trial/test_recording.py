@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import optuna
 import pytest
-from nasopt.storage.predictions import PredictionStore
 
 from nasopt.architecture.encoder import Architecture
 from nasopt.measurement.sources import make_sources
 from nasopt.methods.base import Judgement
+from nasopt.storage.validation_predictions import PredictionStore
 from nasopt.tasks.base import Evaluation
 from nasopt.training.candidate import Candidate, Lineage
 from nasopt.training.context import BaseTrial, Context

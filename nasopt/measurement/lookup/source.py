@@ -26,6 +26,8 @@ class LookupSource(EstimatingSource):
             machine.
     """
 
+    estimates = (Architecture,)
+
     def __init__(self, latency: LatencyConfig, precisions: Sequence[str]) -> None:
         self.latency = latency
         self.table = open_table(latency, precisions)

@@ -13,17 +13,17 @@ int8 and int4 do not exist in ONNX Runtime here: the exporter cannot convert bit
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
-from nasopt.errors import StudyFileError
+from nasopt.errors import MissingToolError, StudyFileError
+from nasopt.host.files import scratch_folder
 from nasopt.measurement.measured.latency import MeasurementError, quiet_process
 from nasopt.models.onnx import OnnxModel, check_cuda_provider, check_packages, convert
 
@@ -85,11 +85,47 @@ def check_runtime(runtime: Runtime, device: torch.device) -> None:
     Raises:
         MissingExtraError: ONNX Runtime, or what writes its files, is not installed.
         DeviceNotFoundError: the installed ONNX Runtime cannot use the GPU.
+        MissingToolError: `torch.compile` does not work.
     """
     if runtime == "onnxruntime":
         check_packages()
         if device.type == "cuda":
             check_cuda_provider()
+    if runtime == "compile":
+        _check_compiler(device)
+
+
+@cache
+def _check_compiler(device: torch.device) -> None:
+    """Compiles next to nothing: only this needs all that a model needs.
+
+    `torch.compile` needs a C++ compiler for a CPU; for a GPU a C compiler, Triton and Python's header files. What it
+    has once compiled it keeps, so that the compiler is asked for besides.
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        if device.type == "cpu":
+            get_cpp_compiler()
+        with torch.inference_mode():
+            torch.compile(_double)(torch.ones(2, device=device))
+    except Exception as error:
+        raise MissingToolError(
+            f"latency.runtime: `compile` does not work on this machine ({_last_words(error)}); install a C++ compiler "
+            "(such as g++), or choose the runtime eager or onnxruntime"
+        ) from error
+    finally:
+        forget_compiled()
+
+
+def _double(tensor: Tensor) -> Tensor:
+    return tensor * 2
+
+
+def _last_words(error: BaseException) -> str:
+    """The first line of what the compiler's own error says, without the advice that torch adds below."""
+    cause = error.__cause__ or error
+    return (str(cause).strip() or type(cause).__name__).splitlines()[0]
 
 
 def check_precisions(runtime: str, precisions: Sequence[str]) -> None:
@@ -182,7 +218,7 @@ def _in_onnxruntime(
         convertible = convertible.float()
     # Two texts: a size of 1 would be taken for a fixed one.
     example = {name: tensor.cpu()[:1].repeat(2, 1) for name, tensor in inputs.items()}
-    with tempfile.TemporaryDirectory(prefix="nasopt-") as folder:
-        file = Path(folder) / "model.onnx"
+    with scratch_folder() as folder:
+        file = folder / "model.onnx"
         convert(convertible, example, file)
         return OnnxModel(file, settings.threads, device, tf32=settings.tf32)

@@ -21,7 +21,7 @@ from nasopt.measurement.predicted.kernel_time import pass_ms
 from nasopt.measurement.predicted.model import Case, constants_of, extents, kernel_table, machine_of
 from nasopt.measurement.predicted.shapes import ShapesFileError, read_shapes
 from nasopt.measurement.predicted.software import SOFTWARE, RuntimeNotKnownError, software_of
-from nasopt.measurement.predicted.transformer_cost import Floats
+from nasopt.measurement.predicted.transformer_cost import Floats, Workload
 
 COVERAGE = 0.9
 NOISE = 0.08
@@ -60,7 +60,13 @@ class Sample:
     @property
     def shape(self) -> tuple[int, int]:
         """The model: how many layers, how wide."""
-        return len(self.case.workload.layers), self.case.workload.hidden_size
+        return len(self.workload.layers), self.workload.hidden_size
+
+    @property
+    def workload(self) -> Workload:
+        """The pass: published latencies are those of encoders of layers."""
+        assert isinstance(self.case.workload, Workload)
+        return self.case.workload
 
     @property
     def device(self) -> str:
@@ -269,5 +275,5 @@ def calibrate(samples: Sequence[Sample], shapes: Held, devices: Held, *, date: s
 
 
 def _ranges(samples: Sequence[Sample]) -> dict[str, tuple[int, int]]:
-    every = [extents(sample.case.workload) for sample in samples]
+    every = [extents(sample.workload) for sample in samples]
     return {name: (min(item[name][0] for item in every), max(item[name][1] for item in every)) for name in every[0]}

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from nasopt.errors import choices
+from nasopt.measurement.predicted.cell_cost import BEYOND, CellWorkload, cell_kernels
 from nasopt.measurement.predicted.device_profiles import (
     ELEMENT_BYTES,
     NUMBER_FORMATS,
@@ -25,7 +26,10 @@ from nasopt.measurement.predicted.device_profiles import (
 from nasopt.measurement.predicted.fitted import Fitted, fitted
 from nasopt.measurement.predicted.kernel_time import Constants, Machine, pass_ms
 from nasopt.measurement.predicted.software import RuntimeNotKnownError, Software, software_of
-from nasopt.measurement.predicted.transformer_cost import Floats, KernelTable, Workload, kernels
+from nasopt.measurement.predicted.transformer_cost import Floats, Kernel, KernelTable, Workload, kernels
+
+AnyWorkload: TypeAlias = Workload | CellWorkload
+"""A pass of an encoder of layers, or of a chain of cells."""
 
 ENERGY_CLASS: dict[NumberFormat, str] = {"fp32": "fp32", "tf32": "fp32", "bf16": "fp16", "fp16": "fp16", "int8": "int8"}
 """Precisions whose operations are taken to cost the same energy."""
@@ -42,7 +46,7 @@ class Case:
     software: Software
     runtime: str
     precision: NumberFormat
-    workload: Workload
+    workload: AnyWorkload
 
     @property
     def family(self) -> str:
@@ -89,7 +93,7 @@ class Prediction:
         return asdict(self)
 
 
-def make_case(profile: DeviceProfile, runtime: str, precision: str, workload: Workload, source: str = "") -> Case:
+def make_case(profile: DeviceProfile, runtime: str, precision: str, workload: AnyWorkload, source: str = "") -> Case:
     """A case that can be predicted.
 
     Args:
@@ -140,7 +144,14 @@ def predict_many(cases: Sequence[Case]) -> list[Prediction]:
 
 def kernel_table(cases: Sequence[Case]) -> KernelTable:
     """The kernels of all cases."""
-    return KernelTable.of([kernels(case.workload, case.software.fusions[case.runtime]) for case in cases])
+    return KernelTable.of([_kernels(case) for case in cases])
+
+
+def _kernels(case: Case) -> list[Kernel]:
+    fusion = case.software.fusions[case.runtime]
+    if isinstance(case.workload, CellWorkload):
+        return cell_kernels(case.workload, fusion)
+    return kernels(case.workload, fusion)
 
 
 def machine_of(cases: Sequence[Case]) -> Machine:
@@ -253,6 +264,8 @@ def extents(workload: Workload) -> dict[str, tuple[int, int]]:
 
 
 def _beyond(case: Case, found: Fitted) -> tuple[str, ...]:
+    if isinstance(case.workload, CellWorkload):
+        return (BEYOND,)
     ranges = found.ranges.get(case.family)
     if ranges is None:
         return ("precision",)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nasopt.architecture.base import CandidateArchitecture
+from nasopt.architecture.base import CandidateArchitecture, EncoderShape
+from nasopt.architecture.cells import CellArchitecture
 from nasopt.architecture.encoder import Architecture
 from nasopt.config.study import LatencyConfig
 from nasopt.errors import StudyFileError, choices
 from nasopt.measurement.estimating import EstimatingSource, Origin
 from nasopt.measurement.inputs import shapes_of
 from nasopt.measurement.measured.latency import MeasurementError
+from nasopt.measurement.predicted.cell_cost import CellWorkload
 from nasopt.measurement.predicted.device_profiles import DeviceProfile
 from nasopt.measurement.predicted.fitted import fitted
-from nasopt.measurement.predicted.model import Prediction, known_precisions, make_case, predict_many
+from nasopt.measurement.predicted.model import AnyWorkload, Prediction, known_precisions, make_case, predict_many
 from nasopt.measurement.predicted.software import DEFAULT_RUNTIME, software_of
 from nasopt.measurement.predicted.transformer_cost import LayerShape, Workload
 from nasopt.measurement.subject import Subject
@@ -26,6 +28,8 @@ class PredictingSource(EstimatingSource):
         RuntimeNotKnownError: nothing is known of the runtime.
         StudyFileError: a precision cannot be predicted with it on that device.
     """
+
+    estimates = (Architecture, CellArchitecture)
 
     def __init__(self, latency: LatencyConfig, profile: DeviceProfile, precisions: Sequence[str]) -> None:
         self.latency = latency
@@ -45,13 +49,32 @@ class PredictingSource(EstimatingSource):
         return Origin(profile=name, device=name, fitted=fitted().date)
 
     def estimate(self, architecture: CandidateArchitecture, subject: Subject) -> Sequence[Prediction]:
-        if not isinstance(architecture, Architecture):
-            raise MeasurementError("no latency can be predicted of an architecture that is not of transformer layers")
-        shape, precision = subject.shape, architecture.precision
-        kept = [units for units in architecture.layers if units is not None]
-        layers = tuple(LayerShape(len(units.heads), shape.head_size, len(units.neurons)) for units in kept)
+        precision = architecture.precision
         number_format = "tf32" if self.latency.tf32 and precision == "fp32" else precision
         workloads = [
-            Workload(layers, shape.hidden_size, length, size) for size, length in shapes_of(self.latency, subject)
+            workload_of(architecture, subject.shape, length, size) for size, length in shapes_of(self.latency, subject)
         ]
         return predict_many([make_case(self.profile, self.runtime, number_format, item) for item in workloads])
+
+
+def workload_of(
+    architecture: CandidateArchitecture, shape: EncoderShape, sequence_length: int, batch_size: int
+) -> AnyWorkload:
+    """One pass of a candidate.
+
+    Args:
+        architecture: the candidate's.
+        shape: the base model's.
+        sequence_length: tokens in each sequence, padding included.
+        batch_size: sequences.
+
+    Raises:
+        MeasurementError: it is neither an encoder of layers nor a chain of cells.
+    """
+    if isinstance(architecture, CellArchitecture):
+        return CellWorkload(architecture, sequence_length, batch_size)
+    if not isinstance(architecture, Architecture):
+        raise MeasurementError("no latency can be predicted of what is neither an encoder of layers nor made of cells")
+    kept = [units for units in architecture.layers if units is not None]
+    layers = tuple(LayerShape(len(units.heads), shape.head_size, len(units.neurons)) for units in kept)
+    return Workload(layers, shape.hidden_size, sequence_length, batch_size)

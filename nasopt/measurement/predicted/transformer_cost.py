@@ -152,11 +152,11 @@ class KernelTable:
 def kernels(workload: Workload, fusion: Fusion) -> list[Kernel]:
     """Every kernel of one pass, from the embeddings to the classification head."""
     tokens, hidden, batch = workload.tokens, workload.hidden_size, workload.batch_size
-    result = [_stream("embeddings", 5 * tokens * hidden)]
+    result = [stream("embeddings", 5 * tokens * hidden)]
     for shape, count in Counter(workload.layers).items():
         result += [replace(kernel, count=count) for kernel in _layer(workload, shape, fusion)]
-    result += _matmul("pooler", batch, hidden, hidden, fusion)
-    result += _matmul("head", batch, hidden, 2, fusion)
+    result += matmul("pooler", batch, hidden, hidden, fusion)
+    result += matmul("head", batch, hidden, 2, fusion)
     return result
 
 
@@ -164,17 +164,17 @@ def _layer(workload: Workload, shape: LayerShape, fusion: Fusion) -> Iterator[Ke
     tokens, hidden, width = workload.tokens, workload.hidden_size, shape.heads * shape.head_size
     norm = 4 * tokens * hidden // fusion.norm_kernels + tokens * hidden * (fusion.norm_kernels - 1)
     if width:
-        projections = _matmul("qkv", tokens, hidden, 3 * width if fusion.qkv else width, fusion)
+        projections = matmul("qkv", tokens, hidden, 3 * width if fusion.qkv else width, fusion)
         yield from projections * (1 if fusion.qkv else 3)
         yield from _attention(workload, shape, fusion)
-        yield from _matmul("attention output", tokens, width, hidden, fusion)
-    yield from [_stream("attention norm", norm)] * fusion.norm_kernels
+        yield from matmul("attention output", tokens, width, hidden, fusion)
+    yield from [stream("attention norm", norm)] * fusion.norm_kernels
     if shape.ffn_size:
-        yield from _matmul("ffn up", tokens, hidden, shape.ffn_size, fusion)
+        yield from matmul("ffn up", tokens, hidden, shape.ffn_size, fusion)
         if not fusion.epilogue:
-            yield _stream("activation", 2 * tokens * shape.ffn_size)
-        yield from _matmul("ffn down", tokens, shape.ffn_size, hidden, fusion)
-    yield from [_stream("ffn norm", norm)] * fusion.norm_kernels
+            yield stream("activation", 2 * tokens * shape.ffn_size)
+        yield from matmul("ffn down", tokens, shape.ffn_size, hidden, fusion)
+    yield from [stream("ffn norm", norm)] * fusion.norm_kernels
 
 
 def _attention(workload: Workload, shape: LayerShape, fusion: Fusion) -> Iterator[Kernel]:
@@ -185,17 +185,18 @@ def _attention(workload: Workload, shape: LayerShape, fusion: Fusion) -> Iterato
         yield Kernel("attention", "attention", heads, length, length, size, 0, 4 * vectors)
         return
     yield Kernel("scores", "matmul", heads, length, length, size, 0, 2 * vectors + scores)
-    yield _stream("softmax", 2 * scores)
+    yield stream("softmax", 2 * scores)
     yield Kernel("context", "matmul", heads, length, size, length, 0, 2 * vectors + scores)
     if not fusion.qkv:
-        yield _stream("transposes", 8 * vectors)
+        yield stream("transposes", 8 * vectors)
 
 
-def _matmul(name: str, rows: int, depth: int, columns: int, fusion: Fusion) -> list[Kernel]:
+def matmul(name: str, rows: int, depth: int, columns: int, fusion: Fusion) -> list[Kernel]:
     """A linear layer: one kernel, and another for its bias where the runtime does not fuse it."""
     product = Kernel(name, "matmul", 1, rows, columns, depth, depth * columns, rows * (depth + columns))
-    return [product] if fusion.epilogue else [product, _stream(f"{name} bias", 2 * rows * columns)]
+    return [product] if fusion.epilogue else [product, stream(f"{name} bias", 2 * rows * columns)]
 
 
-def _stream(name: str, activations: int) -> Kernel:
+def stream(name: str, activations: int) -> Kernel:
+    """A kernel that only moves so many elements of activations."""
     return Kernel(name, "stream", 1, 0, 0, 0, 0, activations)

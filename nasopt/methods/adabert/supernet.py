@@ -16,19 +16,19 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from nasopt.architecture.cells import OPERATIONS
-from nasopt.host.files import partial_name, write_atomically
+from nasopt.errors import CheckpointError
+from nasopt.host.files import write_atomically
 from nasopt.methods.adabert.collapse import cures, judge
 from nasopt.methods.adabert.distilled import Distilled, LayerMatching, TaskLoss, initialise_embedding, new_projections
 from nasopt.methods.adabert.efficiency import efficiency
 from nasopt.methods.adabert.search_options import SearchOptions
 from nasopt.models.searchcell import Supernet, strongest, student_config
 from nasopt.storage.checkpoints import CheckpointStore
+from nasopt.storage.tensors import read_tensors, write_tensors
 from nasopt.tasks.batches import Batch, EncodedSplit
 from nasopt.training.loop import SecondOptimizer, StepCallback, train
 from nasopt.training.state import TrainingState
@@ -171,8 +171,13 @@ class SupernetSearch:
         path = self.folder / RECORD
         if not path.is_file():
             return None
-        record: dict[str, Any] = json.loads(path.read_text())
-        return record if record["origin"] == self.origin and record["checkpoint"] in store else None
+        try:
+            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            is_ours = record["origin"] == self.origin and record["checkpoint"] in store
+        except (ValueError, KeyError, TypeError):
+            logger.warning("%s: cannot be read; the supernet is trained again", path)
+            return None
+        return record if is_ours else None
 
     def _train(self, store: CheckpointStore, on_step: StepCallback | None) -> dict[str, Any]:
         options = self.options
@@ -227,26 +232,23 @@ class SupernetSearch:
     def _keep(self, state: TrainingState, history: History) -> None:
         """Writes down where the search is, so that a process that is killed loses at most an epoch."""
         progress = {"epochs": state.epochs, "steps": state.steps, "history": vars(history)}
-        partial = self.folder / partial_name()
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
-        try:
-            save_file(tensors, partial, {"origin": self.origin, "progress": json.dumps(progress)})
-            partial.replace(self.folder / STATE)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_tensors(self.folder / STATE, state.tensors, {"origin": self.origin, "progress": json.dumps(progress)})
 
     def _resumed(self) -> tuple[TrainingState | None, History]:
         """Where an earlier process was, if it searched from the same."""
         path = self.folder / STATE
         if not path.is_file():
             return None, History()
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+        try:
+            tensors, metadata = read_tensors(path)
+        except CheckpointError as error:
+            logger.warning("%s; the supernet is trained from the start", error)
+            return None, History()
         if metadata["origin"] != self.origin:
             return None, History()
         progress = json.loads(metadata["progress"])
         logger.info("the supernet's training goes on after epoch %d", progress["epochs"])
-        return TrainingState(progress["epochs"], progress["steps"], load_file(path)), History(**progress["history"])
+        return TrainingState(progress["epochs"], progress["steps"], tensors), History(**progress["history"])
 
     def _record(self, checkpoint: str, supernet: Supernet, history: History) -> dict[str, Any]:
         options = self.options

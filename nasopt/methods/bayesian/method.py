@@ -169,7 +169,8 @@ class BayesianMethod(Method):
             options,
             context,
         )
-        return Conditioned(params.get("posterior", options.posteriors[0]), training)
+        structure = params.get("posterior", options.posteriors[0])
+        return Conditioned(structure, training, options.posterior_epochs)
 
     @property
     def controls(self) -> Controls:

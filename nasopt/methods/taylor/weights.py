@@ -82,7 +82,7 @@ def matching_loss(recipe: Recipe, options: TaylorOptions, context: Context) -> L
         embedding.vectors,
         embedding.run,
         folder=study_folder(context),
-        identity=f"{context.base_key} {settings.pooling} {settings.normalize}",
+        identity=f"{context.base_key} {embedding.pooling} {settings.normalize}",
         device=context.device,
         on_step=lambda done, total: context.on_phase("teacher outputs", done, total),
     )

@@ -11,8 +11,9 @@ from nasopt.architecture.cells import CellArchitecture
 from nasopt.config.study import LatencyConfig
 from nasopt.errors import StudyFileError
 from nasopt.measurement.measured.latency import MeasurementError
+from nasopt.measurement.predicted.cell_cost import BEYOND
 from nasopt.measurement.predicted.device_profiles import find_profile
-from nasopt.measurement.predicted.source import PredictingSource
+from nasopt.measurement.predicted.source import PredictingSource, workload_of
 from nasopt.measurement.subject import Subject
 
 
@@ -42,9 +43,20 @@ def test_real_lengths_are_averaged(subject: Subject) -> None:
     assert record.median_ms > 0
 
 
+def test_a_chain_of_cells_is_predicted_too(subject: Subject) -> None:
+    cells = replace(subject, architecture=CellArchitecture(("conv3", "skip", "avgpool"), 64))
+    record = source().record(cells, 40.0)
+    assert 0 < record.low_ms < record.median_ms < record.high_ms
+    assert record.ratio < 1
+    assert record.value_ms == pytest.approx(40.0 * record.ratio)
+    assert record.beyond == (BEYOND,)
+    assert f"extrapolated ({BEYOND})" in record.source_words
+    assert source(lengths="validation").record(cells, None).median_ms > 0
+
+
 def test_what_cannot_be_predicted_is_refused(subject: Subject) -> None:
-    cells = replace(subject, architecture=CellArchitecture(("conv3",), 64))
+    other = replace(subject, architecture=object())  # type: ignore[arg-type]
     with pytest.raises(MeasurementError, match="no latency can be predicted"):
-        source().record(cells, None)
+        workload_of(other.architecture, subject.shape, 32, 8)
     with pytest.raises(StudyFileError, match="not in int4"):
         PredictingSource(source().latency, find_profile("a100"), ["int4"])

@@ -11,11 +11,13 @@ import pytest
 import torch
 from command_line import read, run
 from killing import run_killed
+from lookup_tables import document
 from pydantic import ValidationError
 
 import nasopt
 from nasopt.architecture.cells import CellArchitecture
 from nasopt.execution.controls import member_of
+from nasopt.measurement.predicted.cell_cost import BEYOND
 from nasopt.methods.adabert.method import AdaBERTMethod
 from nasopt.methods.adabert.options import AdaBERTOptions
 from nasopt.methods.registry import available
@@ -114,6 +116,37 @@ def test_the_whole_way_on_the_command_line(write_adabert: WriteStudy, tmp_path: 
     model, tokenizer = nasopt.load(tmp_path / "hf")
     assert isinstance(model, AdaBertForSequenceClassification)
     assert model(**tokenizer(["a good film"], return_tensors="pt")).logits.shape == (1, 2)
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA GPU")
+def test_a_search_for_a_device_that_is_not_here(write_adabert: WriteStudy, tmp_path: Path) -> None:
+    storage = ("--storage", f"sqlite:///{tmp_path}/s.db")
+    assert run("study", "create", write_adabert(**{'device = "cpu"': 'device = "a100"'}), *storage).code == 0
+    result = run("study", "optimize", "cells", *storage, "--quiet")
+    assert result.code == 0, result.err
+    base, *students = json.loads(run("study", "trials", "cells", "-f", "json", *storage).out)
+    assert [trial["state"] for trial in (base, *students)] == ["COMPLETE"] * 4
+    study = optuna.load_study(study_name="cells", storage=storage[1])
+    found = [trial.user_attrs["latency"]["latency_ms"] for trial in study.trials]
+    assert all(item["beyond"] == [BEYOND] for item in found[1:])
+    assert BEYOND not in found[0]["beyond"]
+    asked = ("--profile", "a100", "--study", "cells", "--trial", students[0]["number"], "--precision", "fp32")
+    predicted = run("device", "predict", *asked, *storage, "-f", "json")
+    assert predicted.code == 0, predicted.err
+    assert json.loads(predicted.out)["latency_ms"] == pytest.approx(found[1]["median_ms"])
+
+
+@pytest.mark.integration
+def test_a_look_up_table_is_refused_before_anything_is_trained(write_adabert: WriteStudy, tmp_path: Path) -> None:
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps(document()))
+    path = write_adabert(**{'device = "cpu"': f'device = "cpu"\nmode = "lut"\nlut = "{table}"'})
+    result = run("study", "create", path, "--storage", f"sqlite:///{tmp_path}/s.db")
+    assert result.code == 2
+    assert "latency.mode: a look-up table knows encoders of layers, not what adabert makes" in result.err
+    assert result.err.count("\n") == 1
+    assert not (tmp_path / "s.db").exists()
 
 
 @pytest.mark.integration

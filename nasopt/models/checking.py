@@ -1,0 +1,187 @@
+"""Whether the files of a model belong together: weights, configuration and tokenizer.
+
+transformers fills up with random weights what a checkpoint lacks, leaves out what has no place in the model, and makes
+a tokenizer of special tokens alone where there are no files of one. Here each of these is an error that names what is
+wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import has_file
+
+from nasopt.errors import UnsupportedModelError
+
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+ADAPTER = "adapter_config.json"
+CONVERSION = (
+    'python -c "import torch; from safetensors.torch import save_file; '
+    "w = torch.load('pytorch_model.bin', weights_only=True); "
+    "save_file({n: t.clone().contiguous() for n, t in w.items()}, 'model.safetensors', {'format': 'pt'})\""
+)
+"""Run in a model's folder: its weights as safetensors, those that are shared once for each name."""
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+"""Files that hold a whole tokenizer, of whatever class."""
+CONSTANTS = re.compile(r"position_ids|token_type_ids|inv_freq|embed_positions\.weights|word_embeddings\._weight")
+"""Ends of names in old checkpoints of what the model computes by itself, or holds a second time."""
+
+
+def check_files(source: str, revision: str | None) -> None:
+    """Makes sure that a folder, or a repository on the hub, has its weights as safetensors, and all of them there.
+
+    Raises:
+        UnsupportedModelError: it has none, has pickled ones only, or those of an adapter for another model.
+    """
+    if _has_any(source, revision, (ADAPTER,)):
+        raise UnsupportedModelError(
+            f"model {source!r}: has an adapter ({ADAPTER}); merge it into the model with peft's `merge_and_unload()`, "
+            "and save that"
+        )
+    if _has_any(source, revision, SAFETENSORS):
+        return
+    if _has_any(source, revision, PICKLED):
+        raise UnsupportedModelError(
+            f"model {source!r}: its weights are pickled ({PICKLED[0]}), and nasopt reads safetensors only; convert "
+            f"them in its folder with: {CONVERSION}"
+        )
+    if Path(source).is_dir():
+        raise UnsupportedModelError(f"model {source!r}: holds no weights (there is no {SAFETENSORS[0]})")
+
+
+def check_report(source: str, model: PreTrainedModel, report: Mapping[str, Any], may_lack: Iterable[str] = ()) -> None:
+    """Makes sure that a model got all its weights, and that all of the checkpoint's encoder found a place.
+
+    Args:
+        source: where the checkpoint is.
+        model: as loaded.
+        report: transformers' `output_loading_info`, with mismatched sizes ignored.
+        may_lack: names of weights that may be random, or of another size in the checkpoint.
+
+    Raises:
+        UnsupportedModelError: says how many weights are missing, of other sizes or left over, and names one.
+    """
+    allowed = set(may_lack)
+    kind = f"a {model.config.model_type} model"
+    others = sorted(item for item in report["mismatched_keys"] if item[0] not in allowed)
+    if others:
+        name, stored, expected = others[0]
+        raise UnsupportedModelError(
+            f"model {source!r}: its checkpoint is of another model: {len(others)} weights are of other sizes than "
+            f"config.json says, {name} among them ({_size(stored)} instead of {_size(expected)})"
+        )
+    absent = sorted(set(report["missing_keys"]) - allowed)
+    if absent:
+        raise UnsupportedModelError(
+            f"model {source!r}: its checkpoint lacks {len(absent)} of the weights of {kind}, {absent[0]} among them"
+        )
+    left_over = _without_place(model, report["unexpected_keys"])
+    if left_over:
+        raise UnsupportedModelError(
+            f"model {source!r}: {len(left_over)} weights of its encoder have no place in {kind} of this version of "
+            f"transformers and would be left out, {left_over[0]} among them"
+        )
+
+
+def _without_place(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
+    """The weights below the head that were left out; heads for other purposes, and poolers, may be."""
+    body = getattr(model, model.base_model_prefix, model)
+    parts = {name for name, _ in body.named_children()} | {"embeddings", "encoder", "decoder", "layers"}
+    prefix = f"{model.base_model_prefix}."
+    inside = [name for name in unexpected if name.startswith(prefix) or name.partition(".")[0] in parts]
+    return sorted(
+        name
+        for name in inside
+        if not name.removeprefix(prefix).startswith("pooler.")
+        and CONSTANTS.search(name) is None
+        and not _is_switched_off(model, name)
+    )
+
+
+def _is_switched_off(model: PreTrainedModel, name: str) -> bool:
+    """Whether the configuration says that the model does without these weights, as DeBERTa-v3's does of positions."""
+    return "position_embeddings" in name and getattr(model.config, "position_biased_input", True) is False
+
+
+def check_tokenizer_files(source: str, revision: str | None, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Makes sure that a tokenizer was read from files: without any, transformers makes one of special tokens alone.
+
+    Raises:
+        UnsupportedModelError: there are none.
+    """
+    names = {key: name for key, name in tokenizer.vocab_files_names.items() if isinstance(name, str)}
+    needed = [names[key] for key in ("vocab_file", "merges_file") if key in names]
+    if not names or _has_any(source, revision, TOKENIZERS):
+        return
+    missing = [name for name in needed if not _has_any(source, revision, (name,))]
+    if missing or not needed:
+        raise UnsupportedModelError(
+            f"model {source!r}: holds no tokenizer (there is no {' and no '.join((*missing, TOKENIZERS[0]))}); save "
+            "the model's own tokenizer there"
+        )
+
+
+def check_tokenizer(source: str, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Makes sure that texts can be tokenised for a model, in batches.
+
+    Args:
+        source: where both are.
+        tokenizer: the one found there.
+        rows: see :func:`check_vocabulary`.
+
+    Raises:
+        UnsupportedModelError: the tokenizer is a slow one, cannot pad, or is not the model's.
+    """
+    name = type(tokenizer).__name__
+    if not tokenizer.is_fast or not hasattr(tokenizer, "backend_tokenizer"):
+        raise UnsupportedModelError(
+            f"model {source!r}: its tokenizer ({name}) is a slow one; nasopt needs one of the library `tokenizers` "
+            "(tokenizer.json)"
+        )
+    if tokenizer.pad_token_id is None:
+        raise UnsupportedModelError(
+            f"model {source!r}: its tokenizer ({name}) has no pad token; set one that the model knows and save it: "
+            "`tokenizer.pad_token = ...; tokenizer.save_pretrained(...)`"
+        )
+    check_vocabulary(source, tokenizer, rows)
+
+
+def check_vocabulary(source: str, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Makes sure that a tokenizer is that of the model.
+
+    Args:
+        source: where both are.
+        tokenizer: the one found there.
+        rows: tokens that the model has embeddings of. Models often have some more than their tokenizers, never fewer.
+
+    Raises:
+        UnsupportedModelError: the tokenizer has more tokens, or fewer than half as many.
+    """
+    tokens = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if tokens > rows:
+        raise UnsupportedModelError(
+            f"model {source!r}: its tokenizer has {tokens} tokens, but the model has embeddings of {rows}: were tokens "
+            "added to it? Resize the model's embeddings (`resize_token_embeddings`) and save both"
+        )
+    if 2 * tokens < rows:
+        raise UnsupportedModelError(
+            f"model {source!r}: its tokenizer has {tokens} tokens, but the model has embeddings of {rows}: the "
+            "tokenizer is not the model's own"
+        )
+
+
+def _has_any(source: str, revision: str | None, names: Iterable[str]) -> bool:
+    """Whether one of the files is there. Where the hub does not tell, loading will."""
+    try:
+        return any(has_file(source, name, revision=revision or "main") for name in names)
+    except OSError:
+        return False
+
+
+def _size(shape: Iterable[int]) -> str:
+    return " x ".join(map(str, shape))

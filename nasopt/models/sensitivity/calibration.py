@@ -1,0 +1,88 @@
+"""What output projections read: the matrix H of the optimal brain surgeon, over calibration texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from nasopt.models.reconstruction import Forward
+
+GRAM_BYTES = 2**29
+"""Matrices that are in memory at a time; for more the model runs over the texts again."""
+
+
+@torch.no_grad()
+def input_grams(
+    model: PreTrainedModel,
+    projections: Sequence[nn.Linear],
+    batches: Sequence[Mapping[str, Tensor]],
+    *,
+    forward: Forward = lambda model, inputs: model(**inputs),
+    max_bytes: int = GRAM_BYTES,
+) -> Iterator[Tensor]:
+    """`X X^T` for each projection, one after the other, float64, where X holds its inputs at all real tokens.
+
+    A projection with a bias reads a 1 besides, as its last input.
+
+    Args:
+        model: left in eval mode.
+        projections: modules of the model.
+        batches: inputs of the model with their `attention_mask`, on its device.
+        forward: how the model is run.
+        max_bytes: of matrices in memory, unless a single one needs more.
+
+    Yields:
+        Shape (inputs, inputs), with one more of each where there is a bias.
+    """
+    model.eval()
+    for group in _groups(projections, max_bytes):
+        grams = [_empty(projection) for projection in group]
+        for inputs in batches:
+            mask = inputs["attention_mask"].bool()
+            seen: list[list[Tensor]] = [[] for _ in group]
+            with ExitStack() as hooks:
+                for projection, items in zip(group, seen, strict=True):
+                    hook = projection.register_forward_pre_hook(lambda _, given, items=items: items.append(given[0]))
+                    hooks.callback(hook.remove)
+                forward(model, inputs)
+            # After the pass, and so outside of its autocast: these products are never in bf16.
+            for gram, items in zip(grams, seen, strict=True):
+                for found in items:
+                    gram += _product(found[mask], len(gram))
+        yield from grams
+
+
+def _product(inputs: Tensor, size: int) -> Tensor:
+    """`X X^T` of inputs (tokens, channels), as exact as they are, with a channel of ones if `size` asks for it."""
+    rows = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+    if rows.shape[1] < size:
+        rows = torch.cat([rows, rows.new_ones((len(rows), 1))], dim=1)
+    return rows.T @ rows
+
+
+def _size(projection: nn.Linear) -> int:
+    return projection.in_features + int(projection.bias is not None)
+
+
+def _empty(projection: nn.Linear) -> Tensor:
+    size = _size(projection)
+    return torch.zeros((size, size), dtype=torch.float64, device=projection.weight.device)
+
+
+def _groups(projections: Sequence[nn.Linear], max_bytes: int) -> Iterator[list[nn.Linear]]:
+    """Projections in runs whose matrices fit."""
+    group: list[nn.Linear] = []
+    used = 0
+    for projection in projections:
+        needed = 8 * _size(projection) ** 2
+        if group and used + needed > max_bytes:
+            yield group
+            group, used = [], 0
+        group.append(projection)
+        used += needed
+    if group:
+        yield group

@@ -1,0 +1,103 @@
+"""Fisher information of gates on heads and neurons: what removing each is expected to cost (METHODS.md, section 6).
+
+``I_u = mean_n (dL_n / dm_u)^2`` for a gate ``m_u = 1`` on the unit u and the loss ``L_n`` of the example n (Kwon et al.
+2022, "A fast post-training pruning framework for transformers", section 3.2). At a trained model the mean derivative is
+about zero, so the expected change of the loss is second order, and this is the diagonal of its curvature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from nasopt.architecture.genotype import FFN_STEP
+from nasopt.models.saliency import LossOfBatch, Saliency
+from nasopt.models.sensitivity.gates import gate_gradients, unit_blocks
+from nasopt.models.sensitivity.values import BlockSensitivity, Sensitivity
+
+
+def fisher_information(
+    model: PreTrainedModel,
+    batches: Iterable[Any],
+    loss_function: LossOfBatch,
+    *,
+    coupled: bool = False,
+    device: torch.device | None = None,
+) -> Saliency:
+    """The Fisher information of every head and neuron of a full or cut encoder.
+
+    The model comes back in eval mode, on `device`, otherwise unchanged. One backward pass a batch serves all examples.
+
+    Args:
+        model: of a supported family, trained.
+        batches: what `loss_function` takes; row n of everything is the example n.
+        loss_function: the task's loss, a *mean* over the examples of the batch (derivatives are multiplied by their
+            number, so that they are those of each example's own loss).
+        coupled: whether the loss of an example depends on the other examples of the batch, as a ranking loss among
+            them does. Then there is no derivative of one example's loss: the sums over a batch are squared instead and
+            divided by its size, which has the same expectation for independent examples at a trained model. Small
+            batches leave less noise.
+        device: where it runs; where the model is, if None.
+
+    Returns:
+        Values of each layer, float64, on the CPU.
+
+    Raises:
+        UnsupportedModelError: the model is not an encoder that can be cut.
+        ValueError: there is no batch, or a gradient is not finite.
+    """
+    model.to(device or model.device).eval()
+    layers = unit_blocks(model)
+    totals = [[torch.zeros(block.count, dtype=torch.float64) for block in layer] for layer in layers]
+    if not any(block.count for layer in layers for block in layer):
+        return _saliency(totals)
+    examples = 0
+    with gate_gradients(model) as gradients:
+        for batch in batches:
+            loss_function(model, batch).backward()  # type: ignore[no-untyped-call]
+            found = gradients.take()
+            size = max(len(rows) for pair in found for rows in pair)
+            examples += size
+            for sums, pair in zip(totals, found, strict=True):
+                for total, rows in zip(sums, pair, strict=True):
+                    total += _squares(rows * size, coupled)
+    if examples == 0:
+        raise ValueError("the Fisher information needs at least one batch")
+    values = [[total / examples for total in sums] for sums in totals]
+    if not all(bool(torch.isfinite(item).all()) for sums in values for item in sums):
+        raise ValueError("a gradient is not finite: the Fisher information cannot be told")
+    return _saliency(values)
+
+
+def _squares(rows: Tensor, coupled: bool) -> Tensor:
+    """Squared derivatives (batch, units), added up over the batch before or after; shape (units,)."""
+    exact = rows.double()
+    return (exact.sum(dim=0).square() if coupled else exact.square().sum(dim=0)).cpu()
+
+
+def _saliency(values: list[list[Tensor]]) -> Saliency:
+    return Saliency(tuple(heads for heads, _ in values), tuple(neurons for _, neurons in values))
+
+
+def order_by_fisher(information: Saliency) -> Sensitivity:
+    """The units of every block, most important first; neurons go in blocks of :data:`FFN_STEP`.
+
+    Errors are shares of the block's sum: ``E(k)`` is what is expected of the units that are gone.
+    """
+    return Sensitivity(
+        tuple(_ordered(values, 1) for values in information.heads),
+        tuple(_ordered(values, FFN_STEP) for values in information.neurons),
+    )
+
+
+def _ordered(values: Tensor, step: int) -> BlockSensitivity:
+    order = values.argsort(descending=True, stable=True)
+    units = torch.stack([part.sum() for part in torch.split(values[order], step)]) if len(values) else values
+    gone = units.flip(0).cumsum(0).flip(0)  # what the units from each on are worth together
+    total = float(gone[0]) if len(gone) else 0.0
+    shares = [float(value) / total if total > 0 else 0.0 for value in gone]
+    return BlockSensitivity(tuple(order.tolist()), step, tuple(units.tolist()), (*shares, 0.0))

@@ -1,0 +1,114 @@
+"""How sensitive a model is to the loss of its units: their order, and what each number of them is expected to cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nasopt.architecture.encoder import Architecture, KeptUnits
+
+
+@dataclass(frozen=True)
+class BlockSensitivity:
+    """The heads, or the FFN neurons, of one layer, in the order in which they should stay.
+
+    A unit is one head, or a block of `step` neurons (the last one may be smaller).
+
+    Attributes:
+        order: heads or neurons in the model's numbering, most important first.
+        step: how many of them make a unit.
+        values: Fisher information of each unit in that order, (units,).
+        errors: E(k) where the first k units stay, (units + 1,), as a share of the error where none stays: from 1 at
+            k = 0 to 0 at k = units, never rising. All zeros where the block gives nothing that could be lost.
+    """
+
+    order: tuple[int, ...]
+    step: int
+    values: tuple[float, ...]
+    errors: tuple[float, ...]
+
+    @property
+    def units(self) -> int:
+        return len(self.values)
+
+    @property
+    def expected_losses(self) -> tuple[float, ...]:
+        """E(k) in the unit of Fisher information, which is the same for all blocks, (units + 1,)."""
+        weight = sum(self.values)
+        return tuple(weight * error for error in self.errors)
+
+    def kept(self, count: int) -> tuple[int, ...]:
+        """The heads or neurons of the first `count` units, ascending.
+
+        Raises:
+            ValueError: the block has fewer units.
+        """
+        if not 0 <= count <= self.units:
+            raise ValueError(f"{count} of {self.units} units cannot be kept")
+        return tuple(sorted(self.order[: count * self.step]))
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The blocks of every layer of a model, by one criterion."""
+
+    heads: tuple[BlockSensitivity, ...]
+    neurons: tuple[BlockSensitivity, ...]
+
+    @property
+    def blocks(self) -> list[BlockSensitivity]:
+        """Layer by layer, heads before neurons."""
+        return [block for layer in zip(self.heads, self.neurons, strict=True) for block in layer]
+
+    def architecture(self, counts: Sequence[int], current: Architecture | None = None) -> Architecture:
+        """What stays of the model, which keeps all its layers, some perhaps with empty blocks.
+
+        Args:
+            counts: units of each block, in the order of :attr:`blocks`.
+            current: what the model keeps of its base model, where it was cut before; the result is in the base model's
+                numbering then. None for a full one.
+
+        Raises:
+            ValueError: a block has fewer units, or there are not as many counts as blocks.
+        """
+        kept = [block.kept(count) for block, count in zip(self.blocks, counts, strict=True)]
+        units = [KeptUnits(heads, neurons) for heads, neurons in zip(kept[::2], kept[1::2], strict=True)]
+        if current is None:
+            return Architecture(tuple(units))
+        owned = (layer for layer in current.layers if layer is not None)
+        chosen = iter([_numbered(positions, layer) for positions, layer in zip(units, owned, strict=True)])
+        return replace(current, layers=tuple(None if layer is None else next(chosen) for layer in current.layers))
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """For a safetensors file."""
+        tensors = {}
+        for index, block in enumerate(self.blocks):
+            tensors[f"{index}.order"] = torch.tensor(block.order, dtype=torch.int64)
+            tensors[f"{index}.step"] = torch.tensor(block.step)
+            tensors[f"{index}.values"] = torch.tensor(block.values, dtype=torch.float64)
+            tensors[f"{index}.errors"] = torch.tensor(block.errors, dtype=torch.float64)
+        return tensors
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Sensitivity:
+        blocks = [
+            BlockSensitivity(
+                tuple(tensors[f"{index}.order"].tolist()),
+                int(tensors[f"{index}.step"]),
+                tuple(tensors[f"{index}.values"].tolist()),
+                tuple(tensors[f"{index}.errors"].tolist()),
+            )
+            for index in range(len(tensors) // 4)
+        ]
+        return cls(tuple(blocks[::2]), tuple(blocks[1::2]))
+
+
+def _numbered(positions: KeptUnits, owned: KeptUnits) -> KeptUnits:
+    """Positions among the units that a layer has, as numbers of the base model."""
+    return KeptUnits(
+        tuple(owned.heads[position] for position in positions.heads),
+        tuple(owned.neurons[position] for position in positions.neurons),
+    )

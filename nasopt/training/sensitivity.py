@@ -1,0 +1,182 @@
+"""How sensitive a study's base model is to the loss of its units: found once per study and kept in its artifact folder.
+
+Fisher information is of the task's loss on training examples, each one's own (METHODS.md, section 6). Sentence
+similarity has none of one example: its ranking loss sets the texts of a batch against each other, so that sums over
+batches of :data:`RANKING_BATCH` are squared instead. The optimal brain surgeon reads the same examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import astuple, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from nasopt.architecture.encoder import Architecture
+from nasopt.errors import DatasetError, UnsupportedModelError
+from nasopt.models.families import family_of
+from nasopt.models.reconstruction import Forward
+from nasopt.models.saliency import Saliency
+from nasopt.models.sensitivity.calibration import input_grams
+from nasopt.models.sensitivity.correction import correct_projections
+from nasopt.models.sensitivity.fisher import fisher_information, order_by_fisher
+from nasopt.models.sensitivity.gates import unit_blocks
+from nasopt.models.sensitivity.obs import order_by_obs
+from nasopt.models.sensitivity.values import BlockSensitivity, Sensitivity
+from nasopt.tasks.batches import Examples
+from nasopt.training.loop import autocast
+from nasopt.training.made_once import made_once
+from nasopt.training.samples import SampleSettings
+
+if TYPE_CHECKING:
+    from nasopt.training.context import Context
+
+Criterion: TypeAlias = Literal["fisher", "obs"]
+
+RANKING_BATCH = 16
+"""Pairs in a batch whose derivatives are added up before they are squared."""
+
+
+def study_sensitivity(criterion: Criterion, settings: SampleSettings, context: Context) -> Sensitivity:
+    """The units of every block of the base model, most important first, and what each number of them costs.
+
+    In bf16 where that is fast. From the artifact folder if it was found there before from the same.
+
+    Args:
+        criterion: `fisher`, or `obs`, whose units of neurons are those of the Fisher order, and whose expected losses
+            are weighted by the Fisher information of each block.
+        settings: how many training examples; for sentence similarity `batch_size` is that of the calibration alone.
+        context: the study's base model and data.
+
+    Raises:
+        UnsupportedModelError: the base model has a decoder, or is not one that can be cut.
+        DatasetError: there are fewer training examples than are asked for.
+    """
+    check_sensitivity(settings, context)
+    by_fisher = order_by_fisher(_study_fisher(settings, context))
+    if criterion == "fisher":
+        return by_fisher
+    tensors = made_once(
+        context.folder / "sensitivity",
+        "obs",
+        _made_from(settings, context),
+        lambda: _order_by_obs(by_fisher, settings, context).to_tensors(),
+    )
+    return Sensitivity.from_tensors(tensors)
+
+
+def check_sensitivity(settings: SampleSettings, context: Context) -> None:
+    """Refuses what :func:`study_sensitivity` would, without running anything.
+
+    Raises:
+        UnsupportedModelError: the base model has a decoder, or is not one that can be cut.
+        DatasetError: there are fewer training examples than are asked for.
+    """
+    family = family_of(context.base_model)
+    if family.is_encoder_decoder:
+        raise UnsupportedModelError(
+            f"the model is of the type {family.model_type!r}: the layers of a decoder can only be removed whole, so "
+            "that its heads and neurons have no sensitivities"
+        )
+    available = len(context.splits["train"])
+    if not 1 <= settings.examples <= available:
+        raise DatasetError(
+            f"sensitivities are to be found on {settings.examples} training examples, but there are {available}; "
+            f"ask for 1 to {available}"
+        )
+
+
+def estimate_fisher(model: PreTrainedModel, settings: SampleSettings, context: Context) -> Saliency:
+    """The Fisher information of a model's units for the study's loss; in bf16 where that is fast. Nothing is kept.
+
+    Args:
+        model: the base model, or one cut out of it; it comes back on the study's device.
+        settings: as for :func:`study_sensitivity`.
+        context: the study's data.
+    """
+    task, split, device = context.task, context.splits["train"], context.device
+    positions = _fisher_settings(settings, context).batches(split)
+
+    def batches() -> Iterator[Any]:
+        for done, indices in enumerate(positions, start=1):
+            yield split.batch(indices).to(device)
+            context.on_phase("sensitivity", done, len(positions))
+
+    def loss(model: PreTrainedModel, batch: Any) -> Tensor:
+        with autocast(device):
+            return task.training_loss(model, batch)
+
+    return fisher_information(model, batches(), loss, coupled=_couples_examples(split), device=device)
+
+
+def correct_by_obs(
+    model: PreTrainedModel, architecture: Architecture, settings: SampleSettings, context: Context
+) -> None:
+    """:func:`nasopt.models.sensitivity.correction.correct_projections`, in place, on the study's calibration inputs.
+
+    Args:
+        model: cut out of the base model.
+        architecture: what it keeps.
+        settings: as for :func:`study_sensitivity`.
+        context: the study's base model and data.
+    """
+    correct_projections(
+        model.to(context.device),
+        context.base_model.to(context.device),
+        architecture,
+        _calibration_inputs(settings, context),
+        forward=_forward(context),
+        on_step=lambda done, total: context.on_phase("correction", done, total),
+    )
+
+
+def _study_fisher(settings: SampleSettings, context: Context) -> Saliency:
+    tensors = made_once(
+        context.folder / "sensitivity",
+        "fisher",
+        _made_from(_fisher_settings(settings, context), context),
+        lambda: estimate_fisher(context.base_model, settings, context).to_tensors(),
+    )
+    return Saliency.from_tensors(tensors)
+
+
+def _fisher_settings(settings: SampleSettings, context: Context) -> SampleSettings:
+    return replace(settings, batch_size=RANKING_BATCH) if _couples_examples(context.splits["train"]) else settings
+
+
+def _couples_examples(split: Examples) -> bool:
+    """Whether the loss of an example depends on the others of its batch: pairs are ranked against each other."""
+    return len(split.sides) > 1
+
+
+def _made_from(settings: SampleSettings, context: Context) -> list[Any]:
+    loss = context.config.task.similarity.model_dump(mode="json")  # of pairs; other losses have no settings
+    return [context.base_key, context.splits["train"].fingerprint, loss, *astuple(settings)]
+
+
+def _order_by_obs(by_fisher: Sensitivity, settings: SampleSettings, context: Context) -> Sensitivity:
+    model = context.base_model.to(context.device)
+    projections = [block.projection for layer in unit_blocks(model) for block in layer if block.projection is not None]
+    grams = input_grams(model, projections, _calibration_inputs(settings, context), forward=_forward(context))
+    blocks: list[BlockSensitivity] = []
+    for block, projection, gram in zip(by_fisher.blocks, projections, grams, strict=True):
+        blocks.append(order_by_obs(block, projection, gram))
+        context.on_phase("optimal brain surgeon", len(blocks), len(projections))
+    return Sensitivity(tuple(blocks[::2]), tuple(blocks[1::2]))
+
+
+def _calibration_inputs(settings: SampleSettings, context: Context) -> list[Mapping[str, Tensor]]:
+    """What one pass of the model reads, for each batch and each text of its examples."""
+    split = context.splits["train"]
+    batches = (split.batch(positions).to(context.device) for positions in settings.batches(split))
+    return [side.inputs for batch in batches for side in batch.sides]
+
+
+def _forward(context: Context) -> Forward:
+    def forward(module: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+        with autocast(context.device):
+            module(**inputs)
+
+    return forward

@@ -1,0 +1,98 @@
+"""Genotypes that build equal candidates are equal work, and are trained once: a property of every method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from study_text import study_text
+
+from nasopt.errors import NasoptError
+from nasopt.study.creation import read_study_file
+from nasopt.testing.small_study import SmallStudy
+from nasopt.training.candidate import Candidate, RejectedCandidateError
+
+pytestmark = pytest.mark.integration
+
+OPTIONS = {
+    "genetic": 'population_size = 3\ngenerations = 2\nprecisions = ["fp32", "bf16"]',
+    "alphanas": "population_size = 2\ngenerations = 2\nmin_quality = 0",
+    "adabert": "hidden_size = 8\ncells = 3\nlayer_pairs = [[0, 0]]\nsearch_epochs = 1",
+    "taylor": "heads = [0.25, 1.0]\nffn = [0.34, 1.0]\nlearning_rate = [1e-4, 1e-3]\nsaliency_examples = 16",
+    "bayesian": 'posterior_rank = 2\nposterior_collections = 4\nobjectives = ["ce", "map", "hinton"]',
+}
+
+
+@pytest.fixture(scope="module")
+def study_of(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentiment: Path) -> Callable[[str], SmallStudy]:
+    """Makes a study of a method with its base model; a training takes two steps."""
+
+    def make(method: str) -> SmallStudy:
+        folder = tmp_path_factory.mktemp(method)
+        text = study_text(tiny_bert, sentiment, OPTIONS[method], base_epochs=4)
+        splits = "[task.dataset]\nmax_samples = { train = 32 }"
+        file = folder / "study.toml"
+        file.write_text(text.replace('"genetic"', f'"{method}"').replace("[task.dataset]", splits))
+        return SmallStudy.created(read_study_file(file), folder)
+
+    return make
+
+
+def values(distribution: BaseDistribution) -> st.SearchStrategy[Any]:
+    """Values of a parameter; few, so that genotypes often differ in one only."""
+    if isinstance(distribution, CategoricalDistribution):
+        return st.sampled_from(distribution.choices)
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    if isinstance(distribution, FloatDistribution):
+        return st.sampled_from([distribution.low, math.sqrt(distribution.low * distribution.high), distribution.high])
+    return st.sampled_from(range(distribution.low, distribution.high + 1, distribution.step))
+
+
+def built(study: SmallStudy, params: dict[str, Any]) -> Candidate:
+    context = study.context.for_trial(1, None)
+    try:
+        architecture = study.method.architecture(params, context)
+    except (RejectedCandidateError, ValueError, NasoptError):
+        assume(False)
+    return study.method.weights(params, context).candidate(architecture, context)
+
+
+def are_equal(first: Candidate, second: Candidate) -> bool:
+    mine, its = first.model.state_dict(), second.model.state_dict()
+    return (
+        first.architecture.precision == second.architecture.precision
+        and {name: tensor.shape for name, tensor in mine.items()} == {name: t.shape for name, t in its.items()}
+        and all(torch.equal(tensor, its[name]) for name, tensor in mine.items())
+    )
+
+
+@pytest.mark.parametrize("method", OPTIONS)
+def test_equal_candidates_are_equal_work(method: str, study_of: Callable[[str], SmallStudy]) -> None:
+    study = study_of(method)
+    distributions = study.method.space(study.context.shape).distributions
+
+    @settings(
+        max_examples=12,
+        deadline=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        params = {name: data.draw(values(distribution), name) for name, distribution in distributions.items()}
+        changed = data.draw(st.lists(st.sampled_from(list(distributions)), min_size=1, max_size=2), "changed")
+        other = params | {name: data.draw(values(distributions[name]), f"another {name}") for name in changed}
+        assume(other != params)
+        context = study.context.for_trial(1, None)
+        mine, its = (study.method.weights(item, context).work(item) for item in (params, other))
+        assert are_equal(built(study, params), built(study, other)) == (mine == its)
+
+    check()

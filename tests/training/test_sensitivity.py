@@ -1,0 +1,176 @@
+"""Sensitivities of a study: found once, for classifiers, numbers and pairs, and refused where there are none."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import FILLERS, WORDS, write_pairs
+
+from nasopt.config.study import StudyConfig
+from nasopt.errors import DatasetError, UnsupportedModelError
+from nasopt.models.saliency import Saliency
+from nasopt.models.sensitivity.fisher import fisher_information, order_by_fisher
+from nasopt.models.surgery import cut
+from nasopt.training import sensitivity
+from nasopt.training.context import Context
+from nasopt.training.samples import SampleSettings
+from nasopt.training.sensitivity import RANKING_BATCH, check_sensitivity, correct_by_obs, study_sensitivity
+from nasopt.trial.preparation import prepare
+
+SETTINGS = SampleSettings(64, 16, 0)
+
+
+def opened(file: Path, folder: Path, phases: list[str]) -> Context:
+    folder.mkdir(exist_ok=True)
+    return prepare(
+        StudyConfig.from_toml(file), folder, lambda phase, done, total: phases.append(phase), has_trials=False
+    )
+
+
+@pytest.fixture
+def phases() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def classifier(write_study: Callable[..., Path], tmp_path: Path, phases: list[str]) -> Context:
+    context = opened(write_study(), tmp_path / "study", phases)
+    phases.clear()
+    return context
+
+
+@pytest.fixture
+def write_pair_study(tmp_path: Path, tiny_bert: Path) -> Callable[..., Path]:
+    folder = write_pairs(
+        tmp_path / "pairs", {"train": 120, "validation": 40}, dict(zip(WORDS, FILLERS, strict=False)), longest=6
+    )
+
+    def write(task: str = "sentence-similarity", model: str = "", metric: str = "retrieval", extra: str = "") -> Path:
+        file = tmp_path / "pairs.toml"
+        file.write_text(f"""
+name = "pairs"
+method = "alphanas"
+[task]
+type = "{task}"
+model = "{model or tiny_bert}"
+metric = "{metric}"
+max_length = 16
+[task.dataset]
+path = "{folder}"
+text = ["first", "second"]
+splits = {{ train = "train", validation = "validation" }}
+{extra}
+[base_training]
+epochs = 1
+batch_size = 16
+[latency]
+batch_size = 2
+sequence_length = 8
+threads = 1
+""")
+        return file
+
+    return write
+
+
+def test_found_once_and_kept(classifier: Context, phases: list[str]) -> None:
+    found = study_sensitivity("fisher", SETTINGS, classifier)
+    assert phases == ["sensitivity"] * 4
+    assert [block.units for block in found.blocks] == [4, 2] * 3
+    phases.clear()
+    by_obs = study_sensitivity("obs", SETTINGS, classifier)
+    assert set(phases) == {"optimal brain surgeon"}  # the Fisher information was there
+    phases.clear()
+    assert study_sensitivity("fisher", SETTINGS, classifier) == found
+    assert study_sensitivity("obs", SETTINGS, classifier) == by_obs
+    assert phases == []
+    study_sensitivity("fisher", SampleSettings(32, 16, 0), classifier)
+    assert phases == ["sensitivity"] * 2
+
+
+def test_fisher_is_of_the_tasks_loss(classifier: Context) -> None:
+    found = study_sensitivity("fisher", SETTINGS, classifier)
+    split = classifier.splits["train"]
+    singles = [split.batch(row[None]) for row in torch.cat(SETTINGS.batches(split))]
+    expected = order_by_fisher(fisher_information(classifier.base_model, singles, classifier.task.training_loss))
+    # bf16 rounds, where it is fast.
+    for block, wanted in zip(found.blocks, expected.blocks, strict=True):
+        assert sum(block.values) == pytest.approx(sum(wanted.values), rel=0.05)
+
+
+def test_obs_keeps_the_fisher_information_and_its_units(classifier: Context) -> None:
+    by_fisher, by_obs = (study_sensitivity(criterion, SETTINGS, classifier) for criterion in ("fisher", "obs"))
+    for mine, fisher in zip(by_obs.blocks, by_fisher.blocks, strict=True):
+        assert sorted(mine.order) == sorted(fisher.order)
+        assert sorted(mine.values) == sorted(fisher.values)
+        assert mine.expected_losses[0] == pytest.approx(fisher.expected_losses[0])
+        assert (mine.errors[0], mine.errors[-1]) == (1.0, 0.0)
+        assert sorted(mine.errors, reverse=True) == list(mine.errors)
+    for mine, fisher in zip(by_obs.neurons, by_fisher.neurons, strict=True):
+        units = [{*fisher.order[:64]}, {*fisher.order[64:]}]
+        assert {*mine.order[:64]} in units
+
+
+def test_corrected_models_come_nearer(classifier: Context) -> None:
+    found = study_sensitivity("obs", SETTINGS, classifier)
+    architecture = found.architecture([3, 1, 2, 1, 3, 2])
+    cut_only = cut(copy.deepcopy(classifier.base_model), architecture)
+    corrected = copy.deepcopy(cut_only)
+    correct_by_obs(corrected, architecture, SETTINGS, classifier)
+    split = classifier.splits["validation"]
+    outputs = [
+        classifier.task.evaluate(model, split, classifier.device).outputs
+        for model in (classifier.base_model, cut_only, corrected)
+    ]
+    base, plain, better = (values for values in outputs if values is not None)
+    assert ((better - base) ** 2).sum() < ((plain - base) ** 2).sum()
+
+
+def test_pairs_are_ranked_in_small_batches(
+    write_pair_study: Callable[..., Path], tmp_path: Path, phases: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = opened(write_pair_study(), tmp_path / "study", phases)
+    seen: list[tuple[int, bool]] = []
+
+    def watched(model: object, batches: object, loss: object, *, coupled: bool, device: object) -> Saliency:
+        given = list(batches)  # type: ignore[call-overload]
+        seen.extend((len(batch.labels), coupled) for batch in given)
+        return fisher_information(model, given, loss, coupled=coupled, device=device)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sensitivity, "fisher_information", watched)
+    found = study_sensitivity("obs", SampleSettings(64, 32, 0), context)
+    assert seen == [(RANKING_BATCH, True)] * 4
+    assert all(sum(block.values) > 0 for block in found.blocks)
+    assert [block.units for block in found.blocks] == [4, 2] * 3
+
+
+def test_too_few_examples(classifier: Context, phases: list[str]) -> None:
+    for examples in (161, 0):
+        with pytest.raises(DatasetError, match=f"found on {examples} training examples, but there are 160"):
+            study_sensitivity("fisher", SampleSettings(examples, 16, 0), classifier)
+    assert phases == []
+
+
+def test_decoders_are_left_as_they_are(
+    write_pair_study: Callable[..., Path], tmp_path: Path, phases: list[str]
+) -> None:
+    new_model = """[task.new_model]
+encoder_layers = 1
+decoder_layers = 2
+hidden_size = 32
+heads = 2
+ffn_size = 64
+vocabulary = 100
+[task.translation]
+max_new_tokens = 8
+latency_tokens = 3
+"""
+    file = write_pair_study("translation", "m2m_100", "bleu", new_model)
+    context = opened(file, tmp_path / "study", phases)
+    with pytest.raises(UnsupportedModelError, match=r"'m2m_100'.*removed whole.*no sensitivities") as caught:
+        check_sensitivity(SETTINGS, context)
+    assert "\n" not in str(caught.value)
