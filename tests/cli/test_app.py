@@ -16,7 +16,7 @@ from command_line import assert_refused, read, run
 
 import nasopt
 
-pytestmark = pytest.mark.usefixtures("study_folder")
+pytestmark = [pytest.mark.usefixtures("study_folder"), pytest.mark.integration]
 WriteStudy = Callable[..., Path]
 
 

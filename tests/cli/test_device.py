@@ -34,6 +34,7 @@ def test_one_shape() -> None:
     assert "+-" in run("device", "predict", *A100, *SHAPE).out
 
 
+@pytest.mark.integration
 def test_predicting_imports_no_torch() -> None:
     code = f"import sys, nasopt.cli; sys.argv = {['nasopt', 'device', 'predict', *map(str, (*A100, *SHAPE))]!r}\n"
     code += "try: nasopt.cli.main()\nexcept SystemExit: pass\n"

@@ -11,6 +11,8 @@ from transformers import BertConfig
 
 from nasopt.measurement.lookup.table import LookupTable
 
+pytestmark = pytest.mark.integration
+
 SHAPE = ["--hidden-size", "32", "--heads", "2", "--ffn-size", "64"]
 QUICK = ["--batch-size", "2", "--sequence-length", "8", "--threads", "1", "--seconds", "0.1"]
 

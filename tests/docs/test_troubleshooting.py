@@ -12,6 +12,8 @@ import optuna
 import pytest
 from command_line import Result, run
 
+pytestmark = pytest.mark.integration
+
 PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 EXPLAINED = re.findall(r"^    (nasopt: .+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 WriteStudy = Callable[..., Path]

@@ -15,7 +15,7 @@ from lookup_tables import PLACE, document, entries
 from nasopt.records import names as attributes
 from nasopt.records import queries
 
-pytestmark = pytest.mark.usefixtures("study_folder")
+pytestmark = [pytest.mark.usefixtures("study_folder"), pytest.mark.integration]
 WriteStudy = Callable[..., Path]
 
 BASE_MS = 1.75 + 3 * (0.1 + 5 + 5)
@@ -42,7 +42,6 @@ def study() -> optuna.Study:
     return optuna.load_study(study_name="tiny", storage="sqlite:///nasopt.db")
 
 
-@pytest.mark.integration
 def test_a_search_on_a_table_is_confirmed_once(write_study: WriteStudy) -> None:
     write_table(Path("device.json"))
     assert run("study", "create", looked_up(write_study)).code == 0
@@ -91,7 +90,6 @@ def shown_by_pareto(confirmed: dict[int, dict[str, Any]]) -> None:
     assert 0 <= summary["median_error"] <= summary["largest_error"]
 
 
-@pytest.mark.integration
 def test_what_an_interruption_left_unconfirmed_is_confirmed_later(write_study: WriteStudy) -> None:
     write_table(Path("device.json"))
     assert run("study", "create", looked_up(write_study)).code == 0
@@ -110,7 +108,6 @@ def test_what_an_interruption_left_unconfirmed_is_confirmed_later(write_study: W
     assert all(after[number] == before[number] for number in before if number != dropped)
 
 
-@pytest.mark.integration
 def test_without_confirm_nothing_is_measured(write_study: WriteStudy) -> None:
     write_table(Path("device.json"), device="a machine far away")
     assert run("study", "create", looked_up(write_study, confirm=False)).code == 0
@@ -124,7 +121,6 @@ def test_without_confirm_nothing_is_measured(write_study: WriteStudy) -> None:
     assert_refused(run("study", "optimize", "tiny"), "look-up table of latency_ms has changed")
 
 
-@pytest.mark.integration
 def test_shapes_beyond_the_grid_are_marked(write_study: WriteStudy) -> None:
     write_table(Path("device.json"))
     path = looked_up(write_study, confirm=False)

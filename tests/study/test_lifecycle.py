@@ -18,6 +18,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from cases import mostly_slow
 from command_line import read, run, trials_of
 from study_text import GENETIC, study_text
 
@@ -265,7 +266,9 @@ app.main()
 """A search that gets a signal while trial 3 is evaluated."""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", mostly_slow([signal.SIGINT, signal.SIGTERM, signal.SIGKILL], (signal.SIGINT, signal.SIGKILL))
+)
 def test_an_interrupted_search_loses_nothing(
     number: signal.Signals, write_study: WriteStudy, study_folder: Path
 ) -> None:

@@ -12,6 +12,8 @@ from study_text import GENETIC, pairs_text
 
 import nasopt
 
+pytestmark = pytest.mark.integration
+
 WORDS = dict(zip(("good", "great", "fine", "bad"), ("the", "film", "was", "plot"), strict=True))
 SIMILARITY = """type = "sentence-similarity"
 metric = "retrieval"
@@ -59,7 +61,6 @@ def run_card(folder: Path) -> dict[str, object]:
     return names
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("method", SEARCHES)
 def test_sentence_encoders(home: Path, tiny_bert: Path, method: str) -> None:
     assert run("study", "create", write(home, method, SIMILARITY, tiny_bert, SEARCHES[method])).code == 0
@@ -78,7 +79,6 @@ def test_sentence_encoders(home: Path, tiny_bert: Path, method: str) -> None:
     assert "retrieval on the test split" in (home / "onnx" / "README.md").read_text()
 
 
-@pytest.mark.integration
 def test_translators_lose_decoder_layers(home: Path) -> None:
     assert run("study", "create", write(home, "alphanas", TRANSLATION, "m2m_100", SEARCHES["alphanas"])).code == 0
     assert run("study", "optimize", "tiny", "--n-trials", 3).code == 0

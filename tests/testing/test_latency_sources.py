@@ -19,6 +19,8 @@ from nasopt.measurement.predicted.source import PredictingSource
 from nasopt.measurement.sources import LatencySource
 from nasopt.testing import LatencySourceTestCase
 
+pytestmark = pytest.mark.integration
+
 BUSY = 0.9
 """What is really measured may be far off on a busy machine; test_latency.py says how exact it is, without a clock."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,8 @@ from nasopt.models.modeling_adabert import AdaBertForSequenceClassification
 from nasopt.records.names import CHECKPOINT, IS_BASE
 from nasopt.samplers.adabert import SUPERNET
 from nasopt.trial.objective import Objective
+
+pytestmark = pytest.mark.integration
 
 WriteStudy = Callable[..., Path]
 
@@ -64,7 +67,6 @@ def test_a_temperature_is_above_0() -> None:
         AdaBERTOptions(temperature=0.0)
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -85,7 +87,6 @@ def test_create_refuses_in_one_line(
     assert result.err.count("\n") == 1
 
 
-@pytest.mark.integration
 def test_the_whole_way_on_the_command_line(write_adabert: WriteStudy, tmp_path: Path) -> None:
     storage = ("--storage", f"sqlite:///{tmp_path}/s.db")
     assert run("study", "create", write_adabert(), *storage).code == 0
@@ -118,26 +119,22 @@ def test_the_whole_way_on_the_command_line(write_adabert: WriteStudy, tmp_path: 
     assert model(**tokenizer(["a good film"], return_tensors="pt")).logits.shape == (1, 2)
 
 
-@pytest.mark.integration
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA GPU")
 def test_a_search_for_a_device_that_is_not_here(write_adabert: WriteStudy, tmp_path: Path) -> None:
     storage = ("--storage", f"sqlite:///{tmp_path}/s.db")
     assert run("study", "create", write_adabert(**{'device = "cpu"': 'device = "a100"'}), *storage).code == 0
     result = run("study", "optimize", "cells", *storage, "--quiet")
     assert result.code == 0, result.err
-    base, *students = json.loads(run("study", "trials", "cells", "-f", "json", *storage).out)
+    base, *students = read("study", "trials", "cells", *storage)
     assert [trial["state"] for trial in (base, *students)] == ["COMPLETE"] * 4
     study = optuna.load_study(study_name="cells", storage=storage[1])
     found = [trial.user_attrs["latency"]["latency_ms"] for trial in study.trials]
     assert all(item["beyond"] == [BEYOND] for item in found[1:])
     assert BEYOND not in found[0]["beyond"]
     asked = ("--profile", "a100", "--study", "cells", "--trial", students[0]["number"], "--precision", "fp32")
-    predicted = run("device", "predict", *asked, *storage, "-f", "json")
-    assert predicted.code == 0, predicted.err
-    assert json.loads(predicted.out)["latency_ms"] == pytest.approx(found[1]["median_ms"])
+    assert read("device", "predict", *asked, *storage)["latency_ms"] == pytest.approx(found[1]["median_ms"])
 
 
-@pytest.mark.integration
 def test_a_look_up_table_is_refused_before_anything_is_trained(write_adabert: WriteStudy, tmp_path: Path) -> None:
     table = tmp_path / "table.json"
     table.write_text(json.dumps(document()))
@@ -149,7 +146,6 @@ def test_a_look_up_table_is_refused_before_anything_is_trained(write_adabert: Wr
     assert not (tmp_path / "s.db").exists()
 
 
-@pytest.mark.integration
 def test_a_search_that_is_killed_goes_on(write_adabert: WriteStudy, tmp_path: Path) -> None:
     path = write_adabert()
     records = []
@@ -172,7 +168,6 @@ def test_a_search_that_is_killed_goes_on(write_adabert: WriteStudy, tmp_path: Pa
     assert killed_trial.user_attrs[CHECKPOINT] == whole_trial.user_attrs[CHECKPOINT]
 
 
-@pytest.mark.integration
 def test_controls_are_made_like_members(
     write_adabert: WriteStudy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

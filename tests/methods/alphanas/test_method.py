@@ -14,6 +14,8 @@ from nasopt.storage.rdb import parse_url
 from nasopt.study.opening import open_study
 from nasopt.trial.objective import Objective
 
+pytestmark = pytest.mark.integration
+
 FULL = {"layer_0": 1, "layer_1": 1, "layer_2": 1}
 
 
@@ -25,7 +27,6 @@ def write(write_study: Callable[..., Path]) -> Callable[..., Path]:
     return write
 
 
-@pytest.mark.integration
 def test_a_whole_search_tries_every_mask_once(study_folder: Path, write: Callable[..., Path]) -> None:
     run("study", "create", write())
     result = run("study", "optimize", "tiny")
@@ -53,7 +54,6 @@ def test_a_whole_search_tries_every_mask_once(study_folder: Path, write: Callabl
     assert model.config.num_hidden_layers == sum(study.trials[number].params.values())
 
 
-@pytest.mark.integration
 def test_a_mask_that_is_too_large_is_rejected_without_training(study_folder: Path, write: Callable[..., Path]) -> None:
     # Trial 0 is always evaluated, marked infeasible, and allowed as a parent.
     run("study", "create", write("population_size = 3\ngenerations = 1\nmin_quality = 0\nmax_parameters = 50000\n"))
@@ -91,7 +91,6 @@ def test_a_mask_that_is_too_large_is_rejected_without_training(study_folder: Pat
     assert (record["rejected"], record["repeated"]) == (len(rejected), 2)
 
 
-@pytest.mark.integration
 def test_a_quality_below_the_minimum_is_infeasible(study_folder: Path, write: Callable[..., Path]) -> None:
     run("study", "create", write("population_size = 2\ngenerations = 1\nmin_quality = 1.0\n"))
     run("study", "optimize", "tiny", "--n-trials", "2")

@@ -12,6 +12,8 @@ from command_line import run
 from nasopt.storage.rdb import parse_url
 from nasopt.study.opening import open_study
 
+pytestmark = pytest.mark.integration
+
 OPTIONS = """trials = 5
 population_size = 3
 posterior_rank = 4
@@ -34,7 +36,6 @@ def _trials():
     return open_study(parse_url("sqlite:///nasopt.db"), "tiny").study.get_trials(deepcopy=False)
 
 
-@pytest.mark.integration
 def test_a_search_records_where_students_start(study_folder: Path, write: Callable[..., Path]) -> None:
     run("study", "create", write())
     run("study", "optimize", "tiny")
@@ -58,7 +59,6 @@ def test_a_search_records_where_students_start(study_folder: Path, write: Callab
         assert ("validation_loss_zeroed" in trial.user_attrs) == bool(removed)  # BERT is post-norm
 
 
-@pytest.mark.integration
 def test_controls_start_elsewhere_with_the_same_layers(study_folder: Path, write: Callable[..., Path]) -> None:
     fixed = 'posteriors = ["low_rank"]\nobjectives = ["map"]\nprior_strength = [1e-3, 1e-3]\nremovable_layers = [1]\n'
     run("study", "create", write(f'trials = 3\nsampler = "random"\nposterior_collections = 8\n{fixed}'))
@@ -75,7 +75,6 @@ def test_controls_start_elsewhere_with_the_same_layers(study_folder: Path, write
     assert len(set(before)) == 3
 
 
-@pytest.mark.integration
 def test_a_base_model_that_came_trained_is_trained_a_little_further(
     study_folder: Path, write: Callable[..., Path], tiny_bert: Path, trained_bert: Path
 ) -> None:
