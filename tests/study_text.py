@@ -16,6 +16,17 @@ max_length = 32
 SENTIMENT = """text = ["text"]
 label = "label"
 """
+LATENCY = """[latency]
+device = "cpu"
+batch_size = 2
+sequence_length = 16
+threads = 1
+"""
+PAIRS_LATENCY = """[latency]
+batch_size = 2
+sequence_length = 8
+threads = 1
+"""
 
 
 def study_text(
@@ -28,6 +39,7 @@ def study_text(
     base_epochs: int = 4,
     task: str = CLASSIFICATION,
     columns: str = SENTIMENT,
+    latency: str = LATENCY,
     tables: str = "",
 ) -> str:
     """The text of a study file.
@@ -41,7 +53,8 @@ def study_text(
         base_epochs: How long the base model is trained.
         task: Further lines of `[task]`.
         columns: Lines of `[task.dataset]` that name columns.
-        tables: Whole further tables, which come after `[latency]`.
+        latency: The table `[latency]`, or several of them.
+        tables: Whole further tables.
     """
     return f"""
 name = "{name}"
@@ -61,11 +74,7 @@ learning_rate = 1e-3
 epochs = {base_epochs}
 batch_size = 16
 learning_rate = 3e-3
-[latency]
-device = "cpu"
-batch_size = 2
-sequence_length = 16
-threads = 1
+{latency}
 {tables}
 [method_options]
 {options}
@@ -80,7 +89,6 @@ def pairs_text(
     Args:
         latency: Further lines of `[latency]`.
     """
-    pairs = 'text = ["first", "second"]'
     text = study_text(
         model,
         data,
@@ -88,10 +96,8 @@ def pairs_text(
         method=method,
         base_epochs=2,
         task=f"{task}\nmax_length = 16",
-        columns=pairs,
+        columns='text = ["first", "second"]',
+        latency=f"{PAIRS_LATENCY}{latency}",
         tables=tables,
     )
-    text = text.replace("learning_rate = 1e-3", "learning_rate = 3e-3")
-    return text.replace(
-        'device = "cpu"\nbatch_size = 2\nsequence_length = 16', f"batch_size = 2\nsequence_length = 8\n{latency}"
-    )
+    return text.replace("learning_rate = 1e-3", "learning_rate = 3e-3")

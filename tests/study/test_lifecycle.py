@@ -197,11 +197,10 @@ def test_exports_are_not_overwritten(here: Path, tmp_path: Path) -> None:
 
 def test_a_trial_whose_checkpoint_is_gone_cannot_be_exported(here: Path, tmp_path: Path) -> None:
     study = optuna.load_study(study_name="tiny", storage="sqlite:///nasopt.db")
-    folder = here / "nasopt.db.artifacts" / "tiny" / "checkpoints"
-    gone = [t.number for t in study.trials if not (folder / f"{t.user_attrs['checkpoint']}.safetensors").is_file()]
-    if not gone:
-        pytest.skip("this search kept every checkpoint")
-    result = run("study", "export", "tiny", "--trial", gone[0], "--to", tmp_path / "m")
+    artifacts = shutil.copytree(here / "nasopt.db.artifacts", tmp_path / "artifacts")
+    key = study.trials[1].user_attrs[attributes.CHECKPOINT]
+    (artifacts / "tiny" / "checkpoints" / f"{key}.safetensors").unlink(missing_ok=True)
+    result = run("study", "export", "tiny", "--trial", 1, "--to", tmp_path / "m", "--artifacts", artifacts)
     assert result.code == 2
     assert "weights were not kept" in result.err
 
