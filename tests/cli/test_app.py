@@ -13,31 +13,13 @@ from pathlib import Path
 
 import optuna
 import pytest
-from command_line import Result, run
+from command_line import assert_refused, read, run
 from sqlalchemy.engine import make_url
 
 import nasopt
 
+pytestmark = [pytest.mark.usefixtures("study_folder"), pytest.mark.integration]
 WriteStudy = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True)
-def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.delenv("NASOPT_STORAGE", raising=False)
-
-
-def assert_refused(result: Result, *parts: str) -> None:
-    """One line on stderr that holds `parts`, nothing on stdout, exit code 2."""
-    assert result.code == 2, result.err
-    assert result.out == ""
-    assert result.err.count("\n") == 1, result.err
-    assert result.err.startswith("nasopt: ")
-    assert "Traceback" not in result.err
-    for part in parts:
-        assert part in result.err
 
 
 def test_help_imports_nothing_that_takes_long() -> None:
@@ -53,7 +35,7 @@ def test_version() -> None:
 
 
 def test_methods() -> None:
-    names = [method["name"] for method in json.loads(run("methods", "-f", "json").out)]
+    names = [method["name"] for method in read("methods")]
     assert names == sorted(names)
     assert {"adabert", "alphanas", "genetic"} <= set(names)
 
@@ -182,7 +164,7 @@ def test_somebody_elses_database(write_study: WriteStudy) -> None:
 def test_optuna_studies_that_are_not_ours() -> None:
     optuna.create_study(study_name="plain", storage="sqlite:///nasopt.db")
     assert_refused(run("study", "show", "plain"), "'plain' was not made by nasopt")
-    assert json.loads(run("study", "list", "-f", "json").out) == []
+    assert read("study", "list") == []
 
 
 def test_an_unwritable_artifact_folder(write_study: WriteStudy) -> None:
@@ -206,7 +188,7 @@ def test_creating_twice(write_study: WriteStudy) -> None:
     changed = write_study(**{"seed = 1": "seed = 2"})
     assert_refused(run("study", "create", changed, "--skip-if-exists"), "its configuration differs")
     assert run("study", "create", changed, "--name", "other").code == 0
-    assert [study["name"] for study in json.loads(run("study", "list", "-f", "json").out)] == ["other", "tiny"]
+    assert [study["name"] for study in read("study", "list")] == ["other", "tiny"]
 
 
 def test_creating_says_how_the_data_were_read(write_study: WriteStudy) -> None:

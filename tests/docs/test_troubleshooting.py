@@ -18,6 +18,8 @@ from nasopt.records.claim import CLAIM
 from nasopt.records.study import StudyRecord
 from nasopt.records.trial import TrialRecord
 
+pytestmark = pytest.mark.integration
+
 PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 EXPLAINED = re.findall(r"^    (nasopt: .+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 WriteStudy = Callable[..., Path]
@@ -153,13 +155,10 @@ def mistakes_with_folders(write: WriteStudy) -> Iterator[Result]:
     yield run("study", "delete", "whole", "--yes")
 
 
+@pytest.mark.usefixtures("study_folder")
 def test_every_explained_line_is_printed(
-    write_study: WriteStudy, tiny_bert: Path, sentiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write_study: WriteStudy, tiny_bert: Path, sentiment: Path, tmp_path: Path
 ) -> None:
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    monkeypatch.delenv("NASOPT_STORAGE", raising=False)
     results = [
         *mistakes_in_files(write_study, tiny_bert, sentiment, tmp_path),
         *mistakes_in_data(write_study, sentiment, tmp_path),

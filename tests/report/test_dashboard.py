@@ -34,18 +34,12 @@ needs_browser = pytest.mark.skipif(
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentiment: Path) -> Path:
     """Folder with a database of one study of three trials, whose files lie elsewhere than the default."""
     folder = tmp_path_factory.mktemp("dashboard")
-    (folder / "tiny.toml").write_text(study_text(tiny_bert, sentiment, OPTIONS, base_epochs=3))
+    (folder / "tiny.toml").write_text(study_text(tiny_bert, sentiment, base_epochs=3))
     place = ("--storage", f"sqlite:///{folder}/nasopt.db", "--artifacts", folder / "elsewhere")
     assert run("study", "create", folder / "tiny.toml", *place).code == 0
     result = run("study", "optimize", "tiny", "--n-trials", 2, *place)
     assert result.code == 0, result.err
     return folder
-
-
-OPTIONS = """
-population_size = 4
-mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn"]
-"""
 
 
 def url_of(folder: Path) -> str:

@@ -164,6 +164,7 @@ def test_reading_makes_and_changes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "a.db").stat().st_mtime_ns == before.st_mtime_ns
 
 
+@pytest.mark.integration
 def test_a_database_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
     optuna.create_study(storage=f"sqlite:///{tmp_path}/a.db", study_name="s")
     code = "import sys\nfrom nasopt.storage.rdb import open_storage, parse_url\nopen_storage(parse_url(sys.argv[1]))"

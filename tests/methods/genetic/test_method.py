@@ -20,6 +20,8 @@ from nasopt.models.surgery import keep_first
 from nasopt.records.names import CHECKPOINT
 from nasopt.trial.objective import Objective
 
+pytestmark = pytest.mark.integration
+
 WriteStudy = Callable[..., Path]
 FULL = {f"{part}_{layer}": full for layer in range(3) for part, full in (("layer", 1), ("heads", 4), ("ffn", 128))}
 BASE = {**FULL, "precision": "fp32", "training": "none"}
@@ -90,7 +92,6 @@ def test_base_params_are_the_full_genotype() -> None:
     assert GeneticMethod(GeneticOptions()).space(shape).base == BASE
 
 
-@pytest.mark.integration
 def test_a_child_inherits_what_its_parent_has_and_restores_the_rest_from_the_base(
     write_study: WriteStudy, tmp_path: Path
 ) -> None:
@@ -112,7 +113,6 @@ def test_a_child_inherits_what_its_parent_has_and_restores_the_rest_from_the_bas
     assert not torch.equal(parent[name.format(0)], base[name.format(0)][:32])  # it was trained
 
 
-@pytest.mark.integration
 def test_a_change_of_precision_alone_keeps_the_weights(write_study: WriteStudy, tmp_path: Path) -> None:
     objective, study = make(write_study(), tmp_path)
     study.enqueue_trial(BASE)
@@ -123,7 +123,6 @@ def test_a_change_of_precision_alone_keeps_the_weights(write_study: WriteStudy, 
     assert child.values[2] == pytest.approx(base.values[2] / 2)
 
 
-@pytest.mark.integration
 def test_user_functions_prune_and_quantise(
     write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
