@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from nasopt.config.task import SECOND_CLASS, RuntimeName, Section, TaskConfig
+from nasopt.config.task import SECOND_CLASS, TRAITS, RuntimeName, Section, TaskConfig
 from nasopt.errors import StudyFileError, choices
 
 SCHEMA_VERSION = 1
@@ -207,6 +207,9 @@ class StudyConfig(Section):
         task = document.get("task", {})
         if task.get("metric") == "f1" and "positive_label" not in task:
             task["positive_label"] = SECOND_CLASS
+        for kind, traits in TRAITS.items():
+            if traits.table is not None and "type" in task and kind != task["type"]:
+                task.pop(traits.table, None)  # stored with the defaults of its time, and never read
         return cls.model_validate(document)
 
 
