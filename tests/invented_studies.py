@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
@@ -20,8 +21,10 @@ def configuration(name: str) -> StudyConfig:
     return StudyConfig.model_validate({"name": name, "method": "genetic", "task": {"model": "m", "dataset": DATASET}})
 
 
-def invent_study(url: str, name: str, root: Path | None = None) -> optuna.Study:
-    """A study as `create` stores it, with two complete trials, and a checkpoint in its folder."""
+def invent_study(
+    url: str, name: str, root: Path | None = None, *, qualities: Sequence[float] = (0.9, 0.8)
+) -> optuna.Study:
+    """A study as `create` stores it, with complete trials of these qualities, and a checkpoint in its folder."""
     config = configuration(name)
     study = optuna.create_study(
         study_name=name, storage=open_storage(parse_url(url)), directions=["maximize", "minimize", "minimize"]
@@ -29,8 +32,8 @@ def invent_study(url: str, name: str, root: Path | None = None) -> optuna.Study:
     study.set_metric_names(config.metric_names)
     place = new_place(study, root or artifact_folder(parse_url(url)), name)
     StudyRecord(configuration=json.loads(config.to_json())).write_to(study)
-    for quality in (0.9, 0.8):
-        marks = {"base": True} if quality == 0.9 else {}
+    for number, quality in enumerate(qualities):
+        marks = {"base": True} if number == 0 else {}
         study.add_trial(optuna.trial.create_trial(values=[quality, 1.0, quality], user_attrs=marks))
     (place.folder / "checkpoints").mkdir()
     (place.folder / "checkpoints" / "weights").write_text(name)

@@ -137,7 +137,7 @@ def test_a_study_that_is_created_anew_shows_its_own_trials(tmp_path: Path) -> No
     url, root = f"sqlite:///{tmp_path}/nasopt.db", tmp_path / "nasopt.db.artifacts"
 
     def begin(name: str, quality: float, trials: int) -> tuple[int, int]:
-        number = invent_study(url, name, root)._study_id
+        number = invent_study(url, name, root, qualities=())._study_id
         study = optuna.load_study(study_name=name, storage=url)
         study.optimize(lambda trial: (quality, 1.0, 1.0), n_trials=trials)
         return number, study.trials[0]._trial_id
@@ -153,7 +153,7 @@ def test_a_study_that_is_created_anew_shows_its_own_trials(tmp_path: Path) -> No
         assert begin("same", 0.75, 2) == old
         assert shown(address, old[0]) == [0.75] * 2
         assert run("study", "delete", "same", "--yes", "--storage", url).code == 0
-        number = invent_study(url, "other", root)._study_id
+        number = invent_study(url, "other", root, qualities=())._study_id
         assert shown(address, number) == []
         assert fetch(f"{address}/api/studies/{number}")["name"] == "other"
 

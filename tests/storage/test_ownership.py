@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
 import pytest
@@ -14,6 +15,9 @@ from nasopt.errors import ArtifactFolderError
 from nasopt.records.claim import CLAIM, Claim
 from nasopt.storage.ownership import Standing, StudyPlace, new_place, place_of, read_claim
 from nasopt.storage.rdb import open_storage, parse_url
+
+if TYPE_CHECKING:
+    from postgres import Server
 
 
 def url_in(folder: Path) -> str:
@@ -197,3 +201,26 @@ def test_a_study_in_no_database_has_a_folder_of_its_own(tmp_path: Path) -> None:
     places = [new_place(optuna.create_study(), tmp_path, "tiny") for _ in range(2)]
     assert places[0].folder != places[1].folder
     assert [place.standing() for place in places] == [Standing.OWN] * 2
+
+
+@pytest.mark.integration
+def test_two_databases_of_one_server_share_no_folder(
+    postgres_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their default folder is in the current one, whatever the database."""
+    monkeypatch.chdir(tmp_path)
+    urls = [postgres_server.new_database() for _ in range(2)]
+    places = [place_of(invent_study(url, "tiny")) for url in urls]
+    first, second = (place for place in places if place is not None)
+    assert first.folder == tmp_path / "nasopt-artifacts" / "tiny"
+    assert second.folder.name.startswith("tiny-")
+    assert (first.standing(), second.standing()) == (Standing.OWN, Standing.OWN)
+    copied = postgres_server.new_database(template=urls[0])
+    study = optuna.load_study(study_name="tiny", storage=open_storage(parse_url(copied)))
+    copy = place_of(study)
+    assert copy is not None
+    assert copy.standing() is Standing.FOREIGN
+    assert "belongs to the study 'tiny' of postgresql" in copy.explain()
+    again = urls[0].replace("127.0.0.1", "localhost")  # another name of the server is the same database
+    study = optuna.load_study(study_name="tiny", storage=open_storage(parse_url(again)))
+    assert StudyPlace(study, first.artifacts, "tiny").standing() is Standing.OWN
