@@ -67,10 +67,10 @@ def study_of(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentimen
     @functools.cache
     def make(method: str) -> SmallStudy:
         folder = tmp_path_factory.mktemp("study")
-        text = study_text(tiny_bert, sentiment, OPTIONS[method], base_epochs=4)
+        text = study_text(tiny_bert, sentiment, OPTIONS[method], method=method.partition(",")[0])
         splits = "[task.dataset]\nmax_samples = { train = 32 }"
         file = folder / "study.toml"
-        file.write_text(text.replace('"genetic"', f'"{method.partition(",")[0]}"').replace("[task.dataset]", splits))
+        file.write_text(text.replace("[task.dataset]", splits))
         return SmallStudy.created(read_study_file(file), folder)
 
     return make

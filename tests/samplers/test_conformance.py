@@ -8,6 +8,8 @@ from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveS
 
 from nasopt.samplers import AdaBERTSampler, AlphaNASSampler, GeneticSampler
 
+pytestmark = pytest.mark.integration
+
 
 class TestGeneticSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture
