@@ -19,6 +19,7 @@ from nasopt.errors import NasoptError
 from nasopt.study.creation import read_study_file
 from nasopt.testing.small_study import SmallStudy
 from nasopt.training.candidate import Candidate, RejectedCandidateError
+from nasopt.trial.proposal import base_candidate
 
 pytestmark = pytest.mark.integration
 
@@ -35,6 +36,8 @@ OPTIONS = {
 METHODS = ("genetic", "alphanas", "adabert", "taylor", "bayesian")
 CE = {"layer_0": 1, "layer_1": 1, "layer_2": 1, "posterior": "diagonal", "objective": "ce", "prior_strength": 1e-3}
 CELLS = {"cell_0": "maxpool", "cell_1": "skip", "cell_2": "conv3"}
+BASE = {**CE, "posterior": "point", "prior_strength": 1e-6}
+"""The base model itself, which is not trained."""
 ALIKE: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     "bayesian": [
         (CE, {"prior_strength": 1.0}),
@@ -50,6 +53,7 @@ DIFFERENT: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ({**CE, "objective": "map"}, {"prior_strength": 1.0}),
         ({**CE, "layer_1": 0}, {"posterior": "low_rank"}),
         (CE, {"posterior": "point"}),
+        (BASE, {"prior_strength": 1.0}),
     ],
     "adabert": [(CELLS, {"cell_1": "conv3", "cell_2": "skip"})],
 }
@@ -84,6 +88,8 @@ def values(distribution: BaseDistribution) -> st.SearchStrategy[Any]:
 
 def built(study: SmallStudy, params: dict[str, Any]) -> Candidate:
     context = study.context.for_trial(1, None)
+    if params == study.method.space(context.shape).base:
+        return base_candidate(context)
     try:
         architecture = study.method.architecture(params, context)
     except (RejectedCandidateError, ValueError, NasoptError):

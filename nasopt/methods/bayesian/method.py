@@ -169,7 +169,8 @@ class BayesianMethod(Method):
             context,
         )
         structure = params.get("posterior", options.posteriors[0])
-        return Conditioned(structure, training, options.posterior_epochs)
+        is_base = params == self.space(context.shape).base
+        return Conditioned(structure, training, options.posterior_epochs, is_base)
 
     @property
     def controls(self) -> Controls:
