@@ -13,7 +13,7 @@ PYTEST_ARGS ?=
 QUICKSTART := NASOPT_STORAGE=sqlite:///quickstart/nasopt.db $(BIN)/nasopt study
 QUICKSTART_BEST ?= memory_mb<66
 
-.PHONY: quickstart test lint clean .venv
+.PHONY: quickstart test test-unit test-slow lint clean .venv
 
 .venv: $(VENV)/.installed-dev
 
@@ -39,8 +39,17 @@ quickstart: $(VENV)/.installed
 	$(QUICKSTART) pareto quickstart
 	$(QUICKSTART) export quickstart --best "$(QUICKSTART_BEST)" --to quickstart/exported --force
 
+# Tests of one file run in one process, so that what its fixtures prepare is prepared once.
+PYTEST = $(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadscope --timeout 300
+
+test-unit: $(VENV)/.installed-dev
+	$(PYTEST) -m "not integration and not slow" $(PYTEST_ARGS)
+
 test: $(VENV)/.installed-dev
-	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --timeout 300 $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.installed-dev
+	$(PYTEST) -m slow $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -31,3 +33,32 @@ def run(*arguments: object) -> Result:
         sys.argv, sys.path[:] = before
     code = exited.value.code
     return Result(code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
+
+
+def succeed(*arguments: object) -> Result:
+    """The same of a command that must succeed."""
+    result = run(*arguments)
+    assert result.code == 0, result.err
+    return result
+
+
+def read(*arguments: object) -> Any:
+    """What `nasopt ARGUMENTS -f json`, which must succeed, prints, as objects of Python."""
+    return json.loads(succeed(*arguments, "-f", "json").out)
+
+
+def trials_of(name: str = "tiny") -> list[dict[str, Any]]:
+    """What `nasopt study trials` tells of every trial of a study, by number."""
+    found: list[dict[str, Any]] = read("study", "trials", name)
+    return found
+
+
+def assert_refused(result: Result, *parts: str) -> None:
+    """One line on stderr that holds `parts`, nothing on stdout, exit code 2."""
+    assert result.code == 2, result.err
+    assert result.out == ""
+    assert result.err.count("\n") == 1, result.err
+    assert result.err.startswith("nasopt: ")
+    assert "Traceback" not in result.err
+    for part in parts:
+        assert part in result.err

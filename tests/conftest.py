@@ -41,6 +41,12 @@ def _measure_shortly() -> Iterator[None]:
     measure_latency.__kwdefaults__.update(usual)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _state_folder_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What the tests trust is noted in a folder of theirs, not in the user's."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 def write_sentiment_csv(
     folder: Path, sizes: dict[str, int], labels: tuple[str, str] = ("negative", "positive")
 ) -> None:
@@ -132,42 +138,17 @@ def word_tokenizer():  # type: ignore[no-untyped-def]
 
 @pytest.fixture
 def write_study(tmp_path: Path, tiny_bert: Path, sentiment: Path) -> Callable[..., Path]:
-    """Writes a study file on the tiny model and data; keyword arguments replace its parts."""
+    """Writes a study file on the tiny model and data; keyword arguments replace its parts.
 
-    def write(name: str = "tiny", extra: str = "", options: str = "", **replacements: str) -> Path:
-        text = f"""
-name = "{name}"
-method = "genetic"
-seed = 1
-[task]
-model = "{tiny_bert}"
-metric = "accuracy"
-max_length = 32
-[task.dataset]
-path = "{sentiment}"
-text = ["text"]
-label = "label"
-splits = {{ train = "train", validation = "validation", test = "test" }}
-[training]
-batch_size = 16
-learning_rate = 1e-3
-[base_training]
-epochs = 4
-batch_size = 16
-learning_rate = 3e-3
-[latency]
-device = "cpu"
-batch_size = 2
-sequence_length = 16
-threads = 1
-{extra}
-[method_options]
-population_size = 4
-generations = 2
-start = "base"
-mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
-{options}
-"""
+    `options` come after those of a small search, for the genetic method; other methods have these alone.
+    """
+    from study_text import GENETIC, study_text
+
+    def write(
+        name: str = "tiny", extra: str = "", options: str = "", method: str = "genetic", **replacements: str
+    ) -> Path:
+        options = f"{GENETIC}{options}" if method == "genetic" else options
+        text = study_text(tiny_bert, sentiment, options, name=name, method=method, tables=extra)
         for old, new in replacements.items():
             assert old in text, f"{old!r} is not in the study file"
             text = text.replace(old, new)
@@ -176,6 +157,16 @@ mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
         return path
 
     return write
+
+
+@pytest.fixture
+def study_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, which is the current one; the database of commands that name none is made in it."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("NASOPT_STORAGE", raising=False)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -6,15 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 TaskType: TypeAlias = Literal["text-classification", "sentence-similarity", "translation"]
 MetricName: TypeAlias = Literal[
-    "accuracy", "f1", "matthews_correlation", "pearsonr", "spearmanr", "retrieval", "encodechka", "bleu"
+    "accuracy",
+    "f1",
+    "f1_macro",
+    "f1_micro",
+    "matthews_correlation",
+    "pearsonr",
+    "spearmanr",
+    "retrieval",
+    "encodechka",
+    "bleu",
 ]
 RuntimeName: TypeAlias = Literal["eager", "compile", "onnxruntime", "tensorrt"]
-CLASSIFICATION_METRICS = ("accuracy", "f1", "matthews_correlation")
+CLASSIFICATION_METRICS = ("accuracy", "f1", "f1_macro", "f1_micro", "matthews_correlation")
 REGRESSION_METRICS = ("pearsonr", "spearmanr")
+SECOND_CLASS = ""
+"""As `positive_label`: the second of two classes, whatever its name, as in studies from before it could be chosen."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,7 @@ class TaskTraits:
     Attributes:
         metrics: what `quality` can be.
         columns: how many text columns there may be.
+        labelled: whether every example has a class or a number, so that `kind` and `positive_label` say something.
         table: the table of the study file, below `[task]`, that is for this type only.
         new_model: whether the base model may start from random weights.
         runtimes: in which its latency can be had.
@@ -33,6 +45,7 @@ class TaskTraits:
 
     metrics: tuple[str, ...]
     columns: tuple[int, ...] = (2,)
+    labelled: bool = False
     table: str | None = None
     new_model: bool = False
     runtimes: tuple[RuntimeName, ...] = get_args(RuntimeName)
@@ -41,7 +54,7 @@ class TaskTraits:
 
 
 TRAITS: Mapping[TaskType, TaskTraits] = {
-    "text-classification": TaskTraits((*CLASSIFICATION_METRICS, *REGRESSION_METRICS), columns=(1, 2)),
+    "text-classification": TaskTraits((*CLASSIFICATION_METRICS, *REGRESSION_METRICS), columns=(1, 2), labelled=True),
     "sentence-similarity": TaskTraits(("spearmanr", "retrieval", "encodechka"), table="similarity"),
     "translation": TaskTraits(
         ("bleu",),
@@ -91,13 +104,19 @@ class MaxSamplesConfig(Section):
 class DatasetConfig(Section):
     """Where the data are and which columns hold what."""
 
-    path: str = Field(min_length=1, description="Hub id, or a local folder, csv, json or parquet file.")
+    path: str = Field(min_length=1, description="Hub id, or a local folder, csv, tsv, json or parquet file.")
     name: str | None = Field(None, description="Configuration of a hub data set, for example `sst2` of GLUE.")
     revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
     text: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = Field(
         description="The text column, or two for sentence pairs; for translation source and target."
     )
     label: str = Field("label", description="The column of classes, or of numbers; not read where there is none.")
+    delimiter: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1,
+        description="Between the cells of csv and tsv files; a comma and a tab unless set.",
+    )
     splits: SplitsConfig = SplitsConfig()
     max_samples: MaxSamplesConfig = MaxSamplesConfig()
 
@@ -169,11 +188,23 @@ class TaskConfig(Section):
     )
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
     metric: MetricName = Field("accuracy", description="What `quality` is; which ones there are depends on the task.")
+    kind: Literal["classification", "regression"] | None = Field(
+        None, description="What the labels are: classes or numbers; unless set, only fractions (0.5, 1.0) are numbers."
+    )
+    positive_label: str | None = Field(
+        None, description="Of two classes the one that `f1` is of, where their names do not say it."
+    )
     max_length: int = Field(128, ge=2, description="Tokens; longer texts are cut.")
     dataset: DatasetConfig
     similarity: SimilarityConfig = SimilarityConfig.model_validate({})
     translation: TranslationConfig = TranslationConfig.model_validate({})
     new_model: NewModelConfig | None = Field(None, description="Only for translation.")
+
+    @field_validator("positive_label", mode="before")
+    @classmethod
+    def _as_written(cls, value: object) -> object:
+        """Classes may be numbers, or true and false."""
+        return str(value) if isinstance(value, int) else value
 
     @property
     def traits(self) -> TaskTraits:
@@ -185,6 +216,7 @@ class TaskConfig(Section):
         traits = self.traits
         if self.metric not in traits.metrics:
             raise ValueError(f"the metric {self.metric!r} is not one of {self.type}: {', '.join(traits.metrics)}")
+        self._check_labels()
         for its_type, its in TRAITS.items():
             table = its.table
             if table is not None and its_type != self.type and self._says_something_in(table):
@@ -198,6 +230,17 @@ class TaskConfig(Section):
         if self.new_model is not None:
             self._check_new_model()
         return self
+
+    def _check_labels(self) -> None:
+        """Whether what is said of the labels fits the type and the metric."""
+        for key in ("kind", "positive_label"):
+            if getattr(self, key) is not None and not self.traits.labelled:
+                raise ValueError(f"{key} is not for the type {self.type}")
+        if self.positive_label is not None and self.metric != "f1":
+            raise ValueError(f"positive_label is for the metric f1, not for {self.metric}")
+        allowed = REGRESSION_METRICS if self.kind == "regression" else CLASSIFICATION_METRICS
+        if self.kind is not None and self.metric not in allowed:
+            raise ValueError(f"the metric {self.metric!r} is not one of {self.kind}: {', '.join(allowed)}")
 
     def _says_something_in(self, table: str) -> bool:
         """Whether the study file changes a table of its own."""

@@ -32,7 +32,7 @@ def members_of(opened: OpenStudy) -> list[FrozenTrial]:
     base = queries.base_of(opened.study)
     found = [trial for trial in queries.pareto_front(opened.study) if base is None or trial.number != base.number]
     if not found:
-        name = opened.config.name
+        name = opened.name
         raise TrialNotFoundError(
             f"the study {name!r} has found nothing yet that could be compared with controls: "
             f"run `nasopt study optimize {name}` first"
@@ -60,7 +60,7 @@ def missing_controls(opened: OpenStudy, objective: Objective, random_masks: int)
     if family is None:
         return []
     members = [member_of(trial) for trial in members_of(opened)]
-    wanted = family.propose(members, context.shape, random_masks, opened.config.seed)
+    wanted = family.propose(members, context.shape, random_masks, opened.config.seed, context.epoch_cost)
     return unsettled(study, wanted)
 
 
@@ -130,6 +130,8 @@ def evaluate_tfidf(opened: OpenStudy, objective: Objective) -> None:
         return
     split = context.splits["validation"]
     classes = task.is_classification
-    store.write(TFIDF, Predictions.of_outputs(result.outputs, split.labels.numpy(), split.fingerprint, classes=classes))
+    labels, positive = split.labels.numpy(), task.positive_class
+    predictions = Predictions.of_outputs(result.outputs, labels, split.fingerprint, classes=classes, positive=positive)
+    store.write(TFIDF, predictions)
     found = TfidfRecord(result.quality, opened.config.task.metric, result.seconds)
     StudyRecord(tfidf=found).write_to(opened.study)

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import SpawnContext
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
 
-from nasopt.errors import NasoptError, WorkerFailedError
+from nasopt.errors import NasoptError, UntrustedStudyError, WorkerFailedError
 from nasopt.execution.confirmation import confirm
 from nasopt.execution.controls import evaluate_tfidf, missing_controls, run_controls
 from nasopt.execution.interruption import Interruption, interruptible
@@ -26,11 +26,14 @@ from nasopt.execution.progress import ProgressView
 from nasopt.execution.search import is_over, run_base, run_trials
 from nasopt.execution.stopping import Tally
 from nasopt.host.logs import configure, quiet_optuna
+from nasopt.methods.registry import make_method
 from nasopt.records import queries
 from nasopt.records.latency import predicted_words
 from nasopt.records.trial import TrialRecord
 from nasopt.storage.rdb import explaining_failures, parse_url
+from nasopt.study.deletion import explaining_deletion
 from nasopt.study.opening import OpenStudy, open_study, with_data
+from nasopt.study.trust import code_of
 from nasopt.trial.failures import explaining_machine
 from nasopt.trial.objective import Objective
 
@@ -66,7 +69,7 @@ class Tickets:
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker process is told."""
+    """What a worker process is told; `code` is what the study named when its code was found to be trusted."""
 
     url: str
     name: str
@@ -76,6 +79,8 @@ class WorkerSetup:
     workers: int
     debug: bool
     accept_device_change: bool
+    budget: int | None
+    code: Mapping[str, str]
 
 
 class Ended(NamedTuple):
@@ -113,12 +118,16 @@ def optimize(
     view: ProgressView,
     *,
     n_trials: int,
+    shared: bool = False,
     timeout: float | None = None,
     workers: int = 1,
     debug: bool = False,
     accept_device_change: bool = False,
 ) -> str | None:
     """Runs the base model if need be, then up to `n_trials` more trials, and confirms what was looked up.
+
+    Args:
+        shared: whether these are what is left of the study's budget, which commands that run at once share.
 
     Returns:
         Why the search is over, if it is; None if trials may go on.
@@ -132,6 +141,7 @@ def optimize(
         ChildProcessError: a worker died; the others have finished.
     """
     tickets, run = Tickets(multiprocessing.get_context("spawn"), n_trials, timeout), Run(view)
+    budget = make_method(opened.config).plan.budget if shared else None
     with _guarded(opened, view) as asked:
         report = _between_steps(asked, view.phase)
         objective = Objective(opened.config, opened.artifacts, report, accept_device_change=accept_device_change)
@@ -139,9 +149,9 @@ def optimize(
         run_base(opened, objective)
         if workers == 1:
             take = _between_steps(asked, tickets.take)
-            run_trials(opened, objective, take, lambda trial: run.ended(Ended.of(trial)))
+            run_trials(opened, objective, take, lambda trial: run.ended(Ended.of(trial)), budget)
         else:
-            _run_workers(opened, run, tickets, asked, workers, debug, accept_device_change)
+            _run_workers(opened, run, tickets, asked, workers, debug, accept_device_change, budget)
         confirm(opened, objective)
         run.tally.check()
         return is_over(opened, objective)
@@ -190,7 +200,13 @@ def summary(trial: FrozenTrial) -> str:
 def _guarded(opened: OpenStudy, view: ProgressView) -> Iterator[Interruption]:
     """Takes note of Ctrl-C and SIGTERM, shows what happens, and makes one line of what fails of the machine."""
     machine, database = explaining_machine(opened.folder), explaining_failures(opened.url)
-    with interruptible(signal.SIGINT, signal.SIGTERM) as asked, view, machine, database:
+    with (
+        interruptible(signal.SIGINT, signal.SIGTERM) as asked,
+        view,
+        machine,
+        database,
+        explaining_deletion(opened.study),
+    ):
         yield asked
 
 
@@ -212,6 +228,7 @@ def _run_workers(
     workers: int,
     debug: bool,
     accept_device_change: bool,
+    budget: int | None,
 ) -> None:
     context = multiprocessing.get_context("spawn")
     events: Any = context.SimpleQueue()
@@ -220,13 +237,15 @@ def _run_workers(
     for index in range(workers):
         setup = WorkerSetup(
             opened.url.render_as_string(hide_password=False),
-            opened.config.name,
+            opened.name,
             opened.artifacts,
             opened.config.task.dataset.path,
             index,
             workers,
             debug,
             accept_device_change,
+            budget,
+            code_of(opened.config),
         )
         process = context.Process(target=_worker, args=(setup, tickets, events), name=f"nasopt-worker-{index}")
         process.start()
@@ -266,13 +285,16 @@ def _worker(setup: WorkerSetup, tickets: Tickets, events: Any) -> None:
     try:
         with interruptible(signal.SIGTERM) as asked, explaining_failures(parse_url(setup.url)):
             opened = with_data(open_study(parse_url(setup.url), setup.name, setup.artifacts), setup.dataset)
+            if code_of(opened.config) != setup.code:
+                raise UntrustedStudyError(f"the code that the study {setup.name!r} names was changed meanwhile")
             report = _between_steps(asked, lambda *event: events.put(("phase", event)))
-            with explaining_machine(opened.folder):
+            with explaining_machine(opened.folder), explaining_deletion(opened.study):
                 run_trials(
                     opened,
                     Objective(opened.config, setup.artifacts, report, accept_device_change=setup.accept_device_change),
                     _between_steps(asked, tickets.take),
                     lambda trial: events.put(("ended", Ended.of(trial))),
+                    setup.budget,
                 )
     except KeyboardInterrupt:
         return

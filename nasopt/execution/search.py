@@ -10,6 +10,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.errors import SearchFailedError
+from nasopt.execution.budget import Budget
 from nasopt.execution.stopping import check_first_trials
 from nasopt.host.files import lock_in
 from nasopt.records import queries
@@ -62,11 +63,13 @@ def run_trials(
     objective: Objective,
     take_ticket: Callable[[], bool],
     on_finished: Callable[[FrozenTrial], None],
+    shared: int | None = None,
 ) -> None:
     """Runs trials one after another until there is no ticket left or the search is over.
 
     Args:
         take_ticket: asked before each trial whether it may begin; shared by all workers.
+        shared: trials of a whole search, if the study's budget counts, which other commands use up at the same time.
         on_finished: told of each trial that ended.
 
     Raises:
@@ -74,10 +77,11 @@ def run_trials(
     """
     study = opened.study
     objective.prepare(study)
+    budget = Budget(study, opened.folder, shared)
     with recording_interruptions(study):
-        while not is_over(opened, objective) and take_ticket():
+        while not is_over(opened, objective) and budget.is_left() and take_ticket():
             settle_interrupted(study, opened.folder)
-            ended = run_trial(study, objective, on_finished, _counts)
+            ended = run_trial(study, objective, on_finished, _counts, budget)
             if ended is not None:
                 check_first_trials(queries.finished_trials(study), ended)
         settle_interrupted(study, opened.folder)
@@ -89,20 +93,35 @@ def run_trial(
     objective: Objective,
     on_finished: Callable[[FrozenTrial], None],
     counts: Callable[[FrozenTrial], bool] = lambda trial: True,
+    budget: Budget | None = None,
 ) -> FrozenTrial | None:
     """Runs one trial, and as many more as it takes until one counts.
 
     Args:
         on_finished: told of the one that counts.
+        budget: asked before each of them.
 
     Returns:
-        The one that counts; None if this process stood still, and others have given its trial up.
+        The one that counts; None if the budget is used up, or this process stood still, and others have given its trial
+        up.
     """
+
+    def begin(trial: optuna.Trial) -> tuple[float, ...]:
+        if budget is not None:
+            budget.begun()
+        return objective(trial)
+
     before = objective.trial_number
     ended: list[FrozenTrial] = []
     try:
         while not ended or not counts(ended[-1]):
-            study.optimize(objective, n_trials=1, callbacks=[lambda _, trial: ended.append(trial)])
+            if budget is not None and not budget.take():
+                return None
+            try:
+                study.optimize(begin, n_trials=1, callbacks=[lambda _, trial: ended.append(trial)])
+            finally:
+                if budget is not None:
+                    budget.begun()
         on_finished(ended[-1])
         return ended[-1]
     except (UpdateFinishedTrialError, ValueError, AssertionError):  # Optuna has three ways to say so

@@ -41,9 +41,7 @@ def onnx_text(
     model = OnnxModel(file)
     rows = [f"| file, MB | {_number(file.stat().st_size / 1e6)} | - |"]
     if qualities[0] is not None:
-        rows.append(
-            f"| {opened.config.task.metric} on the test split | {_number(qualities[0])} | {_number(qualities[1])} |"
-        )
+        rows.append(f"| {task.quality_name} on the test split | {_number(qualities[0])} | {_number(qualities[1])} |")
     for shape in opened.config.latency:
         size, length, threads = shape.batch_size, shape.sequence_length, shape.threads or os.cpu_count() or 1
         inputs = fixed_inputs(size, length, vocab_size=tokens, special_ids=special, device=cpu)
@@ -92,17 +90,17 @@ def model_card(
     caveats = {name: item.caveat for name, item in latencies.items()}
     rows = [
         f"| {name}{caveats.get(name, '')} | {_number(mine)} | {_number(its)} |"
-        for name, mine, its in zip(opened.study.metric_names or [], trial.values, base_values, strict=True)
+        for name, mine, its in zip(opened.config.metric_names, trial.values, base_values, strict=True)
     ]
     if test_qualities[0] is not None:
         mine, its = test_qualities
-        rows.insert(1, f"| {settings.metric} on the test split | {_number(mine)} | {_number(its)} |")
+        rows.insert(1, f"| {task.quality_name} on the test split | {_number(mine)} | {_number(its)} |")
     licence = _licence(settings.model)
     front = f"---\nbase_model: {Path(settings.model).name}\nlibrary_name: transformers\npipeline_tag: {settings.type}\n"
     front += f"license: {licence}\n" if licence else ""
     environments = "\n".join(f"* {name}: {item.summary}" for name, item in latencies.items())
     return f"""{front}---
-# {opened.config.name}, trial {trial.number}
+# {opened.name}, trial {trial.number}
 
 Made from `{Path(settings.model).name}` by nasopt's {opened.config.method} search, for {settings.type} on
 `{Path(settings.dataset.path).name}`. Precision {queries.precision_of(trial)},
@@ -112,7 +110,7 @@ Made from `{Path(settings.model).name}` by nasopt's {opened.config.method} searc
 |---|---|---|
 {chr(10).join(rows)}
 
-`quality` is {settings.metric} on {task.judged_on}, which the search has seen.
+`quality` is {task.quality_name} on {task.judged_on}, which the search has seen.
 
 Latency is one forward pass of one batch, in alternation with the base model where it is measured:
 

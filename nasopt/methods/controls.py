@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nasopt.architecture.base import CandidateArchitecture, EncoderShape, Precision
 from nasopt.training.weights import WeightSource
@@ -14,6 +15,14 @@ from nasopt.training.weights import WeightSource
 if TYPE_CHECKING:
     from nasopt.training.candidate import Lineage
     from nasopt.training.context import Context
+
+EpochCost: TypeAlias = Callable[[CandidateArchitecture], float]
+"""What an epoch of an architecture counts in a budget (see :meth:`nasopt.training.context.Context.epoch_cost`)."""
+
+
+def not_counted(architecture: CandidateArchitecture) -> float:
+    """The cost of an epoch where nobody counts: controls then get as many epochs as the members."""
+    return math.inf
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,14 @@ class Controls(ABC):
         """
 
     @abstractmethod
-    def propose(self, members: Sequence[Member], shape: EncoderShape, random_masks: int, seed: int) -> list[Control]:
+    def propose(
+        self,
+        members: Sequence[Member],
+        shape: EncoderShape,
+        random_masks: int,
+        seed: int,
+        epoch_cost: EpochCost = not_counted,
+    ) -> list[Control]:
         """The controls of the members of a Pareto front.
 
         Args:
@@ -72,6 +88,7 @@ class Controls(ABC):
             shape: the base model's.
             random_masks: how many random ones each depth gets; those of fewer are among those of more.
             seed: the study's.
+            epoch_cost: of a control, which is trained until its budget is at least its member's.
 
         Returns:
             Controls with different recipes, in the order in which to make them.

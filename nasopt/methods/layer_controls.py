@@ -1,8 +1,9 @@
 """Controls that every encoder method shares: layers cut from the base model without a search.
 
 For each member of a Pareto front that keeps k of L layers: the first k, the last k, evenly spaced k, and random k, full
-width, in the member's precision, trained for as many epochs as the member's whole line of parents; for a member that
-keeps all layers the base model, trained on. Members of equal depth, epochs and precision share theirs. (An independent
+width, in the member's precision, trained for as many epochs as the member's whole line of parents and what the study
+trained once for it, and for more where parents were larger, until its budget is the member's; for a member that keeps
+all layers the base model, trained on. Members of equal depth, epochs and precision share theirs. (An independent
 re-run of the layer-mask search found searched masks no better than random ones of the same depth, and worse than the
 first k layers: METHODS.md, section 2.)
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, groupby
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,15 @@ import numpy as np
 
 from nasopt.architecture.base import CandidateArchitecture, EncoderShape, Precision
 from nasopt.architecture.encoder import Architecture
-from nasopt.methods.controls import Control, Controls, Member, distinct
+from nasopt.methods.controls import Control, Controls, EpochCost, Member, distinct, not_counted
 from nasopt.training.weights import Cut, Stage, Trained, WeightSource
 from nasopt.training.weights.trained import MakeLoss, task_loss
 
 if TYPE_CHECKING:
     from nasopt.training.context import Context
 
+TOLERANCE = 0.01
+"""Part of an epoch that a control may lack: FLOPs of equal depths differ by what a sample of the texts is long."""
 ENUMERATED = 10_000
 """Up to so many masks of one depth are listed and shuffled; of more, random ones are drawn until they differ."""
 
@@ -40,10 +43,19 @@ class Budget:
     precision: Precision
 
     @classmethod
-    def of(cls, member: Member) -> Budget:
-        """The budget of a member; its depth is 0 where its parameters name no layers."""
+    def of(cls, member: Member, epoch_cost: float = math.inf) -> Budget:
+        """The budget of a member; its depth is 0 where its parameters name no layers.
+
+        Args:
+            member: of the front.
+            epoch_cost: of its control. Where the member's epochs cost more, because its parents were larger, the
+                control gets more of them, of the last kind.
+        """
         line = member.lineage
-        return cls(depth_of(member.params) or 0, line.finetune_epochs, line.distill_epochs, member.precision)
+        finetune, distill = line.finetune_epochs, line.distill_epochs
+        missing = max(0, math.ceil(line.budget / epoch_cost - TOLERANCE) - finetune - distill)
+        finetune, distill = (finetune, distill + missing) if distill else (finetune + missing, distill)
+        return cls(depth_of(member.params) or 0, finetune, distill, member.precision)
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -68,8 +80,26 @@ class LayerControls(Controls):
     def depth(self, params: Mapping[str, Any]) -> int | None:
         return depth_of(params)
 
-    def propose(self, members: Sequence[Member], shape: EncoderShape, random_masks: int, seed: int) -> list[Control]:
-        return layer_controls(map(Budget.of, members), shape.num_layers, random_masks, seed)
+    def propose(
+        self,
+        members: Sequence[Member],
+        shape: EncoderShape,
+        random_masks: int,
+        seed: int,
+        epoch_cost: EpochCost = not_counted,
+    ) -> list[Control]:
+        return layer_controls(self.budgets(members, shape, epoch_cost), shape.num_layers, random_masks, seed)
+
+    def budgets(self, members: Iterable[Member], shape: EncoderShape, epoch_cost: EpochCost) -> list[Budget]:
+        """What whole layers, as many as each member keeps, may be trained; the first ones stand for all of a depth."""
+        costs: dict[int, float] = {}
+        found = []
+        for member in members:
+            depth = self.depth(member.params) or shape.num_layers
+            if depth not in costs:
+                costs[depth] = epoch_cost(Architecture.masked(shape, [int(i < depth) for i in range(shape.num_layers)]))
+            found.append(replace(Budget.of(member, costs[depth]), depth=depth))
+        return found
 
     def make(self, recipe: Mapping[str, Any], context: Context) -> tuple[CandidateArchitecture, WeightSource]:
         mask = [int(layer in recipe["layers"]) for layer in range(context.shape.num_layers)]

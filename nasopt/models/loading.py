@@ -100,6 +100,12 @@ def load_config(source: str, revision: str | None, trust_remote_code: bool) -> P
         config: PretrainedConfig = AutoConfig.from_pretrained(
             source, revision=revision or "main", trust_remote_code=trust_remote_code
         )
+    pruned = [layer for layer, heads in (getattr(config, "pruned_heads", None) or {}).items() if heads]
+    if pruned:
+        raise UnsupportedModelError(
+            f"model {source!r}: heads of {len(pruned)} of its layers were cut by an earlier transformers "
+            "(`pruned_heads` in its config.json), which this one cannot load; start from the model before that"
+        )
     return config
 
 

@@ -54,6 +54,7 @@ def class_difference(
     *,
     classes: int,
     metric: str,
+    positive: int = 1,
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Difference:
@@ -64,10 +65,14 @@ def class_difference(
         a: the predicted class, likewise.
         b: the other model's.
         classes: how many there are.
-        metric: `accuracy`, `f1` or `matthews_correlation`.
+        metric: `accuracy`, `f1`, `f1_macro`, `f1_micro` or `matthews_correlation`.
+        positive: the class that `f1` is of where there are two.
     """
     columns = [np.asarray(column, dtype=np.int64) for column in (labels, a, b)]
-    if metric == "accuracy":  # nothing but right or wrong matters: four cells, however many classes there are
+    if metric in (
+        "accuracy",
+        "f1_micro",
+    ):  # nothing but right or wrong matters: four cells, however many classes there are
         columns = [np.ones_like(columns[0]), *((column == columns[0]).astype(np.int64) for column in columns[1:])]
         classes = 2
     joint = np.ravel_multi_index(columns, (classes,) * 3)
@@ -75,7 +80,7 @@ def class_difference(
     right, of_a, of_b = np.unravel_index(found, (classes,) * 3)
 
     def score(drawn: FloatArray) -> FloatArray:
-        mine, theirs = (class_scores(drawn, right, column, classes, metric) for column in (of_a, of_b))
+        mine, theirs = (class_scores(drawn, right, column, classes, metric, positive) for column in (of_a, of_b))
         return mine - theirs
 
     rng = np.random.default_rng(seed)

@@ -46,7 +46,12 @@ def roc_auc(weights: FloatArray, positive: ArrayLike, scores: ArrayLike) -> Floa
 
 
 def class_scores(
-    counts: FloatArray, labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int, metric: str
+    counts: FloatArray,
+    labels: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    classes: int,
+    metric: str,
+    positive: int = 1,
 ) -> FloatArray:
     """The metric of each row of counts, as :mod:`nasopt.tasks.metrics` defines it; shape (rows,).
 
@@ -54,24 +59,27 @@ def class_scores(
         counts: shape (rows, cells): how many examples have the cell's label and prediction.
         labels: shape (cells,).
         predicted: shape (cells,).
+        classes: how many there are.
+        metric: the name of one for classes.
+        positive: the class that `f1` is of where there are two.
     """
     total = counts.sum(axis=1)
     correct = counts @ (labels == predicted).astype(np.float64)
-    if metric == "accuracy":
+    if metric in ("accuracy", "f1_micro"):  # the same where each example has one class
         return ratio(correct, total)
     one_hot = np.eye(classes)
     actual, guessed = counts @ one_hot[labels], counts @ one_hot[predicted]  # (rows, classes)
-    if metric == "f1":
+    if metric in ("f1", "f1_macro"):
         hits = counts @ (one_hot[labels] * (labels == predicted)[:, None])
         each = ratio(2 * hits, actual + guessed)
-        if classes == 2:
-            return each[:, 1]
+        if metric == "f1" and classes == 2:
+            return each[:, positive]
         return ratio(each.sum(axis=1), ((actual + guessed) > 0).sum(axis=1))
     if metric == "matthews_correlation":
         covariance = correct * total - (actual * guessed).sum(axis=1)
         spread = (total**2 - (actual**2).sum(axis=1)) * (total**2 - (guessed**2).sum(axis=1))
         return ratio(covariance, np.sqrt(spread))
-    raise ValueError(f"`metric` must be accuracy, f1 or matthews_correlation, but got {metric!r}.")
+    raise ValueError(f"`metric` must be accuracy, f1, f1_macro, f1_micro or matthews_correlation, but got {metric!r}.")
 
 
 def pearson(weights: FloatArray, labels: FloatArray, models: Sequence[FloatArray]) -> FloatArray:

@@ -85,6 +85,8 @@ class TrialRecord:
         finetune_epochs: epochs on the task's loss, over the whole line of parents.
         distill_epochs: epochs of distillation, over the whole line of parents.
         search_epochs: epochs of the network of many candidates that the weights come from.
+        training_budget: examples times passes behind the weights, each weighted by its share of the base's FLOPs; None
+            in trials of older versions.
         training_result: what the training in this trial took; empty if there was none.
         parameters: number of weights.
         flops: of one forward pass of the first latency's batch.
@@ -112,6 +114,7 @@ class TrialRecord:
     finetune_epochs: int | None = None
     distill_epochs: int | None = None
     search_epochs: int | None = None
+    training_budget: float | None = None
     training_result: Mapping[str, Any] | None = None
     parameters: int | None = None
     flops: int | None = None
@@ -204,6 +207,7 @@ _PLAIN = {
     "finetune_epochs": names.FINETUNE_EPOCHS,
     "distill_epochs": names.DISTILL_EPOCHS,
     "search_epochs": names.SEARCH_EPOCHS,
+    "training_budget": names.TRAINING_BUDGET,
     "training_result": names.TRAINING_RESULT,
     "parameters": names.PARAMETERS,
     "flops": names.FLOPS,

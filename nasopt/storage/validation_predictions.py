@@ -41,22 +41,30 @@ class Predictions:
         classes: how many classes there are; 0 for regression; :data:`REPLICATES` where `values` are the metric itself
             on paired resamples (see :class:`nasopt.tasks.base.Evaluation`) and there are no labels.
         split: identifies examples and labels; predictions of different splits cannot be paired.
+        positive: of two classes the one that F1 is of.
     """
 
     values: NDArray[np.generic]
     labels: NDArray[np.generic]
     classes: int
     split: str
+    positive: int = 1
 
     @classmethod
     def of_outputs(
-        cls, outputs: NDArray[np.float32], labels: NDArray[np.generic], split: str, *, classes: bool
+        cls,
+        outputs: NDArray[np.float32],
+        labels: NDArray[np.generic],
+        split: str,
+        *,
+        classes: bool,
+        positive: int = 1,
     ) -> Predictions:
         """From a model's outputs, shape (examples, outputs): logits if `classes`, else the first one is the number."""
         if not classes:
             return cls(outputs[:, 0].astype(np.float32), labels.astype(np.float32), 0, split)
         smallest = np.min_scalar_type(outputs.shape[1] - 1)
-        return cls(outputs.argmax(axis=1).astype(smallest), labels.astype(smallest), outputs.shape[1], split)
+        return cls(outputs.argmax(axis=1).astype(smallest), labels.astype(smallest), outputs.shape[1], split, positive)
 
     @classmethod
     def of_replicates(cls, replicates: NDArray[np.float64], split: str) -> Predictions:
@@ -84,6 +92,7 @@ class PredictionStore:
                 labels=predictions.labels,
                 classes=np.array(predictions.classes),
                 split=np.array(predictions.split),
+                positive=np.array(predictions.positive),
             )
 
         self._publish(name, save)
@@ -92,7 +101,10 @@ class PredictionStore:
         """The predictions of that name; None if there are none, or the file is damaged."""
         try:
             with np.load(self._path(name), allow_pickle=False) as arrays:
-                return Predictions(arrays["values"], arrays["labels"], int(arrays["classes"]), str(arrays["split"]))
+                positive = int(arrays["positive"]) if "positive" in arrays else 1  # earlier versions knew no other
+                return Predictions(
+                    arrays["values"], arrays["labels"], int(arrays["classes"]), str(arrays["split"]), positive
+                )
         except FileNotFoundError:
             return None
         except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:

@@ -80,6 +80,26 @@ class Task(ABC):
         return False
 
     @property
+    def positive_class(self) -> int:
+        """Of two classes the one that F1 is of."""
+        return 1
+
+    @property
+    def quality_name(self) -> str:
+        """The metric, and what it is of where that is one class of two."""
+        return self.config.metric
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """How the data were read where it could be otherwise, in sentences."""
+        return ()
+
+    @property
+    def settled(self) -> TaskConfig:
+        """`[task]` with what is not said there and was settled by the data."""
+        return self.config
+
+    @property
     def labelled(self) -> LabelledTask | None:
         """This task, if every example has a label; else None."""
         return None
@@ -166,6 +186,10 @@ class Task(ABC):
     @abstractmethod
     def loss_of(self, outputs: Sequence[Any], batch: Any) -> Tensor:
         """The task's loss, averaged over the batch, from what :meth:`run` gave; a tensor of shape ()."""
+
+    def loss_terms(self, examples: Examples) -> Tensor:
+        """How many terms each example adds to the mean that :meth:`loss_of` is, shape (examples,): one unless said."""
+        return torch.ones(len(examples), dtype=torch.int64)
 
     def run(self, model: nn.Module, batch: Any, hidden_states: bool = False) -> list[Any]:
         """The model's outputs (of transformers) for each text of a batch, with hidden states where they are wanted.

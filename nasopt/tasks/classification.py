@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
-from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nasopt.architecture.base import EncoderShape
 from nasopt.config.task import CLASSIFICATION_METRICS, REGRESSION_METRICS, TaskConfig
@@ -25,21 +23,11 @@ from nasopt.tasks.base import Evaluation, LabelledTask
 from nasopt.tasks.batches import Batch, EncodedSplit, Examples, sorted_batches
 from nasopt.tasks.datasets import load_splits
 from nasopt.tasks.encoding import Encoder, check_texts, identity_of, open_tokenizer
-from nasopt.tasks.metrics import METRICS
+from nasopt.tasks.labels import LabelColumn, positive_class, read_labels
+from nasopt.tasks.metrics import METRICS, f1
 
 EVALUATION_BATCH = 64
-
-
-@dataclass(frozen=True)
-class Labels:
-    """The classes of a data set in the order of their ids; none of them for regression."""
-
-    names: tuple[str, ...]
-    ids: dict[Any, int]
-
-    @property
-    def num_outputs(self) -> int:
-        return len(self.names) or 1
+SHOWN_CLASSES = 10
 
 
 class TextClassification(LabelledTask):
@@ -54,12 +42,12 @@ class TextClassification(LabelledTask):
         self._data = load_splits(config.dataset, (*config.dataset.text, config.dataset.label))
         self._model_config = loading.load_config(config.model, config.revision, config.trust_remote_code)
         encoder_family_of(self._model_config)
-        self._labels = _labels_of(self._data["train"], config.dataset.label)
-        self._check_metric()
-        if self.has_head:
-            self._labels = _labels_of_head(self._model_config, self._labels)
-        for role, split in self._data.items():
-            _check_labels(split, role, config.dataset.label, self._labels)
+        column = LabelColumn(self._data, config)
+        self._check_metric(column)
+        self._labels = read_labels(column, self._model_config if self.has_head else None)
+        self._targets = {role: self._target(values) for role, values in column.values.items()}
+        self._check_positive()
+        self._check_validation()
         self.tokenizer = open_tokenizer(config, self._model_config)
         self._tokenizer_identity = identity_of(self.tokenizer)
         check_texts(self.tokenizer, self._data, config.dataset.text)
@@ -90,14 +78,71 @@ class TextClassification(LabelledTask):
     def max_positions(self) -> int:
         return max_positions(self._model_config)
 
-    def _check_metric(self) -> None:
-        allowed = CLASSIFICATION_METRICS if self.is_classification else REGRESSION_METRICS
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        if not self.is_classification:
+            return (*self._labels.remarks, "labels are read as numbers (regression)")
+        names = self._labels.names
+        shown = choices([*names[:SHOWN_CLASSES], "..."] if len(names) > SHOWN_CLASSES else names)
+        said = [*self._labels.remarks, f"labels are read as {len(names)} classes: {shown}"]
+        return (*said, f"quality is {self.quality_name}") if self._is_binary_f1 else tuple(said)
+
+    @property
+    def quality_name(self) -> str:
+        if self._is_binary_f1:
+            return f"f1 of the class `{self._labels.names[self.positive_class]}`"
+        return self.config.metric
+
+    @property
+    def settled(self) -> TaskConfig:
+        """`[task]` with the class that F1 is of."""
+        positive = self._labels.names[self.positive_class] if self._is_binary_f1 else None
+        return self.config.model_copy(update={"positive_label": positive})
+
+    @property
+    def positive_class(self) -> int:
+        return self._positive
+
+    @property
+    def _is_binary_f1(self) -> bool:
+        return self.config.metric == "f1" and len(self._labels.names) == 2
+
+    def _check_metric(self, column: LabelColumn) -> None:
+        allowed = CLASSIFICATION_METRICS if column.is_classification else REGRESSION_METRICS
         if self.config.metric not in allowed:
-            kind = "classes" if self.is_classification else "numbers (regression)"
+            kind = "classes" if column.is_classification else "numbers (regression)"
+            other = "regression" if column.is_classification else "classification"
             raise DatasetError(
                 f"task.metric: {self.config.metric} does not fit the column `{self.config.dataset.label}`, "
-                f"which holds {kind}; choose one of {choices(allowed)}"
+                f'which holds {kind}; choose one of {choices(allowed)}, or set task.kind = "{other}"'
             )
+
+    def _check_positive(self) -> None:
+        """Settles which class F1 is of."""
+        self._positive = 1
+        if self._is_binary_f1:
+            self._positive = positive_class(self._labels.names, self.config.positive_label)
+        elif self.config.positive_label:
+            raise DatasetError(
+                f"task.positive_label: there are {len(self._labels.names)} classes; it is for f1 of two classes"
+            )
+
+    def _check_validation(self) -> None:
+        """Refuses a validation split on which every model's quality would be 0."""
+        present = set(self._targets["validation"].tolist())
+        missing = self._is_binary_f1 and self.positive_class not in present
+        if missing or (self.config.metric == "matthews_correlation" and len(present) < 2):
+            name = self._labels.names[self.positive_class if missing else int(present.pop())]
+            raise DatasetError(
+                f"task.dataset.splits: {'no' if missing else 'every'} label of the validation split is `{name}`, so "
+                f"{self.config.metric} would be 0 for every model; shuffle the rows before they are split"
+            )
+
+    def _target(self, values: Sequence[str | int | float]) -> Tensor:
+        """Ids of classes (int64), or numbers (float32); shape (examples,)."""
+        if self.is_classification:
+            return torch.tensor([self._labels.ids[str(value)] for value in values], dtype=torch.int64)
+        return torch.tensor(values, dtype=torch.float32)
 
     def load_model(self) -> PreTrainedModel:
         return loading.load_base(
@@ -125,14 +170,9 @@ class TextClassification(LabelledTask):
         )
         columns = self.config.dataset.text
         return {
-            role: encoder.encode(split, columns, role, folder, self._label_ids(split))
+            role: encoder.encode(split, columns, role, folder, self._targets[role])
             for role, split in self._data.items()
         }
-
-    def _label_ids(self, split: Dataset) -> Tensor:
-        ids = self._labels.ids
-        labels = [ids[label] if ids else label for label in split[self.config.dataset.label]]
-        return torch.tensor(labels, dtype=torch.int64 if self.is_classification else torch.float32)
 
     def _padding(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
         """The tokenizer's outputs that the model reads, but the mask: segments only if it tells them apart."""
@@ -148,7 +188,8 @@ class TextClassification(LabelledTask):
         return functional.mse_loss(outputs.float().squeeze(-1), labels)
 
     def quality(self, outputs: NDArray[np.float32], labels: NDArray[np.generic]) -> float:
-        return METRICS[self.config.metric](outputs, labels)
+        metric = partial(f1, positive=self.positive_class) if self._is_binary_f1 else METRICS[self.config.metric]
+        return metric(outputs, labels)
 
     @torch.inference_mode()
     def evaluate(
@@ -167,54 +208,3 @@ class TextClassification(LabelledTask):
 
     def loss_of(self, outputs: Sequence[Any], batch: Batch) -> Tensor:
         return self.loss(outputs[0].logits, batch.labels)
-
-
-def _labels_of(train: Dataset, column: str) -> Labels:
-    """Classes as the data name them: ClassLabel names, strings or whole numbers. Fractions mean regression."""
-    feature = train.features[column]
-    if isinstance(feature, datasets.ClassLabel):
-        return Labels(tuple(feature.names), {index: index for index in range(len(feature.names))})
-    values = train[column]
-    if any(isinstance(value, float) for value in values):
-        return Labels((), {})
-    distinct = sorted(set(values), key=lambda value: (isinstance(value, str), value))
-    if len(distinct) < 2:
-        raise DatasetError(f"task.dataset.label: the training split has one class only ({choices(distinct)})")
-    return Labels(tuple(str(value) for value in distinct), {value: index for index, value in enumerate(distinct)})
-
-
-def _labels_of_head(config: PretrainedConfig, labels: Labels) -> Labels:
-    """The head's classes, with the data's labels mapped to them by name, or by number.
-
-    Raises:
-        DatasetError: the data have labels that are not the head's classes.
-    """
-    if not labels.names:
-        if config.num_labels != 1:
-            raise DatasetError(
-                f"task.dataset.label: holds numbers, but the model's head has {config.num_labels} classes; "
-                "set task.new_head = true to train a new head"
-            )
-        return labels
-    names = tuple(str(config.id2label[index]) for index in range(config.num_labels))
-    if set(labels.names) <= set(names):
-        position = {name: index for index, name in enumerate(names)}
-        return Labels(names, {value: position[labels.names[index]] for value, index in labels.ids.items()})
-    if all(isinstance(value, int) and 0 <= value < len(names) for value in labels.ids):
-        return Labels(names, {value: value for value in range(len(names))})
-    raise DatasetError(
-        f"task.dataset.label: the labels {choices(labels.names[:10])} are not the classes of the model's head "
-        f"({choices(names[:10])}); set task.new_head = true to train a new head"
-    )
-
-
-def _check_labels(split: Dataset, role: str, column: str, labels: Labels) -> None:
-    values = split[column]
-    if labels.names:
-        unknown = sorted({str(value) for value in values if value not in labels.ids})
-        expected = f"the classes are {choices(labels.names[:10])}"
-    else:
-        unknown = sorted({str(value) for value in values if not isinstance(value, int | float) or value != value})
-        expected = "they must be numbers"
-    if unknown:
-        raise DatasetError(f"task.dataset.label: the {role} split has the labels {choices(unknown[:10])}; {expected}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
@@ -11,8 +14,8 @@ from datasets import Dataset
 
 from nasopt.config.task import DatasetConfig
 from nasopt.errors import DatasetError, choices
-
-BUILDERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+from nasopt.tasks.files import not_utf8, read_local, split_files
+from nasopt.tasks.texts import check_texts
 
 
 def resolve_path(path: str) -> str:
@@ -43,7 +46,7 @@ def load_splits(config: DatasetConfig, columns: Sequence[str]) -> dict[str, Data
         columns: which ones each must have.
 
     Raises:
-        DatasetError: the data set, a split or a column does not exist, or a split is empty.
+        DatasetError: the data set, a split or a column does not exist, a split is empty, or a text is none.
     """
     names = {"train": config.splits.train, "validation": config.splits.validation}
     if config.splits.test is not None:
@@ -57,71 +60,59 @@ def load_splits(config: DatasetConfig, columns: Sequence[str]) -> dict[str, Data
             split = split.select(range(min(limits[role], len(split))))
         if len(split) == 0:
             raise _empty(config, name)
+        check_texts(split, role, config.text)
         result[role] = split
     return result
 
 
-def check_pairs(split: Dataset, role: str, columns: Sequence[str]) -> None:
-    """Refuses pairs of which one half is empty.
-
-    Raises:
-        DatasetError: says how many, and where the first is.
-    """
-    for column in columns:
-        empty = [row for row, text in enumerate(split[column]) if text is None or not str(text).strip()]
-        if empty:
-            raise DatasetError(
-                f"task.dataset.text: the {role} split has {len(empty)} empty texts in the column `{column}` "
-                f"(the first in row {empty[0]}, counted from 0); remove these pairs"
-            )
-
-
 def _load_split(config: DatasetConfig, name: str) -> Dataset:
     """One split; `name` may be sliced the way `datasets` does it (``train[:90%]``)."""
-    root = Path(config.path)
+    is_local = Path(config.path).exists()
+    if config.delimiter is not None and not is_local:
+        raise DatasetError(f"task.dataset.delimiter: {config.path} is no file or folder here")
+    base = name.partition("[")[0]
     try:
-        if not root.exists():
+        with _silent():
+            if is_local:
+                return _sliced(read_local(config, base), name, base)
             return datasets.load_dataset(config.path, config.name, revision=config.revision, split=name)
-        if (root / "dataset_dict.json").is_file():
-            return _pick(datasets.load_from_disk(str(root)), config, name)
-        file = _local_file(config, name) if root.is_dir() else root
-        options = {"keep_default_na": False} if file.suffix == ".csv" else {}  # "null" and "NA" are words, too
-        base = name.partition("[")[0]
-        return datasets.load_dataset(_builder(file), data_files={base: str(file)}, split=name, **options)
     except (datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
         reason = "it is neither a local file or folder, nor can it be had from the hub"
         raise DatasetError(f"task.dataset.path: {config.path}: {reason} ({_first_line(error)})") from None
-    except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
+    except (datasets.exceptions.DatasetGenerationError, ValueError, OSError, csv.Error) as error:
         cause = error.__cause__ or error
         if "corresponds to no data" in str(cause):
             raise _empty(config, name) from None
+        if is_local and (undecoded := _undecoded(config, base)) is not None:
+            raise DatasetError(f"task.dataset: {undecoded}") from None
         raise DatasetError(f"task.dataset: {config.path}, split `{name}`: {_first_line(cause)}") from None
 
 
-def _pick(splits: datasets.DatasetDict, config: DatasetConfig, name: str) -> Dataset:
-    if name not in splits:
-        raise _no_such_split(config, name, list(splits))
-    return splits[name]
+def _sliced(split: Dataset, name: str, base: str) -> Dataset:
+    """The rows that a name such as ``train[:10%]+train[90%:]`` asks for."""
+    if name == base:
+        return split
+    parts = datasets.ReadInstruction.from_spec(name).to_absolute({base: len(split)})
+    return split.select([row for part in parts for row in range(part.from_, part.to)])
 
 
-def _local_file(config: DatasetConfig, name: str) -> Path:
-    """The file that holds split x in a folder: x.csv, x.json, x.jsonl or x.parquet."""
-    base = name.partition("[")[0]
-    files = {path.stem: path for path in sorted(Path(config.path).iterdir()) if path.suffix in BUILDERS}
-    if base not in files:
-        raise _no_such_split(config, base, list(files))
-    return files[base]
+def _undecoded(config: DatasetConfig, base: str) -> str | None:
+    """Which text file of a split is not UTF-8, in words; None if that is not what is wrong."""
+    root = Path(config.path)
+    files = split_files(config, base) if root.is_dir() else [root]
+    return not_utf8([file for file in files if file.is_file() and file.suffix.lower() != ".parquet"])
 
 
-def _builder(file: Path) -> str:
-    if file.suffix not in BUILDERS:
-        raise DatasetError(f"task.dataset.path: {file}: not a {choices(BUILDERS)} file")
-    return BUILDERS[file.suffix]
-
-
-def _no_such_split(config: DatasetConfig, name: str, existing: list[str]) -> DatasetError:
-    found = choices(sorted(existing)) or "none"
-    return DatasetError(f"task.dataset.splits: {config.path} has no split `{name}`; it has: {found}")
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps the library `datasets` from telling in its own words what our one line says, too; not while debugging."""
+    before = datasets.logging.get_verbosity()
+    if not logging.getLogger("nasopt").isEnabledFor(logging.DEBUG):
+        datasets.logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(before)
 
 
 def _empty(config: DatasetConfig, name: str) -> DatasetError:
@@ -131,9 +122,10 @@ def _empty(config: DatasetConfig, name: str) -> DatasetError:
 def _check_columns(config: DatasetConfig, name: str, split: Dataset, columns: Sequence[str]) -> None:
     missing = [column for column in columns if column not in split.column_names]
     if missing:
+        delimiter = "; is task.dataset.delimiter another one?" if len(split.column_names) == 1 else ""
         raise DatasetError(
             f"task.dataset: the split `{name}` of {config.path} has no column {choices(missing)}; "
-            f"it has: {choices(split.column_names)}"
+            f"it has: {choices(split.column_names)}{delimiter}"
         )
 
 

@@ -193,7 +193,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
     """Those columns of a file, of equal length."""
     _check_exists(path)
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
             rows = list(csv.DictReader(stream))
     except (UnicodeDecodeError, csv.Error) as error:
         raise _malformed(path, str(error)) from None

@@ -23,10 +23,22 @@ def accuracy(logits: NDArray[np.float32], labels: NDArray[np.generic]) -> float:
     return float(metrics.accuracy_score(labels, logits.argmax(axis=1)))
 
 
-def f1(logits: NDArray[np.float32], labels: NDArray[np.generic]) -> float:
-    """F1 of class 1 for two classes, the mean over the classes for more; shapes as for :func:`accuracy`."""
-    average = "binary" if logits.shape[1] == 2 else "macro"
-    return float(metrics.f1_score(labels, logits.argmax(axis=1), average=average, zero_division=0.0))
+def f1(logits: NDArray[np.float32], labels: NDArray[np.generic], positive: int = 1) -> float:
+    """F1 of the class `positive` for two classes, the classes' mean for more; shapes as for :func:`accuracy`."""
+    if logits.shape[1] != 2:
+        return f1_macro(logits, labels)
+    predicted = logits.argmax(axis=1)
+    return float(metrics.f1_score(labels, predicted, average="binary", pos_label=positive, zero_division=0.0))
+
+
+def f1_macro(logits: NDArray[np.float32], labels: NDArray[np.generic]) -> float:
+    """The mean of the classes' F1, each counting the same; shapes as for :func:`accuracy`."""
+    return float(metrics.f1_score(labels, logits.argmax(axis=1), average="macro", zero_division=0.0))
+
+
+def f1_micro(logits: NDArray[np.float32], labels: NDArray[np.generic]) -> float:
+    """F1 of all decisions together: with one class for each example, the accuracy; shapes as for :func:`accuracy`."""
+    return float(metrics.f1_score(labels, logits.argmax(axis=1), average="micro", zero_division=0.0))
 
 
 def matthews_correlation(logits: NDArray[np.float32], labels: NDArray[np.generic]) -> float:
@@ -45,5 +57,6 @@ def spearmanr(logits: NDArray[np.float32], labels: NDArray[np.generic]) -> float
 
 
 METRICS: Mapping[str, Metric] = {
-    function.__name__: function for function in (accuracy, f1, matthews_correlation, pearsonr, spearmanr)
+    function.__name__: function
+    for function in (accuracy, f1, f1_macro, f1_micro, matthews_correlation, pearsonr, spearmanr)
 }

@@ -33,10 +33,11 @@ from nasopt.models.sentence_modules import sentence_modules
 from nasopt.numerics.resampling import FloatArray, resample_weights, spearman
 from nasopt.tasks.base import EmbeddingTask, Evaluation
 from nasopt.tasks.batches import EncodedSplit, Examples, PairBatch, PairedSplit
-from nasopt.tasks.datasets import check_pairs, load_splits
+from nasopt.tasks.datasets import load_splits
 from nasopt.tasks.embeddings import Pooling, TextEncoder, pool, translation_ranking
 from nasopt.tasks.encodechka import Encodechka, mean_scores
 from nasopt.tasks.encoding import Encoder, identity_of, open_tokenizer
+from nasopt.tasks.texts import check_pairs
 
 RESAMPLES = 1000
 SEED = 0
@@ -297,7 +298,7 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _checked_scores(values: Sequence[Any], role: str, column: str) -> Tensor:
     for row, value in enumerate(values):
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise DatasetError(
                 f"task.dataset.label: the column `{column}` of the {role} split holds {value!r} in row {row}, counted "
                 "from 0; scores must be numbers"

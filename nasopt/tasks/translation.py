@@ -22,9 +22,10 @@ from nasopt.models.families import encoder_shape, family_of, max_positions
 from nasopt.tasks.base import Evaluation, Task
 from nasopt.tasks.batches import Examples, PairBatch, PairedSplit, sorted_batches
 from nasopt.tasks.bleu import bleu_replicates
-from nasopt.tasks.datasets import check_pairs, load_splits
+from nasopt.tasks.datasets import load_splits
 from nasopt.tasks.encoding import Encoder, identity_of, open_tokenizer
 from nasopt.tasks.new_model import new_config, new_model, train_tokenizer
+from nasopt.tasks.texts import check_pairs
 
 EVALUATION_BATCH = 64
 IGNORED = -100
@@ -183,6 +184,10 @@ class Translation(Task):
     def loss_of(self, outputs: Sequence[Any], batch: PairBatch) -> Tensor:
         """Cross-entropy of the target tokens with label smoothing, averaged over tokens; a tensor of shape ()."""
         return token_cross_entropy(outputs[0].logits, labels_of(batch), self.config.translation.label_smoothing)
+
+    def loss_terms(self, examples: Examples) -> Tensor:
+        """The target tokens of each example, shape (examples,)."""
+        return examples.sides[1].lengths
 
     @torch.inference_mode()
     def evaluate(

@@ -21,18 +21,29 @@ class Lineage:
         finetune_epochs: epochs on the task loss, summed over the line of parents.
         distill_epochs: epochs on task loss + distillation loss, summed over the line of parents.
         search_epochs: epochs of a network that held many candidates at once, whose weights this one has.
+        budget: examples times forward-backward passes that went into the weights, summed over the line of parents and
+            over what was trained once for the study, each pass weighted by its share of the base model's FLOPs. 0 in
+            trials of older versions, which counted epochs only.
     """
 
     parent: int | None = None
     finetune_epochs: int = 0
     distill_epochs: int = 0
     search_epochs: int = 0
+    budget: float = 0.0
 
-    def trained(self, training: Training, epochs: int) -> Lineage:
-        """The same line, trained for some more epochs."""
+    def trained(self, training: Training, epochs: int, epoch_cost: float) -> Lineage:
+        """The same line, trained for some more epochs.
+
+        Args:
+            training: what the epochs count as.
+            epochs: passes over the training split.
+            epoch_cost: of one of them (see :meth:`nasopt.training.context.Context.epoch_cost`).
+        """
+        budget = self.budget + epochs * epoch_cost
         if training == "distill":
-            return replace(self, distill_epochs=self.distill_epochs + epochs)
-        return replace(self, finetune_epochs=self.finetune_epochs + epochs)
+            return replace(self, distill_epochs=self.distill_epochs + epochs, budget=budget)
+        return replace(self, finetune_epochs=self.finetune_epochs + epochs, budget=budget)
 
 
 @dataclass

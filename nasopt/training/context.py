@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,11 +14,13 @@ from nasopt.training.candidate import Lineage
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from nasopt.storage.checkpoints import CheckpointStore
     from nasopt.tasks.base import Task
     from nasopt.tasks.batches import Examples
+    from nasopt.training.budget import Run
     from nasopt.training.teacher import Teacher
 
 PhaseCallback = Callable[[str, int, int], None]
@@ -103,6 +106,7 @@ class Context:
 
     _teachers: dict[tuple[int, ...], list[Teacher]] = field(default_factory=dict)
     _views: dict[tuple[int, ...], View] = field(default_factory=dict)
+    _flops: dict[str, int] = field(default_factory=dict)
 
     def for_trial(self, number: int, parent: Parent | None) -> Context:
         """The same for one trial; what has been made is shared."""
@@ -112,6 +116,26 @@ class Context:
     def base_lineage(self) -> Lineage:
         """The lineage of weights that come from the base model."""
         return Lineage(None if self.base is None else self.base.number)
+
+    def epoch_cost(
+        self, architecture: CandidateArchitecture, model: nn.Module | None = None, run: Run | None = None
+    ) -> float:
+        """What an epoch of a candidate counts in a budget: the training examples, times its share of the base's FLOPs.
+
+        Args:
+            architecture: the candidate's.
+            model: the candidate; one of that architecture is made, and thrown away, if none is given.
+            run: (model, batch) -> one pass; the task's if None.
+        """
+        from nasopt.models.building import build
+        from nasopt.training.budget import pass_flops
+
+        split = self.splits["train"]
+        if self.base_key not in self._flops:
+            self._flops[self.base_key] = pass_flops(self.base_model, split, self.task.run)
+        candidate = build(architecture, copy.deepcopy(self.base_model)) if model is None else model
+        flops = pass_flops(candidate, self.view(architecture).splits["train"], run or self.task.run)
+        return len(split) * flops / self._flops[self.base_key]
 
     def view(self, architecture: CandidateArchitecture) -> View:
         """The splits tokenised for a candidate: the base model's, unless it has a smaller vocabulary."""

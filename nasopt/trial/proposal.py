@@ -61,7 +61,7 @@ def _parent(trial: optuna.Trial) -> Parent | None:
 def lineage_of(record: TrialRecord) -> Lineage:
     """How a trial's weights were trained."""
     epochs = (record.finetune_epochs or 0, record.distill_epochs or 0, record.search_epochs or 0)
-    return Lineage(record.parent, *epochs)
+    return Lineage(record.parent, *epochs, budget=record.training_budget or 0.0)
 
 
 def _control(recipe: Mapping[str, Any], trial: optuna.Trial, method: Method, context: Context) -> Candidate:

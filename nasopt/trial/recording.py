@@ -60,6 +60,7 @@ def record_result(
         finetune_epochs=lineage.finetune_epochs,
         distill_epochs=lineage.distill_epochs,
         search_epochs=lineage.search_epochs,
+        training_budget=lineage.budget,
         training_result=candidate.training,
         parameters=found.parameters,
         flops=found.flops,
@@ -104,7 +105,9 @@ def _keep_predictions(number: int, found: Evaluated, context: Context) -> None:
         predictions = Predictions.of_replicates(evaluation.replicates, split.fingerprint)
     elif evaluation.outputs is not None:
         labels, classes = split.labels.numpy(), context.task.is_classification
-        predictions = Predictions.of_outputs(evaluation.outputs, labels, split.fingerprint, classes=classes)
+        predictions = Predictions.of_outputs(
+            evaluation.outputs, labels, split.fingerprint, classes=classes, positive=context.task.positive_class
+        )
     else:
         return
     PredictionStore(context.folder).write(number, predictions)

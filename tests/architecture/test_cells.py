@@ -127,6 +127,7 @@ def test_what_cannot_be_is_refused() -> None:
         CellArchitecture(("conv1",), 8, embedding_rank=0)
 
 
+@pytest.mark.integration
 def test_no_torch_is_imported() -> None:
     code = "import sys, nasopt.architecture.cells; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

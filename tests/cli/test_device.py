@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command_line import Result, run
+from command_line import Result, read, run
 
 from nasopt.measurement.predicted.device_profiles import profiles
 
@@ -28,13 +27,14 @@ def refused(result: Result) -> str:
 
 def test_one_shape() -> None:
     passes = ("--runtime", "tensorrt", "--precision", "fp16", "--sequence-length", 128, "--batch-size", 8)
-    record = json.loads(run("device", "predict", *A100, *SHAPE, *passes, "-f", "json").out)
+    record = read("device", "predict", *A100, *SHAPE, *passes)
     assert 0 < record["low"] < record["latency_ms"] < record["high"]
     assert (record["source"], record["profile"], record["extrapolated"]) == ("predicted", "a100-40gb", False)
     assert record["note"] == f"predicted, a100-40gb, +-{record['interval_percent']:.0f} %"
     assert "+-" in run("device", "predict", *A100, *SHAPE).out
 
 
+@pytest.mark.integration
 def test_predicting_imports_no_torch() -> None:
     code = f"import sys, nasopt.cli; sys.argv = {['nasopt', 'device', 'predict', *map(str, (*A100, *SHAPE))]!r}\n"
     code += "try: nasopt.cli.main()\nexcept SystemExit: pass\n"
@@ -44,9 +44,9 @@ def test_predicting_imports_no_torch() -> None:
 
 
 def test_pruned_heads() -> None:
-    whole = json.loads(run("device", "predict", *A100, *SHAPE, "-f", "json").out)
+    whole = read("device", "predict", *A100, *SHAPE)
     pruned = ("--layers", 12, "--hidden-size", 768, "--heads", 5, "--head-size", 64, "--ffn-size", 1024)
-    assert json.loads(run("device", "predict", *A100, *pruned, "-f", "json").out)["latency_ms"] < whole["latency_ms"]
+    assert read("device", "predict", *A100, *pruned)["latency_ms"] < whole["latency_ms"]
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def shapes(tmp_path: Path) -> Path:
 
 
 def test_many_shapes(shapes: Path) -> None:
-    records = json.loads(run("device", "predict", "--shapes", shapes, "-f", "json").out)
+    records = read("device", "predict", "--shapes", shapes)
     assert [record["profile"] for record in records] == ["a100-40gb", "t4"]
     assert [record["precision"] for record in records] == ["int8", "fp16"]
     assert [record["source"] for record in records] == ["predicted"] * 2
@@ -68,12 +68,12 @@ def test_many_shapes(shapes: Path) -> None:
     table = run("device", "predict", "--shapes", shapes).out.splitlines()
     assert len(table) == 3
     assert "predicted, t4, +-" in table[2]
-    overruled = json.loads(run("device", "predict", "--shapes", shapes, "--profile", "h200", "-f", "json").out)
+    overruled = read("device", "predict", "--shapes", shapes, "--profile", "h200")
     assert {record["profile"] for record in overruled} == {"h200"}
 
 
 def test_devices_are_listed() -> None:
-    records = {record["name"]: record for record in json.loads(run("device", "list", "-f", "json").out)}
+    records = {record["name"]: record for record in read("device", "list")}
     assert set(profiles()) | {"cpu"} <= set(records)
     assert records["cpu"]["source"] == "measured"
     assert records["a30"]["fitted_on"] == "tensorrt-10.16/tensorrt/fp16, tensorrt-10.16/tensorrt/int8"
@@ -127,12 +127,12 @@ def test_a_trial(write_study: Callable[..., Path], tmp_path: Path) -> None:
     storage = ("--storage", f"sqlite:///{tmp_path}/nasopt.db")
     assert run("study", "create", write_study(), *storage).code == 0
     assert run("study", "optimize", "tiny", "--n-trials", 1, *storage, "--quiet").code == 0
-    trial = ("device", "predict", *A100, "--study", "tiny", *storage, "-f", "json", "--trial")
-    base = json.loads(run(*trial, 0, "--precision", "fp16").out)
+    trial = ("device", "predict", *A100, "--study", "tiny", *storage, "--trial")
+    base = read(*trial, 0, "--precision", "fp16")
     shape = ("--layers", 3, "--hidden-size", 64, "--heads", 4, "--ffn-size", 128)
     setting = ("--batch-size", 4, "--sequence-length", 16)
-    same = json.loads(run("device", "predict", *A100, *shape, *setting, "-f", "json").out)
-    assert json.loads(run(*trial, 0, "--precision", "fp16", *setting).out)["latency_ms"] == same["latency_ms"]
+    same = read("device", "predict", *A100, *shape, *setting)
+    assert read(*trial, 0, "--precision", "fp16", *setting)["latency_ms"] == same["latency_ms"]
     assert base["extrapolated"]
-    assert json.loads(run(*trial, 0).out)["precision"] == "fp32"
+    assert read(*trial, 0)["precision"] == "fp32"
     assert "no such trial" in refused(run(*trial, 99))

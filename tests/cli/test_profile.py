@@ -11,31 +11,28 @@ from transformers import BertConfig
 
 from nasopt.measurement.lookup.table import LookupTable
 
+pytestmark = [pytest.mark.usefixtures("study_folder"), pytest.mark.integration]
+
 SHAPE = ["--hidden-size", "32", "--heads", "2", "--ffn-size", "64"]
 QUICK = ["--batch-size", "2", "--sequence-length", "8", "--threads", "1", "--seconds", "0.1"]
 
 
-@pytest.fixture(autouse=True)
-def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-def test_a_shape_is_profiled(tmp_path: Path) -> None:
+def test_a_shape_is_profiled(study_folder: Path) -> None:
     result = run("device", "profile", "--out", "device.json", *SHAPE, *QUICK, "--precision", "bf16")
     assert result.code == 0, result.err
     assert result.out == "device.json\n"
     assert "measuring ... 100 %" in result.err
     assert "models off the grid were predicted to +-" in result.err
-    table = LookupTable.read(tmp_path / "device.json")
+    table = LookupTable.read(study_folder / "device.json")
     assert (table.threads, table.precisions, table.head_size) == (1, ["bf16"], 16)
 
 
-def test_a_models_shape_is_profiled_quietly(tmp_path: Path) -> None:
+def test_a_models_shape_is_profiled_quietly(study_folder: Path) -> None:
     sizes = {"hidden_size": 48, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 1}
-    BertConfig(**sizes, vocab_size=50).save_pretrained(tmp_path / "model")
+    BertConfig(**sizes, vocab_size=50).save_pretrained(study_folder / "model")
     result = run("device", "profile", "--out", "device.json", "--model", "model", *QUICK, "--quiet")
     assert (result.code, result.err) == (0, "")
-    entries = json.loads((tmp_path / "device.json").read_text())["entries"]
+    entries = json.loads((study_folder / "device.json").read_text())["entries"]
     assert {entry["hidden_size"] for entry in entries} == {48}
 
 

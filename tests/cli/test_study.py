@@ -8,17 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from command_line import Result, run
+from command_line import Result, read, run
 from readers import read_only, run_python
 from study_text import study_text
 
 pytestmark = pytest.mark.integration
 
-OPTIONS = """
-population_size = 4
-generations = 2
-start = "base"
-"""
 READING = [
     ("study", "list", "-f", "json"),
     ("study", "show", "tiny", "-f", "json"),
@@ -52,7 +47,9 @@ def searched(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentimen
     """Folder of a study that has been searched and compared with controls."""
     folder = tmp_path_factory.mktemp("searched") / "study"
     folder.mkdir()
-    (folder / "tiny.toml").write_text(study_text(tiny_bert, sentiment, OPTIONS, base_epochs=2))
+    (folder / "tiny.toml").write_text(
+        study_text(tiny_bert, sentiment, "population_size = 4\ngenerations = 2", base_epochs=2)
+    )
     for command in (
         ("create", "tiny.toml"),
         ("optimize", "tiny", "--n-trials", 3),
@@ -65,13 +62,10 @@ def searched(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentimen
 
 
 @pytest.fixture
-def here(searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(searched: Path, study_folder: Path) -> Path:
     """A copy of that folder, the current one."""
-    folder = tmp_path / "study"
-    shutil.copytree(searched, folder)
-    monkeypatch.chdir(folder)
-    monkeypatch.delenv("NASOPT_STORAGE", raising=False)
-    return folder
+    shutil.copytree(searched, study_folder, dirs_exist_ok=True)
+    return study_folder
 
 
 def at(folder: Path, arguments: Iterable[str]) -> list[str]:
@@ -142,7 +136,7 @@ def test_writing_commands_say_that_the_files_cannot_be_written(here: Path) -> No
     """And what the database holds stays: `delete` does not leave the files of a study that is gone."""
     for result in as_reader(here, WRITING, here / "nasopt.db.artifacts"):
         assert "the artifact folder cannot be written (Permission denied)" in refused(result)
-    assert [study["name"] for study in json.loads(run("study", "list", "-f", "json").out)] == ["tiny"]
+    assert [study["name"] for study in read("study", "list")] == ["tiny"]
 
 
 def test_export_says_that_the_artifact_folder_is_not_there(here: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from nasopt.config.study import SCHEMA_VERSION, StudyConfig, check_document, check_section
+from nasopt.config.task import SECOND_CLASS
 from nasopt.errors import StudyFileError
 from nasopt.methods.adabert.method import AdaBERTOptions
 
@@ -53,6 +55,29 @@ def test_stored_configuration_reads_back_equal(write_study: Callable[..., Path])
     assert StudyConfig.from_json(config.to_json()) == config
 
 
+def test_f1_of_older_studies_stays_that_of_the_second_class(tmp_path: Path) -> None:
+    config = parse(tmp_path, MINIMAL.replace("[task]", "[task]\nmetric = 'f1'"))
+    assert config.task.positive_label is None
+    stored = json.loads(config.to_json())
+    del stored["task"]["positive_label"]
+    found = StudyConfig.from_json(json.dumps(stored))
+    assert found.task.positive_label == SECOND_CLASS
+    assert StudyConfig.from_json(found.to_json()) == found == parse(tmp_path, found.to_toml())
+
+
+def test_classes_may_be_numbers(tmp_path: Path) -> None:
+    text = MINIMAL.replace("[task]", "[task]\nmetric = 'f1'\npositive_label = 0")
+    assert parse(tmp_path, text).task.positive_label == "0"
+
+
+def test_a_mark_of_an_editor_in_front_is_no_part_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(MINIMAL, encoding="utf-8-sig")
+    assert StudyConfig.from_toml(tmp_path / "s.toml") == parse(tmp_path, MINIMAL)
+    (tmp_path / "s.toml").write_text(MINIMAL, encoding="utf-16")
+    with pytest.raises(StudyFileError, match="not valid TOML"):
+        StudyConfig.from_toml(tmp_path / "s.toml")
+
+
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     stored = (
         parse(tmp_path, MINIMAL).to_json().replace(f'"schema": {SCHEMA_VERSION}', f'"schema": {SCHEMA_VERSION + 1}')
@@ -77,6 +102,12 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
         (("[task]", "[training]\nlearning_rate = nan\n[task]"), "training.learning_rate: "),
         (("[task]", "[latency]\nbatch_size = 0\n[task]"), "latency.0.batch_size: "),
         (("[task]", "[task]]"), "not valid TOML"),
+        (("[task]", "[task]\npositive_label = 'a'"), "positive_label is for the metric f1, not for accuracy"),
+        (("[task]", "[task]\nkind = 'regression'"), "the metric 'accuracy' is not one of regression: pearsonr"),
+        (("[task]", "[task]\nkind = 'classification'\nmetric = 'pearsonr'"), "not one of classification: accuracy"),
+        (("[task]", "[task]\nkind = 'ranks'"), "task.kind: 'ranks' is not allowed; one of classification, regression"),
+        (("[task]", "[task]\ntype = 'translation'\nmetric = 'bleu'\nkind = 'regression'"), "kind is not for the type"),
+        (('["a"]', '["a"]\ndelimiter = ";;"'), "task.dataset.delimiter: "),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, change: tuple[str, str], message: str) -> None:

@@ -5,42 +5,20 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
-import shlex
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import typer
+from pages import PAGES, ROOT, blocks, commands
 
 import nasopt
 from nasopt.cli.app import app
 from nasopt.study.creation import read_study_file
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCES = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINKS = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
-
-
-def blocks(language: str) -> list[tuple[Path, str]]:
-    """Code blocks of all pages in one language, with their page."""
-    found = ((page, FENCES.findall(page.read_text(encoding="utf-8"))) for page in PAGES)
-    return [(page, text) for page, fences in found for name, text in fences if name == language]
-
-
-def commands(program: str) -> Iterator[list[str]]:
-    """Arguments of every line of a block that runs `program`, continued lines joined, comments dropped."""
-    for language in ("", "bash", "sh", "console"):
-        for _, text in blocks(language):
-            for line in text.replace("\\\n", " ").splitlines():
-                words = shlex.split(line.removeprefix("$ "), comments=True) if program in line else []
-                while words and re.fullmatch(r"\w+=.*", words[0]):
-                    del words[0]  # variables set for one command
-                if words[:1] == [program]:
-                    yield words[1:]
 
 
 def parse(command: Any, arguments: list[str], parent: Any = None) -> str:

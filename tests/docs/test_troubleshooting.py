@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import optuna
 import pytest
 from command_line import Result, run
+
+from nasopt.host.identity import worker_identity
+from nasopt.records.claim import CLAIM
+from nasopt.records.study import StudyRecord
+from nasopt.records.trial import TrialRecord
+
+pytestmark = pytest.mark.integration
 
 PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 EXPLAINED = re.findall(r"^    (nasopt: .+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
@@ -58,9 +67,39 @@ def mistakes_in_files(write: WriteStudy, model: Path, data: Path, folder: Path) 
     yield run("study", "create", write(**{str(model): str(other)}))
 
 
+def mistakes_in_data(write: WriteStudy, data: Path, folder: Path) -> Iterator[Result]:
+    """Data that are there, but not as they should be."""
+    place = folder / "unreadable"
+    place.mkdir()
+    changed = {str(data): str(place)}
+    regression = changed | {'"accuracy"': '"spearmanr"\nkind = "regression"'}
+    for content, changes in (
+        ("text,label\ncaf\xe9,x\n", changed),
+        ("text,label\na, b,x\n", changed),
+        ("text,label\na,x\nb,\n", changed),
+        ("text,label\na,2\nb,2\n", regression),
+        ("text,label\na,x\nb,y\n", changed | {'"accuracy"': '"f1"'}),
+    ):
+        for split in ("train", "validation", "test"):
+            (place / f"{split}.csv").write_text(content, encoding="cp1252")
+        yield run("study", "create", write(**changes))
+    (place / "train.jsonl").write_text('{"text": null, "label": "x"}\n')
+    yield run("study", "create", write(**changed))
+    (place / "train.csv").unlink()
+    yield run("study", "create", write(**changed))
+    (place / "train.jsonl").rename(place / "train-00000-of-00002.jsonl")
+    yield run("study", "create", write(**changed))
+
+
 def mistakes_with_databases(write: WriteStudy) -> Iterator[Result]:
     yield run("study", "show", "tiny")
-    for url in ("hello", "sqlite:////no/such/folder/a.db", "postgresql+nodriver://me:secret@localhost/db"):
+    for url in (
+        "hello",
+        "postgresql://me:p@ss@localhost/db",
+        "@none",
+        "sqlite:////no/such/folder/a.db",
+        "postgresql+nodriver://me:secret@localhost/db",
+    ):
         yield run("study", "create", write(), "--storage", url)
     connection = sqlite3.connect("shop.db")
     connection.execute("CREATE TABLE orders (id INTEGER)")
@@ -92,19 +131,42 @@ def mistakes_with_studies(write: WriteStudy, data: Path, folder: Path) -> Iterat
     yield run("study", "optimize", "tiny")
     moved.rename(folder / "gone")
     yield run("study", "optimize", "tiny")
+    for old, new in [('"trust_remote_code": false', '"trust_remote_code": true'), ('"max_length"', '"max_lenght"')]:
+        with closing(sqlite3.connect("nasopt.db")) as connection:
+            change = "UPDATE study_user_attributes SET value_json = replace(value_json, ?, ?)"
+            connection.execute(change, [old, new])
+            connection.commit()
+        yield run("study", "optimize", "tiny")
 
 
+def mistakes_with_folders(write: WriteStudy) -> Iterator[Result]:
+    """Artifact folders that are gone, or another study's, and studies that are half made or under way."""
+    assert run("study", "create", write(), "--name", "whole").code == 0
+    url, folder = "sqlite:///nasopt.db", Path("nasopt.db.artifacts", "whole")
+    (folder / CLAIM).rename("claim")
+    yield run("study", "optimize", "whole")
+    Path("claim").rename(folder / CLAIM)
+    optuna.copy_study(from_study_name="whole", from_storage=url, to_storage=url, to_study_name="copy")
+    yield run("study", "optimize", "copy")
+    shutil.rmtree(folder)
+    yield run("study", "optimize", "whole")
+    StudyRecord(creator=worker_identity()).write_to(optuna.create_study(study_name="half", storage=url))
+    yield run("study", "show", "half")
+    trial = optuna.load_study(study_name="whole", storage=url).ask()
+    TrialRecord(worker={**worker_identity(), "host": "elsewhere"}).write_to(trial)
+    yield run("study", "delete", "whole", "--yes")
+
+
+@pytest.mark.usefixtures("study_folder")
 def test_every_explained_line_is_printed(
-    write_study: WriteStudy, tiny_bert: Path, sentiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write_study: WriteStudy, tiny_bert: Path, sentiment: Path, tmp_path: Path
 ) -> None:
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    monkeypatch.delenv("NASOPT_STORAGE", raising=False)
     results = [
         *mistakes_in_files(write_study, tiny_bert, sentiment, tmp_path),
+        *mistakes_in_data(write_study, sentiment, tmp_path),
         *mistakes_with_databases(write_study),
         *mistakes_with_studies(write_study, sentiment, tmp_path),
+        *mistakes_with_folders(write_study),
     ]
     printed = [result.err.removesuffix("\n") for result in results]
     assert {result.code for result in results} == {2}

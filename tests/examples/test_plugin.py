@@ -48,9 +48,9 @@ def execute(python: Path, *arguments: object, here: Path) -> subprocess.Complete
 
 
 def study_file(folder: Path, model: Path, data: Path, latency: str = "") -> Path:
-    text = study_text(model, data, OPTIONS, base_epochs=2).replace('"genetic"', '"layer-mean"')
+    text = study_text(model, data, OPTIONS, name="means", method="layer-mean", base_epochs=2)
     file = folder / "means.toml"
-    file.write_text(text.replace('"tiny"', '"means"').replace("[latency]", f"[latency]\n{latency}"))
+    file.write_text(text.replace('device = "cpu"', latency or 'device = "cpu"'))
     return file
 
 

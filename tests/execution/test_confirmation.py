@@ -9,23 +9,16 @@ from typing import Any
 
 import optuna
 import pytest
-from command_line import Result, run
+from command_line import assert_refused, read, run
 from lookup_tables import PLACE, document, entries
 
 from nasopt.records import names as attributes
 from nasopt.records import queries
 
+pytestmark = [pytest.mark.usefixtures("study_folder"), pytest.mark.integration]
 WriteStudy = Callable[..., Path]
 
 BASE_MS = 1.75 + 3 * (0.1 + 5 + 5)
-
-
-@pytest.fixture(autouse=True)
-def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.delenv("NASOPT_STORAGE", raising=False)
 
 
 def write_table(path: Path, **changes: Any) -> None:
@@ -49,7 +42,6 @@ def study() -> optuna.Study:
     return optuna.load_study(study_name="tiny", storage="sqlite:///nasopt.db")
 
 
-@pytest.mark.integration
 def test_a_search_on_a_table_is_confirmed_once(write_study: WriteStudy) -> None:
     write_table(Path("device.json"))
     assert run("study", "create", looked_up(write_study)).code == 0
@@ -85,7 +77,7 @@ def confirmations() -> dict[int, dict[str, Any]]:
 
 
 def shown_by_pareto(confirmed: dict[int, dict[str, Any]]) -> None:
-    for record in json.loads(run("study", "pareto", "tiny", "-f", "json").out):
+    for record in read("study", "pareto", "tiny"):
         found, measured = record["confirmed"]["latency_ms"], confirmed[record["number"]]["latency_ms"]
         assert found["measured_ms"] == measured["value_ms"]
         assert found["error"] == pytest.approx(record["values"]["latency_ms"] / measured["value_ms"] - 1)
@@ -93,12 +85,11 @@ def shown_by_pareto(confirmed: dict[int, dict[str, Any]]) -> None:
     table = run("study", "pareto", "tiny").out
     assert "latency_ms measured" in table
     assert "% off" in table
-    summary = json.loads(run("study", "show", "tiny", "-f", "json").out)["confirmed"]
+    summary = read("study", "show", "tiny")["confirmed"]
     assert summary["trials"] == len(confirmed)
     assert 0 <= summary["median_error"] <= summary["largest_error"]
 
 
-@pytest.mark.integration
 def test_what_an_interruption_left_unconfirmed_is_confirmed_later(write_study: WriteStudy) -> None:
     write_table(Path("device.json"))
     assert run("study", "create", looked_up(write_study)).code == 0
@@ -117,7 +108,6 @@ def test_what_an_interruption_left_unconfirmed_is_confirmed_later(write_study: W
     assert all(after[number] == before[number] for number in before if number != dropped)
 
 
-@pytest.mark.integration
 def test_without_confirm_nothing_is_measured(write_study: WriteStudy) -> None:
     write_table(Path("device.json"), device="a machine far away")
     assert run("study", "create", looked_up(write_study, confirm=False)).code == 0
@@ -131,7 +121,6 @@ def test_without_confirm_nothing_is_measured(write_study: WriteStudy) -> None:
     assert_refused(run("study", "optimize", "tiny"), "look-up table of latency_ms has changed")
 
 
-@pytest.mark.integration
 def test_shapes_beyond_the_grid_are_marked(write_study: WriteStudy) -> None:
     write_table(Path("device.json"))
     path = looked_up(write_study, confirm=False)
@@ -140,13 +129,6 @@ def test_shapes_beyond_the_grid_are_marked(write_study: WriteStudy) -> None:
     assert run("study", "optimize", "tiny", "--n-trials", "1", "--quiet").code == 0
     assert study().trials[0].user_attrs[attributes.LATENCY]["latency_ms"]["beyond"] == ["batch size 4 > 2"]
     assert "extrapolated" in run("study", "trials", "tiny").out
-
-
-def assert_refused(result: Result, *parts: str) -> None:
-    assert result.code == 2, result.err
-    assert result.err.count("\n") == 1, result.err
-    for part in parts:
-        assert part in result.err
 
 
 @pytest.mark.parametrize(

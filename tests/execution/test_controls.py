@@ -12,7 +12,7 @@ from typing import Any
 
 import optuna
 import pytest
-from command_line import run
+from command_line import assert_refused, read, run, succeed
 from optuna.trial import TrialState
 from study_text import study_text
 
@@ -44,18 +44,11 @@ MEMBERS = [
 ]
 
 
-OPTIONS = """
-population_size = 4
-generations = 2
-start = "base"
-"""
-
-
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentiment: Path) -> Path:
     """Folder of a study that has found two members, both children of the base model."""
     folder = tmp_path_factory.mktemp("searched")
-    (folder / "tiny.toml").write_text(study_text(tiny_bert, sentiment, OPTIONS))
+    (folder / "tiny.toml").write_text(study_text(tiny_bert, sentiment, "population_size = 4\ngenerations = 2"))
     url = f"sqlite:///{folder}/nasopt.db"
     assert run("study", "create", folder / "tiny.toml", "--storage", url).code == 0
     opened = open_study(parse_url(url), "tiny")
@@ -69,13 +62,10 @@ def searched(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentimen
 
 
 @pytest.fixture
-def opened(searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenStudy:
+def opened(searched: Path, study_folder: Path) -> OpenStudy:
     """A copy of that study in the current folder."""
-    here = tmp_path / "here"
-    shutil.copytree(searched, here)
-    monkeypatch.chdir(here)
-    monkeypatch.delenv("NASOPT_STORAGE", raising=False)
-    reopened().study.set_user_attr(attributes.ARTIFACTS, str(here / "nasopt.db.artifacts"))
+    shutil.copytree(searched, study_folder, dirs_exist_ok=True)
+    reopened().study.set_user_attr(attributes.ARTIFACTS, str(study_folder / "nasopt.db.artifacts"))
     return reopened()
 
 
@@ -85,13 +75,6 @@ def reopened() -> OpenStudy:
 
 def controls_of(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return [trial for trial in study.get_trials() if attributes.CONTROL in trial.user_attrs]
-
-
-def as_json(*arguments: object) -> list[dict[str, Any]]:
-    result = run("study", *arguments, "-f", "json")
-    assert result.code == 0, result.err
-    found: list[dict[str, Any]] = json.loads(result.out)
-    return found
 
 
 def test_the_whole_way(opened: OpenStudy) -> None:
@@ -118,7 +101,7 @@ def test_the_whole_way(opened: OpenStudy) -> None:
     assert len(queries.finished_trials(opened.study)) == before
     assert {trial.number for trial in queries.complete_trials(opened.study)} == {0, 1, 2}
     # a second call, in another form, does nothing
-    records = as_json("controls", "tiny", "--random-masks", 1)
+    records = read("study", "controls", "tiny", "--random-masks", 1)
     assert len(controls_of(opened.study)) == len(controls)
     assert {record["number"] for record in records} == {None, *(trial.number for trial in controls)}
     assert records[-1]["control"] == "tfidf"
@@ -151,7 +134,7 @@ def check_what_is_shown(opened: OpenStudy, front: set[int]) -> None:
     assert "failure" not in table.splitlines()[0]
     rows = list(csv.DictReader(io.StringIO(run("study", "pareto", "tiny", "-f", "csv").out)))
     assert any(row["comparison.verdict"] for row in rows)
-    shown = json.loads(run("study", "show", "tiny", "-f", "json").out)
+    shown = read("study", "show", "tiny")
     assert shown["tfidf"] > 0.9
     assert shown["controls"] == len(controls_of(opened.study))
     assert "first-2" in run("study", "trials", "tiny").out
@@ -287,24 +270,17 @@ def test_a_study_from_before_predictions_were_stored(opened: OpenStudy) -> None:
     run_controls(opened, objective, missing_controls(opened, objective, 0)[:1], lambda trial: None)
     for path in PredictionStore(opened.folder).folder.glob("*.npz"):
         path.unlink()
-    result = run("study", "pareto", "tiny", "-f", "json")
-    assert result.code == 0
+    result = succeed("study", "pareto", "tiny", "-f", "json")
     found = [record["comparison"] for record in json.loads(result.out) if record["comparison"]]
     assert {item["verdict"] for item in found} == {"unknown"}
     assert "no predictions are stored of trial" in result.err
     assert "unknown: no predictions stored" in run("study", "pareto", "tiny").out
 
 
-def test_nothing_to_compare_is_one_line(
-    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("NASOPT_STORAGE", raising=False)
+@pytest.mark.usefixtures("study_folder")
+def test_nothing_to_compare_is_one_line(write_study: WriteStudy) -> None:
     run("study", "create", write_study())
-    result = run("study", "controls", "tiny")
-    assert result.code == 2
-    assert len(result.err.splitlines()) == 1
-    assert "run `nasopt study optimize tiny` first" in result.err
+    assert_refused(run("study", "controls", "tiny"), "run `nasopt study optimize tiny` first")
     opened = reopened()
     run_base(opened, Objective(opened.config, opened.artifacts))
     with pytest.raises(TrialNotFoundError, match="nothing yet"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cases import mostly_slow
 from conftest import word_tokenizer
 from decoders import make_decoder, pairs
 from transformers import AutoModelForSeq2SeqLM
@@ -14,8 +15,10 @@ from nasopt.export.folder import export_hf
 from nasopt.models.families import encoder_shape
 from nasopt.models.surgery import cut
 
+pytestmark = pytest.mark.integration
 
-@pytest.mark.parametrize("name", ["m2m_100", "mbart", "t5", "bart", "marian"])
+
+@pytest.mark.parametrize("name", mostly_slow(["m2m_100", "mbart", "t5", "bart", "marian"], ("m2m_100", "t5")))
 def test_a_cut_decoder_is_read_back_by_nasopt_and_by_transformers(name, tmp_path):
     model = make_decoder(name)
     model.generation_config.forced_bos_token_id = 7

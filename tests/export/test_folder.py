@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import crossed
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, pipeline
 
@@ -25,6 +26,8 @@ from nasopt.models.loading import load_tokenizer
 from nasopt.models.modeling_adabert import AdaBertConfig
 from nasopt.models.quantization import bitsandbytes, quantize, stored_tensors
 from nasopt.models.surgery import cut
+
+pytestmark = pytest.mark.integration
 
 HEADS, NEURONS = (0, 1, 2, 3), tuple(range(128))
 SHAPES = {
@@ -102,9 +105,15 @@ def write(model: PreTrainedModel, tokenizer, shape: str, precision, to: Path, **
     return export_hf(model, tokenizer, SHAPES[shape].with_precision(precision), to, card="# A model\n", **options)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet", "deberta-v2", "modernbert"])
+@pytest.mark.parametrize(
+    ("family", "shape", "precision"),
+    crossed(
+        ["bert", "distilbert", "mpnet", "deberta-v2", "modernbert"],
+        SHAPES,
+        PRECISIONS,
+        usual=("bert", "pruned", "fp32"),
+    ),
+)
 def test_exported_models_load_the_same(tokenizer, texts, tmp_path: Path, family, shape, precision):
     model = quantize(make(family, shape), precision, "cpu")
     tensors = {name: tensor.clone() for name, tensor in stored_tensors(model).items()}
@@ -151,8 +160,7 @@ def test_pipelines_and_saving_again(tokenizer, texts, tmp_path: Path, precision)
     assert load_file(tmp_path / "again" / "model.safetensors").keys() == load_file(folder / "model.safetensors").keys()
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize(("chain", "precision"), crossed(CHAINS, PRECISIONS, usual=("chain", "fp32")))
 def test_convolutional_students_load_the_same(tokenizer, texts, tmp_path: Path, chain, precision):
     model, architecture = quantize(make_student(chain), precision, "cpu"), CHAINS[chain].with_precision(precision)
     tensors = {name: tensor.clone() for name, tensor in stored_tensors(model).items()}
@@ -305,7 +313,6 @@ print("done")
 """
 
 
-@pytest.mark.integration
 def test_exports_load_where_nasopt_is_not_installed(tokenizer, texts, tmp_path: Path):
     expected = {}
     for name, family, shape, precision in (

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import mostly_slow
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 import nasopt
@@ -27,6 +28,8 @@ from nasopt.models.onnx import OnnxModel
 from nasopt.models.quantization import quantize
 from nasopt.models.searchcell import Supernet, freeze
 from nasopt.models.surgery import cut
+
+pytestmark = pytest.mark.integration
 
 for package in module.PACKAGES:
     pytest.importorskip(package, reason=f"the extra `onnx` is not installed: no package {package}")
@@ -74,8 +77,7 @@ def difference(model: PreTrainedModel, folder: Path, batch_size: int, tokens: in
     return float((found.float() - expected.float()).abs().max())
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES, ("bert", "modernbert")))
 def test_every_family_runs_the_same_with_empty_blocks(tokenizer, tmp_path: Path, family):
     model = make(family)
     folder = write(model, tokenizer, tmp_path / "out")
@@ -94,7 +96,6 @@ def test_every_family_runs_the_same_with_empty_blocks(tokenizer, tmp_path: Path,
         assert trace not in (folder / "model.onnx").read_bytes()
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize(
     "architecture",
@@ -120,7 +121,6 @@ def test_convolutional_students_run_the_same(tokenizer, tmp_path: Path, architec
     assert read("the film was good").input_ids == tokenizer("the film was good").input_ids
 
 
-@pytest.mark.integration
 def test_the_folder_says_what_it_is_and_reads_without_nasopts_types(tokenizer, tmp_path: Path):
     folder = write(
         make(), tokenizer, tmp_path / "out", card=lambda file: f"{file.name} of {file.stat().st_size} bytes\n"
@@ -139,7 +139,6 @@ def test_the_folder_says_what_it_is_and_reads_without_nasopts_types(tokenizer, t
         nasopt.load(folder)
 
 
-@pytest.mark.integration
 def test_fp16_stays_fp16_and_bf16_becomes_fp32(tokenizer, tmp_path: Path, caplog):
     half = quantize(make(), "fp16", "cpu")
     folder = write(half, tokenizer, tmp_path / "fp16", "fp16")
@@ -186,7 +185,6 @@ def test_importing_needs_no_extra():
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.integration
 def test_a_file_with_other_outputs_is_not_left_behind(tokenizer, tmp_path: Path, monkeypatch):
     def converted_from_another(model, names, file, to):
         with torch.no_grad():
@@ -201,7 +199,6 @@ def test_a_file_with_other_outputs_is_not_left_behind(tokenizer, tmp_path: Path,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.integration
 def test_a_card_that_fails_leaves_nothing_behind(tokenizer, tmp_path: Path):
     def card(file: Path) -> str:
         raise RuntimeError("no measurement")
@@ -218,7 +215,6 @@ def test_files_that_onnx_runtime_cannot_read_are_not_left_behind(tokenizer, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.integration
 def test_what_torch_cannot_convert_is_told_in_one_line(tokenizer, tmp_path: Path):
     class Branching(torch.nn.Module):
         def forward(self, hidden_states):
@@ -239,7 +235,6 @@ def test_models_beyond_one_file_are_refused(tokenizer, tmp_path: Path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.integration
 def test_forcing_replaces_the_model_of_the_other_form(tokenizer, tmp_path: Path):
     model, folder = make(architecture=SMALL), tmp_path / "out"
     export_hf(model, tokenizer, SMALL, folder, card="")

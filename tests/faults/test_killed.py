@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import optuna
 import psutil
 import pytest
+from cases import mostly_slow
 from killing import run_killed, start
 
 from nasopt.execution.search import remaining_budget
@@ -30,7 +31,9 @@ def assert_all_different(trials: list[optuna.trial.FrozenTrial]) -> None:
     assert len({(json.dumps(t.params, sort_keys=True), parent_of(t)) for t in complete}) == len(complete)
 
 
-@pytest.mark.parametrize("moment", ["training", "measuring", "writing", "announced", "telling"])
+@pytest.mark.parametrize(
+    "moment", mostly_slow(["training", "measuring", "writing", "announced", "telling"], ("training", "telling"))
+)
 def test_a_trial_that_was_killed_is_failed_and_tried_once_more(begun_anywhere: Place, moment: str) -> None:
     before = begun_anywhere.trials()
     run_killed(moment, "study", "optimize", *begun_anywhere.options)
@@ -72,7 +75,7 @@ def test_killed_while_the_base_model_is_prepared(created_anywhere: Place) -> Non
     created_anywhere.assert_tidy()
 
 
-@pytest.mark.parametrize("moment", ["measuring", "telling"])
+@pytest.mark.parametrize("moment", mostly_slow(["measuring", "telling"], ("telling",)))
 def test_a_base_model_that_was_killed_is_tried_again_and_compared_with(created_anywhere: Place, moment: str) -> None:
     run_killed(moment, "study", "optimize", *created_anywhere.options)
     created_anywhere.optimize(1)
@@ -86,6 +89,7 @@ def test_a_base_model_that_was_killed_is_tried_again_and_compared_with(created_a
     created_anywhere.assert_tidy()
 
 
+@pytest.mark.slow
 def test_a_base_model_that_was_killed_twice(created_anywhere: Place) -> None:
     for _ in range(2):
         run_killed("measuring", "study", "optimize", *created_anywhere.options)
@@ -112,3 +116,13 @@ def test_workers_end_with_their_parent(begun: Place) -> None:
     assert all(t.user_attrs[attributes.FAILURE].startswith("interrupted") for t in trials if t.state == FAIL)
     assert_all_different(trials)
     begun.assert_tidy()
+
+
+def test_two_commands_at_once_share_the_budget(begun_anywhere: Place) -> None:
+    commands = [start("never", "study", "optimize", *begun_anywhere.options) for _ in range(2)]
+    for command in commands:
+        command.join(280)
+    assert [command.exitcode for command in commands] == [0, 0]
+    assert len(queries.finished_trials(begun_anywhere.open().study)) == 8
+    assert remaining_budget(begun_anywhere.open(), 8) == 0
+    begun_anywhere.assert_tidy()

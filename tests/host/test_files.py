@@ -15,6 +15,8 @@ import pytest
 
 from nasopt.host.files import remove_abandoned, remove_partial_files, scratch_folder, working_folder
 
+pytestmark = pytest.mark.integration
+
 CHECKPOINT = """
 import sys, torch
 from pathlib import Path

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from command_line import run
+from command_line import run, trials_of
 
 from nasopt.config.study import LatencyConfig
 from nasopt.errors import DeviceNotFoundError, NasoptError, StudyFileError
@@ -27,11 +26,6 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine w
 
 def latency(**settings: Any) -> LatencyConfig:
     return LatencyConfig.model_validate(settings)
-
-
-def trials_of(name: str = "tiny") -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(run("study", "trials", name, "-f", "json").out)
-    return found
 
 
 def attrs_of(name: str, number: int) -> dict[str, Any]:
@@ -140,12 +134,10 @@ def test_other_threads_are_another_device() -> None:
     assert len(device_changes(began, {"latency_ms": make_source(latency(threads=2))})) == 1
 
 
+@pytest.mark.usefixtures("study_folder")
 @pytest.mark.integration
 @no_gpu
-def test_a_study_with_a_measured_and_a_predicted_latency(
-    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_study_with_a_measured_and_a_predicted_latency(write_study: WriteStudy) -> None:
     assert run("study", "create", write_study(extra=PREDICTED, options=FLOATS, **MEASURED)).code == 0
     result = run("study", "optimize", "tiny", "--n-trials", 3)
     assert result.code == 0, result.err
@@ -172,11 +164,11 @@ def test_a_study_with_a_measured_and_a_predicted_latency(
     assert "8 x 32 tokens on a100-40gb (tensorrt)" in card
 
 
+@pytest.mark.usefixtures("study_folder")
 @pytest.mark.integration
 def test_a_study_does_not_go_on_on_another_device_unless_told_to(
-    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write_study: WriteStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     path = write_study(options=FLOATS, **{"[task]\n": 'memory = "peak"\n[task]\n'})
     assert run("study", "create", path).code == 0
     assert run("study", "optimize", "tiny", "--n-trials", 2).code == 0
@@ -200,11 +192,9 @@ def test_a_study_does_not_go_on_on_another_device_unless_told_to(
     assert "Another CPU" in run("study", "trials", "tiny").out
 
 
+@pytest.mark.usefixtures("study_folder")
 @pytest.mark.integration
-def test_a_study_in_onnx_runtime_over_real_lengths(
-    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_study_in_onnx_runtime_over_real_lengths(write_study: WriteStudy) -> None:
     settings = 'device = "cpu"\nruntime = "onnxruntime"\nlengths = "validation"'
     assert run("study", "create", write_study(options=FLOATS, **{'device = "cpu"': settings})).code == 0
     result = run("study", "optimize", "tiny", "--n-trials", 1)

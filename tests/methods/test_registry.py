@@ -50,6 +50,7 @@ def test_options_that_are_not_allowed_are_named() -> None:
         make_method(config(method_options={"population_size": 1, "wings": 2}))
 
 
+@pytest.mark.integration
 def test_listing_the_methods_imports_no_torch() -> None:
     code = """
 import sys

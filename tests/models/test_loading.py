@@ -202,6 +202,15 @@ def test_models_that_cannot_be_cut_are_refused(tmp_path: Path):
         load_base(str(tmp_path), HEAD)
 
 
+def test_heads_that_an_earlier_transformers_cut_are_told(tiny_bert: Path, tmp_path: Path):
+    config = json.loads((tiny_bert / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"pruned_heads": {"0": [], "1": [2]}}))
+    with pytest.raises(UnsupportedModelError, match=r"heads of 1 of its layers were cut .*pruned_heads"):
+        load_config(str(tmp_path), None, False)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"pruned_heads": {}}))
+    assert load_config(str(tmp_path), None, False).model_type == "bert"
+
+
 @pytest.mark.parametrize("read", [load_config, load_tokenizer])
 def test_a_folder_that_does_not_exist_is_told(tmp_path: Path, read):
     with pytest.raises(UnsupportedModelError, match=r"nowhere'\: there is no such folder$"):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import crossed
 from torch import nn
 
 from nasopt.architecture.base import PRECISIONS
@@ -29,8 +30,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, 
 DTYPES["int4"] = torch.bfloat16
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "precision"), crossed(FAMILIES, PRECISIONS, usual=("bert", "int8")))
 def test_a_new_model_in_the_precision_and_the_original_is_untouched(make_model, batch, family, precision):
     model = make_model(family, hidden=128).train()
     before = copy.deepcopy(model.state_dict())
@@ -50,8 +50,7 @@ def test_a_new_model_in_the_precision_and_the_original_is_untouched(make_model, 
     assert (found - expected).abs().max() <= tolerance * expected.abs().max()
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "precision"), crossed(FAMILIES, ["int8", "int4"], usual=("bert", "int8")))
 def test_every_linear_layer_of_the_encoder_and_none_of_the_head_is_quantised(make_model, family, precision):
     model = quantize(make_model(family, hidden=128), precision, "cpu")
     bnb = bitsandbytes()

@@ -10,7 +10,7 @@ from scipy import stats
 
 from nasopt.numerics.comparison import Difference, class_difference, number_scores, score_difference
 from nasopt.numerics.resampling import class_scores, weighted_ranks
-from nasopt.tasks.metrics import METRICS
+from nasopt.tasks.metrics import METRICS, f1
 
 
 def predictions(
@@ -30,7 +30,7 @@ def brute_force(score: Callable[[np.ndarray], float], size: int, resamples: int)
     return np.quantile(values, [0.025, 0.975])
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews_correlation"])
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "f1_macro", "f1_micro", "matthews_correlation"])
 @pytest.mark.parametrize("classes", [2, 4])
 def test_scores_of_counts_are_the_tasks_metrics(metric: str, classes: int) -> None:
     rng = np.random.default_rng(0)
@@ -42,14 +42,22 @@ def test_scores_of_counts_are_the_tasks_metrics(metric: str, classes: int) -> No
         assert score == pytest.approx(METRICS[metric](np.eye(classes)[predicted[drawn]], labels[drawn]))
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews_correlation"])
+def test_f1_of_two_classes_is_that_of_the_positive_one() -> None:
+    labels, a, b = predictions(np.random.default_rng(5), 200, 2, (0.8, 0.6))
+    found = class_difference(labels, a, b, classes=2, metric="f1", positive=0)
+    of_a, of_b = (f1(np.eye(2)[column], labels, positive=0) for column in (a, b))
+    assert found.value == pytest.approx(of_a - of_b)
+    assert found != class_difference(labels, a, b, classes=2, metric="f1")
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "f1_macro", "f1_micro", "matthews_correlation"])
 def test_degenerate_counts_score_as_scikit_learn_says(metric: str) -> None:
     labels, predicted = np.zeros(4, dtype=np.int64), np.zeros(4, dtype=np.int64)
     score = class_scores(np.array([[4.0, 0, 0, 0]]), labels, predicted, 2, metric)
     assert score.item() == METRICS[metric](np.eye(2)[predicted], labels)
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews_correlation"])
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "f1_macro", "f1_micro", "matthews_correlation"])
 def test_the_interval_is_that_of_resampled_examples(metric: str) -> None:
     labels, a, b = predictions(np.random.default_rng(2), 300, 3, (0.85, 0.75))
     found = class_difference(labels, a, b, classes=3, metric=metric)

@@ -23,6 +23,8 @@ from nasopt.samplers import GeneticSampler, is_exhausted, parent_of
 from nasopt.samplers.genotype import fit
 from nasopt.samplers.mutations import MUTATIONS, BlockMutation, Limits
 
+pytestmark = pytest.mark.integration
+
 Space = dict[str, BaseDistribution]
 Params = dict[str, Any]
 DIRECTIONS = ["maximize", "minimize", "minimize"]
@@ -192,7 +194,6 @@ def check_operators(child: FrozenTrial, trials: list[FrozenTrial], space: Space)
         assert child.params["precision"] != parent["precision"]
 
 
-@pytest.mark.integration
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_every_child_can_be_cut_from_its_parent(seed: int) -> None:

@@ -25,6 +25,8 @@ from nasopt.samplers.mutations import MUTATIONS
 from nasopt.storage.rdb import open_storage, parse_url
 from nasopt.study.opening import open_study
 
+pytestmark = pytest.mark.integration
+
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12)
 NAMES = st.text(st.characters(categories=("L", "N", "P", "S"), exclude_characters="./\\"), min_size=1, max_size=20)
 INFINITIES = st.sampled_from([float("inf"), -float("inf")])

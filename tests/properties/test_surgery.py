@@ -8,6 +8,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
+from cases import mostly_slow
 from hypothesis import assume, given, settings
 from torch import nn
 from transformers import (
@@ -24,6 +25,8 @@ from nasopt.architecture.genotype import FFN_STEP
 from nasopt.measurement.measured.memory import memory_mb
 from nasopt.models.quantization import quantize, stored_tensors
 from nasopt.models.surgery import cut, layer_counts
+
+pytestmark = pytest.mark.integration
 
 SHAPE = EncoderShape(num_layers=3, num_heads=4, ffn_size=40, hidden_size=32)
 # In each family: the encoder's layers, what receives the heads' outputs, what receives the neurons'.
@@ -126,7 +129,7 @@ def check(family: str, model: PreTrainedModel, kept: Architecture, batch: dict[s
     assert model.num_parameters() <= BASES[family].num_parameters() - gone
 
 
-@pytest.mark.parametrize("family", PATHS)
+@pytest.mark.parametrize("family", mostly_slow(PATHS, ("bert", "deberta-v2")))
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(cuts=two_cuts(), batch=batches())
 def test_what_is_cut_is_what_would_be_masked(
@@ -164,7 +167,7 @@ def stored_mb(base: PreTrainedModel, architecture: Architecture, precision: Prec
     return memory_mb(stored_tensors(quantize(model, precision, "cpu")))
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", mostly_slow(PRECISIONS, ("bf16", "int4")))
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(pair=removals())
 def test_less_of_a_model_takes_less_memory(precision: Precision, pair: tuple[Architecture, Architecture]) -> None:

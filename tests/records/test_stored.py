@@ -84,6 +84,7 @@ def test_the_list_tells_of_every_study(url: str) -> None:
         assert found[name]["trials"] == told["show"]["trials"]
 
 
+@pytest.mark.integration
 def test_a_study_whose_base_is_not_fixed_is_shown_where_nothing_can_be_written(tmp_path: Path) -> None:
     url = restore(tmp_path)
     with closing(sqlite3.connect(tmp_path / DATABASE)) as connection, connection:

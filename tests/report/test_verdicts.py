@@ -254,3 +254,19 @@ def test_the_front_is_shown_beside_the_base_model(compared: OpenStudy) -> None:
     shown = with_ratios({"against_base": found})
     assert shown["smaller"] == f"{found['smaller']:.2f}x"
     assert with_ratios({"against_base": None})["points"] == "the base model"
+
+
+def test_f1_is_compared_for_the_class_that_it_is_of(tmp_path: Path) -> None:
+    """The member finds all of the first class and half of the second, its control the reverse."""
+    trials = [make_trial([0.9, 60.0, 90.0], 6), make_trial([0.8, 50.0, 80.0], 5), make_trial([0.7, 50.0, 80.0], 5, "c")]
+    opened = opened_with(tmp_path, trials, metric="f1")
+    labels, half = LABELS.astype(np.uint8), np.arange(400) % 4 < 2
+    of_member, of_control = np.where(half, labels, 0), np.where(half, labels, 1)
+    for positive, verdict in ((0, "better"), (1, "worse")):
+        for number, values in ((1, of_member), (2, of_control)):
+            predictions = Predictions(values.astype(np.uint8), labels, 2, "s", positive)
+            PredictionStore(opened.folder).write(number, predictions)
+        record = Comparisons(opened, opened.study.trials[:2]).record(opened.study.trials[1])
+        assert record is not None
+        assert record["verdict"] == verdict
+        assert record["difference"] == pytest.approx((0.8 - 2 / 3) * (1 if verdict == "better" else -1))

@@ -9,6 +9,8 @@ from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveS
 from nasopt.samplers import AdaBERTSampler, AlphaNASSampler, FisherSampler, GeneticSampler
 from nasopt.samplers.named import sampler_maker
 
+pytestmark = pytest.mark.integration
+
 
 class TestGeneticSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from optuna.distributions import CategoricalDistribution, IntDistribution
+from evolved_studies import FULL, SPACE, make_space
+from optuna.distributions import IntDistribution
 
 from nasopt.samplers.genotype import fit, kept_layers
 from nasopt.samplers.mutations import (
@@ -13,21 +14,6 @@ from nasopt.samplers.mutations import (
     remove_last,
     restore,
 )
-
-
-def make_space(layers=3, heads=4, ffn=256, lowest_ffn=0):
-    space = {}
-    for layer in range(layers):
-        space[f"layer_{layer}"] = IntDistribution(0, 1)
-        space[f"heads_{layer}"] = IntDistribution(0, heads)
-        space[f"ffn_{layer}"] = IntDistribution(lowest_ffn, ffn, step=64)
-    space["precision"] = CategoricalDistribution(["fp32", "bf16", "int8"])
-    space["training"] = CategoricalDistribution(["none", "finetune", "distill"])
-    return space
-
-
-SPACE = make_space()
-FULL = fit({}, SPACE)
 
 
 def changed(genotype, parent=FULL):

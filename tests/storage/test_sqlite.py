@@ -10,6 +10,8 @@ from readers import read_only, run_python
 
 from nasopt.storage.sqlite import connect_for_reading
 
+pytestmark = pytest.mark.integration
+
 READ = """
 import sys
 from pathlib import Path

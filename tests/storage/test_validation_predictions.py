@@ -44,6 +44,15 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert [path.name for path in store.folder.iterdir()] == ["3.npz"]
 
 
+def test_the_positive_class_is_the_second_one_where_an_older_file_names_none(tmp_path: Path) -> None:
+    store, labels = PredictionStore(tmp_path), np.array([0, 1])
+    outputs = np.eye(2, dtype=np.float32)
+    store.write(0, Predictions.of_outputs(outputs, labels, "split", classes=True, positive=0))
+    assert store.read(0).positive == 0
+    np.savez_compressed(store.folder / "1.npz", values=labels, labels=labels, classes=np.array(2), split=np.array("s"))
+    assert store.read(1).positive == 1
+
+
 def test_a_file_is_small(tmp_path: Path) -> None:
     store, rng = PredictionStore(tmp_path), np.random.default_rng(0)
     labels = rng.integers(2, size=40_000)

@@ -20,10 +20,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from command_line import run
+from command_line import read, run
 from conftest import MEASURING_SECONDS, word_tokenizer, write_sentiment_csv
 from lookup_tables import document, entry
 from stored_studies import ARTIFACTS, DATABASE, EXPECTED, PLACEHOLDER, SQL, STORED
+from study_text import study_text
 
 SIZES = {"train": 60, "validation": 40, "test": 20}
 FULL = {"layer_0": 1, "heads_0": 2, "ffn_0": 128, "layer_1": 1, "heads_1": 2, "ffn_1": 128}
@@ -122,9 +123,8 @@ def main() -> None:
 
 def _prepare() -> None:
     """Measures shortly, shows no progress, and names no host in what is committed."""
-    from nasopt.measurement.latency import measure_latency
-
-    from nasopt import identity
+    from nasopt.host import identity
+    from nasopt.measurement.measured.latency import measure_latency
 
     measure_latency.__kwdefaults__["time_budget_s"] = MEASURING_SECONDS
     identity.host = lambda: "somewhere"  # type: ignore[assignment]
@@ -170,27 +170,18 @@ def _entries(precision: str) -> list[dict[str, Any]]:
 def create(folder: Path, name: str, method: str, options: str, latency: str = LATENCY, model: str = "model") -> None:
     """Writes a study file and creates its study."""
     file = folder / f"{name}.toml"
-    file.write_text(f"""name = "{name}"
-method = "{method}"
-seed = 1
-[task]
-model = "{folder}/{model}"
-metric = "accuracy"
-max_length = 16
-[task.dataset]
-path = "{folder}/data"
-text = ["text"]
-label = "label"
-splits = {{ train = "train", validation = "validation", test = "test" }}
-[training]
-batch_size = 16
-learning_rate = 3e-3
-[base_training]
-epochs = 15
-batch_size = 4
-learning_rate = 3e-3
-{latency.format(folder=folder)}[method_options]
-{options.format(folder=folder)}""")
+    text = study_text(
+        folder / model,
+        folder / "data",
+        options.format(folder=folder),
+        name=name,
+        method=method,
+        base_epochs=15,
+        task='metric = "accuracy"\nmax_length = 16',
+        latency=latency.format(folder=folder),
+    )
+    text = text.replace("learning_rate = 1e-3", "learning_rate = 3e-3")
+    file.write_text(text.replace("epochs = 15\nbatch_size = 16", "epochs = 15\nbatch_size = 4"))
     nasopt("create", file)
     file.unlink()
 
@@ -330,8 +321,8 @@ def store(folder: Path, target: Path) -> None:
     """Writes the studies into the target: their database as text without the folder's name, their files, what
     nasopt prints of them."""
     expected = {
-        name: {report: json.loads(run("study", report, name, "-f", "json").out) for report in REPORTS}
-        for name in (record["name"] for record in json.loads(run("study", "list", "-f", "json").out))
+        name: {report: read("study", report, name) for report in REPORTS}
+        for name in (record["name"] for record in read("study", "list"))
     }
     for name in ("data", "model", "deep-model"):
         shutil.copytree(folder / name, target / name)

@@ -18,8 +18,9 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from command_line import run
-from study_text import study_text
+from cases import mostly_slow
+from command_line import read, run, trials_of
+from study_text import GENETIC, study_text
 
 import nasopt
 from nasopt.records import names as attributes
@@ -43,19 +44,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentimen
     os.chdir(before)
 
 
-OPTIONS = """
-population_size = 4
-generations = 2
+OPTIONS = f"""{GENETIC}
 quantization_prob = 0.5
-start = "base"
-mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
 precisions = ["fp32", "bf16", "int8"]
 """
-
-
-def trials_of(name: str = "tiny") -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(run("study", "trials", name, "-f", "json").out)
-    return found
 
 
 @pytest.fixture
@@ -105,7 +97,7 @@ def test_a_finished_search_needs_no_more_trials(here: Path) -> None:
 
 
 def test_show_says_what_matters(here: Path) -> None:
-    shown = json.loads(run("study", "show", "tiny", "-f", "json").out)
+    shown = read("study", "show", "tiny")
     assert shown["method"] == "genetic"
     assert shown["trials"] == {"COMPLETE": 9}
     assert shown["base"] == trials_of()[0]["values"]
@@ -118,7 +110,7 @@ def test_the_front_holds_no_dominated_trial(here: Path) -> None:
     def values(trial: dict[str, Any]) -> np.ndarray:
         return np.array([-trial["values"]["quality"], trial["values"]["latency_ms"], trial["values"]["memory_mb"]])
 
-    front = json.loads(run("study", "pareto", "tiny", "-f", "json").out)
+    front = read("study", "pareto", "tiny")
     everything = trials_of()
     numbers = {trial["number"] for trial in front}
     for trial in everything:
@@ -136,10 +128,7 @@ def test_csv_holds_the_same(here: Path) -> None:
 def test_only_checkpoints_that_are_needed_are_kept(here: Path) -> None:
     study = optuna.load_study(study_name="tiny", storage="sqlite:///nasopt.db")
     kept = {path.stem for path in (here / "nasopt.db.artifacts" / "tiny" / "checkpoints").glob("*.safetensors")}
-    front = {
-        study.trials[trial["number"]].user_attrs["checkpoint"]
-        for trial in json.loads(run("study", "pareto", "tiny", "-f", "json").out)
-    }
+    front = {study.trials[trial["number"]].user_attrs["checkpoint"] for trial in read("study", "pareto", "tiny")}
     assert front <= kept
     assert kept <= {trial.user_attrs["checkpoint"] for trial in study.trials}
     # Base, front and population: what is neither is gone.
@@ -147,7 +136,7 @@ def test_only_checkpoints_that_are_needed_are_kept(here: Path) -> None:
 
 
 def test_every_member_of_the_front_exports_to_what_was_measured(here: Path, tmp_path: Path) -> None:
-    for trial in json.loads(run("study", "pareto", "tiny", "-f", "json").out):
+    for trial in read("study", "pareto", "tiny"):
         target = tmp_path / str(trial["number"])
         result = run("study", "export", "tiny", "--trial", trial["number"], "--to", target)
         assert result.code == 0, result.err
@@ -179,7 +168,7 @@ def test_onnx_files_carry_their_own_numbers(here: Path, tmp_path: Path) -> None:
     assert "| accuracy on the test split | " in card
     assert "| latency, 2 x 16 tokens, 1 threads, ms (median of " in card
     assert "nasopt.load" not in card
-    for trial in json.loads(run("study", "pareto", "tiny", "-f", "json").out):
+    for trial in read("study", "pareto", "tiny"):
         if trial["params"]["precision"] == "int8":
             command = [
                 "study",
@@ -208,11 +197,10 @@ def test_exports_are_not_overwritten(here: Path, tmp_path: Path) -> None:
 
 def test_a_trial_whose_checkpoint_is_gone_cannot_be_exported(here: Path, tmp_path: Path) -> None:
     study = optuna.load_study(study_name="tiny", storage="sqlite:///nasopt.db")
-    folder = here / "nasopt.db.artifacts" / "tiny" / "checkpoints"
-    gone = [t.number for t in study.trials if not (folder / f"{t.user_attrs['checkpoint']}.safetensors").is_file()]
-    if not gone:
-        pytest.skip("this search kept every checkpoint")
-    result = run("study", "export", "tiny", "--trial", gone[0], "--to", tmp_path / "m")
+    artifacts = shutil.copytree(here / "nasopt.db.artifacts", tmp_path / "artifacts")
+    key = study.trials[1].user_attrs[attributes.CHECKPOINT]
+    (artifacts / "tiny" / "checkpoints" / f"{key}.safetensors").unlink(missing_ok=True)
+    result = run("study", "export", "tiny", "--trial", 1, "--to", tmp_path / "m", "--artifacts", artifacts)
     assert result.code == 2
     assert "weights were not kept" in result.err
 
@@ -236,7 +224,6 @@ def test_without_the_artifact_folder_optimize_says_so_and_can_rebuild(here: Path
 def test_data_that_changed_are_refused(
     write_study: WriteStudy, sentiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     data = tmp_path / "data"
     shutil.copytree(sentiment, data)
     assert run("study", "create", write_study(**{str(sentiment): str(data)})).code == 0
@@ -251,8 +238,8 @@ def test_data_that_changed_are_refused(
     assert result.code == 0, result.err
 
 
-def test_two_workers_share_the_trials(write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("study_folder")
+def test_two_workers_share_the_trials(write_study: WriteStudy) -> None:
     assert run("study", "create", write_study()).code == 0
     result = run("study", "optimize", "tiny", "--n-trials", 5, "--workers", 2)
     assert result.code == 0, result.err
@@ -278,11 +265,12 @@ app.main()
 """A search that gets a signal while trial 3 is evaluated."""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", mostly_slow([signal.SIGINT, signal.SIGTERM, signal.SIGKILL], (signal.SIGINT, signal.SIGKILL))
+)
 def test_an_interrupted_search_loses_nothing(
-    number: signal.Signals, write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals, write_study: WriteStudy, study_folder: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     assert run("study", "create", write_study()).code == 0
     ended = subprocess.run([sys.executable, "-c", INTERRUPTED.format(number=int(number))], capture_output=True)
     assert b"Traceback" not in ended.stderr, ended.stderr.decode()
@@ -298,13 +286,10 @@ def test_an_interrupted_search_loses_nothing(
     assert after[3].user_attrs[attributes.INTERRUPTED]
     assert after[3].user_attrs["failure"].startswith("interrupted")
     assert (after[4].user_attrs[attributes.RETRY_OF], after[4].params) == (3, after[3].params)
-    assert not list((tmp_path / "nasopt.db.artifacts").rglob(".tmp-*"))
+    assert not list((study_folder / "nasopt.db.artifacts").rglob(".tmp-*"))
 
 
-def test_a_python_user_runs_the_same_study(
-    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_python_user_runs_the_same_study(write_study: WriteStudy, study_folder: Path) -> None:
     config = nasopt.StudyConfig.from_toml(write_study())
     objective = nasopt.Objective(config)
     study = optuna.create_study(
@@ -313,7 +298,7 @@ def test_a_python_user_runs_the_same_study(
     study.optimize(objective, n_trials=3)
     assert [trial.state for trial in study.trials] == [COMPLETE] * 3
     assert study.trials[0].user_attrs["base"]
-    assert (tmp_path / "nasopt.db.artifacts" / "tiny").is_dir()
+    assert (study_folder / "nasopt.db.artifacts" / "tiny").is_dir()
     assert len(study.trials_dataframe()) == 3
 
 
@@ -346,10 +331,8 @@ def test_a_failing_candidate_is_recorded_and_the_study_goes_on(write_study: Writ
     assert all("TrainingDivergedError" in notes[f"dashboard:{trial._trial_id}:note_str:0"] for trial in failed)
 
 
-def test_the_target_quality_ends_the_search(
-    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("study_folder")
+def test_the_target_quality_ends_the_search(write_study: WriteStudy) -> None:
     options = 'target_quality = 0.1\nprecisions = ["fp32", "bf16"]\nmutations = ["remove_any_layer"]'
     path = write_study(
         **{'mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]': options},
@@ -365,10 +348,8 @@ def test_the_target_quality_ends_the_search(
     assert last["memory_mb"] < base["memory_mb"]
 
 
-def test_an_exhausted_space_ends_the_search(
-    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("study_folder")
+def test_an_exhausted_space_ends_the_search(write_study: WriteStudy) -> None:
     options = 'mutation_prob = 0\ncrossover_prob = 0\nprecisions = ["fp32", "bf16"]'
     assert run("study", "create", write_study(options=options)).code == 0
     result = run("study", "optimize", "tiny")
@@ -379,19 +360,15 @@ def test_an_exhausted_space_ends_the_search(
     assert len(trials_of()) == 3
 
 
-def test_no_trial_begins_after_the_timeout(
-    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("study_folder")
+def test_no_trial_begins_after_the_timeout(write_study: WriteStudy) -> None:
     assert run("study", "create", write_study()).code == 0
     assert run("study", "optimize", "tiny", "--timeout", 0).code == 0
     assert len(trials_of()) == 1  # the base model is not one of the trials that are asked for
 
 
-def test_several_latencies_are_several_objectives(
-    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("study_folder")
+def test_several_latencies_are_several_objectives(write_study: WriteStudy) -> None:
     second = '[[latency]]\nname = "online"\nbatch_size = 1\nsequence_length = 8\nthreads = 1'
     path = write_study(extra=second, **{"[latency]\ndevice": '[[latency]]\nname = "batch"\ndevice'})
     assert run("study", "create", path).code == 0

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from command_line import run
+from command_line import read, run
 from conftest import write_pairs
+from study_text import GENETIC, pairs_text
 
 import nasopt
 
+pytestmark = pytest.mark.integration
+
 WORDS = dict(zip(("good", "great", "fine", "bad"), ("the", "film", "was", "plot"), strict=True))
 SIMILARITY = """type = "sentence-similarity"
-model = "{bert}"
 metric = "retrieval"
 """
 TRANSLATION = """type = "translation"
-model = "m2m_100"
 metric = "bleu"
 [task.new_model]
 encoder_layers = 1
@@ -31,53 +31,25 @@ vocabulary = 100
 max_new_tokens = 8
 latency_tokens = 3
 """
-GENETIC = """population_size = 3
-generations = 2
-start = "base"
-mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
-precisions = ["fp32", "bf16"]
-"""
-ALPHANAS = """population_size = 3
-generations = 2
-"""
+SEARCHES = {
+    "genetic": f'{GENETIC}precisions = ["fp32", "bf16"]',
+    "alphanas": "population_size = 3\ngenerations = 2",
+}
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    write_pairs(tmp_path / "pairs", {"train": 120, "validation": 40, "test": 40}, WORDS)
-    return tmp_path
+def home(study_folder: Path) -> Path:
+    write_pairs(study_folder / "pairs", {"train": 120, "validation": 40, "test": 40}, WORDS)
+    return study_folder
 
 
-def write(home: Path, method: str, task: str, options: str, latency: str = "") -> Path:
-    head, _, tables = task.partition("[")
+def write(home: Path, method: str, task: str, model: Path | str, options: str = "", latency: str = "") -> Path:
+    head, _, table = task.partition("[")
+    text = pairs_text(
+        model, "pairs", options, task=head, tables="[" * bool(table) + table, method=method, latency=latency
+    )
     file = home / "tiny.toml"
-    file.write_text(f"""
-name = "tiny"
-method = "{method}"
-[task]
-{head}
-max_length = 16
-[task.dataset]
-path = "pairs"
-text = ["first", "second"]
-splits = {{ train = "train", validation = "validation", test = "test" }}
-{"[" * bool(tables)}{tables}
-[training]
-batch_size = 16
-learning_rate = 3e-3
-[base_training]
-epochs = 2
-batch_size = 16
-learning_rate = 3e-3
-[latency]
-batch_size = 2
-sequence_length = 8
-threads = 1
-{latency}
-[method_options]
-{options}
-""")
+    file.write_text(text)
     return file
 
 
@@ -89,15 +61,14 @@ def run_card(folder: Path) -> dict[str, object]:
     return names
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize(("method", "options"), [("genetic", GENETIC), ("alphanas", ALPHANAS)])
-def test_sentence_encoders(home: Path, tiny_bert: Path, method: str, options: str) -> None:
-    assert run("study", "create", write(home, method, SIMILARITY.format(bert=tiny_bert), options)).code == 0
+@pytest.mark.parametrize("method", SEARCHES)
+def test_sentence_encoders(home: Path, tiny_bert: Path, method: str) -> None:
+    assert run("study", "create", write(home, method, SIMILARITY, tiny_bert, SEARCHES[method])).code == 0
     assert run("study", "optimize", "tiny", "--n-trials", 4).code == 0
-    trials = json.loads(run("study", "trials", "tiny", "-f", "json").out)
+    trials = read("study", "trials", "tiny")
     assert [trial["state"] for trial in trials] == ["COMPLETE"] * 5, trials
     assert run("study", "controls", "tiny", "--random-masks", 1).code == 0
-    compared = [item["comparison"] for item in json.loads(run("study", "pareto", "tiny", "-f", "json").out)]
+    compared = [item["comparison"] for item in read("study", "pareto", "tiny")]
     assert all(item["low"] <= item["difference"] <= item["high"] for item in compared if item)
     for form in ("hf", "onnx"):
         found = run("study", "export", "tiny", "--best", "memory_mb<1000", "--to", home / form, "--format", form)
@@ -108,11 +79,10 @@ def test_sentence_encoders(home: Path, tiny_bert: Path, method: str, options: st
     assert "retrieval on the test split" in (home / "onnx" / "README.md").read_text()
 
 
-@pytest.mark.integration
 def test_translators_lose_decoder_layers(home: Path) -> None:
-    assert run("study", "create", write(home, "alphanas", TRANSLATION, ALPHANAS)).code == 0
+    assert run("study", "create", write(home, "alphanas", TRANSLATION, "m2m_100", SEARCHES["alphanas"])).code == 0
     assert run("study", "optimize", "tiny", "--n-trials", 3).code == 0
-    trials = json.loads(run("study", "trials", "tiny", "-f", "json").out)
+    trials = read("study", "trials", "tiny")
     assert [trial["state"] for trial in trials] == ["COMPLETE"] * 4, trials
     smaller = next(trial for trial in trials if 0 in trial["params"].values())
     assert smaller["values"]["memory_mb"] < trials[0]["values"]["memory_mb"]
@@ -140,6 +110,7 @@ def test_translators_lose_decoder_layers(home: Path) -> None:
 def test_what_cannot_be_searched_or_timed_is_one_line(
     home: Path, tiny_bert: Path, method: str, task: str, latency: str, message: str
 ) -> None:
-    found = run("study", "create", write(home, method, task.replace("{bert}", str(tiny_bert)), "", latency))
+    model = tiny_bert if task == SIMILARITY else "m2m_100"
+    found = run("study", "create", write(home, method, task, model, latency=latency))
     assert (found.code, found.err.count("\n")) == (2, 1)
     assert message in found.err

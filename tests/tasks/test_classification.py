@@ -208,6 +208,7 @@ def test_numbers_count_the_classes_of_the_head(tiny_bert: Path, tmp_path: Path) 
     model = with_head(tiny_bert, tmp_path, ["bad", "good"])
     task = open_task(model, write(tmp_path / "d", ["a,1", "the,0"]))
     assert task.encode(tmp_path)["train"].labels.tolist() == [1, 0]
+    assert task.remarks[0] == "labels are the head's classes by number: 0 is bad, 1 is good"
     with pytest.raises(DatasetError, match="0, 2 are not the classes of the model's head"):
         open_task(model, write(tmp_path / "e", ["a,2", "the,0"]))
     assert not open_task(model, tmp_path / "e", new_head=True).has_head
@@ -272,3 +273,59 @@ def test_the_content_hash_follows_the_files(sentiment: Path, tmp_path: Path) -> 
     (tmp_path / "copy" / "test.csv").write_text("text,label\n")
     assert content_hash(str(sentiment)) != content_hash(str(tmp_path / "copy"))
     assert content_hash("some/hub-id") is None
+
+
+CANCER = ["a good film,cancer", *["the plot,not cancer"] * 9]
+
+
+def test_f1_is_that_of_the_named_class(tiny_bert: Path, tmp_path: Path) -> None:
+    """A model that finds no cancer has found nothing."""
+    data = write(tmp_path / "d", CANCER)
+    finds_none = np.tile(np.array([[0.0, 1.0]], dtype=np.float32), (10, 1))
+    task = open_task(tiny_bert, data, metric="f1")
+    labels = task.encode(tmp_path)["validation"].labels.numpy()
+    assert task.quality(finds_none, labels) == 0
+    assert task.quality_name == "f1 of the class `cancer`"
+    assert task.remarks == ("labels are read as 2 classes: cancer, not cancer", "quality is f1 of the class `cancer`")
+    assert task.settled.positive_label == "cancer"
+
+    other = open_task(tiny_bert, data, metric="f1", positive_label="not cancer")
+    assert other.quality(finds_none, labels) == pytest.approx(2 * 9 / (2 * 9 + 1))
+    macro = open_task(tiny_bert, data, metric="f1_macro")
+    assert macro.quality(finds_none, labels) == pytest.approx(9 / 19)
+    assert (macro.quality_name, macro.settled) == ("f1_macro", macro.config)
+    assert open_task(tiny_bert, data, metric="f1_micro").quality(finds_none, labels) == pytest.approx(0.9)
+
+
+def test_the_class_of_f1_must_be_known_and_occur(tiny_bert: Path, tmp_path: Path) -> None:
+    data = write(tmp_path / "d", ["good,a", "bad,b"])
+    with pytest.raises(DatasetError, match=r"task\.positive_label: f1 of the two classes a, b"):
+        open_task(tiny_bert, data, metric="f1")
+    (data / "validation.csv").write_text("text,label\ngood,a\n")
+    assert open_task(tiny_bert, data, metric="f1", positive_label="a").positive_class == 0
+    with pytest.raises(DatasetError, match="no label of the validation split is `b`"):
+        open_task(tiny_bert, data, metric="f1", positive_label="b")
+    with pytest.raises(DatasetError, match="every label of the validation split is `a`"):
+        open_task(tiny_bert, data, metric="matthews_correlation")
+    three = write(tmp_path / "e", ["good,a", "bad,b", "the,c"])
+    assert open_task(tiny_bert, three, metric="f1").quality_name == "f1"
+    with pytest.raises(DatasetError, match="there are 3 classes"):
+        open_task(tiny_bert, three, metric="f1", positive_label="b")
+
+
+def test_whole_numbers_are_regressed_if_the_file_says_so(tiny_bert: Path, tmp_path: Path) -> None:
+    data = write(tmp_path / "d", ["good,5", "the,3", "bad,1"])
+    task = open_task(tiny_bert, data, metric="pearsonr", kind="regression")
+    assert task.encode(tmp_path)["train"].labels.tolist() == [5.0, 3.0, 1.0]
+    assert task.load_model().config.num_labels == 1
+    assert task.remarks == ("labels are read as numbers (regression)",)
+    with pytest.raises(DatasetError, match=r'pearsonr does not fit .* classes; .*task\.kind = "regression"'):
+        open_task(tiny_bert, data, metric="pearsonr")
+
+
+def test_a_text_that_is_none_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "good", "label": "a"}\n{"text": "bad", "label": "b"}\n')
+    for text, kind in (("null", "empty"), ('["a", "b"]', "list-valued")):
+        (tmp_path / "validation.jsonl").write_text(f'{{"text": {text}, "label": "a"}}\n')
+        with pytest.raises(DatasetError, match=f"the validation split has 1 {kind} texts in the column `text`"):
+            open_task(tiny_bert, tmp_path)

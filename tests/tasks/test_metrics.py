@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nasopt.tasks.metrics import METRICS
+from nasopt.tasks.metrics import METRICS, f1
 
 LABELS = np.array([1, 1, 1, 0, 0, 0, 0, 0])
 PREDICTED = np.array([1, 1, 0, 1, 0, 0, 0, 0])  # 2 true positives, 1 false negative, 1 false positive, 4 true negatives
@@ -15,6 +15,8 @@ LOGITS = np.eye(2, dtype=np.float32)[PREDICTED]
     [
         ("accuracy", 6 / 8),
         ("f1", 2 * 2 / (2 * 2 + 1 + 1)),
+        ("f1_macro", (2 * 2 / (2 * 2 + 1 + 1) + 2 * 4 / (2 * 4 + 1 + 1)) / 2),
+        ("f1_micro", 6 / 8),
         ("matthews_correlation", (2 * 4 - 1 * 1) / np.sqrt(3 * 3 * 5 * 5)),
     ],
 )
@@ -26,6 +28,10 @@ def test_f1_of_several_classes_is_the_mean_over_classes() -> None:
     labels = np.array([0, 1, 2, 2])
     logits = np.eye(3, dtype=np.float32)[[0, 1, 2, 1]]
     assert METRICS["f1"](logits, labels) == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+
+
+def test_f1_of_two_classes_is_that_of_the_positive_one() -> None:
+    assert f1(LOGITS, LABELS, positive=0) == pytest.approx(2 * 4 / (2 * 4 + 1 + 1))
 
 
 def test_correlations() -> None:

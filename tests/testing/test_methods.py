@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from study_text import study_text
+from study_text import GENETIC, study_text
 
 from nasopt.config.study import StudyConfig
 from nasopt.study.creation import read_study_file
@@ -23,9 +23,8 @@ def make_config(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, senti
     """Reads a small study of a method with these lines in its `[method_options]`."""
 
     def make(method: str, options: str) -> StudyConfig:
-        text = study_text(tiny_bert, sentiment, options, base_epochs=2)
         file = tmp_path_factory.mktemp("file") / f"{method}.toml"
-        file.write_text(text.replace('"genetic"', f'"{method}"'))
+        file.write_text(study_text(tiny_bert, sentiment, options, method=method, base_epochs=2))
         return read_study_file(file)
 
     return make
@@ -35,9 +34,8 @@ class TestGenetic(MethodTestCase):
     @pytest.fixture(scope="class")
     @classmethod
     def config(cls, make_config: MakeConfig) -> StudyConfig:
-        mutations = '["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]'
-        options = f'population_size = 3\ngenerations = 2\nladder = 2\ncost = "flops"\nmutations = {mutations}'
-        return make_config("genetic", options)
+        options = GENETIC.replace("population_size = 4", "population_size = 3")
+        return make_config("genetic", options.replace('start = "base"', 'ladder = 2\ncost = "flops"'))
 
 
 class TestAlphaNAS(MethodTestCase):

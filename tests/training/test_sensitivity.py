@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import FILLERS, WORDS, write_pairs
+from study_text import pairs_text
 
 from nasopt.config.study import StudyConfig
 from nasopt.errors import DatasetError, UnsupportedModelError
@@ -46,32 +47,16 @@ def classifier(write_study: Callable[..., Path], tmp_path: Path, phases: list[st
 @pytest.fixture
 def write_pair_study(tmp_path: Path, tiny_bert: Path) -> Callable[..., Path]:
     folder = write_pairs(
-        tmp_path / "pairs", {"train": 120, "validation": 40}, dict(zip(WORDS, FILLERS, strict=False)), longest=6
+        tmp_path / "pairs",
+        {"train": 120, "validation": 40, "test": 40},
+        dict(zip(WORDS, FILLERS, strict=False)),
+        longest=6,
     )
 
     def write(task: str = "sentence-similarity", model: str = "", metric: str = "retrieval", extra: str = "") -> Path:
         file = tmp_path / "pairs.toml"
-        file.write_text(f"""
-name = "pairs"
-method = "alphanas"
-[task]
-type = "{task}"
-model = "{model or tiny_bert}"
-metric = "{metric}"
-max_length = 16
-[task.dataset]
-path = "{folder}"
-text = ["first", "second"]
-splits = {{ train = "train", validation = "validation" }}
-{extra}
-[base_training]
-epochs = 1
-batch_size = 16
-[latency]
-batch_size = 2
-sequence_length = 8
-threads = 1
-""")
+        shown = f'type = "{task}"\nmetric = "{metric}"'
+        file.write_text(pairs_text(model or tiny_bert, folder, "", task=shown, method="alphanas", tables=extra))
         return file
 
     return write

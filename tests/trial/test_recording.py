@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import optuna
 import pytest
-from nasopt.storage.predictions import PredictionStore
 
 from nasopt.architecture.encoder import Architecture
 from nasopt.measurement.sources import make_sources
 from nasopt.methods.base import Judgement
+from nasopt.storage.validation_predictions import PredictionStore
 from nasopt.tasks.base import Evaluation
 from nasopt.training.candidate import Candidate, Lineage
 from nasopt.training.context import BaseTrial, Context
@@ -63,7 +63,7 @@ def record(study: optuna.Study, measured: Evaluated, context: Context) -> Record
 
 def small(context: Context) -> Candidate:
     candidate = Cut().candidate(Architecture.masked(context.shape, [1, 0, 1]).with_precision("int8"), context)
-    candidate.lineage = Lineage(0, finetune_epochs=2, distill_epochs=1, search_epochs=3)
+    candidate.lineage = Lineage(0, finetune_epochs=2, distill_epochs=1, search_epochs=3, budget=250.5)
     candidate.training, candidate.details = dict(TRAINING), {"distance": 0.5}
     return candidate
 
@@ -82,6 +82,7 @@ def test_a_result_says_what_the_candidate_is(
         "finetune_epochs": 2,
         "distill_epochs": 1,
         "search_epochs": 3,
+        "training_budget": 250.5,
         "training_result": TRAINING,
         "parameters": 1000,
         "flops": 2_000_000,

@@ -8,7 +8,6 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from nasopt.storage.predictions import Predictions, PredictionStore
 from optuna.trial import TrialState
 
 from nasopt.architecture.encoder import Architecture
@@ -17,6 +16,7 @@ from nasopt.methods.base import Method
 from nasopt.methods.genetic.method import GeneticMethod
 from nasopt.methods.genetic.options import GeneticOptions
 from nasopt.samplers.genetic import GeneticSampler
+from nasopt.storage.validation_predictions import Predictions, PredictionStore
 from nasopt.training.context import BaseTrial, Context
 from nasopt.trial.retention import collect, possible_parents
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from optuna.distributions import CategoricalDistribution, IntDistribution
@@ -13,8 +13,8 @@ from nasopt.architecture.base import CandidateArchitecture, EncoderShape, Precis
 from nasopt.config.task import Section
 from nasopt.errors import StudyFileError
 from nasopt.methods.base import About, Method, Plan
-from nasopt.methods.controls import Control, Controls, Member
-from nasopt.methods.layer_controls import Budget, LayerControls, layer_controls
+from nasopt.methods.controls import Controls
+from nasopt.methods.layer_controls import LayerControls
 from nasopt.methods.space import SearchSpace
 from nasopt.samplers.named import SamplerName, named_sampler
 from nasopt.training.candidate import Candidate
@@ -53,10 +53,6 @@ class LayerMeanControls(LayerControls):
 
     def depth(self, params: Mapping[str, Any]) -> int | None:
         return params.get("k")
-
-    def propose(self, members: Sequence[Member], shape: EncoderShape, random_masks: int, seed: int) -> list[Control]:
-        budgets = [replace(Budget.of(member), depth=member.params["k"]) for member in members]
-        return layer_controls(budgets, shape.num_layers, random_masks, seed)
 
 
 class LayerMeanMethod(Method):

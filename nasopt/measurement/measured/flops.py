@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def count_flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
+def count_flops(model: nn.Module, inputs: Mapping[str, Any]) -> int:
     """FLOPs of one forward pass of `model` on `inputs`; a multiply-add is 2.
 
     Matrix products and convolutions count, and attention as the matrix products it stands for; biases, activations,

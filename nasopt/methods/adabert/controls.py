@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from nasopt.architecture.base import CandidateArchitecture, EncoderShape
 from nasopt.architecture.cells import OPERATIONS, Operation
 from nasopt.methods.adabert.options import AdaBERTOptions
 from nasopt.methods.adabert.weights import BagOfEmbeddings, FromSupernet, student_architecture
-from nasopt.methods.controls import Control, Controls, Member
+from nasopt.methods.controls import Control, Controls, EpochCost, Member, not_counted
 from nasopt.training.weights import WeightSource
 
 if TYPE_CHECKING:
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
 
 
 class AdaBERTControls(Controls):
-    """The bag of embeddings, trained for all epochs of a member's line; and random cells out of the supernet."""
+    """The bag of embeddings, trained for all passes of a member's line; and random cells out of the supernet.
+
+    Passes are not weighted by FLOPs here: the bag and cells without convolutions have next to none, and no number of
+    epochs would add up to the supernet's.
+    """
 
     def __init__(self, options: AdaBERTOptions) -> None:
         self._options = options
@@ -28,9 +33,17 @@ class AdaBERTControls(Controls):
         """Cells of the chain, the skipped ones too: every member is compared with every control."""
         return self._options.cells
 
-    def propose(self, members: Sequence[Member], shape: EncoderShape, random_masks: int, seed: int) -> list[Control]:
+    def propose(
+        self,
+        members: Sequence[Member],
+        shape: EncoderShape,
+        random_masks: int,
+        seed: int,
+        epoch_cost: EpochCost = not_counted,
+    ) -> list[Control]:
         cells = self._options.cells
-        lines = {member.lineage.search_epochs + member.lineage.distill_epochs for member in members}
+        extra = max(0, math.ceil(self._options.search_passes) - self._options.search_epochs)
+        lines = {member.lineage.search_epochs + extra + member.lineage.distill_epochs for member in members}
         found = [Control("bag-of-embeddings", {"kind": "bag", "epochs": epochs}, cells) for epochs in sorted(lines)]
         if members:
             found += [

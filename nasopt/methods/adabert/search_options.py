@@ -104,6 +104,14 @@ class SearchOptions(Section):
         )
 
     @property
+    def search_passes(self) -> float:
+        """Passes over the training split that the search takes, the steps of the architecture weights included."""
+        if self.architecture_split == 0:
+            return float(self.search_epochs)
+        # After the warm-up each step of the network is followed by one of the choice, on as many other examples.
+        return (1 - self.architecture_split) * (2 * self.search_epochs - self.warmup_epochs)
+
+    @property
     def teacher_layers(self) -> tuple[int, ...]:
         """The teacher's hidden states that are wanted, ascending."""
         return tuple(sorted({teacher for _, teacher in self.layer_pairs}))

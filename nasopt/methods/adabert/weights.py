@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nasopt.architecture.base import CandidateArchitecture
-from nasopt.architecture.cells import CellArchitecture, Operation
+from nasopt.architecture.cells import PARAMETER_FREE, CellArchitecture, Operation
 from nasopt.methods.adabert.options import AdaBERTOptions
 from nasopt.methods.adabert.search_options import SearchOptions
 from nasopt.training.candidate import Candidate
 from nasopt.training.weights import WeightSource
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from nasopt.methods.adabert.distilled import Distilled
     from nasopt.methods.adabert.supernet import SupernetSearch
     from nasopt.tasks.base import LabelledTask
-    from nasopt.tasks.batches import EncodedSplit
+    from nasopt.tasks.batches import Batch, EncodedSplit
     from nasopt.training.context import Context
     from nasopt.training.teacher import Teacher
 
@@ -38,6 +40,21 @@ class FromSupernet(WeightSource):
 
     options: AdaBERTOptions
 
+    def work(self, params: Mapping[str, Any]) -> Hashable:
+        """The chain without its skips.
+
+        A cell without weights is the same wherever it stands; others have the weights of their place. What is distilled
+        depends on the hidden states that the chain still has.
+        """
+        options = self.options
+        chain = student_architecture([params[f"cell_{index}"] for index in range(options.cells)], options)
+        cells = [
+            (chain.cells[index], None if chain.cells[index] in PARAMETER_FREE else index) for index in chain.kept_cells
+        ]
+        pairs = options.surviving_pairs(chain) if options.distillation_weight else ()
+        students = [(position, chain.student_index(options.layer_pairs[position][0])) for position in pairs]
+        return tuple(cells), tuple(students)
+
     def candidate(self, architecture: CandidateArchitecture, context: Context) -> Candidate:
         from nasopt.models.searchcell import Supernet, freeze
 
@@ -45,7 +62,12 @@ class FromSupernet(WeightSource):
         search = supernet_search(self.options, context)
         supernet = search.load(search.run()["checkpoint"])
         assert isinstance(supernet.network, Supernet)
-        lineage = replace(context.base_lineage, search_epochs=self.options.search_epochs)
+        cost = context.epoch_cost(architecture, supernet.network, _mixed_pass)
+        lineage = replace(
+            context.base_lineage,
+            search_epochs=self.options.search_epochs,
+            budget=self.options.search_passes * cost,
+        )
         candidate = Candidate(freeze(supernet.network, architecture), architecture, lineage)
         _fine_tune(candidate, supernet, context.config.training.epochs, self.options, context)
         return candidate
@@ -118,7 +140,13 @@ def _fine_tune(candidate: Candidate, origin: Distilled, epochs: int, options: Ad
         on_step=lambda done, total: context.on_phase("training", done, total),
     )
     candidate.training = result.to_dict()
-    candidate.lineage = candidate.lineage.trained("distill", epochs)
+    cost = context.epoch_cost(candidate.architecture, candidate.model)
+    candidate.lineage = candidate.lineage.trained("distill", epochs, cost)
+
+
+def _mixed_pass(supernet: nn.Module, batch: Batch) -> Any:
+    """One pass through all operations of a supernet."""
+    return supernet(batch.inputs["input_ids"], batch.attention_mask)
 
 
 def _teacher(options: AdaBERTOptions, context: Context) -> Teacher | None:

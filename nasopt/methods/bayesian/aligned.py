@@ -177,7 +177,7 @@ def train_student(
         # The prior says where the weights are to stay; decay would pull them to zero beside it.
         settings = settings.model_copy(update={"weight_decay": 0.0})
         prior = Prior(on_device(aligned.prior, device))
-        weight = how.prior_strength / len(train_split)
+        weight = how.prior_strength / int(task.loss_terms(train_split).sum())
         if how.objective == "map":
             loss = map_loss(loss, prior, weight, aligned.names)
         else:
@@ -230,12 +230,12 @@ def hinton_loss(task: Task, teacher: nn.Module, temperature: float, soft_weight:
 
 @torch.inference_mode()
 def mean_loss(task: Task, model: nn.Module, examples: Examples, device: torch.device) -> float:
-    """The task's loss on a split, the mean over its examples; leaves the model in eval mode."""
+    """The task's loss on a split, the mean over its examples, or target tokens; leaves the model in eval mode."""
     model.eval()
-    total = 0.0
+    terms, total = task.loss_terms(examples), 0.0
     for indices in sorted_batches(examples.lengths, EVALUATION_BATCH):
-        total += float(task.training_loss(model, examples.batch(indices).to(device))) * len(indices)
-    return total / len(examples)
+        total += float(task.training_loss(model, examples.batch(indices).to(device))) * int(terms[indices].sum())
+    return total / int(terms.sum())
 
 
 def collect_further(
@@ -266,7 +266,7 @@ def collect_further(
         on_step: told after each step.
     """
     model = copy.deepcopy(base_model)
-    trajectory = Trajectory(model, schedule, folder)
+    trajectory = Trajectory(model, schedule, folder, settings.epochs)
 
     def step(done: int, total: int) -> None:
         on_step(done, total)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from nasopt.architecture.base import CandidateArchitecture, EncoderShape
 from nasopt.methods.bayesian.options import STARTS, BayesianOptions
 from nasopt.methods.bayesian.weights import OtherStart, removed_layers, student_training, without
-from nasopt.methods.controls import Control, Member, distinct
-from nasopt.methods.layer_controls import Budget, LayerControls, layer_recipe
+from nasopt.methods.controls import Control, EpochCost, Member, distinct, not_counted
+from nasopt.methods.layer_controls import LayerControls, layer_recipe
 from nasopt.training.weights import WeightSource
 
 if TYPE_CHECKING:
@@ -36,10 +36,17 @@ class BayesianControls(LayerControls):
         teacher = context.base_model.to(context.device).eval()
         return hinton_loss(context.task, teacher, self._options.temperature, self._options.soft_weight)
 
-    def propose(self, members: Sequence[Member], shape: EncoderShape, random_masks: int, seed: int) -> list[Control]:
-        found = super().propose(members, shape, random_masks, seed)
-        for member in members:
-            budget, number = Budget.of(member), member.number
+    def propose(
+        self,
+        members: Sequence[Member],
+        shape: EncoderShape,
+        random_masks: int,
+        seed: int,
+        epoch_cost: EpochCost = not_counted,
+    ) -> list[Control]:
+        found = super().propose(members, shape, random_masks, seed, epoch_cost)
+        for member, budget in zip(members, self.budgets(members, shape, epoch_cost), strict=True):
+            number = member.number
             kept = set(range(shape.num_layers)) - set(removed_layers(member.params, shape))
             shared = {**layer_recipe(sorted(kept), budget), "learning_rate": member.params.get("learning_rate")}
             found.append(Control(f"sliced-{number}", {**shared, "start": "sliced"}, budget.depth))

@@ -27,6 +27,7 @@ from nasopt.models.posterior import Posterior, Structure, diagonal, low_rank, po
 FOLDER = "posterior"
 """Below a study's artifact folder."""
 COUNT = "collected"
+EPOCHS = "epochs_since_base"
 SECTIONS = ("mean", "squares", "last", "deviations")
 
 
@@ -62,15 +63,16 @@ class Trajectory:
         model: whose parameters are followed, all of them, also those that are frozen; tied ones once. float32.
         schedule: when, and how many deviations.
         folder: the study's artifact folder; the posterior lies below it, under a temporary name until :meth:`finish`.
+        epochs: of the training, if it goes on from the finished base model; 0 if it is the base model's own.
     """
 
-    def __init__(self, model: nn.Module, schedule: Schedule, folder: Path) -> None:
+    def __init__(self, model: nn.Module, schedule: Schedule, folder: Path, epochs: int = 0) -> None:
         self._model, self._schedule = model, schedule
         self._folder = folder
         self._partial = folder / FOLDER / partial_name()
         self._partial.parent.mkdir(exist_ok=True)
         shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-        self._tensors = _create(self._partial, shapes, schedule.rank)
+        self._tensors = _create(self._partial, shapes, schedule.rank, {EPOCHS: str(epochs)})
 
     def on_step(self, done: int, total: int) -> None:
         """For the training loop: collects when it is time."""
@@ -127,8 +129,28 @@ def load_posterior(path: Path, structure: Structure) -> Posterior:
         with safe_open(path, framework="pt") as file:
             return _posterior(file, structure)
     except (OSError, SafetensorError) as error:
-        problem = f"{path}: the posterior cannot be read ({error}); delete it, and it is made again"
-        raise CheckpointError(problem) from error
+        raise _unreadable(path, error) from error
+
+
+def epochs_since_base(path: Path) -> int | None:
+    """Epochs for which a copy of the finished base model was trained to collect a posterior.
+
+    Returns:
+        0 where it is the path of the base model's own training; None where an older version did not say.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            epochs = (file.metadata() or {}).get(EPOCHS)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+    return None if epochs is None else int(epochs)
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path}: the posterior cannot be read ({error}); delete it, and it is made again")
 
 
 def _posterior(file: Any, structure: Structure) -> Posterior:
@@ -148,13 +170,15 @@ def _posterior(file: Any, structure: Structure) -> Posterior:
     return low_rank(section("mean"), {name: tensor / 2 for name, tensor in variance.items()}, deviations)
 
 
-def _create(path: Path, shapes: dict[str, tuple[int, ...]], rank: int) -> dict[str, NDArray[Any]]:
+def _create(
+    path: Path, shapes: dict[str, tuple[int, ...]], rank: int, metadata: dict[str, str]
+) -> dict[str, NDArray[Any]]:
     """A safetensors file of zeros, and its tensors as writable memory maps.
 
     The library writes a file at once, from tensors in memory; ours grows larger than that. Its format is a header in
     JSON after the header's length in 8 bytes, and then the tensors (https://github.com/huggingface/safetensors).
     """
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name, dtype, shape in _layout(shapes, rank):
         start, end = end, end + np.dtype(dtype).itemsize * math.prod(shape)

@@ -2,7 +2,8 @@
 
 METHODS.md, section 5: `min KL(q(w) || p(w)) - E_q sum_i log p(y_i | x_i, w)` by Bayes by backprop (Blundell et
 al. 2015) with a mean-field Gaussian q; and its shadow, the maximum a posteriori: the same with q in one point. Losses
-are means over examples, so that the divergence is divided by their number.
+are means (over examples, or over target tokens: :meth:`nasopt.tasks.base.Task.loss_terms`), so that the divergence is
+divided by the number of their terms.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class _Scored(nn.Module):
 
 
 def elbo_loss(likelihood: LossFunction, prior: Prior, weight: float) -> LossFunction:
-    """`likelihood + weight * KL(q || prior)` of a :class:`Variational`; `weight` is 1 / examples for Bayes' rule."""
+    """`likelihood + weight * KL(q || prior)` of a :class:`Variational`; `weight` is 1 / terms for Bayes' rule."""
 
     def loss(model: Any, batch: Any) -> Tensor:
         assert isinstance(model, Variational)
@@ -97,7 +98,7 @@ def map_loss(likelihood: LossFunction, prior: Prior, weight: float, names: Mappi
     Args:
         likelihood: the task's loss.
         prior: N(m, S).
-        weight: 1 / examples for Bayes' rule.
+        weight: 1 / terms of the likelihood in the training split, for Bayes' rule.
         names: of the model's weights, by their names in the prior.
     """
 

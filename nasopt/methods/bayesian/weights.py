@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasopt.architecture.base import CandidateArchitecture, EncoderShape, Training
 from nasopt.architecture.encoder import Architecture
 from nasopt.methods.bayesian.options import BayesianOptions, ObjectiveName, StartName, StructureName
-from nasopt.training.candidate import Candidate
+from nasopt.training.candidate import Candidate, Lineage
 from nasopt.training.weights import Cut, WeightSource
+from nasopt.training.weights.source import genotype_key
 
 if TYPE_CHECKING:
     from nasopt.methods.bayesian.aligned import Aligned, StudentTraining
@@ -32,10 +34,33 @@ class Conditioned(WeightSource):
     Attributes:
         structure: of the posterior's covariance.
         training: how the student is trained.
+        posterior_epochs: of further training, where an older posterior does not say how many there were.
+        is_base: whether the parameters are the base trial's, which stand for the base model itself, untrained.
     """
 
     structure: StructureName
     training: StudentTraining
+    posterior_epochs: int
+    is_base: bool = False
+
+    def work(self, params: Mapping[str, Any]) -> Hashable:
+        """The genotype without what changes no weight.
+
+        `hinton` without soft targets is `ce`. The prior matters to `map` and `elbo` only; other objectives know the
+        posterior by where the student starts, and where no layer goes both structures with a covariance start at their
+        mean.
+        """
+        if self.is_base:
+            return "base", genotype_key(params)
+        matters, objective = dict(params), self.training.objective
+        if objective == "hinton" and self.training.soft_weight == 0:
+            objective = matters["objective"] = "ce"
+        if objective not in ("map", "elbo"):
+            matters.pop("prior_strength", None)
+            removes = any(not value for name, value in params.items() if name.startswith("layer_"))
+            if self.structure == "low_rank" and not removes:
+                matters["posterior"] = "diagonal"
+        return genotype_key(matters)
 
     def candidate(self, architecture: CandidateArchitecture, context: Context) -> Candidate:
         from nasopt.methods.bayesian.aligned import align, mean_loss, zeroed_model
@@ -47,7 +72,7 @@ class Conditioned(WeightSource):
         removed = [layer for layer in range(context.shape.num_layers) if layer not in kept]
         path = posterior_path(context.folder, context.base_key)
         aligned = align(context.base_model, path, self.structure, removed)
-        candidate = Candidate(aligned.model, architecture, context.base_lineage)
+        candidate = Candidate(aligned.model, architecture, self._lineage(path, context))
         candidate.details[DISTANCES] = aligned.distances
         if not family_of(context.base_model).is_pre_norm and removed:
             # The LayerNorms of a layer that writes zeros stay in the stream: leaving them out too costs something.
@@ -56,6 +81,16 @@ class Conditioned(WeightSource):
             candidate.details[ZEROED_LOSS] = loss
         _train(candidate, aligned, self.training, context, context.config.seed)
         return candidate
+
+    def _lineage(self, path: Path, context: Context) -> Lineage:
+        """The base model's line, with the epochs that a copy of it was trained to collect the posterior."""
+        from nasopt.methods.bayesian.trajectory import epochs_since_base
+
+        epochs = epochs_since_base(path)
+        if epochs is None:
+            is_further = context.task.has_head and not context.config.task.train_base
+            epochs = self.posterior_epochs if is_further else 0
+        return context.base_lineage.trained("finetune", epochs, len(context.splits["train"]))
 
 
 @dataclass(frozen=True)
@@ -128,4 +163,5 @@ def _train(
     candidate.details[VALIDATION_LOSSES] = losses
     candidate.training = result.to_dict()
     kind: Training = "distill" if training.objective == "hinton" else "finetune"
-    candidate.lineage = candidate.lineage.trained(kind, training.settings.epochs)
+    cost = context.epoch_cost(candidate.architecture, candidate.model)
+    candidate.lineage = candidate.lineage.trained(kind, training.settings.epochs, cost)

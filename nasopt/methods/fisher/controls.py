@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasopt.architecture.base import CandidateArchitecture, EncoderShape
 from nasopt.architecture.encoder import Architecture
-from nasopt.methods.controls import Control, Controls, Member, distinct
+from nasopt.methods.controls import Control, Controls, EpochCost, Member, distinct, not_counted
 from nasopt.methods.fisher.options import FisherOptions
 from nasopt.methods.fisher.weights import healed, refitted
+from nasopt.methods.layer_controls import Budget
 from nasopt.training.weights import WeightSource
 
 if TYPE_CHECKING:
@@ -32,7 +34,14 @@ class FisherControls(Controls):
         share = params.get("latency_share")
         return None if share is None else round(_PARTS * share)
 
-    def propose(self, members: Sequence[Member], shape: EncoderShape, random_masks: int, seed: int) -> list[Control]:
+    def propose(
+        self,
+        members: Sequence[Member],
+        shape: EncoderShape,
+        random_masks: int,
+        seed: int,
+        epoch_cost: EpochCost = not_counted,
+    ) -> list[Control]:
         found = []
         for member in members:
             depth, epochs = self.depth(member.params), member.lineage.distill_epochs
@@ -43,9 +52,11 @@ class FisherControls(Controls):
             }
             count = max(1, round(member.params["latency_share"] * shape.num_layers))
             if count < shape.num_layers:
+                first = Architecture.masked(shape, [int(layer < count) for layer in range(shape.num_layers)])
+                enough = Budget.of(member, epoch_cost(first) if epochs else math.inf).distill_epochs
                 # NOTE: the share is part of the recipe so that each member is compared with one of its own share.
                 layers = {"kind": "layers", "layers": list(range(count)), "share": depth, **made}
-                found.append(Control(f"first-{count}", layers, depth))
+                found.append(Control(f"first-{count}", {**layers, "distill_epochs": enough}, depth))
             like = {"kind": "random-units", "like": member.checkpoint, **made}
             found += [
                 Control(f"random-units-{index}", {**like, "seed": seed + index}, depth) for index in range(random_masks)

@@ -16,13 +16,19 @@ from typing import TYPE_CHECKING, Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from nasopt.architecture.base import TRAININGS, CandidateArchitecture, EncoderShape
-from nasopt.architecture.encoder import Architecture
+from nasopt.architecture.encoder import Architecture, KeptUnits
 from nasopt.architecture.genotype import FFN_STEP
-from nasopt.config.functions import load_function
+from nasopt.config.functions import deferred
 from nasopt.methods.base import About, Judgement, Method, Outcome, Plan
-from nasopt.methods.controls import Control, Controls, Member, distinct
+from nasopt.methods.controls import Control, Controls, EpochCost, Member, distinct, not_counted
 from nasopt.methods.genetic.options import GeneticOptions
-from nasopt.methods.layer_controls import Budget, LayerControls, full_label, layer_recipe, whole_layers
+from nasopt.methods.layer_controls import (
+    Budget,
+    LayerControls,
+    full_label,
+    layer_recipe,
+    whole_layers,
+)
 from nasopt.methods.space import SearchSpace
 from nasopt.numerics.budget import share_ladder
 from nasopt.samplers.genetic import LADDER, GeneticSampler, fitness
@@ -48,13 +54,14 @@ class GeneticMethod(Method):
         options=GeneticOptions,
         task_types=("text-classification", "sentence-similarity"),
         sources=(Inherited, Cut),
+        function_options=("pruning", "quantization"),
     )
     options: GeneticOptions
 
     @property
     def plan(self) -> Plan:
         options = self.options
-        quantizer = None if options.quantization is None else load_function(options.quantization)
+        quantizer = None if options.quantization is None else deferred(options.quantization)
         budget = options.population_size * options.generations
         return Plan(budget, options.precisions, options.target_quality, quantizer)
 
@@ -167,19 +174,27 @@ class GeneticMethod(Method):
 class GeneticControls(LayerControls):
     """Layers of the base model; the base model itself; and each member's own architecture cut from it.
 
-    All of them are trained for as many epochs as the member's line.
+    All of them are trained as long as the member's line (see :mod:`nasopt.methods.layer_controls`).
     """
 
-    def propose(self, members: Sequence[Member], shape: EncoderShape, random_masks: int, seed: int) -> list[Control]:
-        found = super().propose(members, shape, random_masks, seed)
-        for member in members:
-            budget = Budget.of(member)
-            every_layer = range(shape.num_layers)
+    def propose(
+        self,
+        members: Sequence[Member],
+        shape: EncoderShape,
+        random_masks: int,
+        seed: int,
+        epoch_cost: EpochCost = not_counted,
+    ) -> list[Control]:
+        found = super().propose(members, shape, random_masks, seed, epoch_cost)
+        full, every_layer = epoch_cost(Architecture.full(shape)), range(shape.num_layers)
+        for member, alike in zip(members, self.budgets(members, shape, epoch_cost), strict=True):
+            budget = Budget.of(member, full)
             found.append(Control(full_label(budget), layer_recipe(every_layer, budget), shape.num_layers))
             label = f"same-as-{member.number}"
             if (layers := whole_layers(member.params, shape)) is not None:
-                found.append(Control(label, layer_recipe(layers, budget), budget.depth))
+                found.append(Control(label, layer_recipe(layers, alike), alike.depth))
             else:
+                budget = Budget.of(member, epoch_cost(_of_counts(member.params, shape)))
                 found.append(Control(label, {"cut_as": member.checkpoint, **budget.recipe}, budget.depth))
         return distinct(found)
 
@@ -189,6 +204,17 @@ class GeneticControls(LayerControls):
         architecture = context.checkpoints.architecture(recipe["cut_as"])
         assert isinstance(architecture, Architecture)
         return self.cut_alike(architecture, recipe, context)
+
+
+def _of_counts(params: Mapping[str, Any], shape: EncoderShape) -> Architecture:
+    """An architecture of as many heads and neurons as a genotype keeps: the first ones."""
+    kept = (
+        KeptUnits(tuple(range(params[f"heads_{layer}"])), tuple(range(params[f"ffn_{layer}"])))
+        if params[f"layer_{layer}"]
+        else None
+        for layer in range(shape.num_layers)
+    )
+    return Architecture(tuple(kept))
 
 
 def _training_seed(seed: int, number: int) -> int:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from nasopt.architecture.base import Precision
-from nasopt.config.functions import load_function
+from nasopt.config.functions import check_function_name
 from nasopt.config.task import Section
 from nasopt.samplers.mutations import MUTATIONS
 
@@ -80,15 +80,15 @@ class GeneticOptions(Section):
 
     @field_validator("pruning", "quantization")
     @classmethod
-    def _importable(cls, name: str | None, info: ValidationInfo) -> str | None:
+    def _is_a_function_name(cls, name: str | None, info: ValidationInfo) -> str | None:
+        # NOTE: nothing is imported here, because these options are also read from databases of other people's.
         if name is None or (info.field_name == "pruning" and name in PRUNINGS):
             return name
         try:
-            load_function(name)
+            return check_function_name(name)
         except ValueError as error:
-            known = f"; or choose {', '.join(PRUNINGS)}" if info.field_name == "pruning" else ""
+            known = f", nor one of {', '.join(PRUNINGS)}" if info.field_name == "pruning" else ""
             raise ValueError(f"{error}{known}") from None
-        return name
 
     @property
     def criterion(self) -> Literal["fisher", "obs"]:

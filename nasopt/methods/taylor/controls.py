@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasopt.architecture.base import CandidateArchitecture, EncoderShape
 from nasopt.architecture.encoder import Architecture
-from nasopt.methods.controls import Control, Controls, Member, distinct
+from nasopt.methods.controls import Control, Controls, EpochCost, Member, distinct, not_counted
 from nasopt.methods.taylor.options import SEARCHED, TaylorOptions
 from nasopt.methods.taylor.weights import Recipe, distilled
 from nasopt.training.weights import WeightSource
@@ -27,7 +27,14 @@ class TaylorControls(Controls):
         counts = [value for name, value in params.items() if name.startswith(("heads_", "ffn_"))]
         return sum(counts) if counts else None
 
-    def propose(self, members: Sequence[Member], shape: EncoderShape, random_masks: int, seed: int) -> list[Control]:
+    def propose(
+        self,
+        members: Sequence[Member],
+        shape: EncoderShape,
+        random_masks: int,
+        seed: int,
+        epoch_cost: EpochCost = not_counted,
+    ) -> list[Control]:
         found = []
         for member in members:
             trained: dict[str, Any] = {"epochs": member.lineage.distill_epochs, "precision": member.precision}

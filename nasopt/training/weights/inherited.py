@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nasopt.architecture.encoder import Architecture
@@ -76,8 +76,7 @@ def full_size(context: Context) -> Origin:
     if parent is not None and parent.checkpoint in context.checkpoints:
         weights, architecture = context.checkpoints.read(parent.checkpoint)
         assert isinstance(architecture, Architecture)
-        line = parent.lineage
-        lineage = Lineage(parent.number, line.finetune_epochs, line.distill_epochs)
+        lineage = replace(parent.lineage, parent=parent.number)
     else:
         weights, architecture = context.base_model.state_dict(), Architecture.full(context.shape)
         lineage = context.base_lineage

@@ -62,7 +62,8 @@ class Stage:
         ).to_dict()
         sums = {name: taken[name] + candidate.training.get(name, 0) for name in ("steps", "tokens", "seconds")}
         candidate.training = {**taken, **sums}
-        candidate.lineage = candidate.lineage.trained(self.training, self.epochs)
+        cost = context.epoch_cost(candidate.architecture, candidate.model)
+        candidate.lineage = candidate.lineage.trained(self.training, self.epochs, cost)
 
 
 class Trained(WeightSource):

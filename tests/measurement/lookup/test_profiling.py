@@ -23,6 +23,8 @@ from nasopt.measurement.lookup.profiling import (
 from nasopt.measurement.lookup.table import LookupTable, Place
 from nasopt.models.families import encoder_shape
 
+pytestmark = pytest.mark.integration
+
 CPU = torch.device("cpu")
 SIZES = {"vocab_size": 100, "max_position_embeddings": 64}
 

@@ -1,3 +1,6 @@
+"""Latency in alternation. Where times are compared, models take the time of a clock that the test turns on; what a real
+clock says of real models is compared with a margin that no busy machine uses up."""
+
 import gc
 import os
 import signal
@@ -6,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,23 +31,50 @@ from nasopt.measurement.measured.latency import (
 )
 
 CPU = torch.device("cpu")
+NEVER = -1.0
+"""Relative width that no interval has: the limits of pairs and of time decide."""
 
 HOLDER = """
 import sys, time
 from filelock import FileLock
 with FileLock(sys.argv[1]):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
-class Sleeper(nn.Module):
-    """A model of known speed that writes down how it was called."""
+class Clock:
+    """Time that passes only where a model says so."""
 
-    def __init__(self, name: str, seconds: float, calls: list[str]) -> None:
+    def __init__(self) -> None:
+        self.ns = 0
+
+    def monotonic(self) -> float:
+        return self.ns / 1e9
+
+    def perf_counter_ns(self) -> int:
+        return self.ns
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock that measurements of this test look at."""
+    clock = Clock()
+    monkeypatch.setattr(latency, "time", clock)
+    return clock
+
+
+class Timed(nn.Module):
+    """A model of known speed, in ms, that writes down how it was called."""
+
+    def __init__(self, name: str, ms: float, clock: Clock, calls: list[str]) -> None:
         super().__init__()
-        self.name, self.seconds, self.calls = name, seconds, calls
+        self.name, self.ms, self.clock, self.calls = name, ms, clock, calls
         self.seen: set[tuple[object, ...]] = set()
+
+    def slowness(self) -> float:
+        """By how much this call takes longer than it should."""
+        return 1.0
 
     def forward(self, **inputs: Tensor) -> None:
         self.calls.append(self.name)
@@ -57,7 +86,14 @@ class Sleeper(nn.Module):
             gc.isenabled(),
         )
         self.seen.add(state)
-        time.sleep(self.seconds)
+        self.clock.ns += round(self.ms * self.slowness() * 1e6)
+
+
+class Drifting(Timed):
+    """The same on a machine that becomes slower and slower."""
+
+    def slowness(self) -> float:
+        return 1 + self.clock.monotonic()
 
 
 @pytest.fixture(autouse=True)
@@ -133,20 +169,26 @@ def test_summary_pairs_the_times() -> None:
     assert measured.to_dict()["ratio"] == measured.ratio
 
 
-def test_ratio_of_models_of_known_speed() -> None:
-    calls: list[str] = []
-    fast, slow = Sleeper("fast", 0.002, calls), Sleeper("slow", 0.008, calls)
+def test_ratio_of_models_of_known_speed(clock: Clock) -> None:
+    fast, slow = Timed("fast", 2, clock, []), Timed("slow", 8, clock, [])
     measured = measure_latency(fast, slow, {}, device=CPU, threads=1, max_pairs=20)
-    assert measured.median_ms >= 2
-    assert measured.base_median_ms >= 8
-    assert 0.1 < measured.ratio < 0.6
-    assert measured.p10_ms <= measured.median_ms <= measured.p90_ms
+    assert measured.p10_ms == measured.median_ms == measured.p90_ms == pytest.approx(2)
+    assert measured.base_median_ms == pytest.approx(8)
+    assert measured.ratio_low == measured.ratio == measured.ratio_high == pytest.approx(0.25)
 
 
-def test_models_take_turns_and_who_is_first_changes() -> None:
+def test_what_slows_both_models_does_not_change_their_ratio(clock: Clock) -> None:
+    fast, slow = Drifting("fast", 2, clock, []), Drifting("slow", 8, clock, [])
+    measured = measure_latency(fast, slow, {}, device=CPU, threads=1, relative_width=NEVER, time_budget_s=3.0)
+    assert measured.p90_ms > 1.3 * measured.p10_ms
+    assert measured.ratio == pytest.approx(0.25, rel=0.02)
+    assert measured.ratio_low <= measured.ratio <= measured.ratio_high
+
+
+def test_models_take_turns_and_who_is_first_changes(clock: Clock) -> None:
     calls: list[str] = []
-    first, second = Sleeper("candidate", 0.001, calls), Sleeper("base", 0.001, calls)
-    measured = measure_latency(first, second, {}, device=CPU, threads=1, max_pairs=12, relative_width=0.0)
+    first, second = Timed("candidate", 1, clock, calls), Timed("base", 1, clock, calls)
+    measured = measure_latency(first, second, {}, device=CPU, threads=1, max_pairs=12, relative_width=NEVER)
     assert measured.repetitions == 12
     timed = calls[-24:]
     assert timed == ["candidate", "base", "base", "candidate"] * 6
@@ -154,10 +196,10 @@ def test_models_take_turns_and_who_is_first_changes() -> None:
 
 
 @pytest.mark.usefixtures("threads_kept")
-def test_state_while_measuring_and_afterwards() -> None:
+def test_state_while_measuring_and_afterwards(clock: Clock) -> None:
     torch.set_num_threads(1)
     inputs = fixed_inputs(2, 4, vocab_size=10, device=CPU)
-    models = [Sleeper("candidate", 0.001, []), Sleeper("base", 0.001, [])]
+    models = [Timed("candidate", 1, clock, []), Timed("base", 1, clock, [])]
     measure_latency(models[0], models[1], inputs, device=CPU, threads=2, max_pairs=10)
     for model in models:
         assert model.seen == {(("input_ids", "attention_mask"), False, True, 2, False)}
@@ -177,16 +219,24 @@ def test_state_is_restored_and_the_device_freed_when_a_model_fails() -> None:
         pass
 
 
-def test_stops_when_narrow_and_when_the_time_is_up() -> None:
-    def measure(**limits: float) -> int:
-        calls: list[str] = []
-        models = Sleeper("candidate", 0.002, calls), Sleeper("base", 0.002, calls)
+def test_stops_when_narrow_and_when_the_time_is_up(clock: Clock) -> None:
+    def measure(model: type[Timed] = Timed, **limits: float) -> int:
+        clock.ns = 0
+        models = model("candidate", 2, clock, []), model("base", 2, clock, [])
         return measure_latency(*models, {}, device=CPU, threads=1, **limits).repetitions  # type: ignore[arg-type]
 
     assert measure(relative_width=10.0) == 10
-    start = time.monotonic()
-    assert 10 <= measure(relative_width=0.0, max_pairs=100_000, time_budget_s=0.5) < 100
-    assert time.monotonic() - start < 2
+    # Two windows of warm-up take 0.1 s each; then a pair takes 4 ms.
+    assert measure(relative_width=NEVER, max_pairs=100_000, time_budget_s=0.5) == pytest.approx(75, abs=2)
+    assert clock.monotonic() == pytest.approx(0.5, abs=0.005)
+
+
+def test_a_machine_that_does_not_settle_is_measured_after_half_of_the_time(clock: Clock) -> None:
+    # Up to 1 s, each window of 0.1 s is more than 5 % slower than the one before;
+    # a pair takes 7.2 to 10.4 ms after 0.8 s.
+    models = Drifting("candidate", 2, clock, []), Drifting("base", 2, clock, [])
+    measured = measure_latency(*models, {}, device=CPU, threads=1, relative_width=NEVER, time_budget_s=1.6)
+    assert 0.7 / 0.0104 < measured.repetitions < 0.8 / 0.0072
 
 
 @pytest.mark.parametrize("limits", [{"min_pairs": 5}, {"min_pairs": 20, "max_pairs": 19}])
@@ -196,19 +246,17 @@ def test_too_few_pairs_are_refused(limits: dict[str, int]) -> None:
 
 
 def test_fewer_layers_are_faster() -> None:
+    """Really measured: one layer against twenty-four, of which it takes about a fifteenth of the time."""
     inputs = fixed_inputs(4, 32, vocab_size=100, special_ids=[0], device=CPU)
-    measured = measure_latency(bert(1), bert(6), inputs, device=CPU, threads=1)
-    assert measured.ratio < 0.6
-    assert measured.ratio_high < 1
+    assert measure_latency(bert(1), bert(24), inputs, device=CPU, threads=1, max_pairs=20).ratio < 0.7
 
 
-def test_the_base_model_against_itself() -> None:
-    model = bert(2)
-    inputs = fixed_inputs(4, 32, vocab_size=100, special_ids=[0], device=CPU)
-    measured = measure_latency(model, model, inputs, device=CPU, threads=1)
-    assert measured.ratio == pytest.approx(1, abs=0.25)
+def test_the_base_model_against_itself(clock: Clock) -> None:
+    model = Drifting("itself", 2, clock, [])
+    measured = measure_latency(model, model, {}, device=CPU, threads=1)
+    assert measured.ratio == pytest.approx(1, abs=0.01)
     assert measured.ratio_low <= measured.ratio <= measured.ratio_high
-    assert measured.median_ms == pytest.approx(measured.base_median_ms, rel=0.25)
+    assert measured.median_ms == pytest.approx(measured.base_median_ms, rel=0.01)
 
 
 def test_a_clock_that_stands_still_is_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +286,7 @@ def test_a_killed_holder_frees_the_device() -> None:
         waiter.start()
         assert not acquired.wait(0.3), "only one measurement at a time"
         holder.send_signal(signal.SIGKILL)
-        waiter.join(10)
+        waiter.join(120)  # a lock that is stale would never be had
         assert acquired.is_set(), "the lock of a dead process is not stale"
 
 
@@ -256,5 +304,5 @@ def test_on_a_gpu() -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     inputs = fixed_inputs(4, 32, vocab_size=100, special_ids=[0], device=device)
     measured = measure_latency(bert(1).to(device), bert(6).to(device), inputs, device=device, threads=1)
-    assert measured.ratio < 0.6
+    assert measured.ratio < 0.9
     assert str(torch.cuda.get_device_properties(device).uuid) in lock_path(device).name

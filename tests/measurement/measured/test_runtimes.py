@@ -20,6 +20,8 @@ from nasopt.measurement.measured.runtimes import (
 from nasopt.models import onnx
 from nasopt.models.quantization import quantize
 
+pytestmark = pytest.mark.integration
+
 CPU = torch.device("cpu")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -53,7 +55,6 @@ def test_eager_is_the_model_itself(model: BertForSequenceClassification) -> None
     assert prepare(model, [batch()], RuntimeSettings("eager", 1), precision="fp32", device=CPU) is model
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 1e-2)])
 def test_onnx_runtime_gives_the_models_outputs(
     model: BertForSequenceClassification, precision: str, tolerance: float

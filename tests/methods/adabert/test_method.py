@@ -10,7 +10,7 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
-from command_line import run
+from command_line import read, run
 from killing import run_killed
 from lookup_tables import document
 from pydantic import ValidationError
@@ -28,13 +28,10 @@ from nasopt.records.names import CHECKPOINT, IS_BASE
 from nasopt.samplers.adabert import SUPERNET
 from nasopt.trial.objective import Objective
 
+pytestmark = pytest.mark.integration
+
 WriteStudy = Callable[..., Path]
 
-GENETIC_OPTIONS = """population_size = 4
-generations = 2
-start = "base"
-mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
-"""
 OPTIONS = """trials = 3
 hidden_size = 16
 cells = 2
@@ -51,13 +48,7 @@ architecture_learning_rate = 0.1
 @pytest.fixture
 def write_adabert(write_study: WriteStudy) -> WriteStudy:
     def write(name: str = "cells", **replacements: str) -> Path:
-        path = write_study(name, **{'method = "genetic"': 'method = "adabert"', GENETIC_OPTIONS: OPTIONS})
-        text = path.read_text()
-        for old, new in replacements.items():
-            assert old in text
-            text = text.replace(old, new)
-        path.write_text(text)
-        return path
+        return write_study(name, method="adabert", options=OPTIONS, **replacements)
 
     return write
 
@@ -76,7 +67,6 @@ def test_a_temperature_is_above_0() -> None:
         AdaBERTOptions(temperature=0.0)
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -97,12 +87,11 @@ def test_create_refuses_in_one_line(
     assert result.err.count("\n") == 1
 
 
-@pytest.mark.integration
 def test_the_whole_way_on_the_command_line(write_adabert: WriteStudy, tmp_path: Path) -> None:
     storage = ("--storage", f"sqlite:///{tmp_path}/s.db")
     assert run("study", "create", write_adabert(), *storage).code == 0
     assert run("study", "optimize", "cells", *storage, "--quiet").code == 0
-    trials = json.loads(run("study", "trials", "cells", "-f", "json", *storage).out)
+    trials = read("study", "trials", "cells", *storage)
     base, *students = trials
     assert [trial["state"] for trial in trials] == ["COMPLETE"] * 4
     assert base["params"] == {}
@@ -114,10 +103,10 @@ def test_the_whole_way_on_the_command_line(write_adabert: WriteStudy, tmp_path: 
     assert list(students[0]["params"].values()) == record["chosen"][-1]  # the most probable one comes first
     epochs = [(t.user_attrs["search_epochs"], t.user_attrs["distill_epochs"]) for t in study.trials]
     assert epochs == [(0, 0), (3, 1), (3, 1), (3, 1)]
-    shown = json.loads(run("study", "show", "cells", "-f", "json", *storage).out)
+    shown = read("study", "show", "cells", *storage)
     assert shown["supernet"] == {"epochs": 3, "verdict": record["text"]}
     assert "supernet" in run("study", "show", "cells", *storage).out
-    kept = [trial for trial in json.loads(run("study", "pareto", "cells", "-f", "json", *storage).out)]
+    kept = read("study", "pareto", "cells", *storage)
     number = next(trial["number"] for trial in kept if trial["number"])
     for form in ("hf", "onnx"):
         if form == "onnx":
@@ -130,26 +119,22 @@ def test_the_whole_way_on_the_command_line(write_adabert: WriteStudy, tmp_path: 
     assert model(**tokenizer(["a good film"], return_tensors="pt")).logits.shape == (1, 2)
 
 
-@pytest.mark.integration
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA GPU")
 def test_a_search_for_a_device_that_is_not_here(write_adabert: WriteStudy, tmp_path: Path) -> None:
     storage = ("--storage", f"sqlite:///{tmp_path}/s.db")
     assert run("study", "create", write_adabert(**{'device = "cpu"': 'device = "a100"'}), *storage).code == 0
     result = run("study", "optimize", "cells", *storage, "--quiet")
     assert result.code == 0, result.err
-    base, *students = json.loads(run("study", "trials", "cells", "-f", "json", *storage).out)
+    base, *students = read("study", "trials", "cells", *storage)
     assert [trial["state"] for trial in (base, *students)] == ["COMPLETE"] * 4
     study = optuna.load_study(study_name="cells", storage=storage[1])
     found = [trial.user_attrs["latency"]["latency_ms"] for trial in study.trials]
     assert all(item["beyond"] == [BEYOND] for item in found[1:])
     assert BEYOND not in found[0]["beyond"]
     asked = ("--profile", "a100", "--study", "cells", "--trial", students[0]["number"], "--precision", "fp32")
-    predicted = run("device", "predict", *asked, *storage, "-f", "json")
-    assert predicted.code == 0, predicted.err
-    assert json.loads(predicted.out)["latency_ms"] == pytest.approx(found[1]["median_ms"])
+    assert read("device", "predict", *asked, *storage)["latency_ms"] == pytest.approx(found[1]["median_ms"])
 
 
-@pytest.mark.integration
 def test_a_look_up_table_is_refused_before_anything_is_trained(write_adabert: WriteStudy, tmp_path: Path) -> None:
     table = tmp_path / "table.json"
     table.write_text(json.dumps(document()))
@@ -161,7 +146,6 @@ def test_a_look_up_table_is_refused_before_anything_is_trained(write_adabert: Wr
     assert not (tmp_path / "s.db").exists()
 
 
-@pytest.mark.integration
 def test_a_search_that_is_killed_goes_on(write_adabert: WriteStudy, tmp_path: Path) -> None:
     path = write_adabert()
     records = []
@@ -184,7 +168,6 @@ def test_a_search_that_is_killed_goes_on(write_adabert: WriteStudy, tmp_path: Pa
     assert killed_trial.user_attrs[CHECKPOINT] == whole_trial.user_attrs[CHECKPOINT]
 
 
-@pytest.mark.integration
 def test_controls_are_made_like_members(
     write_adabert: WriteStudy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

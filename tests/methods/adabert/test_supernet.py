@@ -22,6 +22,8 @@ from nasopt.models.searchcell import Supernet, freeze
 from nasopt.tasks.batches import EncodedSplit
 from nasopt.training.teacher import LiveTeacher
 
+pytestmark = pytest.mark.integration
+
 CPU = torch.device("cpu")
 TEXTS = 48
 OPTIONS = SearchOptions(

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
 import pytest
-from command_line import run
+from command_line import read, run, trials_of
 
 import nasopt
 from nasopt.storage.rdb import parse_url
 from nasopt.study.opening import open_study
 from nasopt.trial.objective import Objective
 
-GENETIC = """population_size = 4
-generations = 2
-start = "base"
-mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
-"""
+pytestmark = pytest.mark.integration
 
 FULL = {"layer_0": 1, "layer_1": 1, "layer_2": 1}
 
@@ -27,35 +22,24 @@ FULL = {"layer_0": 1, "layer_1": 1, "layer_2": 1}
 @pytest.fixture
 def write(write_study: Callable[..., Path]) -> Callable[..., Path]:
     def write(options: str = "population_size = 3\ngenerations = 4\nmin_quality = 0\n", **more: str) -> Path:
-        return write_study(**{'method = "genetic"': 'method = "alphanas"', GENETIC: options, **more})
+        return write_study(method="alphanas", options=options, **more)
 
     return write
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def trials() -> list[dict]:
-    return json.loads(run("study", "trials", "tiny", "-f", "json").out)
-
-
-@pytest.mark.integration
-def test_a_whole_search_tries_every_mask_once(home: Path, write: Callable[..., Path]) -> None:
+def test_a_whole_search_tries_every_mask_once(study_folder: Path, write: Callable[..., Path]) -> None:
     run("study", "create", write())
     result = run("study", "optimize", "tiny")
     assert "every genotype the method can reach has been tried" in result.err
     # The tiny model has three layers, so seven masks: the full one is trial 0.
-    done = [trial for trial in trials() if trial["state"] == "COMPLETE"]
+    done = [trial for trial in trials_of() if trial["state"] == "COMPLETE"]
     assert sorted(tuple(trial["params"].values()) for trial in done) == [
         mask for mask in product((0, 1), repeat=3) if any(mask)
     ]
     assert done[0]["params"] == {"layer_0": 1, "layer_1": 1, "layer_2": 1}
     assert {trial["precision"] for trial in done} == {"fp32"}
     assert [trial["parent"] for trial in done] == [None, 0, 0, 0, 0, 0, 0]
-    shown = json.loads(run("study", "show", "tiny", "-f", "json").out)
+    shown = read("study", "show", "tiny")
     assert set(shown["not_trained"]) == {"rejected", "repeated", "known_drawn"}
     assert shown["not_trained"]["known_drawn"] > 0
     study = open_study(parse_url("sqlite:///nasopt.db"), "tiny").study
@@ -70,17 +54,16 @@ def test_a_whole_search_tries_every_mask_once(home: Path, write: Callable[..., P
     assert model.config.num_hidden_layers == sum(study.trials[number].params.values())
 
 
-@pytest.mark.integration
-def test_a_mask_that_is_too_large_is_rejected_without_training(home: Path, write: Callable[..., Path]) -> None:
+def test_a_mask_that_is_too_large_is_rejected_without_training(study_folder: Path, write: Callable[..., Path]) -> None:
     # Trial 0 is always evaluated, marked infeasible, and allowed as a parent.
     run("study", "create", write("population_size = 3\ngenerations = 1\nmin_quality = 0\nmax_parameters = 50000\n"))
     run("study", "optimize", "tiny")
-    base, *others = trials()
+    base, *others = trials_of()
     assert (base["state"], base["feasible"]) == ("COMPLETE", False)
     for trial in others:  # two layers have more than 50,000 parameters
         alone = sum(trial["params"].values()) == 1
         assert (trial["state"], trial["feasible"]) == (("COMPLETE", True) if alone else ("PRUNED", False)), trial
-    shown = json.loads(run("study", "pareto", "tiny", "-f", "json").out)
+    shown = read("study", "pareto", "tiny")
     assert 0 not in [trial["number"] for trial in shown]
     # Another sampler may ask for the full mask again, and for others that are too large.
     opened = open_study(parse_url("sqlite:///nasopt.db"), "tiny")
@@ -101,15 +84,14 @@ def test_a_mask_that_is_too_large_is_rejected_without_training(home: Path, write
     first = opened.study.trials[known.user_attrs["repeats"]]
     assert (known.values, known.params) == (first.values, first.params)
     assert "the trial's mask has 1 bits, but the model has 3 layers" in short.user_attrs["failure"]
-    record = json.loads(run("study", "show", "tiny", "-f", "json").out)["not_trained"]
+    record = read("study", "show", "tiny")["not_trained"]
     rejected = [trial for trial in opened.study.trials if "rejected" in trial.user_attrs]
     assert {big.number, empty.number} <= {trial.number for trial in rejected}
     assert all(trial.state.name == "PRUNED" and "training_result" not in trial.user_attrs for trial in rejected)
     assert (record["rejected"], record["repeated"]) == (len(rejected), 2)
 
 
-@pytest.mark.integration
-def test_a_quality_below_the_minimum_is_infeasible(home: Path, write: Callable[..., Path]) -> None:
+def test_a_quality_below_the_minimum_is_infeasible(study_folder: Path, write: Callable[..., Path]) -> None:
     run("study", "create", write("population_size = 2\ngenerations = 1\nmin_quality = 1.0\n"))
     run("study", "optimize", "tiny", "--n-trials", "2")
     found = open_study(parse_url("sqlite:///nasopt.db"), "tiny").study.trials
@@ -118,7 +100,7 @@ def test_a_quality_below_the_minimum_is_infeasible(home: Path, write: Callable[.
         assert trial.constraints["quality"] == pytest.approx(1.0 - trial.values[0])
 
 
-def test_what_cannot_be_satisfied_is_refused_at_once(home: Path, write: Callable[..., Path]) -> None:
+def test_what_cannot_be_satisfied_is_refused_at_once(study_folder: Path, write: Callable[..., Path]) -> None:
     result = run("study", "create", write("max_parameters = 1000\n"))
     assert result.code == 2
     assert "method_options.max_parameters: 1,000, but no mask can satisfy it" in result.err

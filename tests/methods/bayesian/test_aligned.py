@@ -6,18 +6,28 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import write_pairs
 from decoders import make_decoder, pairs
 
+from nasopt.config.study import TrainingConfig
+from nasopt.config.task import TaskConfig
 from nasopt.methods.bayesian.aligned import (
     UNIFORM_BOUND,
+    Aligned,
+    StudentTraining,
     align,
     hinton_loss,
+    mean_loss,
     randomise,
     soft_cross_entropy,
+    train_student,
     zeroed_model,
 )
 from nasopt.methods.bayesian.trajectory import Schedule, Trajectory, posterior_path
+from nasopt.methods.bayesian.variational import LARGEST_INITIAL_VARIANCE
 from nasopt.models.layers import partition
+from nasopt.models.posterior import diagonal
+from nasopt.tasks.translation import Translation
 
 
 @pytest.fixture
@@ -118,3 +128,80 @@ def test_soft_targets_are_softened_on_both_sides():
         + (1 / (1 + math.exp(-2))) * math.log(1 / (1 + math.exp(1)))
     )
     assert float(soft_cross_entropy(student, teacher, temperature=2.0)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.fixture
+def translation(tmp_path):
+    """A new translator, and its training split with the validation split."""
+    data = write_pairs(tmp_path, {"train": 24, "validation": 9}, {"open": "а", "close": "б", "file": "в"}, longest=7)
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "hidden_size": 16, "heads": 2, "ffn_size": 16}
+    config = {
+        "type": "translation",
+        "model": "m2m_100",
+        "metric": "bleu",
+        "max_length": 16,
+        "new_model": {**sizes, "vocabulary": 100, "dropout": 0.0},
+        "translation": {"max_new_tokens": 8, "latency_tokens": 5, "label_smoothing": 0.0},
+        "dataset": {"path": str(data), "text": ["first", "second"]},
+    }
+    task = Translation(TaskConfig.model_validate(config))
+    splits = task.encode(tmp_path)
+    return task, splits["train"], splits["validation"]
+
+
+@torch.no_grad()
+def _token_losses(task, model, split):
+    """Minus the log-probability of every target token, one tensor for each pair."""
+    losses = []
+    for index in range(len(split)):
+        batch = split.batch(torch.tensor([index]))
+        (output,) = task.run(model, batch)
+        labels = batch.second.inputs["input_ids"][0]
+        losses.append(-output.logits[0].double().log_softmax(dim=-1)[torch.arange(len(labels)), labels])
+    return losses
+
+
+@pytest.mark.parametrize("objective", ["map", "elbo"])
+def test_strength_1_is_bayes_rule_where_the_loss_is_a_mean_over_tokens(translation, monkeypatch, objective):
+    """Against the dense sum: minus the log-likelihood of all tokens of all pairs, and the prior's term once."""
+    task, split, validation = translation
+    losses, used = [], {}
+
+    def kept(trained, split, loss, settings, **others):
+        used.update(model=trained, loss=loss)
+
+    monkeypatch.setattr("nasopt.methods.bayesian.aligned.train", kept)
+    torch.manual_seed(0)
+    model = task.load_model().eval()
+    weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    variances = {name: torch.full_like(w, 1e-3) for name, w in weights.items()}
+    prior = diagonal({name: w + 0.1 for name, w in weights.items()}, variances)
+    names = {name: name for name in weights}
+    for strength in (0.0, 1.0):
+        how = StudentTraining(objective, TrainingConfig(), strength)
+        arguments = {"teacher": model, "device": torch.device("cpu"), "seed": 0}
+        train_student(model, Aligned(model, prior, names, {}), how, task, (split, validation), **arguments)
+        used["model"].eval()
+        with torch.no_grad():
+            torch.manual_seed(1)  # elbo draws weights
+            losses.append(float(used["loss"](used["model"], split.batch(torch.arange(len(split))))))
+    tokens = _token_losses(task, model, split)
+    terms = sum(map(len, tokens))
+    assert terms > 3 * len(split)
+    dense = sum(0.1**2 / 1e-3 / 2 * w.numel() for w in weights.values())
+    if objective == "elbo":
+        ratio = LARGEST_INITIAL_VARIANCE / 1e-3
+        dense += sum((ratio - 1 - math.log(ratio)) / 2 * w.numel() for w in weights.values())
+    else:
+        assert losses[0] * terms == pytest.approx(float(torch.cat(tokens).sum()), rel=1e-4)
+    assert (losses[1] - losses[0]) * terms == pytest.approx(dense, rel=1e-3)
+
+
+def test_a_mean_loss_counts_every_token_once(translation):
+    """Short pairs do not count more than long ones, whatever batches they are in."""
+    task, split, _ = translation
+    torch.manual_seed(0)
+    model = task.load_model().eval()
+    expected = float(torch.cat(_token_losses(task, model, split)).mean())
+    assert len({int(length) for length in task.loss_terms(split)}) > 1
+    assert mean_loss(task, model, split, torch.device("cpu")) == pytest.approx(expected, rel=1e-5)

@@ -21,24 +21,13 @@ from nasopt.study.opening import OpenStudy, open_study
 from nasopt.training.candidate import RejectedCandidateError
 from nasopt.training.context import Context
 
-GENETIC = """population_size = 4
-generations = 2
-start = "base"
-mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
-"""
 FLOPS = 'cost = "flops"\nexamples = 64\n'
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture
 def write(write_study: Callable[..., Path]) -> Callable[..., Path]:
     def write(options: str, **more: str) -> Path:
-        return write_study(**{'method = "genetic"': 'method = "fisher"', GENETIC: options, **more})
+        return write_study(method="fisher", options=options, **more)
 
     return write
 
@@ -55,7 +44,7 @@ def flops_of(architecture: Architecture) -> int:
 
 
 @pytest.mark.integration
-def test_a_whole_search_with_its_controls(home: Path, write: Callable[..., Path]) -> None:
+def test_a_whole_search_with_its_controls(study_folder: Path, write: Callable[..., Path]) -> None:
     result = run("study", "create", write(FLOPS + "trials = 6\nladder = 3\nlowest_share = 0.3\n"))
     assert result.code == 0, result.err
     result = run("study", "optimize", "tiny")
@@ -92,7 +81,7 @@ def test_a_whole_search_with_its_controls(home: Path, write: Callable[..., Path]
 
 
 @pytest.mark.integration
-def test_shares_are_of_a_table_measured_once(home: Path, write: Callable[..., Path]) -> None:
+def test_shares_are_of_a_table_measured_once(study_folder: Path, write: Callable[..., Path]) -> None:
     result = run("study", "create", write("examples = 32\ntrials = 1\nladder = 1\nlowest_share = 0.8\n"))
     assert result.code == 0, result.err
     result = run("study", "optimize", "tiny", "--n-trials", "1")
@@ -167,14 +156,14 @@ def test_options_that_are_refused(options: dict[str, object], message: str) -> N
         FisherOptions.model_validate(options)
 
 
-def test_more_examples_than_there_are_is_told(home: Path, write: Callable[..., Path]) -> None:
+def test_more_examples_than_there_are_is_told(study_folder: Path, write: Callable[..., Path]) -> None:
     result = run("study", "create", write("examples = 161\n"))
     assert result.code == 2
     assert "161 training examples, but there are 160" in result.err
     assert len(result.err.strip().splitlines()) == 1
 
 
-def test_a_ladder_below_what_a_profile_says_is_told(home: Path, write: Callable[..., Path]) -> None:
+def test_a_ladder_below_what_a_profile_says_is_told(study_folder: Path, write: Callable[..., Path]) -> None:
     options = "lowest_share = 0.01\n"
     result = run("study", "create", write(options, **{'device = "cpu"': 'device = "a100"', "threads = 1\n": ""}))
     assert result.code == 2

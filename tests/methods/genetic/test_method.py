@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 import nasopt
 from nasopt.architecture.base import EncoderShape
+from nasopt.errors import StudyFileError
 from nasopt.methods.genetic.method import GeneticMethod
 from nasopt.methods.genetic.options import GeneticOptions
 from nasopt.methods.registry import available
@@ -21,6 +22,8 @@ from nasopt.testing.small_study import SmallStudy
 from nasopt.training.sensitivity import sample_settings
 from nasopt.training.sub_networks import study_sub_networks
 from nasopt.trial.objective import Objective
+
+pytestmark = pytest.mark.integration
 
 WriteStudy = Callable[..., Path]
 FULL = {f"{part}_{layer}": full for layer in range(3) for part, full in (("layer", 1), ("heads", 4), ("ffn", 128))}
@@ -68,7 +71,7 @@ def test_published_defaults() -> None:
         ({"mutations": []}, "at least 1"),
         ({"mutation_prob": 0, "quantization_prob": 0, "crossover_prob": 0}, "no child would differ"),
         ({"pruning": "json"}, "package.module:function"),
-        ({"quantization": "json:nothing"}, "cannot be imported"),
+        ({"quantization": "json.nothing()"}, "package.module:function"),
         ({"a": float("nan")}, "finite"),
     ],
 )
@@ -77,12 +80,21 @@ def test_options_that_cannot_be(change: dict[str, object], message: str) -> None
         GeneticOptions.model_validate(change)
 
 
+def test_functions_are_imported_before_anything_is_prepared_and_not_earlier(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
+    objective, study = make(write_study(), tmp_path, quantization="json:nothing")
+    assert objective.method.plan.quantizer is not None
+    with pytest.raises(StudyFileError, match=r"method_options.quantization: 'json:nothing' cannot be imported"):
+        study.optimize(objective, n_trials=1)
+    assert not (tmp_path / "artifacts" / "tiny" / "data").exists()
+
+
 def test_base_params_are_the_full_genotype() -> None:
     shape = EncoderShape(num_layers=3, num_heads=4, ffn_size=128, hidden_size=64)
     assert GeneticMethod(GeneticOptions()).space(shape).base == BASE
 
 
-@pytest.mark.integration
 def test_a_child_inherits_what_its_parent_has_and_restores_the_rest_from_the_base(
     write_study: WriteStudy, tmp_path: Path
 ) -> None:
@@ -104,7 +116,6 @@ def test_a_child_inherits_what_its_parent_has_and_restores_the_rest_from_the_bas
     assert not torch.equal(parent[name.format(0)], base[name.format(0)][:32])  # it was trained
 
 
-@pytest.mark.integration
 def test_a_change_of_precision_alone_keeps_the_weights(write_study: WriteStudy, tmp_path: Path) -> None:
     objective, study = make(write_study(), tmp_path)
     study.enqueue_trial(BASE)
@@ -115,7 +126,6 @@ def test_a_change_of_precision_alone_keeps_the_weights(write_study: WriteStudy, 
     assert child.values[2] == pytest.approx(base.values[2] / 2)
 
 
-@pytest.mark.integration
 def test_user_functions_prune_and_quantise(
     write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

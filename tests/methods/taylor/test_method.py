@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command_line import run
+from command_line import read, run
 from conftest import FILLERS, WORDS, write_pairs
 from pydantic import ValidationError
+from study_text import pairs_text
 
 import nasopt
 from nasopt.architecture.base import EncoderShape
@@ -20,29 +20,17 @@ from nasopt.storage.checkpoints import CheckpointStore
 from nasopt.storage.rdb import parse_url
 from nasopt.study.opening import OpenStudy, open_study
 
-GENETIC = """population_size = 4
-generations = 2
-start = "base"
-mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
-"""
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
 
 @pytest.fixture
 def write(write_study: Callable[..., Path]) -> Callable[..., Path]:
     def write(options: str, **more: str) -> Path:
-        return write_study(**{'method = "genetic"': 'method = "taylor"', GENETIC: options, **more})
+        return write_study(method="taylor", options=options, **more)
 
     return write
 
 
 @pytest.fixture
-def pairs_study(tmp_path: Path, tiny_bert: Path) -> Callable[[str], Path]:
+def pairs_study(study_folder: Path, tmp_path: Path, tiny_bert: Path) -> Callable[[str], Path]:
     """A study on two "languages" of eight words each. The word `of` of the vocabulary occurs in no text."""
     folder = write_pairs(
         tmp_path / "pairs",
@@ -52,31 +40,10 @@ def pairs_study(tmp_path: Path, tiny_bert: Path) -> Callable[[str], Path]:
     )
 
     def write(options: str) -> Path:
-        file = tmp_path / "tiny.toml"
-        file.write_text(f"""
-name = "tiny"
-method = "taylor"
-[task]
-type = "sentence-similarity"
-model = "{tiny_bert}"
-metric = "retrieval"
-max_length = 16
-[task.dataset]
-path = "{folder}"
-text = ["first", "second"]
-splits = {{ train = "train", validation = "validation", test = "test" }}
-[task.similarity]
-prefix = "it "
-[training]
-batch_size = 16
-learning_rate = 3e-3
-[latency]
-batch_size = 2
-sequence_length = 8
-threads = 1
-[method_options]
-{options}
-""")
+        file = study_folder / "tiny.toml"
+        task = 'type = "sentence-similarity"\nmetric = "retrieval"'
+        prefix = '[task.similarity]\nprefix = "it "'
+        file.write_text(pairs_text(tiny_bert, folder, options, task=task, tables=prefix, method="taylor"))
         return file
 
     return write
@@ -95,7 +62,7 @@ def architecture_of(number: int) -> Architecture:
 
 
 @pytest.mark.integration
-def test_a_whole_search_with_its_controls(home: Path, write: Callable[..., Path]) -> None:
+def test_a_whole_search_with_its_controls(study_folder: Path, write: Callable[..., Path]) -> None:
     options = 'trials = 4\nsampler = "tpe"\npopulation_size = 2\nheads = [0.25, 0.75]\nffn = [0.34, 0.67]\n'
     run("study", "create", write(options + "learning_rate = [1e-4, 1e-3]\nsaliency_examples = 64\n"))
     result = run("study", "optimize", "tiny")
@@ -111,11 +78,11 @@ def test_a_whole_search_with_its_controls(home: Path, write: Callable[..., Path]
         assert f"{trial.params['heads_kept']} heads, {trial.params['ffn_kept']} FFN" in trial.user_attrs["architecture"]
         assert trial.user_attrs["distill_epochs"] == 1
         assert trial.values[2] < base.values[2]
-    assert len(list((home / "nasopt.db.artifacts" / "tiny" / "taylor").glob("saliency-*.safetensors"))) == 1
+    assert len(list((study_folder / "nasopt.db.artifacts" / "tiny" / "taylor").glob("saliency-*.safetensors"))) == 1
 
     result = run("study", "controls", "tiny", "--random-masks", "1")
     assert result.code == 0, result.err
-    shown = json.loads(run("study", "pareto", "tiny", "-f", "json").out)
+    shown = read("study", "pareto", "tiny")
     members = [row["number"] for row in shown if row["number"] != 0]
     controls = [trial for trial in opened().study.trials if "control" in trial.user_attrs]
     assert {trial.user_attrs["control"] for trial in controls} == {"random-units-0", "full-1"}
@@ -131,8 +98,8 @@ def test_a_whole_search_with_its_controls(home: Path, write: Callable[..., Path]
 
 
 @pytest.mark.integration
-def test_sentence_encoders_with_a_cut_vocabulary(home: Path, pairs_study: Callable[[str], Path]) -> None:
-    (home / "more.txt").write_text("sad film\n")
+def test_sentence_encoders_with_a_cut_vocabulary(study_folder: Path, pairs_study: Callable[[str], Path]) -> None:
+    (study_folder / "more.txt").write_text("sad film\n")
     options = """trials = 3
 sampler = "random"
 scope = "layer"
@@ -208,13 +175,13 @@ def test_options_that_are_refused(options: dict[str, object], message: str) -> N
         TaylorOptions.model_validate(options)
 
 
-def test_a_missing_file_of_texts_is_told(home: Path, pairs_study: Callable[[str], Path]) -> None:
+def test_a_missing_file_of_texts_is_told(pairs_study: Callable[[str], Path]) -> None:
     result = run("study", "create", pairs_study('vocabulary = ["cut"]\nvocabulary_texts = ["none.txt"]\n'))
     assert result.code == 2
     assert "method_options.vocabulary_texts: there is no file none.txt" in result.err
 
 
-def test_hidden_states_that_the_model_does_not_have_are_told(home: Path, pairs_study: Callable[[str], Path]) -> None:
+def test_hidden_states_that_the_model_does_not_have_are_told(pairs_study: Callable[[str], Path]) -> None:
     result = run("study", "create", pairs_study("hidden_weight = 1.0\nhidden_layers = [1, 7]\n"))
     assert result.code == 2
     assert "method_options.hidden_layers: 7, but the base model has the hidden states 0 to" in result.err

@@ -1,0 +1,126 @@
+"""The commands and the Python code of README.md and docs/ run, on a tiny model where they name a big one."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command_line import succeed
+from pages import PAGES, ROOT, SHELL, blocks, command_lines, fences
+from study_text import GENETIC, study_text
+from transformers import BertConfig
+
+pytestmark = pytest.mark.integration
+
+NOT_RUN = {
+    "make quickstart": "needs the network and minutes; it is run by hand before a release",
+    "make test": "these tests",
+    "make test-unit": "these tests",
+    "make test-slow": "these tests",
+    "nasopt dashboard": "serves until it is stopped; tests/report/test_dashboard.py asks it and looks at it",
+    "pip install ./examples/plugin": "changes this environment; tests/examples/test_plugin.py installs it into another",
+}
+"""Commands that the pages show and this test does not run, with the reason."""
+
+SHOWS_PARTS_OF_FILES = ROOT / "docs" / "extending.md"
+"""Its Python code is cut out of files, which tests/docs/test_extending.py compares and tests/examples/ runs."""
+
+STAND_INS = {
+    "NAME": "quickstart",
+    "--n-trials 50": "--n-trials 2",
+    "--workers 2": "--workers 2 --n-trials 2",
+    "--trial 12": "--trial 1",
+    "--trial 7": "--trial 1",
+    "--random-masks 5": "--random-masks 1",
+    "--model all-MiniLM-L6-v2": "--model shape --seconds 0.1",
+    "--layers 6 --hidden-size 384 --heads 8 --head-size 32 --ffn-size 1024": (
+        "--layers 2 --hidden-size 48 --heads 1 --head-size 24 --ffn-size 64"
+    ),
+    "n_trials=40": "n_trials=2",
+}
+"""What is shown of a big search or model, and what stands for it here: other numbers, the same options."""
+
+SHOWN_STUDY = {
+    'model  = "bert-base-uncased"': 'model  = "{model}"',
+    'path   = "nyu-mll/glue"': 'path   = "{data}"',
+    'name   = "sst2"': "",
+    'text   = ["sentence"]': 'text   = ["text"]',
+    'splits = { train = "train[2000:]", validation = "train[:2000]", test = "validation" }': (
+        'splits = {{ train = "train[40:]", validation = "train[:40]", test = "validation" }}'
+    ),
+    'device = "cuda"': 'device = "a100"',
+    "sequence_length = 128": "sequence_length = 16",
+    "generations = 10": 'generations = 10\nprecisions = ["fp32", "bf16"]',
+}
+"""Lines of README's study file, and those for the tiny model and a device that is predicted wherever the test runs."""
+
+
+def put_in(text: str, stand_ins: dict[str, str], **names: object) -> str:
+    for shown, instead in stand_ins.items():
+        text = text.replace(shown, instead.format(**names) if names else instead)
+    return text
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentiment: Path) -> Iterator[Path]:
+    """The current folder: what the pages take for granted, and a study `quickstart` that has been searched a little."""
+    folder = tmp_path_factory.mktemp("stage")
+    shown = next(text for language, text in fences(ROOT / "README.md") if language == "toml")
+    assert all(line in shown for line in SHOWN_STUDY)
+    (folder / "reviews.toml").write_text(put_in(shown, SHOWN_STUDY, model=tiny_bert, data=sentiment))
+    predicted = study_text(tiny_bert, sentiment, f'{GENETIC}precisions = ["fp32", "bf16"]', name="quickstart")
+    predicted = predicted.replace('device = "cpu"', 'device = "a100"')
+    (folder / "quickstart.toml").write_text(predicted)
+    (folder / "studies").mkdir()
+    (folder / "studies" / "quickstart.toml").write_text(predicted.replace('"quickstart"', '"from-python"'))
+    sizes = {"hidden_size": 48, "num_attention_heads": 2, "intermediate_size": 128, "num_hidden_layers": 2}
+    BertConfig(**sizes, vocab_size=50).save_pretrained(folder / "shape")
+    heading = "device,layers,hidden_size,heads,ffn_size,sequence_length,batch_size"
+    (folder / "shapes.csv").write_text(f"{heading}\na100,12,768,12,3072,128,1\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("NASOPT_STORAGE", raising=False)
+        succeed("study", "create", "quickstart.toml")
+        succeed("study", "optimize", "quickstart", "--n-trials", 1)
+        yield folder
+
+
+def to_be_run(page: Path) -> Iterator[tuple[str, str]]:
+    """Language and text of each command line and each block of Python code of a page, in their order."""
+    for language, text in fences(page):
+        if language in SHELL:
+            for words in command_lines(text):
+                if shlex.join(words) not in NOT_RUN:
+                    yield "shell", put_in(shlex.join(words), STAND_INS)
+        elif language == "python" and page != SHOWS_PARTS_OF_FILES:
+            yield "python", put_in(text, STAND_INS)
+
+
+@pytest.mark.usefixtures("stage")
+@pytest.mark.parametrize("page", [page for page in PAGES if any(to_be_run(page))], ids=lambda page: page.name)
+def test_what_a_page_shows_runs(page: Path) -> None:
+    for language, text in to_be_run(page):
+        if language == "shell":
+            program, *arguments = shlex.split(text)
+            assert program == "nasopt", f"not run, and not in NOT_RUN: {text}"
+            result = succeed(*arguments)
+            assert result.out or result.err
+        else:
+            exec(compile(text, str(page), "exec"), {"__name__": "shown"})
+
+
+def shown_commands() -> list[str]:
+    """Every command line of all pages."""
+    shell = (text for page in PAGES for language, text in fences(page) if language in SHELL)
+    return [shlex.join(words) for text in shell for words in command_lines(text)]
+
+
+def test_what_is_not_run_is_shown() -> None:
+    assert set(NOT_RUN) <= set(shown_commands())
+
+
+def test_every_stand_in_stands_for_something() -> None:
+    shown = "\n".join([*shown_commands(), *(text for _, text in blocks("python"))])
+    assert [part for part in STAND_INS if part not in shown] == []
