@@ -66,7 +66,7 @@ def study_sensitivity(criterion: Criterion, settings: SampleSettings, context: C
         DatasetError: there are fewer training examples than are asked for.
     """
     check_sensitivity(settings, context)
-    by_fisher = order_by_fisher(_study_fisher(settings, context))
+    by_fisher = order_by_fisher(study_fisher(settings, context))
     if criterion == "fisher":
         return by_fisher
     tensors = made_once(
@@ -192,7 +192,13 @@ def correct_by_obs(
     )
 
 
-def _study_fisher(settings: SampleSettings, context: Context) -> Saliency:
+def study_fisher(settings: SampleSettings, context: Context) -> Saliency:
+    """The Fisher information of the base model's units; from the artifact folder if it was found there before.
+
+    Args:
+        settings: as for :func:`study_sensitivity`.
+        context: the study's base model and data.
+    """
     tensors = made_once(
         context.folder / FOLDER,
         "fisher",

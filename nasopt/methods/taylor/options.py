@@ -35,8 +35,11 @@ class TaylorOptions(Section):
     trials: int = Field(40, ge=1, description="Of a whole search.")
     sampler: SamplerName = Field("nsga2", description="Optuna's sampler that proposes.")
     population_size: int = Field(8, ge=2, description="Of NSGA-II; of TPE and GP the random trials before they model.")
+    pruning: Literal["taylor", "fisher"] = Field(
+        "taylor", description="Units are ranked by first-order saliency, or by Fisher information."
+    )
     reading: Literal["gate", "weights"] = Field(
-        "gate", description="How the weights of a head or neuron add up: as a gate on it, or each by itself."
+        "gate", description="Of `taylor`: how the weights of a unit add up, as a gate on it, or each by itself."
     )
     normalize: bool = Field(False, description="Saliency of each layer divided by its L2 norm.")
     scope: Literal["global", "layer"] = Field(
