@@ -29,6 +29,9 @@ TFIDF = "nasopt:tfidf"
 REFERENCE_POINT = "nasopt:reference_point"
 """The hypervolume's reference point, in the units of the objectives."""
 
+LADDER = "ladder"
+"""Parameters of the sub-networks that a search starts with, the largest first; a method's own attribute."""
+
 CONFIRMED = "confirmed:"
 """With a trial's number: its latencies, measured, where its values were looked up."""
 

@@ -13,8 +13,8 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nasopt.records.names import PROPOSAL
-from nasopt.records.queries import is_control, pareto_front
+from nasopt.records.names import LADDER, PROPOSAL
+from nasopt.records.queries import is_control, pareto_front, study_detail
 from nasopt.samplers.history import is_fixed, proposed_params
 from nasopt.samplers.named import NamedSampler
 
@@ -32,7 +32,8 @@ class FisherSampler(NamedSampler):
         make: seed -> one of Optuna's samplers.
         seed: the study's.
         first: the parameters of the trials that come first; the very first, which must be there, are the base model's.
-            All have `training`.
+            All have `training`. Where the study has a ladder of its own (:data:`nasopt.records.names.LADDER`), that one
+            stands for the others.
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class FisherSampler(NamedSampler):
 
     def _next(self, study: Study, known: set[Hashable]) -> dict[str, Any] | None:
         """The first of the given trials, then of the healed ones, that no trial has done or is doing."""
-        return next((params for params in [*self._first, *self._healed(study)] if _identity(params) not in known), None)
+        ladder = study_detail(study, LADDER)
+        first = self._first if ladder is None else [self._first[0], *ladder]
+        return next((params for params in [*first, *self._healed(study)] if _identity(params) not in known), None)
 
     def _healed(self, study: Study) -> Iterator[dict[str, Any]]:
         """The untrained members of the front, distilled."""

@@ -19,13 +19,11 @@ from optuna.trial import FrozenTrial
 from nasopt.architecture.base import Training
 from nasopt.architecture.genotype import canonical
 from nasopt.records import queries
+from nasopt.records.names import LADDER
 from nasopt.samplers.evolution import EvolutionSampler, Operators, Parent, pareto_preference, tournament
 from nasopt.samplers.genotype import Genotype, Space, fit
 from nasopt.samplers.history import FloatArray, History, parent_of
 from nasopt.samplers.mutations import BlockMutation, Limits, Mutation, quantize, remove_last
-
-LADDER = "ladder"
-"""Study user attribute: genotypes of sub-networks that evolution starts with, from the largest on."""
 
 LOWEST_QUALITY = 1e-6
 """F clips Q to this: a correlation may be zero or negative."""
@@ -149,10 +147,11 @@ def _trained(genotype: Genotype, space: Space, mutates: bool, crosses: bool) -> 
 class GeneticSampler(EvolutionSampler):
     """Hardware-aware evolution of compressed models (METHODS.md, section 1), on Optuna's NSGA-II.
 
-    The first trial of an empty study is the full genotype. If the study has a ladder (:data:`LADDER`), its genotypes
-    come next, untrained children of the base model; then of each the same genotype, distilled, as soon as it has
-    completed. Every other one is a child of a completed trial, drawn from the elite by binary tournament; the parent's
-    number stands in it (:func:`nasopt.samplers.history.parent_of`).
+    The first trial of an empty study is the full genotype. If the study has a ladder
+    (:data:`nasopt.records.names.LADDER`), its genotypes come next, untrained children of the base model; then of each
+    the same genotype, distilled, as soon as it has completed. Every other one is a child of a completed trial, drawn
+    from the elite by binary tournament; the parent's number stands in it
+    (:func:`nasopt.samplers.history.parent_of`).
     Parameters that are not the genotype's are proposed by NSGA-II's operators.
 
     Args:

@@ -31,7 +31,7 @@ from nasopt.measurement.lookup.table import LookupTable
 from nasopt.measurement.measured.source import MeasuringSource
 from nasopt.measurement.sources import make_source
 from nasopt.models.sensitivity.values import Sensitivity
-from nasopt.numerics.budget import BlockCosts, choose_counts, smallest_share
+from nasopt.numerics.budget import LOWEST_SHARE, BlockCosts, choose_counts, share_ladder, smallest_share
 from nasopt.training.samples import SampleSettings
 from nasopt.training.sensitivity import FOLDER, Criterion, study_sensitivity
 
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from nasopt.training.context import Context
 
 Cost: TypeAlias = Literal["latency", "flops"]
+
+_MARGIN = 1e-9
+"""By which the last rung lies above what the smallest sub-network takes."""
 
 logger = logging.getLogger("nasopt")
 
@@ -75,10 +78,21 @@ class SubNetworks:
         """
         return self.sensitivity.architecture(choose_counts(self._blocks, self.times.fixed, share))
 
+    def shares(self, lowest: float | None, rungs: int) -> list[float]:
+        """Shares below the whole model's, evenly spaced in the logarithm.
+
+        Args:
+            lowest: the last one, or what the smallest sub-network takes where that is more; None for
+                :data:`nasopt.numerics.budget.LOWEST_SHARE`.
+            rungs: how many.
+        """
+        reached = min(1.0, self.smallest_share * (1 + _MARGIN))
+        return share_ladder(1.0, max(lowest or LOWEST_SHARE, reached), rungs + 1)[1:]
+
     def ladder(self, shares: Sequence[float]) -> list[Architecture]:
-        """The different ones of these shares, in their order; without the whole model and shares that are too small."""
+        """The different sub-networks of these shares, in their order, without the whole model."""
         whole = self.architecture(1.0)
-        found = [self.architecture(share) for share in shares if share >= self.smallest_share]
+        found = [self.architecture(share) for share in shares]
         return [item for item in dict.fromkeys(found) if item != whole]
 
 

@@ -8,6 +8,8 @@ import optuna
 import pytest
 from optuna.storages import InMemoryStorage, RDBStorage
 
+from nasopt.records.names import LADDER
+from nasopt.records.study import StudyRecord
 from nasopt.samplers import FisherSampler
 from nasopt.samplers.named import SamplerName, sampler_maker
 
@@ -90,3 +92,12 @@ def test_nsga2_counts_the_ladder_as_its_first_generation() -> None:
     study.optimize(objective, n_trials=8)
     generations = [trial.system_attrs.get("NSGAIISampler:generation") for trial in study.trials]
     assert generations == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_the_ladder_of_the_study_stands_for_the_general_one() -> None:
+    study = study_of(InMemoryStorage())
+    rungs = [{"latency_share": share, "training": "none"} for share in (0.8, 0.6)]
+    StudyRecord(details={LADDER: rungs}).write_to(study)
+    study.optimize(objective, n_trials=4)
+    assert [trial.params for trial in study.trials[:3]] == [RUNGS[0], *rungs]
+    assert study.trials[3].params == {**rungs[0], "training": "distill"}

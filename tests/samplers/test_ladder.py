@@ -8,9 +8,10 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 
+from nasopt.records.names import LADDER
 from nasopt.records.study import StudyRecord
 from nasopt.records.trial import TrialRecord
-from nasopt.samplers.genetic import LADDER, GeneticSampler
+from nasopt.samplers.genetic import GeneticSampler
 from nasopt.samplers.history import parent_of
 
 FULL = {"layer_0": 1, "heads_0": 4, "ffn_0": 128, "precision": "fp32", "training": "none"}

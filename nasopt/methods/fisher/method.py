@@ -22,7 +22,8 @@ from nasopt.methods.fisher.controls import FisherControls
 from nasopt.methods.fisher.options import CriterionName, FisherOptions
 from nasopt.methods.fisher.weights import healed, refitted
 from nasopt.methods.space import SearchSpace
-from nasopt.numerics.budget import share_ladder
+from nasopt.numerics.budget import LOWEST_SHARE, share_ladder
+from nasopt.records.names import LADDER
 from nasopt.samplers.fisher import FisherSampler
 from nasopt.samplers.named import sampler_maker
 from nasopt.training.candidate import RejectedCandidateError
@@ -55,9 +56,13 @@ class FisherMethod(Method):
 
     def sampler(self, seed: int | None) -> FisherSampler:
         options = self.options
-        shares = share_ladder(1.0, options.lowest_share, options.ladder + 1)
+        shares = share_ladder(1.0, self._lowest_share, options.ladder + 1)
         make = sampler_maker(options.sampler, options.population_size)
         return FisherSampler(make, seed, [self._untrained(share) for share in shares])
+
+    @property
+    def _lowest_share(self) -> float:
+        return self.options.lowest_share or LOWEST_SHARE
 
     def _untrained(self, share: float) -> dict[str, Any]:
         """The parameters of a rung of the ladder; of a share of 1 they are the base model's."""
@@ -71,15 +76,16 @@ class FisherMethod(Method):
 
         options = self.options
         check_task(options.examples, task)
-        name = "method_options.lowest_share"
-        check_share(name, options.lowest_share, options.cost, config.latency[0], task.shape)
+        if options.lowest_share is not None:
+            name = "method_options.lowest_share"
+            check_share(name, options.lowest_share, options.cost, config.latency[0], task.shape)
 
     def space(self, shape: EncoderShape) -> SearchSpace:
         """A share of the latency, and what becomes of the sub-network; the base model has all of its latency."""
         options = self.options
         return SearchSpace(
             {
-                "latency_share": FloatDistribution(options.lowest_share, 1.0, log=True),
+                "latency_share": FloatDistribution(self._lowest_share, 1.0, log=True),
                 "precision": CategoricalDistribution(options.precisions),
                 "training": CategoricalDistribution(("none", "distill")),
                 "criterion": CategoricalDistribution(options.criteria),
@@ -88,10 +94,11 @@ class FisherMethod(Method):
         )
 
     def prepare(self, context: Context) -> Mapping[str, Any]:
-        """Finds the sensitivity by every criterion, and the device's times, once for this study."""
-        for criterion in self.options.criteria:
-            self._sub_networks(criterion, context)
-        return {}
+        """Finds the sensitivity by every criterion, and the device's times, once for this study; and the ladder."""
+        options = self.options
+        networks = [self._sub_networks(criterion, context) for criterion in options.criteria]
+        shares = networks[0].shares(options.lowest_share, options.ladder)
+        return {LADDER: [self._untrained(share) for share in shares]}
 
     def architecture(self, params: Mapping[str, Any], context: Context) -> Architecture:
         """The sub-network with the least expected loss within the share of the latency.

@@ -20,8 +20,11 @@ class FisherOptions(Section):
     ladder: int = Field(
         8, ge=0, description="Untrained sub-networks that come first, their shares evenly spaced in the logarithm."
     )
-    lowest_share: float = Field(
-        0.1, gt=0, lt=1, description="Of the base model's latency: the last rung, and the least that is proposed."
+    lowest_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Of the base model's latency: the least that is proposed, and the last rung; 0.1 unless set.",
     )
     criteria: Annotated[tuple[CriterionName, ...], Field(min_length=1)] = Field(
         ("obs", "fisher"), description="How units are ranked; the ladder takes the first one."

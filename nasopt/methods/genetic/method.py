@@ -30,8 +30,8 @@ from nasopt.methods.layer_controls import (
     whole_layers,
 )
 from nasopt.methods.space import SearchSpace
-from nasopt.numerics.budget import share_ladder
-from nasopt.samplers.genetic import LADDER, GeneticSampler, fitness
+from nasopt.records.names import LADDER
+from nasopt.samplers.genetic import GeneticSampler, fitness
 from nasopt.training.weights import Cut, Inherited, Stage, Trained, WeightSource
 from nasopt.training.weights.trained import task_loss
 
@@ -94,7 +94,7 @@ class GeneticMethod(Method):
         options = self.options
         if options.needs_sensitivity:
             check_task(None, task)
-        if options.start == "fisher":
+        if options.start == "fisher" and options.lowest_share is not None:
             name = "method_options.lowest_share"
             check_share(name, options.lowest_share, options.cost, config.latency[0], task.shape)
 
@@ -113,7 +113,7 @@ class GeneticMethod(Method):
         options = self.options
         settings = sample_settings(None, context)
         networks = study_sub_networks(options.criterion, settings, options.cost, context)
-        shares = share_ladder(1.0, options.lowest_share, options.ladder + 1)[1:]
+        shares = networks.shares(options.lowest_share, options.ladder)
         return [{**item.to_params(), "training": "none"} for item in networks.ladder(shares)]
 
     def space(self, shape: EncoderShape) -> SearchSpace:
