@@ -43,6 +43,10 @@ class StudyExistsError(StorageError):
     """A study that exists already."""
 
 
+class UntrustedStudyError(NasoptError):
+    """A study that would run code which nobody on this machine has trusted."""
+
+
 class TrialNotFoundError(NasoptError):
     """A trial that is missing, failed or has no checkpoint."""
 

@@ -41,6 +41,12 @@ def _measure_shortly() -> Iterator[None]:
     measure_latency.__kwdefaults__.update(usual)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _state_folder_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What the tests trust is noted in a folder of theirs, not in the user's."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 def write_sentiment_csv(
     folder: Path, sizes: dict[str, int], labels: tuple[str, str] = ("negative", "positive")
 ) -> None:

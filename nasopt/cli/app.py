@@ -23,13 +23,16 @@ from nasopt.cli.options import (
     Quiet,
     Settings,
     Storage,
+    database,
     help_without_command,
+    warn_of_password,
 )
 from nasopt.cli.options import say as _say
 from nasopt.cli.options import stdout as _stdout
 from nasopt.cli.study import study_app
 from nasopt.errors import NasoptError
-from nasopt.host.logs import configure, quiet_optuna
+from nasopt.host.logs import configure
+from nasopt.host.terminal import open_missing_streams, printable
 from nasopt.version import __version__
 
 if TYPE_CHECKING:
@@ -65,10 +68,10 @@ def dashboard(
 ) -> None:
     """Open optuna-dashboard on the studies of a database, on this machine only."""
     from nasopt.report.dashboard import HOST, make_dashboard
-    from nasopt.storage.rdb import parse_url, resolve_url
 
-    quiet_optuna(Settings.debug)
-    server = make_dashboard(parse_url(resolve_url(storage)), port, artifacts)
+    url = database(storage)
+    server = make_dashboard(url, port, artifacts)
+    warn_of_password(storage, url)
     _say(f"http://{HOST}:{port}/ (Ctrl-C ends it)")
     with server, contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
@@ -86,10 +89,27 @@ def methods(output: Output = Format.table, debug: Debug = False, quiet: Quiet = 
 
 def main() -> None:
     """Entry point of the console script."""
+    open_missing_streams()
     Settings.debug, Settings.quiet = "--debug" in sys.argv, "--quiet" in sys.argv
-    sys.path.insert(0, os.getcwd())  # functions named in a study file may lie beside it
+    # The interpreters of workers would else put the current folder first, and run a `queue.py` that lies there.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     configure(Settings.debug, Settings.quiet)
-    sys.exit(_run(lambda: app(standalone_mode=False)))
+    sys.exit(_run(_command))
+
+
+def _command() -> Any:
+    """Parses and runs the command.
+
+    NOTE: not by Typer's own entry, which takes KeyboardInterrupt for itself and ends with 130 and no word.
+    """
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("nasopt", sys.argv[1:]) as context:
+            result = command.invoke(context)
+    except typer.Exit as end:
+        result = end.exit_code
+    sys.stdout.flush()  # here, where an error of writing has its one line
+    return result
 
 
 def _run(command: Callable[[], Any]) -> int:
@@ -99,7 +119,7 @@ def _run(command: Callable[[], Any]) -> int:
     try:
         result = command()
         return result if isinstance(result, int) else 0
-    except typer.Abort:
+    except (typer.Abort, EOFError):
         return _fail("aborted", 1)
     except usage_error as error:
         where = f" (see `{error.ctx.command_path} --help`)" if getattr(error, "ctx", None) else ""
@@ -109,10 +129,22 @@ def _run(command: Callable[[], Any]) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; what was under way is tried again next time", 1)
     except BrokenPipeError:
+        _drop_stdout()
         return 1
     except Exception as error:
+        if isinstance(error, OSError):
+            _drop_stdout()
         hint = "" if Settings.debug else " (--debug shows where)"
         return _fail(f"{type(error).__name__}: {error}{hint}", 1, error)
+
+
+def _drop_stdout() -> None:
+    """Lets nothing more be written where writing failed: Python would try once more at its end, and complain."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int, error: Exception | None = None) -> int:
@@ -120,5 +152,5 @@ def _fail(message: str, code: int, error: Exception | None = None) -> int:
         import traceback
 
         traceback.print_exception(error)
-    print(f"nasopt: {' '.join(message.split())}", file=sys.stderr)
+    print(f"nasopt: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code

@@ -11,8 +11,11 @@ import typer
 from rich.console import Console
 
 from nasopt.host.logs import quiet_optuna
+from nasopt.host.terminal import printable
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
     from nasopt.study.opening import OpenStudy
 
 WIDE = 400
@@ -44,13 +47,19 @@ class Settings:
 Name = Annotated[str, typer.Argument(help="Name of the study.")]
 Storage = Annotated[
     str | None,
-    typer.Option("--storage", help="Database URL; default: $NASOPT_STORAGE, else sqlite:///nasopt.db here."),
+    typer.Option(
+        "--storage",
+        help="Database URL, or @FILE that holds one; default: $NASOPT_STORAGE, else sqlite:///nasopt.db here.",
+    ),
 ]
 Artifacts = Annotated[Path | None, typer.Option("--artifacts", help="Where the study's files are.")]
 Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show tracebacks.")]
 Quiet = Annotated[bool, typer.Option("--quiet", callback=_set_quiet, help="No progress, no warnings.")]
 AcceptDeviceChange = Annotated[
     bool, typer.Option("--accept-device-change", help="Go on on another device than the study's; marks the trials.")
+]
+TrustStudy = Annotated[
+    bool, typer.Option("--trust-study", help="The code that the study names may run here, now and later.")
 ]
 Output = Annotated[Format, typer.Option("-f", "--format", help="How to print.")]
 
@@ -64,11 +73,60 @@ def open_named(storage: str | None, name: str, artifacts: Path | None = None, *,
         artifacts: the option `--artifacts`.
         read_only: for commands that only read; neither the database nor the files need be writable then.
     """
-    from nasopt.storage.rdb import parse_url, resolve_url
     from nasopt.study.opening import open_study
 
+    url = database(storage)
+    opened = open_study(url, name, artifacts, read_only=read_only)
+    warn_of_password(storage, url)
+    if read_only and opened.folder.is_dir() and not opened.place.standing().is_own:
+        say(opened.place.explain())
+    return opened
+
+
+def open_to_run(
+    storage: str | None, name: str, artifacts: Path | None, *, trust_study: bool, read_only: bool = False
+) -> OpenStudy:
+    """The study of that name, for commands that run code that it may name.
+
+    Args:
+        storage: the option `--storage`.
+        name: the study's.
+        artifacts: the option `--artifacts`.
+        trust_study: the option `--trust-study`.
+        read_only: see :func:`open_named`.
+
+    Raises:
+        UntrustedStudyError: it names code that nobody has trusted on this machine.
+    """
+    from nasopt.study import trust
+
+    opened = open_named(storage, name, artifacts, read_only=read_only)
+    trust.require(opened, accept=trust_study)
+    return opened
+
+
+def database(storage: str | None) -> URL:
+    """The database that the option `--storage`, or the environment, names. For every command that opens one."""
+    from nasopt.storage.rdb import parse_url, resolve_url
+
     quiet_optuna(Settings.debug)
-    return open_study(parse_url(resolve_url(storage)), name, artifacts, read_only=read_only)
+    return parse_url(resolve_url(storage))
+
+
+def warn_of_password(storage: str | None, url: URL) -> None:
+    """Says where else a password is better kept than in `--storage`; to be called once the database is open.
+
+    Args:
+        storage: the option.
+        url: what :func:`database` made of it.
+    """
+    from nasopt.storage.rdb import holds_password
+
+    if storage is not None and not storage.startswith("@") and holds_password(url):
+        say(
+            "the password in --storage is in the list of processes, for everybody on this machine to read: "
+            "set $NASOPT_STORAGE instead, or write the URL into a file and pass --storage @FILE"
+        )
 
 
 def stdout() -> Console:
@@ -79,7 +137,7 @@ def stdout() -> Console:
 def say(line: str) -> None:
     """A line for people, on stderr."""
     if not Settings.quiet:
-        Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+        Console(stderr=True).print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def help_without_command(context: typer.Context) -> None:

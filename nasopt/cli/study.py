@@ -20,12 +20,16 @@ from nasopt.cli.options import (
     Quiet,
     Settings,
     Storage,
+    TrustStudy,
+    database,
     help_without_command,
+    open_to_run,
+    warn_of_password,
 )
 from nasopt.cli.options import open_named as _open
 from nasopt.cli.options import say as _say
 from nasopt.cli.options import stdout as _stdout
-from nasopt.host.logs import quiet_optuna
+from nasopt.errors import NasoptError
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -57,14 +61,14 @@ def create(
     quiet: Quiet = False,
 ) -> None:
     """Check a study file, its data and its model, and store the study. Trains nothing."""
-    from nasopt.storage.rdb import parse_url, resolve_url, shown
+    from nasopt.storage.rdb import shown
     from nasopt.study.creation import create as create_study
     from nasopt.study.creation import read_study_file
 
-    quiet_optuna(Settings.debug)
-    url = parse_url(resolve_url(storage))
+    url = database(storage)
     config = read_study_file(study_file, name)
     created = create_study(config, url, artifacts=artifacts, skip_if_exists=skip_if_exists)
+    warn_of_password(storage, url)
     _say(f"study {config.name!r} {'created in' if created else 'is already in'} {shown(url)}")
 
 
@@ -80,7 +84,14 @@ def optimize(
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; spread evenly over the GPUs.")] = 1,
     data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make lost artifacts again.")] = False,
+    adopt: Annotated[
+        bool,
+        typer.Option(
+            "--adopt", help="For a study that was copied or moved: take its files, or a copy of those it shares."
+        ),
+    ] = False,
     accept_device_change: AcceptDeviceChange = False,
+    trust_study: TrustStudy = False,
     storage: Storage = None,
     artifacts: Artifacts = None,
     debug: Debug = False,
@@ -93,9 +104,11 @@ def optimize(
     from nasopt.execution.search import remaining_budget
     from nasopt.methods.registry import make_method
     from nasopt.study import opening as studies
+    from nasopt.study import trust
 
-    opened = studies.with_data(_open(storage, name, artifacts), data)
-    studies.check_artifacts(opened, rebuild)
+    opened = studies.with_data(open_to_run(storage, name, artifacts, trust_study=trust_study), data)
+    studies.check_artifacts(opened, rebuild=rebuild, adopt=adopt)
+    trust.record(opened)  # once more: the study may have got another id just now
     budget = make_method(opened.config).plan.budget
     count = n_trials if n_trials is not None else remaining_budget(opened, budget)
     if count == 0 and not unconfirmed(opened):
@@ -126,13 +139,19 @@ def list_studies(
 ) -> None:
     """List the studies of a database."""
     from nasopt.report import printing, tables
-    from nasopt.storage.rdb import parse_url, resolve_url
     from nasopt.study import opening as studies
 
-    quiet_optuna(Settings.debug)
-    records = [
-        tables.study_record(opened) for opened in studies.list_studies(parse_url(resolve_url(storage)), artifacts)
-    ]
+    url = database(storage)
+    found, unreadable = studies.list_studies(url, artifacts)
+    warn_of_password(storage, url)
+    records = []
+    for opened in found:
+        try:
+            records.append(tables.study_record(opened))
+        except NasoptError as error:
+            unreadable[opened.name] = str(error)
+    for name, reason in unreadable.items():
+        _say(f"{name}: {reason}")
     columns = {"name": "name", "method": "method", "complete": "trials.COMPLETE", "pareto": "pareto"}
     columns |= {"best quality": "best.quality.value", "model": "model"}
     printing.print_records(records, output.value, columns, _stdout())
@@ -180,6 +199,7 @@ def controls(
     ] = 5,
     data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
     accept_device_change: AcceptDeviceChange = False,
+    trust_study: TrustStudy = False,
     output: Output = Format.table,
     storage: Storage = None,
     artifacts: Artifacts = None,
@@ -192,11 +212,13 @@ def controls(
     from nasopt.execution.progress import make_view
     from nasopt.report.verdicts import print_controls
     from nasopt.study import opening as studies
+    from nasopt.study import trust
 
-    opened = _open(storage, name, artifacts)
+    opened = open_to_run(storage, name, artifacts, trust_study=trust_study)
     members_of(opened)
     opened = studies.with_data(opened, data)
-    studies.check_artifacts(opened, rebuild=False)
+    studies.check_artifacts(opened)
+    trust.record(opened)  # once more: the study may have got another id just now
     view = make_view(Console(stderr=True), 0, Settings.quiet)
     local.evaluate_controls(opened, view, random_masks=random_masks, accept_device_change=accept_device_change)
     print_controls(opened, output.value, _stdout())
@@ -230,6 +252,7 @@ def export(
     ] = ExportFormat.hf,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
     data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
+    trust_study: TrustStudy = False,
     storage: Storage = None,
     artifacts: Artifacts = None,
     debug: Debug = False,
@@ -241,7 +264,8 @@ def export(
 
     if (trial is None) == (best is None):
         raise typer.BadParameter("name the model by --trial N or by --best CONDITION, one of them")
-    opened = studies.with_data(_open(storage, name, artifacts, read_only=True), data)
+    opened = open_to_run(storage, name, artifacts, trust_study=trust_study, read_only=True)
+    opened = studies.with_data(opened, data)
     chosen = delivery.choose(opened, trial, best)
     folder = delivery.export(opened, chosen, to, form=form.value, force=force)
     _say(f"trial {chosen.number} written and verified:")
@@ -258,21 +282,28 @@ def delete(
     quiet: Quiet = False,
 ) -> None:
     """Delete a study and its files."""
-    from nasopt.study import opening as studies
+    from nasopt.storage.rdb import explaining_failures
+    from nasopt.study.deletion import Deletion
 
-    opened = _open(storage, name, artifacts)
-    if not yes:
-        if not sys.stdin.isatty():
-            raise typer.BadParameter("deleting asks first, and there is no terminal to ask on: pass --yes")
-        typer.confirm(f"Delete the study {name!r} and {opened.folder}?", abort=True)
-    studies.delete(opened)
+    url = database(storage)
+    with explaining_failures(url):
+        deletion = Deletion.of(url, name, artifacts)
+        warn_of_password(storage, url)
+        if not yes:
+            if not sys.stdin.isatty():
+                raise typer.BadParameter("deleting asks first, and there is no terminal to ask on: pass --yes")
+            files = "" if deletion.folder is None else f" and {deletion.folder}"
+            typer.confirm(f"Delete the study {name!r}{files}?", abort=True)
+        deletion.run()
     _say(f"study {name!r} deleted")
+    if deletion.kept is not None:
+        _say(deletion.kept)
 
 
 def _print_trials(opened: OpenStudy, chosen: list[FrozenTrial], output: Format) -> None:
     from nasopt.report import printing, tables
 
-    names = opened.study.metric_names or []
+    names = opened.config.metric_names
     records = [tables.trial_record(trial, names) for trial in chosen]
     if output is Format.table:
         records = [tables.with_totals(record) for record in records]

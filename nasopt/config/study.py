@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from nasopt.config.task import SECOND_CLASS, RuntimeName, Section, TaskConfig
+from nasopt.config.task import SECOND_CLASS, TRAITS, RuntimeName, Section, TaskConfig
 from nasopt.errors import StudyFileError, choices
 
 SCHEMA_VERSION = 1
@@ -193,21 +193,39 @@ class StudyConfig(Section):
 
     @classmethod
     def from_json(cls, text: str) -> StudyConfig:
-        """Reads a stored configuration.
+        """Reads a stored configuration, and checks it as a file: anybody who can write to the database can write one.
 
         Raises:
-            StudyFileError: it was written by a newer nasopt.
+            StudyFileError: it was written by a newer nasopt, or holds what no study file may (all named at once).
         """
-        document = json.loads(text)
-        schema = document.pop("schema", 0)
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError):
+            document = None
+        schema = document.pop("schema", 0) if isinstance(document, dict) else None
+        if not isinstance(schema, int) or document is None:
+            raise study_file_error("stored configuration", ["it is not one that nasopt wrote"])
         if schema > SCHEMA_VERSION:
             raise StudyFileError(
                 f"the study was made by a newer nasopt (schema {schema}, this one reads {SCHEMA_VERSION}): upgrade"
             )
-        task = document.get("task", {})
-        if task.get("metric") == "f1" and "positive_label" not in task:
-            task["positive_label"] = SECOND_CLASS
-        return cls.model_validate(document)
+        _as_of_its_day(document.get("task"))
+        config, errors = check_document(document)
+        if config is None:
+            raise study_file_error("stored configuration", errors)
+        return config
+
+
+def _as_of_its_day(task: Any) -> None:
+    """Makes the stored `[task]` of an older study say what it meant then, in place."""
+    if not isinstance(task, dict):
+        return
+    if task.get("metric") == "f1" and "positive_label" not in task:
+        task["positive_label"] = SECOND_CLASS
+    # The table of another type is stored with the defaults of its day, which may be others by now.
+    for kind, traits in TRAITS.items():
+        if traits.table is not None and kind != task.get("type"):
+            task.pop(traits.table, None)
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

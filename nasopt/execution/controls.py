@@ -32,7 +32,7 @@ def members_of(opened: OpenStudy) -> list[FrozenTrial]:
     base = queries.base_of(opened.study)
     found = [trial for trial in queries.pareto_front(opened.study) if base is None or trial.number != base.number]
     if not found:
-        name = opened.config.name
+        name = opened.name
         raise TrialNotFoundError(
             f"the study {name!r} has found nothing yet that could be compared with controls: "
             f"run `nasopt study optimize {name}` first"

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import SpawnContext
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
 
-from nasopt.errors import NasoptError, WorkerFailedError
+from nasopt.errors import NasoptError, UntrustedStudyError, WorkerFailedError
 from nasopt.execution.confirmation import confirm
 from nasopt.execution.controls import evaluate_tfidf, missing_controls, run_controls
 from nasopt.execution.interruption import Interruption, interruptible
@@ -31,7 +31,9 @@ from nasopt.records import queries
 from nasopt.records.latency import predicted_words
 from nasopt.records.trial import TrialRecord
 from nasopt.storage.rdb import explaining_failures, parse_url
+from nasopt.study.deletion import explaining_deletion
 from nasopt.study.opening import OpenStudy, open_study, with_data
+from nasopt.study.trust import code_of
 from nasopt.trial.failures import explaining_machine
 from nasopt.trial.objective import Objective
 
@@ -67,7 +69,7 @@ class Tickets:
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker process is told."""
+    """What a worker process is told; `code` is what the study named when its code was found to be trusted."""
 
     url: str
     name: str
@@ -78,6 +80,7 @@ class WorkerSetup:
     debug: bool
     accept_device_change: bool
     budget: int | None
+    code: Mapping[str, str]
 
 
 class Ended(NamedTuple):
@@ -197,7 +200,13 @@ def summary(trial: FrozenTrial) -> str:
 def _guarded(opened: OpenStudy, view: ProgressView) -> Iterator[Interruption]:
     """Takes note of Ctrl-C and SIGTERM, shows what happens, and makes one line of what fails of the machine."""
     machine, database = explaining_machine(opened.folder), explaining_failures(opened.url)
-    with interruptible(signal.SIGINT, signal.SIGTERM) as asked, view, machine, database:
+    with (
+        interruptible(signal.SIGINT, signal.SIGTERM) as asked,
+        view,
+        machine,
+        database,
+        explaining_deletion(opened.study),
+    ):
         yield asked
 
 
@@ -228,7 +237,7 @@ def _run_workers(
     for index in range(workers):
         setup = WorkerSetup(
             opened.url.render_as_string(hide_password=False),
-            opened.config.name,
+            opened.name,
             opened.artifacts,
             opened.config.task.dataset.path,
             index,
@@ -236,6 +245,7 @@ def _run_workers(
             debug,
             accept_device_change,
             budget,
+            code_of(opened.config),
         )
         process = context.Process(target=_worker, args=(setup, tickets, events), name=f"nasopt-worker-{index}")
         process.start()
@@ -275,8 +285,10 @@ def _worker(setup: WorkerSetup, tickets: Tickets, events: Any) -> None:
     try:
         with interruptible(signal.SIGTERM) as asked, explaining_failures(parse_url(setup.url)):
             opened = with_data(open_study(parse_url(setup.url), setup.name, setup.artifacts), setup.dataset)
+            if code_of(opened.config) != setup.code:
+                raise UntrustedStudyError(f"the code that the study {setup.name!r} names was changed meanwhile")
             report = _between_steps(asked, lambda *event: events.put(("phase", event)))
-            with explaining_machine(opened.folder):
+            with explaining_machine(opened.folder), explaining_deletion(opened.study):
                 run_trials(
                     opened,
                     Objective(opened.config, setup.artifacts, report, accept_device_change=setup.accept_device_change),

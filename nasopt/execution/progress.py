@@ -18,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from nasopt.host.terminal import printable
+
 PREPARATION = -1
 """Stands for a trial's number before there is one."""
 
@@ -82,7 +84,7 @@ class PlainView(ProgressView):
         self._print(f"{summary}  [{self._ended}/{self._total}, {_clock(elapsed)} elapsed, {_clock(left)} left]")
 
     def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
 
 class LiveView(ProgressView):
@@ -126,7 +128,7 @@ class LiveView(ProgressView):
 
     def finished(self, number: int, summary: str) -> None:
         self._remove(number)
-        self._progress.console.print(summary, highlight=False, markup=False)
+        self._progress.console.print(printable(summary), highlight=False, markup=False)
         self._progress.advance(self._trials)
 
     def _remove(self, number: int) -> None:

@@ -90,7 +90,7 @@ def model_card(
     caveats = {name: item.caveat for name, item in latencies.items()}
     rows = [
         f"| {name}{caveats.get(name, '')} | {_number(mine)} | {_number(its)} |"
-        for name, mine, its in zip(opened.study.metric_names or [], trial.values, base_values, strict=True)
+        for name, mine, its in zip(opened.config.metric_names, trial.values, base_values, strict=True)
     ]
     if test_qualities[0] is not None:
         mine, its = test_qualities
@@ -100,7 +100,7 @@ def model_card(
     front += f"license: {licence}\n" if licence else ""
     environments = "\n".join(f"* {name}: {item.summary}" for name, item in latencies.items())
     return f"""{front}---
-# {opened.config.name}, trial {trial.number}
+# {opened.name}, trial {trial.number}
 
 Made from `{Path(settings.model).name}` by nasopt's {opened.config.method} search, for {settings.type} on
 `{Path(settings.dataset.path).name}`. Precision {queries.precision_of(trial)},

@@ -39,7 +39,7 @@ def choose(opened: OpenStudy, number: int | None, condition: str | None) -> Froz
     require_artifacts(opened)
     store = opened.checkpoints
     if condition is not None:
-        names = opened.study.metric_names or []
+        names = opened.config.metric_names
         complete = queries.feasible(queries.complete_trials(opened.study))
         kept = [t for t in complete if queries.checkpoint_of(t) in store]
         return best_trial(kept, condition, names)

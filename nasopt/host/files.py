@@ -98,10 +98,18 @@ def gone_words(folder: Path) -> str:
     )
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a small text file so that a reader sees the old content or the new, never half of it."""
+def write_atomically(path: Path, text: str, *, private: bool = False) -> None:
+    """Writes a small text file so that a reader sees the old content or the new, never half of it.
+
+    Args:
+        path: the file.
+        text: its content.
+        private: nobody but this user may read it (mode 0600).
+    """
     partial = path.with_name(partial_name())
     try:
+        if private:
+            partial.touch(mode=0o600, exist_ok=False)
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     finally:

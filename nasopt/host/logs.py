@@ -7,10 +7,21 @@ import os
 import sys
 import warnings
 
+from nasopt.host.terminal import LINES, printable
+
+
+class _Formatter(logging.Formatter):
+    """Messages may quote data, and data must not steer a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep=LINES)
+
 
 def configure(debug: bool, quiet: bool) -> None:
     """Sets up this process. To be called before torch and transformers are imported."""
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING, force=True)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Formatter("%(message)s"))
     level = logging.DEBUG if debug else logging.ERROR if quiet else logging.INFO
     logging.getLogger("nasopt").setLevel(level)
     # A thread that waits for the others must not spin: on a busy machine that made training more than twice as slow.

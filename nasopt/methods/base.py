@@ -45,6 +45,8 @@ class About:
         task_types: the tasks it can search models for.
         sources: where its candidates' weights come from; the first one restores the models of its trials.
         path_options: options that are lists of files: stored as absolute paths when a study is created.
+        function_options: options that may name a function as ``package.module:function``. Checking them must import
+            nothing: they are read from databases, too.
         architectures: kinds of its candidates; not every latency source can estimate every kind.
     """
 
@@ -54,6 +56,7 @@ class About:
     task_types: tuple[TaskType, ...] = ("text-classification", "sentence-similarity", "translation")
     sources: tuple[type[WeightSource], ...] = (Cut,)
     path_options: tuple[str, ...] = ()
+    function_options: tuple[str, ...] = ()
     architectures: tuple[type[CandidateArchitecture], ...] = (Architecture,)
 
 

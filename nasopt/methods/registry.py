@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import entry_points
+from typing import Any
 
+from nasopt.config.functions import is_function_name, load_function
 from nasopt.config.study import StudyConfig, check_section
 from nasopt.errors import StudyFileError, choices
 from nasopt.methods.base import Method
@@ -44,3 +47,31 @@ def make_method(config: StudyConfig) -> Method:
     if options is None:
         raise StudyFileError("; ".join(errors))
     return method(options)
+
+
+def named_functions(method: type[Method], options: Mapping[str, Any]) -> dict[str, str]:
+    """The functions ``package.module:function`` that a method's options name, by option. Imports nothing."""
+    named = {option: options.get(option) for option in method.about.function_options}
+    return {option: str(name) for option, name in named.items() if is_function_name(name)}
+
+
+def function_errors(method: type[Method], options: Mapping[str, Any]) -> list[str]:
+    """Imports the functions that a method's options name, and tells which of them cannot be."""
+    errors = []
+    for option, name in named_functions(method, options).items():
+        try:
+            load_function(name)
+        except ValueError as error:
+            errors.append(f"method_options.{option}: {error}")
+    return errors
+
+
+def check_functions(config: StudyConfig) -> None:
+    """Imports the functions that a study names, so that one that is not here is found before anything is trained.
+
+    Raises:
+        StudyFileError: there is no such method, or a function cannot be imported.
+    """
+    errors = function_errors(find(config.method), config.method_options)
+    if errors:
+        raise StudyFileError("; ".join(errors))

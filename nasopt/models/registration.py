@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -28,6 +27,8 @@ ENTRY_POINTS = "nasopt.models"
 
 def modeling_modules() -> tuple[str, ...]:
     """Names of the modules whose models transformers does not have: ours, then those of other packages."""
+    from importlib.metadata import entry_points  # slow to import, and needed with transformers only
+
     points = sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name)
     return tuple(dict.fromkeys((*OWN_MODULES, *(point.value for point in points))))
 

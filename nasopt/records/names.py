@@ -5,7 +5,17 @@ from __future__ import annotations
 # Study user attributes.
 CONFIG = "nasopt:config"
 
+ID = "nasopt:id"
+"""Random text that the study's artifact folder names, too."""
+
+CREATOR = "nasopt:creator"
+"""The process that created the study: one without a configuration is half made, or its creator is still at work."""
+
 ARTIFACTS = "nasopt:artifacts"
+"""The folder that holds the study's own; if it is relative, to the folder of the SQLite file."""
+
+FOLDER = "nasopt:folder"
+"""Name of the study's own folder, where that is not the configuration's name."""
 
 DATA = "nasopt:data"
 """Content hashes of the local data and model."""

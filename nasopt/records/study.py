@@ -44,8 +44,11 @@ class StudyRecord:
     """Everything that a study stores beside its trials. What it has not (yet) stored is None.
 
     Attributes:
+        creator: the process that created the study, as :func:`nasopt.host.identity.worker_identity` says it.
+        id: random text that the study's artifact folder names, too.
         configuration: the study file with all defaults, as JSON.
-        artifacts: the folder that holds the study's own.
+        artifacts: the folder that holds the study's own; if it is relative, to the folder of the SQLite file.
+        folder: name of the study's own folder, where that is not the configuration's name.
         data: content hashes of the local data and models, by kind; None for what is not local.
         base: number of the base trial.
         reference_point: the hypervolume's, in the units of the objectives, quality first.
@@ -54,8 +57,11 @@ class StudyRecord:
         details: the method's own attributes, and any other that is not known by its name and form.
     """
 
+    creator: Mapping[str, Any] | None = None
+    id: str | None = None
     configuration: Mapping[str, Any] | None = None
     artifacts: str | None = None
+    folder: str | None = None
     data: Mapping[str, str | None] | None = None
     base: int | None = None
     reference_point: tuple[float, ...] | None = None
@@ -109,7 +115,14 @@ class StudyRecord:
 
     def _items(self) -> Iterator[tuple[str, Any]]:
         # The configuration last of what a new study gets: a study that has one is whole.
-        plain = {names.DATA: self.data, names.ARTIFACTS: self.artifacts, names.CONFIG: self.configuration}
+        plain = {
+            names.CREATOR: self.creator,
+            names.ID: self.id,
+            names.DATA: self.data,
+            names.ARTIFACTS: self.artifacts,
+            names.FOLDER: self.folder,
+            names.CONFIG: self.configuration,
+        }
         yield from ((name, value) for name, value in plain.items() if value is not None)
         if self.reference_point is not None:
             yield names.REFERENCE_POINT, list(self.reference_point)
@@ -125,6 +138,9 @@ class StudyRecord:
 
 
 _FIELDS = {
+    names.CREATOR: "creator",
+    names.ID: "id",
+    names.FOLDER: "folder",
     names.CONFIG: "configuration",
     names.ARTIFACTS: "artifacts",
     names.DATA: "data",

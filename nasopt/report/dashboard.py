@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import threading
 from collections.abc import Callable, Hashable, Iterable
+from io import BytesIO
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from optuna import load_study
 from optuna.storages import get_storage
 
 from nasopt.errors import MissingExtraError, PortInUseError
@@ -18,7 +21,9 @@ from nasopt.records.study import StudyRecord
 from nasopt.storage.attachments import AttachmentStore
 from nasopt.storage.internals import make_dashboard_linear
 from nasopt.storage.notes import read_note
+from nasopt.storage.ownership import Database, place_of
 from nasopt.storage.rdb import artifact_folder, open_storage
+from nasopt.study.deletion import files_of
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 NUMBER = re.compile(r"/(\d{1,18})(?:/|$)")
 """In the path of a request: the study's number comes first."""
+OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d{1,5})?", re.IGNORECASE)
 STUDY_PATH = re.compile(r"/api/studies/(\d+)/?")
 
 StartResponse = Callable[..., Any]
@@ -73,7 +79,8 @@ def make_dashboard(url: URL, port: int, artifacts: Path | None = None) -> WSGISe
         return application
 
     try:
-        return make_server(HOST, port, _with_deletion(_Renewed(database, make), folders), _Server, _QuietHandler)
+        guarded = _for_this_machine(_with_deletion(_Renewed(database, make), folders))
+        return make_server(HOST, port, guarded, _Server, _QuietHandler)
     except OSError as error:
         raise PortInUseError(f"port {port}: {error.strerror or error}; choose another with --port") from None
 
@@ -90,19 +97,21 @@ class _Folders:
         """Every artifact folder; uploads go to the first."""
         if self._override is not None:
             return [self._override]
+        database = Database.of(self._storage)
         recorded = [StudyRecord.of(study).artifacts for study in self._storage.get_all_studies()]
-        return list(dict.fromkeys([self._default, *(Path(folder) for folder in recorded if folder)]))
+        return list(dict.fromkeys([self._default, *(database.folder(folder) for folder in recorded if folder)]))
 
-    def of(self, study_id: int) -> Path | None:
-        """The folder of one study; None if nasopt did not make it."""
+    def going_with(self, study_id: int) -> tuple[Path | None, bool]:
+        """The folder that goes with a study when it is deleted, if any; and whether files that it names stay."""
         try:
-            record = StudyRecord.stored(self._storage, study_id)
+            name = self._storage.get_study_name_from_id(study_id)
         except KeyError:
-            return None
-        folder = self._override or record.artifacts
-        if record.configuration is None or folder is None:
-            return None
-        return Path(folder) / str(record.configuration["name"])
+            return None, False
+        place = place_of(load_study(study_name=name, storage=self._storage), self._override)
+        if place is None:
+            return None, False
+        folder, kept = files_of(place)
+        return folder, kept is not None
 
 
 class _Renewed:
@@ -147,17 +156,38 @@ class _Renewed:
             return name, None
 
 
+def _for_this_machine(application: Application) -> Application:
+    """Answers only what was asked of this machine by its loopback names, and what no page of another site asked.
+
+    A site may point a name of its own at 127.0.0.1; its pages could then read and delete studies. A request says which
+    name it was sent to. The port is not compared: a tunnel may have another one at its end.
+    """
+
+    def run(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        host, origin = environ.get("HTTP_HOST", ""), environ.get("HTTP_ORIGIN")
+        if OWN_HOST.fullmatch(host) and origin in (None, f"http://{host}"):
+            return application(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"This dashboard answers on http://{HOST} and http://localhost only.\n".encode()]
+
+    return run
+
+
 def _with_deletion(application: Application, folders: _Folders) -> Application:
     """Deletes a study's files, checkpoints included, when the study is deleted in the dashboard.
 
-    Else a new study of that name would find the old one's base model.
+    Only those that are the study's own, though: a copy of a study names the files of its original.
     """
 
     def run(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         match = STUDY_PATH.fullmatch(environ.get("PATH_INFO", ""))
         if environ.get("REQUEST_METHOD") != "DELETE" or match is None:
             return application(environ, start_response)
-        folder = folders.of(int(match[1]))
+        folder, kept = folders.going_with(int(match[1]))
+        if kept:
+            body = json.dumps({"remove_associated_artifacts": False}).encode()
+            environ |= {"wsgi.input": BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+            environ["CONTENT_TYPE"] = "application/json"
 
         def start(status: str, *arguments: Any) -> Any:
             if status.startswith("204") and folder is not None:

@@ -12,6 +12,9 @@ from typing import Any, Literal, TypeAlias
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from nasopt.host.terminal import LINES, printable
 
 Format: TypeAlias = Literal["table", "json", "csv"]
 Record: TypeAlias = dict[str, Any]
@@ -38,6 +41,7 @@ def print_records(records: Sequence[Record], form: Format, columns: Mapping[str,
         return
     flat = [flatten(record) for record in records]
     if form == "csv":
+        flat = [{printable(name): _plain(value) for name, value in record.items()} for record in flat]
         names = list(dict.fromkeys(name for record in flat for name in record))
         writer = csv.DictWriter(sys.stdout, names or list(columns.values()), restval="", lineterminator="\n")
         writer.writeheader()
@@ -98,7 +102,7 @@ def print_record(record: Record, form: Format, console: Console) -> None:
     else:
         table = Table(box=None, pad_edge=False, show_header=False)
         for key, value in record.items():
-            table.add_row(key, _sentence(key, value))
+            table.add_row(key, Text(_sentence(key, value)))  # not a string, whose brackets would be markup
         console.print(table)
 
 
@@ -120,7 +124,12 @@ def shown(key: str, value: object) -> str:
     name = key.rpartition(".")[2]
     if isinstance(value, float):
         return f"{value:.{DIGITS.get(name, LATENCY_DIGITS)}f}"
-    return str(value)
+    return printable(str(value))
+
+
+def _plain(value: object) -> object:
+    """A value as a CSV file holds it: lines may be broken, but no character steers the terminal that shows it."""
+    return printable(value, keep=LINES) if isinstance(value, str) else value
 
 
 def _sentence(key: str, value: object) -> str:
@@ -133,6 +142,6 @@ def _sentence(key: str, value: object) -> str:
 def _items(values: Mapping[str, Any]) -> Iterable[str]:
     for name, value in values.items():
         if isinstance(value, dict):
-            yield f"{name} {shown(name, value['value'])} (trial {value['trial']})"
+            yield f"{printable(name)} {shown(name, value['value'])} (trial {value['trial']})"
         else:
-            yield f"{name} {shown(name, value)}"
+            yield f"{printable(name)} {shown(name, value)}"

@@ -55,13 +55,13 @@ def study_record(opened: OpenStudy) -> Record:
     """What `study show` tells of a study, and `study list` of each."""
     study, config = opened.study, opened.config
     trials = study.get_trials(deepcopy=False)
-    names = study.metric_names or []
+    names = config.metric_names
     complete = feasible(complete_trials(study))
     base, tfidf = queries.base_of(study), StudyRecord.of(study).tfidf
     latencies = queries.latencies_of(base) if base else {}
     first = next(iter(latencies.values()), None)
     return {
-        "name": config.name,
+        "name": opened.name,
         "method": config.method,
         "model": config.task.model,
         "data": config.task.dataset.path,
@@ -70,7 +70,7 @@ def study_record(opened: OpenStudy) -> Record:
         "source": predicted_words(latencies) or source_of(latencies),
         "trials": dict(Counter(trial.state.name for trial in trials)),
         "not_trained": not_trained(trials),
-        "best": {name: best for name, best in zip(names, _best(opened, complete), strict=False)},
+        "best": {name: best for name, best in zip(names, _best(opened, complete), strict=bool(complete))},
         "base": dict(zip(names, base.values, strict=True)) if base else None,
         "pareto": len(pareto_trials(opened)),
         "controls": len(queries.complete_controls(study)),

@@ -53,8 +53,9 @@ class Comparisons:
         names: list[int | str] = [*self._best, *rivals, *([] if self._tfidf is None else [TFIDF])]
         if base is not None and self._best:
             names.append(base.number)
-        store = PredictionStore(opened.folder)
-        stored = {name: store.read(name) for name in dict.fromkeys(names)}
+        # Those in another study's folder are of other models.
+        store = PredictionStore(opened.folder) if opened.place.standing().is_own else None
+        stored = {name: None if store is None else store.read(name) for name in dict.fromkeys(names)}
         self._stored = {name: found for name, found in stored.items() if found is not None}
         needed = {*self._best, *rivals} if rivals or self._tfidf is not None else set()
         self.without_predictions = sorted(number for number in needed if number not in self._stored)
@@ -253,8 +254,7 @@ def summary_lines(comparisons: Comparisons, records: Sequence[Record], name: str
 
 def control_records(opened: OpenStudy) -> list[Record]:
     """Every control of a study that has ended, by depth and label, and TF-IDF."""
-    study = opened.study
-    names = study.metric_names or []
+    study, names = opened.study, opened.config.metric_names
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
     ended = [trial for trial in trials if queries.is_control(trial) and not queries.is_interrupted(trial)]
     records = [_control_record(trial, names) for trial in ended]
@@ -292,12 +292,12 @@ def print_front(opened: OpenStudy, form: Format, console: Console) -> list[str]:
             columns |= VERDICT_COLUMNS
             rows = [with_verdict(row, comparisons.is_member(trial)) for row, trial in zip(rows, front, strict=True)]
     print_records(rows, form, columns, console)
-    return summary_lines(comparisons, records, opened.config.name)
+    return summary_lines(comparisons, records, opened.name)
 
 
 def print_controls(opened: OpenStudy, form: Format, console: Console) -> None:
     """Prints every control of a study on stdout."""
-    values = {name: f"values.{name}" for name in opened.study.metric_names or []}
+    values = {name: f"values.{name}" for name in opened.config.metric_names}
     columns = {"control": "control", "trial": "number", "state": "state", **values} | {
         "depth": "depth",
         "precision": "precision",

@@ -30,9 +30,21 @@ def database_of(study: optuna.Study) -> RDBStorage | None:
 
     `_CachedStorage._backend`: Optuna wraps each database in a cache, which has neither a URL nor heartbeats.
     """
-    storage = storage_of(study)
+    return database_behind(storage_of(study))
+
+
+def database_behind(storage: BaseStorage) -> RDBStorage | None:
+    """The database that a storage keeps its studies in; None if there is none (see :func:`database_of`)."""
     backend = getattr(storage, "_backend", storage)
     return backend if isinstance(backend, RDBStorage) else None
+
+
+def number_of(study: optuna.Study) -> int:
+    """The number by which the storage knows a study.
+
+    `Study._study_id`: a copy of a study carries all that is public of the original, but not this number.
+    """
+    return study._study_id
 
 
 def study_key(study: optuna.Study) -> Hashable:

@@ -7,12 +7,13 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
+from filelock import FileLock
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import event
@@ -30,7 +31,12 @@ CONNECT_TIMEOUT_SECONDS = 10
 
 DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 """The drivers that the extras install, for URLs that name none; SQLAlchemy's own choices are others."""
+SECRETS = ("password", "passwd", "sslpassword")
+"""Keys of a URL's query that no message shows."""
 EXTRAS = {"postgresql": "postgres", "mysql": "mysql"}
+
+TABLE_LOCKS = {"postgresql": "SELECT pg_advisory_lock(1851879280)", "mysql": "SELECT GET_LOCK('nasopt', 60)"}
+"""Held while the tables of a new database are made; the number is only ours."""
 
 StaleTrialCallback = Callable[["optuna.Study", "optuna.trial.FrozenTrial"], None]
 
@@ -49,15 +55,31 @@ class Storage(RDBStorage):
 
 
 def resolve_url(option: str | None) -> str:
-    """`--storage`, else `$NASOPT_STORAGE`, else `sqlite:///nasopt.db` in the current folder."""
-    return option or os.environ.get("NASOPT_STORAGE") or DEFAULT_URL
+    """`--storage`, else `$NASOPT_STORAGE`, else `sqlite:///nasopt.db` in the current folder.
+
+    Either may be ``@FILE``: the first line of that file is the URL, and no password is in the list of processes.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    url = option or os.environ.get("NASOPT_STORAGE") or DEFAULT_URL
+    if not url.startswith("@"):
+        return url
+    try:
+        lines = Path(url[1:]).expanduser().read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise StorageError(f"--storage {url}: the file cannot be read ({reason})") from None
+    if not lines:
+        raise StorageError(f"--storage {url}: the file is empty; its first line is to be a database URL")
+    return lines[0]
 
 
 def parse_url(url: str) -> URL:
     """The parsed URL, with the path of an SQLite file made absolute, and a driver that is installed.
 
     Raises:
-        StorageError: not a database URL.
+        StorageError: not a database URL, or one whose password cannot be told from what follows.
     """
     try:
         parsed = make_url(url)
@@ -67,6 +89,12 @@ def parse_url(url: str) -> URL:
             "--storage is not a database URL: write for example sqlite:///nasopt.db or "
             "postgresql://user:password@host:5432/database (special characters in a password as %40 and the like)"
         ) from None
+    if parsed.get_backend_name() != "sqlite" and url.count("@") > 1:
+        # NOTE: what follows the first @ would be taken for the host, and shown.
+        raise StorageError(
+            "--storage: the URL has several @, so that user, password and host cannot be told apart: "
+            "write the @ of a password as %40 (and : / ? # as %3A %2F %3F %23)"
+        )
     ours = DRIVERS.get(parsed.drivername)
     if ours is not None and importlib.util.find_spec(ours.partition("+")[2]) is not None:
         parsed = parsed.set(drivername=ours)
@@ -88,9 +116,14 @@ def artifact_folder(url: URL) -> Path:
     return Path(f"{path}.artifacts") if path is not None else Path("nasopt-artifacts").resolve()
 
 
+def holds_password(url: URL) -> bool:
+    """Whether a URL says a password, in its place or in its query."""
+    return url.password is not None or any(key in url.query for key in SECRETS)
+
+
 def shown(url: URL) -> str:
     """The URL without its password, for messages."""
-    return url.difference_update_query(["password", "sslpassword"]).render_as_string(hide_password=True)
+    return url.difference_update_query(SECRETS).render_as_string(hide_password=True)
 
 
 def open_storage(
@@ -119,17 +152,20 @@ def open_storage(
         _check_file(url, path, must_exist or read_only)
     arguments = _reading_arguments(url) if read_only else _engine_arguments(url)
     try:
-        is_empty = _refuse_foreign_database(url, arguments)
-        if read_only and is_empty:
-            raise StorageError(f"{shown(url)}: the database is empty; `nasopt study create` makes a study in it")
-        storage = Storage(
-            url.render_as_string(hide_password=False),
-            engine_kwargs=arguments,
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=GRACE_SECONDS,
-            heartbeat_stale_trial_callback=stale_trial_callback,
-            skip_table_creation=read_only,
-        )
+        with ExitStack() as stack:
+            if not read_only and not _has_all_tables(url, path, arguments):
+                stack.enter_context(_alone(url, path, arguments))
+            is_empty = _refuse_foreign_database(url, arguments)
+            if read_only and is_empty:
+                raise StorageError(f"{shown(url)}: the database is empty; `nasopt study create` makes a study in it")
+            storage = Storage(
+                url.render_as_string(hide_password=False),
+                engine_kwargs=arguments,
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                grace_period=GRACE_SECONDS,
+                heartbeat_stale_trial_callback=stale_trial_callback,
+                skip_table_creation=read_only,
+            )
         if not read_only:
             if path is not None:
                 _make_concurrent(storage.engine)
@@ -195,6 +231,43 @@ def _reading_arguments(url: URL) -> dict[str, Any]:
     if url.get_backend_name() == "postgresql":
         arguments["execution_options"] = {"postgresql_readonly": True}
     return arguments
+
+
+def _has_all_tables(url: URL, path: Path | None, arguments: dict[str, Any]) -> bool:
+    """Whether Optuna has nothing to make in the database any more; its version is what it writes last."""
+    if path is not None and not path.exists():
+        return False
+    engine = sqlalchemy.create_engine(url, **arguments)
+    try:
+        if not sqlalchemy.inspect(engine).has_table("alembic_version"):
+            return False
+        with engine.connect() as connection:
+            return connection.exec_driver_sql("SELECT 1 FROM alembic_version").first() is not None
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _alone(url: URL, path: Path | None, arguments: dict[str, Any]) -> Iterator[None]:
+    """One process at a time makes the tables of a new database: several would trip over each other's."""
+    if path is not None:
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        with lock:
+            yield
+            # A process that waits for it finds the tables there, as one does that makes the file anew.
+            Path(lock.lock_file).unlink(missing_ok=True)
+        return
+    statement = TABLE_LOCKS.get(url.get_backend_name())
+    if statement is None:
+        yield
+        return
+    engine = sqlalchemy.create_engine(url, **arguments)
+    try:
+        with engine.connect() as connection:  # the lock goes with it
+            connection.exec_driver_sql(statement)
+            yield
+    finally:
+        engine.dispose()
 
 
 def _refuse_foreign_database(url: URL, arguments: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""A study in a database: create, open, run, resume, delete.
+"""A study in a database, created.
 
 The database alone resumes a study: configuration, artifact folder and everything a sampler needs are in it.
 """
@@ -7,25 +7,38 @@ from __future__ import annotations
 
 import json
 import logging
-import warnings
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
+from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL
 
 from nasopt.config.study import StudyConfig, check_document, check_section, read_toml, study_file_error
 from nasopt.config.task import TaskConfig
 from nasopt.errors import (
+    StorageError,
     StudyExistsError,
     StudyFileError,
     choices,
 )
 from nasopt.host.files import ensure_writable
-from nasopt.methods.registry import available, find
+from nasopt.host.identity import is_gone, worker_identity
+from nasopt.methods.registry import available, check_functions, find, function_errors
 from nasopt.records.study import StudyRecord
+from nasopt.storage.ownership import new_place
 from nasopt.storage.rdb import artifact_folder, open_storage, shown, sqlite_path
-from nasopt.study.opening import _exists, _stored_config, places
+from nasopt.study import trust
+from nasopt.study.deletion import Deletion
+from nasopt.study.opening import is_half_made, name_metrics, open_study, places, stored_config
 from nasopt.trial.objective import Objective
+
+if TYPE_CHECKING:
+    from nasopt.tasks.base import Task
+
+CREATION_SECONDS = 10
+"""A study that is half made for this long was left behind by a `create` that was stopped."""
 
 logger = logging.getLogger("nasopt")
 
@@ -46,6 +59,7 @@ def read_study_file(path: str | Path, name: str | None = None) -> StudyConfig:
         errors.append(f"method: {method!r} is not a method; one of {choices(methods)}")
     elif isinstance(method, str) and isinstance(options := document.get("method_options", {}), dict):
         errors += check_section(methods[method].about.options, options, prefix="method_options.")[1]
+        errors += function_errors(methods[method], options)
     if config is None or errors:
         raise study_file_error(path, errors)
     return config
@@ -54,6 +68,8 @@ def read_study_file(path: str | Path, name: str | None = None) -> StudyConfig:
 def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip_if_exists: bool = False) -> bool:
     """Validates a study, data and model included, and stores it. Trains nothing.
 
+    The code that it names (see :mod:`nasopt.study.trust`) may run on this machine from now on.
+
     Returns:
         Whether it was created; False if an equal one was there and `skip_if_exists`.
 
@@ -61,25 +77,86 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
         StudyExistsError: a study of that name exists (and, with `skip_if_exists`, differs).
         NasoptError: anything else that the user can mend.
     """
-    from nasopt.measurement.estimating import EstimatingSource
-    from nasopt.measurement.lookup.source import LookupSource
-    from nasopt.tasks.datasets import content_hash
-    from nasopt.tasks.opening import open_task
-
     config = _resolve_paths(config)
+    created = _create(config, url, artifacts, skip_if_exists)
+    if trust.code_of(config):
+        trust.record(open_study(url, config.name, read_only=True))
+    return created
+
+
+def _create(config: StudyConfig, url: URL, artifacts: Path | None, skip_if_exists: bool) -> bool:
     path = sqlite_path(url)
     # A database file that is not there yet is made last, so that nothing is left of a study that is refused.
     is_new = path is not None and not path.exists() and path.parent.is_dir()
     storage = None if is_new else open_storage(url)
-    if storage is not None and _exists(storage, config.name):
-        if skip_if_exists and _is_same(_stored_config(storage, config.name), config):
-            return False
-        hint = "its configuration differs" if skip_if_exists else "choose another --name, or pass --skip-if-exists"
-        raise StudyExistsError(f"the study {config.name!r} exists already in {shown(url)}: {hint}")
+    if storage is not None and _is_there(storage, config, url, skip_if_exists):
+        return False
     objective = Objective(config)
-    task = open_task(config)
+    task = _checked(config, objective)
     config = _with_task(config, task.settled)
-    for source in objective.sources.values():  # refused now where devices and runtimes are not here
+    folder = (artifacts or artifact_folder(url)).resolve()
+    ensure_writable(folder)
+    storage = storage or open_storage(url)
+    try:
+        study = optuna.create_study(
+            study_name=config.name, storage=storage, directions=objective.directions, sampler=objective.sampler()
+        )
+    except optuna.exceptions.DuplicatedStudyError:  # another process was quicker
+        if _is_there(storage, config, url, skip_if_exists):
+            return False
+        raise
+    try:
+        _store(study, config, folder)
+    except BaseException:
+        Deletion.of(url, config.name, folder).run()
+        raise
+    for remark in task.remarks:
+        logger.info("%s", remark)
+    return True
+
+
+def _is_there(storage: RDBStorage, config: StudyConfig, url: URL, skip_if_exists: bool) -> bool:
+    """Whether an equal study is there, as it may be if `skip_if_exists`. One that is half made is removed.
+
+    Raises:
+        StudyExistsError: another one is, or one is being made.
+    """
+    try:
+        number = storage.get_study_id_from_name(config.name)
+    except KeyError:
+        return False
+    study = optuna.load_study(study_name=config.name, storage=storage)
+    deadline = time.monotonic() + CREATION_SECONDS
+    while is_half_made(study) and time.monotonic() < deadline:
+        creator = StudyRecord.of(study).creator
+        if creator is not None and is_gone(creator):
+            break
+        time.sleep(0.1)  # its creator is at work, or was stopped before it could say who it is
+    if is_half_made(study):
+        Deletion.of(url, config.name).run()
+        return False
+    try:
+        if skip_if_exists and _is_same(stored_config(storage, config.name, number), config):
+            return True
+        hint = "its configuration differs" if skip_if_exists else "choose another --name, or pass --skip-if-exists"
+    except (StorageError, StudyFileError) as error:
+        hint = f"{error}; choose another --name, or delete it"
+    raise StudyExistsError(f"the study {config.name!r} exists already in {shown(url)}: {hint}")
+
+
+def _checked(config: StudyConfig, objective: Objective) -> Task:
+    """The study's task; refuses now what trials would stumble over: devices and runtimes that are not here, models.
+
+    Raises:
+        NasoptError: what the user can mend.
+    """
+    from nasopt.measurement.estimating import EstimatingSource
+    from nasopt.measurement.lookup.source import LookupSource
+    from nasopt.tasks.opening import open_task
+
+    check_functions(config)
+    task = open_task(config)
+    for source in objective.sources.values():
         if isinstance(source, EstimatingSource) and not config.task.traits.estimated_latency:
             raise StudyFileError(
                 f"latency.device: {source.latency.device} is not here, and the latency of a "
@@ -88,20 +165,20 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
         if isinstance(source, LookupSource):
             source.check_model(task.blank_model().config)
     objective.method.check(task)
-    folder = (artifacts or artifact_folder(url)).resolve()
-    ensure_writable(folder / config.name)
-    storage = storage or open_storage(url)
-    study = optuna.create_study(
-        study_name=config.name, storage=storage, directions=objective.directions, sampler=objective.sampler()
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names(objective.metric_names)
-    hashes = {kind: content_hash(place) for kind, place in places(config).items()}
-    StudyRecord(configuration=json.loads(config.to_json()), artifacts=str(folder), data=hashes).write_to(study)
-    for remark in task.remarks:
-        logger.info("%s", remark)
-    return True
+    return task
+
+
+def _store(study: optuna.Study, config: StudyConfig, folder: Path) -> None:
+    """Makes the study's folder, and writes what it stores; the configuration last, which makes it whole."""
+    from nasopt.tasks.datasets import content_hash
+
+    StudyRecord(creator=worker_identity()).write_to(study)
+    name_metrics(study, config)
+    place = new_place(study, folder, config.name)
+    if place.name != config.name:
+        logger.info("%s is in use: the study's files go to %s", folder / config.name, place.folder)
+    hashes = {kind: content_hash(where) for kind, where in places(config).items()}
+    StudyRecord(data=hashes, configuration=json.loads(config.to_json())).write_to(study)
 
 
 def _is_same(stored: StudyConfig, config: StudyConfig) -> bool:

@@ -1,4 +1,4 @@
-"""A study in a database: create, open, run, resume, delete.
+"""A study in a database, opened.
 
 The database alone resumes a study: configuration, artifact folder and everything a sampler needs are in it.
 """
@@ -6,9 +6,8 @@ The database alone resumes a study: configuration, artifact folder and everythin
 from __future__ import annotations
 
 import json
-import logging
-import shutil
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import optuna
@@ -17,23 +16,24 @@ from sqlalchemy.engine import URL
 
 from nasopt.config.study import StudyConfig
 from nasopt.errors import (
-    ArtifactFolderError,
+    NasoptError,
     StorageError,
+    StudyFileError,
     StudyNotFoundError,
     choices,
 )
-from nasopt.host.files import check_writable, ensure_writable
-from nasopt.records import queries
+from nasopt.host.files import check_writable
 from nasopt.records.study import StudyRecord
-from nasopt.storage.attachments import remove_uploads
 from nasopt.storage.checkpoints import FOLDER as CHECKPOINTS
 from nasopt.storage.checkpoints import CheckpointStore
-from nasopt.storage.internals import storage_of
-from nasopt.storage.rdb import artifact_folder, open_storage, shown
+from nasopt.storage.ownership import StudyPlace, place_of
+from nasopt.storage.rdb import open_storage, shown
 from nasopt.study.recovery import retry
+from nasopt.trial.folder import adopt as adopt_folder
+from nasopt.trial.folder import require_own
 from nasopt.trial.objective import Objective
 
-logger = logging.getLogger("nasopt")
+NOT_OURS = "the study {!r} was not made by nasopt; `nasopt study list` shows those that were"
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,29 @@ class OpenStudy:
     Attributes:
         study: Optuna's view of it.
         config: its configuration.
-        artifacts: the folder that holds `<study name>/` with its files.
+        place: the folder of its files; whether that is its own is to be asked (:meth:`StudyPlace.standing`).
         url: the database.
     """
 
     study: optuna.Study
     config: StudyConfig
-    artifacts: Path
+    place: StudyPlace
     url: URL
+
+    @property
+    def name(self) -> str:
+        """The study's name in the database; the configuration keeps the one that it was created with."""
+        return str(self.study.study_name)
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder that holds the study's own."""
+        return self.place.artifacts
 
     @property
     def folder(self) -> Path:
         """The folder of the study's files."""
-        return self.artifacts / self.config.name
+        return self.place.folder
 
     @property
     def checkpoints(self) -> CheckpointStore:
@@ -75,38 +85,37 @@ def open_study(url: URL, name: str, artifacts: Path | None = None, *, read_only:
     Raises:
         StorageError: the database cannot be opened.
         StudyNotFoundError: it holds no such study, or one that nasopt did not make.
+        StudyFileError: what it holds of the study is not what nasopt writes.
     """
     storage = open_storage(url, read_only=read_only, must_exist=True, stale_trial_callback=retry)
-    if not _exists(storage, name):
-        names = [summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)]
-        raise StudyNotFoundError(f"no study {name!r} in {shown(url)}; it has: {choices(sorted(names)) or 'none'}")
-    config = _stored_config(storage, name)
-    study = optuna.load_study(study_name=name, storage=storage, sampler=Objective(config).sampler())
-    stored = StudyRecord.of(study).artifacts
-    assert stored is not None  # it is written before the configuration
-    return OpenStudy(study, config, (artifacts or Path(stored)).resolve(), url)
+    config = stored_config(storage, name, find(storage, url, name))
+    try:
+        sampler = Objective(config).sampler()
+    except StudyFileError as error:
+        raise unreadable(name, error) from None
+    study = optuna.load_study(study_name=name, storage=storage, sampler=sampler)
+    place = place_of(study, artifacts)
+    if place is None:
+        raise unreadable(name, "it does not say where its files are")
+    return OpenStudy(study, config, place, url)
 
 
-def list_studies(url: URL, artifacts: Path | None = None) -> list[OpenStudy]:
-    """Every study of ours in a database, by name, to be read only."""
+def list_studies(url: URL, artifacts: Path | None = None) -> tuple[list[OpenStudy], dict[str, str]]:
+    """Every study of ours in a database, by name, to be read only.
+
+    Returns:
+        Those that can be read; and by name why the others cannot.
+    """
     storage = open_storage(url, read_only=True)
     summaries = optuna.get_all_study_summaries(storage, include_best_trial=False)
     names = sorted(summary.study_name for summary in summaries if StudyRecord.of(summary).configuration is not None)
-    return [open_study(url, name, artifacts, read_only=True) for name in names]
-
-
-def delete(opened: OpenStudy) -> None:
-    """Removes a study from the database, and its files.
-
-    Raises:
-        ArtifactFolderError: its files cannot be removed; then nothing is.
-    """
-    if opened.folder.is_dir():
-        check_writable(opened.artifacts)
-        check_writable(opened.folder)
-    remove_uploads(opened.study, [opened.artifacts, artifact_folder(opened.url)])
-    optuna.delete_study(study_name=opened.config.name, storage=storage_of(opened.study))
-    shutil.rmtree(opened.folder, ignore_errors=True)
+    found, unreadable = [], {}
+    for name in names:
+        try:
+            found.append(open_study(url, name, artifacts, read_only=True))
+        except NasoptError as error:
+            unreadable[name] = str(error)
+    return found, unreadable
 
 
 def with_data(opened: OpenStudy, path: str | None) -> OpenStudy:
@@ -134,54 +143,120 @@ def with_data(opened: OpenStudy, path: str | None) -> OpenStudy:
                 f"{place}: the study's {kind} has changed since it was created, so its trials would not compare; "
                 "create a new study"
             )
-    return OpenStudy(opened.study, config, opened.artifacts, opened.url)
+    return replace(opened, config=config)
 
 
 def require_artifacts(opened: OpenStudy) -> None:
     """Makes sure that the study's files are there, for commands that only read them.
 
     Raises:
-        ArtifactFolderError: they are not.
+        ArtifactFolderError: they are not, or they are another study's.
     """
-    if not opened.folder.is_dir():
-        raise ArtifactFolderError(
-            f"{opened.folder}: the study's artifact folder is not there; bring it back, or name it with --artifacts"
-        )
+    require_own(opened.place, "bring it back, or name it with --artifacts")
 
 
-def check_artifacts(opened: OpenStudy, rebuild: bool) -> None:
-    """Makes sure that the study's files are there, if it has any trial, and can be written.
+def check_artifacts(opened: OpenStudy, *, rebuild: bool = False, adopt: bool = False) -> None:
+    """Makes sure that the study's files are there, are its own and can be written.
+
+    Args:
+        opened: the study.
+        rebuild: where they are not there, make the folder, for a new base model.
+        adopt: take the folder for the study's own, or give it a copy of the one that it shares.
 
     Raises:
-        ArtifactFolderError: they are not there, and `rebuild` is not asked for; or the folder cannot be written.
+        ArtifactFolderError: they are not there, and `rebuild` is not asked for; they are another study's; or the
+            folder cannot be written.
     """
-    if queries.base_of(opened.study) is not None and not opened.folder.is_dir() and not rebuild:
-        raise ArtifactFolderError(
-            f"{opened.folder}: the study's artifact folder is not there; bring it back, name it with --artifacts, or "
-            "pass --rebuild to make the base model again and restart inheritance from it"
+    place = opened.place
+    if adopt or (rebuild and place.folder.is_dir()):
+        adopt_folder(place)
+    elif rebuild:
+        place.claim()
+    else:
+        require_own(
+            place,
+            "bring it back, name it with --artifacts, or pass --rebuild to make the base model again and restart "
+            "inheritance from it",
         )
-    ensure_writable(opened.folder)
+    check_writable(place.folder)
+    place.settle()
+    restore_metric_names(opened)
     if rebuild:
         from nasopt.trial.base_model import forget_damaged_base
 
         forget_damaged_base(opened.folder, opened.checkpoints)
 
 
-def _exists(storage: RDBStorage, name: str) -> bool:
+def restore_metric_names(opened: OpenStudy) -> None:
+    """Names the values again, for Optuna and its dashboard, where renaming the study has dropped their names."""
+    if opened.study.metric_names is None:
+        name_metrics(opened.study, opened.config)
+
+
+def name_metrics(study: optuna.Study, config: StudyConfig) -> None:
+    """Names the values of a study's trials, for Optuna and its dashboard; we take the names from the configuration."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(config.metric_names)
+
+
+def find(storage: RDBStorage, url: URL, name: str) -> int:
+    """The number by which the database knows the study of that name.
+
+    Raises:
+        StudyNotFoundError: there is none.
+    """
     try:
-        storage.get_study_id_from_name(name)
+        return int(storage.get_study_id_from_name(name))
     except KeyError:
-        return False
-    return True
-
-
-def _stored_config(storage: RDBStorage, name: str) -> StudyConfig:
-    stored = StudyRecord.stored(storage, storage.get_study_id_from_name(name)).configuration
-    if stored is None:
+        names = [summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)]
         raise StudyNotFoundError(
-            f"the study {name!r} was not made by nasopt; `nasopt study list` shows those that were"
-        )
-    return StudyConfig.from_json(json.dumps(stored))
+            f"no study {name!r} in {shown(url)}; it has: {choices(sorted(names)) or 'none'}"
+        ) from None
+
+
+def is_half_made(study: optuna.Study) -> bool:
+    """Whether a study is what a `create` that did not come to its end has left behind."""
+    record = StudyRecord.of(study)
+    if record.configuration is not None or study.get_trials(deepcopy=False):
+        return False
+    return record.creator is not None or not record.to_attributes()
+
+
+def require_ours(study: optuna.Study) -> None:
+    """Makes sure that nasopt made a study, be it to its half.
+
+    Raises:
+        StudyNotFoundError: it did not.
+    """
+    if StudyRecord.of(study).configuration is None and not is_half_made(study):
+        raise StudyNotFoundError(NOT_OURS.format(study.study_name))
+
+
+def stored_config(storage: RDBStorage, name: str, number: int) -> StudyConfig:
+    """The configuration of a study.
+
+    Raises:
+        StudyNotFoundError: it has none.
+        StudyFileError: it cannot be read.
+    """
+    record = StudyRecord.stored(storage, number)
+    if record.configuration is None:
+        if record.creator is not None:
+            raise StudyNotFoundError(
+                f"the study {name!r} is half made: its `nasopt study create` is still at work, or was stopped; then "
+                "create it again, or delete it"
+            )
+        raise StudyNotFoundError(NOT_OURS.format(name))
+    try:
+        return StudyConfig.from_json(json.dumps(record.configuration))
+    except StudyFileError as error:
+        raise unreadable(name, error) from None
+
+
+def unreadable(name: str, why: object) -> StudyFileError:
+    """The error of a study whose stored configuration is not what nasopt writes."""
+    return StudyFileError(f"the study {name!r} has a stored configuration that cannot be read: {why}")
 
 
 def places(config: StudyConfig) -> dict[str, str]:

@@ -87,6 +87,12 @@ def fail_interrupted(study: optuna.Study, trial: FrozenTrial, reason: str) -> No
         return
 
 
+def under_way(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that some process is at, as far as can be told."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [trial for trial in running if _why_dead(study, trial) is None]
+
+
 def was_given_up(study: optuna.Study, number: int) -> bool:
     """Whether a trial was failed by another process than its own."""
     trials = study.get_trials(deepcopy=False)

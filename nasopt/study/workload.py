@@ -58,12 +58,12 @@ def precision_of(trial: FrozenTrial) -> str | None:
 
 
 def base_shape(opened: OpenStudy) -> EncoderShape:
-    """The shape of the study's base model."""
+    """The shape of the study's base model, from its configuration alone: no code that comes with the model runs."""
     from nasopt.models.families import encoder_shape
     from nasopt.models.loading import load_config
 
     task = opened.config.task
-    return encoder_shape(load_config(task.model, task.revision, task.trust_remote_code))
+    return encoder_shape(load_config(task.model, task.revision, False))
 
 
 def from_params(trial: FrozenTrial, base: EncoderShape) -> tuple[LayerShape, ...] | None:

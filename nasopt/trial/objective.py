@@ -23,13 +23,12 @@ from nasopt.host.files import gone_words
 from nasopt.host.identity import worker_identity
 from nasopt.measurement.sources import LatencySource
 from nasopt.methods.base import Outcome
-from nasopt.methods.registry import make_method
+from nasopt.methods.registry import check_functions, make_method
 from nasopt.records import queries
-from nasopt.records.study import fix_base, store_details
+from nasopt.records.study import StudyRecord, fix_base, store_details
 from nasopt.records.trial import TrialRecord
 from nasopt.samplers.history import is_exhausted
-from nasopt.storage.internals import database_of, study_key
-from nasopt.storage.rdb import artifact_folder, parse_url
+from nasopt.storage.internals import study_key
 from nasopt.storage.validation_predictions import PredictionStore
 from nasopt.training.candidate import RejectedCandidateError
 from nasopt.training.context import BaseTrial, Context
@@ -37,6 +36,7 @@ from nasopt.trial import recording, retention
 from nasopt.trial.devices import changed_devices, latency_sources
 from nasopt.trial.evaluation import evaluate
 from nasopt.trial.failures import CURE, machine_failure
+from nasopt.trial.folder import folder_of
 from nasopt.trial.proposal import propose
 from nasopt.trial.repetition import DoneWork, repeat
 
@@ -72,9 +72,12 @@ class Objective:
 
     Args:
         config: the study's configuration.
-        artifacts: where the study's files go; beside the study's SQLite file (else in ``./nasopt-artifacts``) if None.
+        artifacts: the folder that holds the studies' own; beside a study's SQLite file (else ``./nasopt-artifacts``)
+            if None.
         on_phase: told what is being done.
         accept_device_change: go on, and mark the trials, where latencies come from another device than trial 0's.
+        adopt: for a study that was copied or moved: take its artifact folder for its own or, if there is none in
+            `artifacts`, a copy of the one that it shares.
 
     Example:
         >>> objective = nasopt.Objective(config)
@@ -89,12 +92,15 @@ class Objective:
         on_phase: TrialPhaseCallback | None = None,
         *,
         accept_device_change: bool = False,
+        adopt: bool = False,
     ) -> None:
         self.config = config
         self.method = make_method(config)
         self._artifacts = None if artifacts is None else Path(artifacts)
         self._on_phase = on_phase or (lambda number, phase, done, total: None)
         self._accept_device_change = accept_device_change
+        self._adopt = adopt
+        self._folder: Path | None = None
         self._prepared: dict[Any, _Prepared] = {}
         self.trial_number = -1
         """The latest trial that this process began; -1 before the first."""
@@ -171,7 +177,7 @@ class Objective:
         except _NOT_OURS:
             raise  # nothing can be written to a trial that others ended, or to a database that is gone
         except Exception as error:
-            reason = machine_failure(error, self._folder(trial.study))
+            reason = None if self._folder is None else machine_failure(error, self._folder)
             if reason is None:
                 raise
             recording.record_machine_failure(trial, reason)
@@ -223,14 +229,17 @@ class Objective:
         """What belongs to a study; prepared now if it has not been."""
         from nasopt.trial.preparation import prepare
 
-        key = study_key(study)
+        # Asked every time: the folder may go, or be given to another study, while this process runs.
+        self._folder = folder_of(study, self.config, self._artifacts, adopt_it=self._adopt)
+        key = study_key(study), self._folder, StudyRecord.of(study).id
         known = self._prepared.get(key)
         if known is not None and known.context.base_key not in known.context.checkpoints:
             raise MachineError(gone_words(known.context.folder))
         if known is None:
+            check_functions(self.config)
             context = prepare(
                 self.config,
-                self._folder(study),
+                self._folder,
                 lambda phase, done, total: self._on_phase(self.trial_number, phase, done, total),
                 has_trials=queries.base_of(study) is not None,
                 make_observer=self.method.observer,
@@ -238,18 +247,9 @@ class Objective:
             known = self._prepared[key] = _Prepared(study, context, DoneWork(self.method))
         return known
 
-    def _folder(self, study: optuna.Study) -> Path:
-        """The study's artifact folder."""
-        return (self._artifacts or _default_artifacts(study)) / self.config.name
-
     def _device_changes(self, study: optuna.Study) -> list[str]:
         measures_memory = self.config.memory == "peak"
         return changed_devices(queries.base_of(study), self.sources, measures_memory=measures_memory)
-
-
-def _default_artifacts(study: optuna.Study) -> Path:
-    database = database_of(study)
-    return artifact_folder(parse_url("sqlite://" if database is None else database.url))
 
 
 def _free_memory() -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from filelock import FileLock
-
 from nasopt.config.study import StudyConfig
-from nasopt.host.files import remove_partial_files
+from nasopt.host.files import lock_in, remove_partial_files
 from nasopt.measurement.device import working_device
 from nasopt.models.families import encoder_shape
 from nasopt.storage.checkpoints import FOLDER as CHECKPOINTS
@@ -45,7 +43,7 @@ def prepare(
     remove_partial_files(folder)
     device = working_device()
     # Workers on this host that start together prepare one after the other; the second finds what the first made.
-    with FileLock(folder / ".preparation.lock"):
+    with lock_in(folder, ".preparation.lock"):
         (folder / "data").mkdir(exist_ok=True)
         for partial in (folder / "data").glob("tmp*"):
             partial.unlink()  # the library `datasets` names what it writes so; a writer that was killed left it

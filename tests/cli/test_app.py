@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import optuna
 import pytest
 from command_line import assert_refused, read, run
+from sqlalchemy.engine import make_url
 
 import nasopt
 
@@ -226,6 +228,101 @@ def test_exporting_needs_one_choice_and_a_trial(write_study: WriteStudy) -> None
     assert_refused(run("study", "export", "tiny", "--to", "m", "--best", "size<3"), "no value 'size'")
     assert_refused(run("study", "export", "tiny", "--to", "m", "--best", "memory_mb<3"), "no complete trial")
     assert not Path("m").exists()
+
+
+@pytest.mark.integration
+def test_a_password_in_an_option_is_warned_of(
+    write_study: WriteStudy, postgres_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    password = make_url(postgres_url).password
+    assert password
+    (tmp_path / "url").write_text(postgres_url)
+    shown = [
+        run("study", "create", write_study(), "--storage", postgres_url),
+        run("study", "list", "--storage", postgres_url),
+        run("study", "show", "tiny", "--storage", postgres_url),
+    ]
+    silent = [
+        run("study", "list", "--storage", f"@{tmp_path}/url"),
+        run("study", "list", "--quiet", "--storage", postgres_url),
+        run("study", "delete", "none", "--yes", "--storage", postgres_url),  # an error is one line
+    ]
+    monkeypatch.setenv("NASOPT_STORAGE", postgres_url)
+    silent.append(run("study", "list"))
+    for result in shown:
+        assert result.code == 0, result.err
+        assert "list of processes" in result.err
+        assert "$NASOPT_STORAGE" in result.err
+    assert [result.code for result in silent] == [0, 0, 2, 0]
+    assert not any("list of processes" in result.err for result in silent)
+    assert not any(password in result.err + result.out for result in (*shown, *silent))
+
+
+NASOPT = [sys.executable, "-P", "-m", "nasopt"]
+"""The command in a process of its own; like the console script, and unlike `python -m`, without the current folder."""
+
+
+def shell(line: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Runs a line of the shell in which "$@" is the command with its arguments."""
+    return subprocess.run(
+        ["sh", "-c", line, "sh", *NASOPT, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.integration
+def test_streams_that_are_closed_or_full(write_study: WriteStudy) -> None:
+    assert run("study", "create", write_study()).code == 0
+    closed = shell('exec "$@" >&-', "study", "list")
+    assert (closed.returncode, closed.stderr) == (0, "")
+    assert shell('exec "$@" 2>&-', "study", "show", "none").returncode == 2
+    asked = shell('exec "$@" <&-', "study", "delete", "tiny")
+    assert (asked.returncode, asked.stderr.count("\n")) == (2, 1)
+    assert "--yes" in asked.stderr
+    full = shell('exec "$@" > /dev/full', "study", "list")
+    assert (full.returncode, full.stderr.count("\n")) == (1, 1), full.stderr
+    assert "No space left" in full.stderr
+    broken = shell('"$@" | true', "study", "list")
+    assert broken.stderr == ""
+
+
+@pytest.mark.integration
+def test_modules_that_lie_in_the_current_folder_are_not_imported(write_study: WriteStudy) -> None:
+    for name in ("queue", "datasets", "socket", "pickle", "torch"):
+        Path(f"{name}.py").write_text(f"raise SystemExit('{name}.py of the current folder was imported')\n")
+    Path("chosen_by_the_user.py").write_text("def keep(model, layer, block, units, keep):\n    return units[:keep]\n")
+    path = write_study(options='pruning = "chosen_by_the_user:keep"')
+    created = shell('exec "$@"', "study", "create", path)
+    assert created.returncode == 0, created.stderr
+    ran = shell('exec "$@"', "study", "optimize", "tiny", "--n-trials", 2, "--workers", 2)
+    assert ran.returncode == 0, ran.stderr
+    for name in ("socket", "pickle", "torch"):  # Python itself reads these before it runs the command by its name
+        Path(f"{name}.py").unlink()
+    listed = subprocess.run(
+        [sys.executable, "-m", "nasopt", "study", "list"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert listed.returncode == 0, listed.stderr
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_says_what_becomes_of_the_work(write_study: WriteStudy, number: signal.Signals) -> None:
+    assert run("study", "create", write_study()).code == 0
+    process = subprocess.Popen(
+        [*NASOPT, "study", "optimize", "tiny"], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("base model ..."):
+            break
+    process.send_signal(number)
+    rest = process.stderr.read()
+    assert process.wait(60) == 1, rest
+    assert rest.splitlines()[-1] == "nasopt: interrupted; what was under way is tried again next time"
+    assert "Traceback" not in rest
 
 
 @pytest.mark.parametrize("arguments", [(), ("study",), ("--help",), ("study", "optimize", "--help")])

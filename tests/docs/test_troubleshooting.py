@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import optuna
 import pytest
 from command_line import Result, run
+
+from nasopt.host.identity import worker_identity
+from nasopt.records.claim import CLAIM
+from nasopt.records.study import StudyRecord
+from nasopt.records.trial import TrialRecord
 
 pytestmark = pytest.mark.integration
 
@@ -86,7 +93,13 @@ def mistakes_in_data(write: WriteStudy, data: Path, folder: Path) -> Iterator[Re
 
 def mistakes_with_databases(write: WriteStudy) -> Iterator[Result]:
     yield run("study", "show", "tiny")
-    for url in ("hello", "sqlite:////no/such/folder/a.db", "postgresql+nodriver://me:secret@localhost/db"):
+    for url in (
+        "hello",
+        "postgresql://me:p@ss@localhost/db",
+        "@none",
+        "sqlite:////no/such/folder/a.db",
+        "postgresql+nodriver://me:secret@localhost/db",
+    ):
         yield run("study", "create", write(), "--storage", url)
     connection = sqlite3.connect("shop.db")
     connection.execute("CREATE TABLE orders (id INTEGER)")
@@ -118,6 +131,30 @@ def mistakes_with_studies(write: WriteStudy, data: Path, folder: Path) -> Iterat
     yield run("study", "optimize", "tiny")
     moved.rename(folder / "gone")
     yield run("study", "optimize", "tiny")
+    for old, new in [('"trust_remote_code": false', '"trust_remote_code": true'), ('"max_length"', '"max_lenght"')]:
+        with closing(sqlite3.connect("nasopt.db")) as connection:
+            change = "UPDATE study_user_attributes SET value_json = replace(value_json, ?, ?)"
+            connection.execute(change, [old, new])
+            connection.commit()
+        yield run("study", "optimize", "tiny")
+
+
+def mistakes_with_folders(write: WriteStudy) -> Iterator[Result]:
+    """Artifact folders that are gone, or another study's, and studies that are half made or under way."""
+    assert run("study", "create", write(), "--name", "whole").code == 0
+    url, folder = "sqlite:///nasopt.db", Path("nasopt.db.artifacts", "whole")
+    (folder / CLAIM).rename("claim")
+    yield run("study", "optimize", "whole")
+    Path("claim").rename(folder / CLAIM)
+    optuna.copy_study(from_study_name="whole", from_storage=url, to_storage=url, to_study_name="copy")
+    yield run("study", "optimize", "copy")
+    shutil.rmtree(folder)
+    yield run("study", "optimize", "whole")
+    StudyRecord(creator=worker_identity()).write_to(optuna.create_study(study_name="half", storage=url))
+    yield run("study", "show", "half")
+    trial = optuna.load_study(study_name="whole", storage=url).ask()
+    TrialRecord(worker={**worker_identity(), "host": "elsewhere"}).write_to(trial)
+    yield run("study", "delete", "whole", "--yes")
 
 
 @pytest.mark.usefixtures("study_folder")
@@ -129,6 +166,7 @@ def test_every_explained_line_is_printed(
         *mistakes_in_data(write_study, sentiment, tmp_path),
         *mistakes_with_databases(write_study),
         *mistakes_with_studies(write_study, sentiment, tmp_path),
+        *mistakes_with_folders(write_study),
     ]
     printed = [result.err.removesuffix("\n") for result in results]
     assert {result.code for result in results} == {2}

@@ -107,7 +107,10 @@ def begun_anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     origin: Place = request.getfixturevalue("begun_on_postgres")
     server: Server = request.getfixturevalue("postgres_server")
     shutil.copytree(origin.artifacts, tmp_path / "artifacts")
-    return Place(server.new_database(template=origin.url), tmp_path / "artifacts")
+    place = Place(server.new_database(template=origin.url), tmp_path / "artifacts")
+    adopted = place.study("optimize", "--timeout", 0, "--adopt")  # the copies belong together from now on
+    assert adopted.code == 0, adopted.err
+    return place
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

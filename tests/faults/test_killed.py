@@ -116,3 +116,13 @@ def test_workers_end_with_their_parent(begun: Place) -> None:
     assert all(t.user_attrs[attributes.FAILURE].startswith("interrupted") for t in trials if t.state == FAIL)
     assert_all_different(trials)
     begun.assert_tidy()
+
+
+def test_two_commands_at_once_share_the_budget(begun_anywhere: Place) -> None:
+    commands = [start("never", "study", "optimize", *begun_anywhere.options) for _ in range(2)]
+    for command in commands:
+        command.join(280)
+    assert [command.exitcode for command in commands] == [0, 0]
+    assert len(queries.finished_trials(begun_anywhere.open().study)) == 8
+    assert remaining_budget(begun_anywhere.open(), 8) == 0
+    begun_anywhere.assert_tidy()

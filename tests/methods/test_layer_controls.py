@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import pytest
 
-from nasopt.architecture.base import EncoderShape, Precision
+from nasopt.architecture.base import CandidateArchitecture, EncoderShape, Precision
+from nasopt.architecture.encoder import Architecture
 from nasopt.methods.controls import Member
 from nasopt.methods.genetic.method import GeneticControls
 from nasopt.methods.layer_controls import (
@@ -110,6 +112,39 @@ def test_members_of_one_budget_share_controls() -> None:
 def test_budgets_come_from_the_lineage() -> None:
     found = Budget.of(member(4, (0, 2), precision="int8", finetune=3, distill=2))
     assert found == Budget(depth=2, finetune_epochs=3, distill_epochs=2, precision="int8")
+
+
+def cost(architecture: CandidateArchitecture) -> float:
+    """Of an epoch over 90 texts, where layers cost alike and their heads and neurons as much as each other."""
+    assert isinstance(architecture, Architecture)
+    units = [item for item in architecture.layers if item is not None]
+    return 90 * sum(len(item.heads) / 8 + len(item.neurons) / 256 for item in units) / 3
+
+
+def test_controls_make_up_for_larger_parents() -> None:
+    """A member of one layer whose parent, trained as long, had all three: 90 + 30 passes of the base's size."""
+    found = member(7, (1,), finetune=2)
+    found = replace(found, lineage=replace(found.lineage, budget=120.0))
+    recipes = {item.label: item.recipe for item in GeneticControls().propose([found], SHAPE, 1, 0, cost)}
+    assert {recipe["finetune_epochs"] for label, recipe in recipes.items() if label != "full-2"} == {4}
+    assert recipes["full-2"]["finetune_epochs"] == 2  # no fewer epochs, though each costs more
+    distilled = replace(found, lineage=replace(found.lineage, finetune_epochs=1, distill_epochs=1))
+    assert Budget.of(distilled, 30.0) == Budget(1, 1, 3, "fp32")
+    assert Budget.of(distilled, 30.1) == Budget(1, 1, 3, "fp32")  # a sample's lengths differ a little
+
+
+def test_an_architecture_of_its_own_costs_what_it_has() -> None:
+    found = member(7, (0, 2), heads=1, finetune=2)  # layers cost 1/4 / 2 + 1/2: an epoch 37.5
+    found = replace(found, lineage=replace(found.lineage, budget=97.5))
+    recipes = {item.label: item.recipe for item in GeneticControls().propose([found], SHAPE, 0, 0, cost)}
+    assert recipes["same-as-7"]["finetune_epochs"] == 3
+    assert recipes["first-2"]["finetune_epochs"] == 2
+
+
+def test_older_members_are_compared_by_their_epochs() -> None:
+    found = member(7, (1,), finetune=2)
+    assert found.lineage.budget == 0.0
+    assert GeneticControls().propose([found], SHAPE, 1, 0, cost) == GeneticControls().propose([found], SHAPE, 1, 0)
 
 
 def test_whole_layers_of_a_genotype() -> None:

@@ -91,7 +91,7 @@ def test_a_post_norm_layer_that_writes_zeros_is_its_layer_norms(name):
 
 
 class _Norms(nn.Module):
-    """Option `keep_norms` of METHODS.md, section 5: exact, but no plain Hugging Face shape."""
+    """A layer as its LayerNorms alone: exact, but no plain Hugging Face shape, so that no study makes it."""
 
     def __init__(self, layer):
         super().__init__()

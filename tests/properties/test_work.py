@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from nasopt.errors import NasoptError
 from nasopt.study.creation import read_study_file
 from nasopt.testing.small_study import SmallStudy
 from nasopt.training.candidate import Candidate, RejectedCandidateError
+from nasopt.trial.proposal import base_candidate
 
 pytestmark = pytest.mark.integration
 
@@ -27,16 +29,45 @@ OPTIONS = {
     "adabert": "hidden_size = 8\ncells = 3\nlayer_pairs = [[0, 0]]\nsearch_epochs = 1",
     "taylor": "heads = [0.25, 1.0]\nffn = [0.34, 1.0]\nlearning_rate = [1e-4, 1e-3]\nsaliency_examples = 16",
     "bayesian": 'posterior_rank = 2\nposterior_collections = 4\nobjectives = ["ce", "map", "hinton"]',
+    "bayesian, no soft targets": 'posterior_rank = 2\nobjectives = ["ce", "hinton"]\nsoft_weight = 0.0',
 }
+
+
+METHODS = ("genetic", "alphanas", "adabert", "taylor", "bayesian")
+CE = {"layer_0": 1, "layer_1": 1, "layer_2": 1, "posterior": "diagonal", "objective": "ce", "prior_strength": 1e-3}
+CELLS = {"cell_0": "maxpool", "cell_1": "skip", "cell_2": "conv3"}
+BASE = {**CE, "posterior": "point", "prior_strength": 1e-6}
+"""The base model itself, which is not trained."""
+ALIKE: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
+    "bayesian": [
+        (CE, {"prior_strength": 1.0}),
+        (CE, {"posterior": "low_rank"}),
+        ({**CE, "layer_1": 0, "objective": "hinton"}, {"prior_strength": 1.0}),
+    ],
+    "bayesian, no soft targets": [({**CE, "layer_1": 0}, {"objective": "hinton"})],
+    "adabert": [(CELLS, {"cell_0": "skip", "cell_1": "maxpool"})],
+}
+"""Genotypes, and changes that change nothing."""
+DIFFERENT: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
+    "bayesian": [
+        ({**CE, "objective": "map"}, {"prior_strength": 1.0}),
+        ({**CE, "layer_1": 0}, {"posterior": "low_rank"}),
+        (CE, {"posterior": "point"}),
+        (BASE, {"prior_strength": 1.0}),
+    ],
+    "adabert": [(CELLS, {"cell_1": "conv3", "cell_2": "skip"})],
+}
+"""Genotypes, and changes that come near to it."""
 
 
 @pytest.fixture(scope="module")
 def study_of(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentiment: Path) -> Callable[[str], SmallStudy]:
     """Makes a study of a method with its base model; a training takes two steps."""
 
+    @functools.cache
     def make(method: str) -> SmallStudy:
-        folder = tmp_path_factory.mktemp(method)
-        text = study_text(tiny_bert, sentiment, OPTIONS[method], method=method)
+        folder = tmp_path_factory.mktemp("study")
+        text = study_text(tiny_bert, sentiment, OPTIONS[method], method=method.partition(",")[0])
         splits = "[task.dataset]\nmax_samples = { train = 32 }"
         file = folder / "study.toml"
         file.write_text(text.replace("[task.dataset]", splits))
@@ -57,6 +88,8 @@ def values(distribution: BaseDistribution) -> st.SearchStrategy[Any]:
 
 def built(study: SmallStudy, params: dict[str, Any]) -> Candidate:
     context = study.context.for_trial(1, None)
+    if params == study.method.space(context.shape).base:
+        return base_candidate(context)
     try:
         architecture = study.method.architecture(params, context)
     except (RejectedCandidateError, ValueError, NasoptError):
@@ -73,7 +106,7 @@ def are_equal(first: Candidate, second: Candidate) -> bool:
     )
 
 
-@pytest.mark.parametrize("method", OPTIONS)
+@pytest.mark.parametrize("method", METHODS)
 def test_equal_candidates_are_equal_work(method: str, study_of: Callable[[str], SmallStudy]) -> None:
     study = study_of(method)
     distributions = study.method.space(study.context.shape).distributions
@@ -96,3 +129,29 @@ def test_equal_candidates_are_equal_work(method: str, study_of: Callable[[str], 
         assert are_equal(built(study, params), built(study, other)) == (mine == its)
 
     check()
+
+
+@pytest.mark.parametrize("method", ALIKE)
+def test_what_changes_nothing_is_the_same_work(method: str, study_of: Callable[[str], SmallStudy]) -> None:
+    study = study_of(method)
+    context = study.context.for_trial(1, None)
+    for pairs, expected in ((ALIKE, True), (DIFFERENT, False)):
+        for params, change in pairs.get(method, ()):
+            other = params | change
+            mine, its = (study.method.weights(item, context).work(item) for item in (params, other))
+            assert (mine == its) == expected, (params, change)
+            assert are_equal(built(study, params), built(study, other)) == expected, (params, change)
+
+
+def test_a_stored_trial_is_recognised_by_what_matters(study_of: Callable[[str], SmallStudy]) -> None:
+    study = study_of("bayesian")
+    opened = study.opened
+    opened.study.enqueue_trial(CE)
+    study.run(1)
+    first = opened.study.trials[-1]
+    resumed = SmallStudy.reopened(opened.folder.parents[1], opened.config.name)
+    resumed.opened.study.enqueue_trial(CE | {"prior_strength": 1.0})
+    resumed.run(1)
+    second = resumed.opened.study.trials[-1]
+    assert second.user_attrs["repeats"] == first.number
+    assert second.values == first.values

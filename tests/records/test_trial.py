@@ -22,6 +22,7 @@ WHOLE: dict[str, Any] = {
     "finetune_epochs": 0,
     "distill_epochs": 2,
     "search_epochs": 0,
+    "training_budget": 320.0,
     "training_result": {"steps": 10, "loss": 0.5},
     "parameters": 1000,
     "flops": 2000,

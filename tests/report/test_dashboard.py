@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import sys
@@ -13,11 +14,11 @@ from typing import Any
 import optuna
 import pytest
 from command_line import run
-from optuna.artifacts import get_all_artifact_meta
+from invented_studies import invent_study
+from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from screenshot_dashboard import console_errors, find_browser, open_browser, pages, serve, wait_for_text
 from study_text import study_text
 
-from nasopt.config.study import StudyConfig
 from nasopt.records import names as attributes
 from nasopt.storage.notes import read_note
 
@@ -117,7 +118,7 @@ def test_the_page_of_a_study_lists_notes_and_attachments(study: optuna.Study, ad
 def test_deleting_a_study_deletes_its_files(tmp_path: Path) -> None:
     """In the dashboard and on the command line alike, uploads included; other studies keep theirs."""
     url, root = f"sqlite:///{tmp_path}/nasopt.db", tmp_path / "nasopt.db.artifacts"
-    identifiers = {name: invent_study(url, name, root) for name in ("first", "second", "third")}
+    identifiers = {name: invent_study(url, name)._study_id for name in ("first", "second", "third")}
     with serve(url) as address:
         for name in ("first", "second"):
             upload = {"file": "data:text/plain;base64,aGVsbG8=", "filename": f"{name}.txt"}
@@ -136,7 +137,7 @@ def test_a_study_that_is_created_anew_shows_its_own_trials(tmp_path: Path) -> No
     url, root = f"sqlite:///{tmp_path}/nasopt.db", tmp_path / "nasopt.db.artifacts"
 
     def begin(name: str, quality: float, trials: int) -> tuple[int, int]:
-        number = invent_study(url, name, root)
+        number = invent_study(url, name, root, qualities=())._study_id
         study = optuna.load_study(study_name=name, storage=url)
         study.optimize(lambda trial: (quality, 1.0, 1.0), n_trials=trials)
         return number, study.trials[0]._trial_id
@@ -152,23 +153,109 @@ def test_a_study_that_is_created_anew_shows_its_own_trials(tmp_path: Path) -> No
         assert begin("same", 0.75, 2) == old
         assert shown(address, old[0]) == [0.75] * 2
         assert run("study", "delete", "same", "--yes", "--storage", url).code == 0
-        number = invent_study(url, "other", root)
+        number = invent_study(url, "other", root, qualities=())._study_id
         assert shown(address, number) == []
         assert fetch(f"{address}/api/studies/{number}")["name"] == "other"
 
 
-def invent_study(url: str, name: str, root: Path) -> int:
-    """A study of ours without trials, and a file in its folder; returns its id."""
-    dataset = {"path": "d", "text": ["t"], "splits": {"train": "train", "validation": "validation"}}
-    config = StudyConfig.model_validate(
-        {"name": name, "method": "genetic", "task": {"model": "m", "dataset": dataset}},
-    )
-    study = optuna.create_study(study_name=name, storage=url, directions=["maximize", "minimize", "minimize"])
-    study.set_user_attr(attributes.CONFIG, json.loads(config.to_json()))
-    study.set_user_attr(attributes.ARTIFACTS, str(root))
-    (root / name / "checkpoints").mkdir(parents=True)
-    (root / name / "base.json").write_text("{}")
-    return int(study._study_id)
+def test_deleting_a_copy_leaves_the_originals_files(tmp_path: Path) -> None:
+    """And the attachments, which it names one by one; the original is the one that takes them along."""
+    url, folder = f"sqlite:///{tmp_path}/nasopt.db", tmp_path / "nasopt.db.artifacts" / "old"
+    study = invent_study(url, "old")
+    attach_to(study, folder)
+    optuna.copy_study(from_study_name="old", from_storage=url, to_storage=url, to_study_name="backup")
+    copy = optuna.load_study(study_name="backup", storage=url)
+    before = sorted(folder.rglob("*"))
+    with serve(url) as address:
+        fetch(f"{address}/api/studies/{copy._study_id}", "DELETE", {})
+        assert sorted(folder.rglob("*")) == before
+        fetch(f"{address}/api/studies/{study._study_id}", "DELETE", {})
+    assert not folder.exists()
+
+
+def attach_to(study: optuna.Study, folder: Path) -> None:
+    """An attachment of the study, in its folder."""
+    (folder / "attachments").mkdir()
+    store = FileSystemArtifactStore(folder / "attachments")
+    upload_artifact(artifact_store=store, file_path=str(folder / "checkpoints" / "weights"), study_or_trial=study)
+
+
+def test_a_study_that_is_renamed_is_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    url, root = f"sqlite:///{tmp_path}/nasopt.db", tmp_path / "nasopt.db.artifacts"
+    study = invent_study(url, "old")
+    before = {
+        command: run("study", command, "old", "-f", "json").out.replace('"old"', '"new"')
+        for command in ("show", "trials", "pareto")
+    }
+    with serve(url) as address:
+        fetch(f"{address}/api/studies/{study._study_id}/rename", "POST", {"study_name": "new"})
+    assert optuna.load_study(study_name="new", storage=url).metric_names is None  # the dashboard drops them
+    for command, printed in before.items():
+        result = run("study", command, "new", "-f", "json")
+        assert result.code == 0, result.err
+        shown, told = json.loads(result.out), json.loads(printed)
+        for item in (*shown, *told) if isinstance(shown, list) else ():
+            item.pop("duration_s")
+        assert shown == told
+    assert [item["name"] for item in json.loads(run("study", "list", "-f", "json").out)] == ["new"]
+    invent_study(url, "old")
+    assert run("study", "delete", "new", "--yes").code == 0
+    (left,) = root.iterdir()
+    assert left.name.startswith("old-")
+    assert (left / "checkpoints" / "weights").is_file()
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_answered"),
+    [
+        ({}, True),
+        ({"Host": "localhost:1234"}, True),
+        ({"Host": "LOCALHOST"}, True),
+        ({"Host": "rebound.example"}, False),
+        ({"Host": "127.0.0.1.rebound.example:80"}, False),
+        ({"Host": "localhost@rebound.example"}, False),
+        ({"Host": ""}, False),
+        ({"Origin": "http://elsewhere.example"}, False),
+        ({"Host": "localhost:1234", "Origin": "http://localhost:1234"}, True),
+        ({"Host": "localhost:1234", "Origin": "http://localhost:4321"}, False),
+    ],
+)
+def test_only_what_is_asked_of_this_machine_is_answered(
+    address: str, headers: dict[str, str], is_answered: bool
+) -> None:
+    """A page of another site may send requests here, under a name of its own that it points at this machine."""
+    for method, path in [("GET", "/api/studies"), ("DELETE", "/api/studies/999"), ("GET", "/dashboard")]:
+        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+        connection.request(method, path, headers=headers)
+        response = connection.getresponse()
+        body = response.read()
+        assert (response.status != 403) == is_answered, (method, path)
+        assert is_answered or b"answers on http://127.0.0.1" in body
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "artifacts"), [("../victim/precious", "artifacts"), ("precious", "victim"), ("..", "victim/precious")]
+)
+def test_folders_that_are_no_studys_stay(tmp_path: Path, name: str, artifacts: str) -> None:
+    """Whoever can write to the database can name any folder."""
+    precious = tmp_path / "victim" / "precious"
+    precious.mkdir(parents=True)
+    (precious / "thesis.txt").write_text("years of work")
+    (tmp_path / "artifacts").mkdir()
+    url = f"sqlite:///{tmp_path}/nasopt.db"
+    for study_name in ("first", "second"):
+        study = optuna.create_study(study_name=study_name, storage=url, directions=["maximize", "minimize", "minimize"])
+        study.set_user_attr(attributes.ARTIFACTS, str(tmp_path / artifacts))
+        study.set_user_attr(attributes.CONFIG, {"name": name, "method": "genetic"})
+        if study_name == "first":
+            with serve(url) as address:
+                fetch(f"{address}/api/studies/{study._study_id}", "DELETE", {})
+        else:
+            assert run("study", "delete", "second", "--yes", "--storage", url).code == 0
+    assert optuna.get_all_study_names(url) == []
+    assert (precious / "thesis.txt").read_text() == "years of work"
 
 
 def test_a_port_in_use_is_one_line(folder: Path) -> None:

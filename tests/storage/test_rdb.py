@@ -21,6 +21,28 @@ def test_url_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rdb.resolve_url("sqlite:///option.db") == "sqlite:///option.db"
 
 
+def test_a_url_may_stand_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "url").write_text("sqlite:///file.db\n")
+    assert rdb.resolve_url(f"@{tmp_path}/url") == "sqlite:///file.db"
+    monkeypatch.setenv("NASOPT_STORAGE", f"@{tmp_path}/url")
+    assert rdb.resolve_url(None) == "sqlite:///file.db"
+    (tmp_path / "empty").touch()
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    for name, words in [
+        ("empty", "is empty"),
+        ("none", "No such file"),
+        ("bytes", "it is not text"),
+        ("", "directory"),
+    ]:
+        with pytest.raises(StorageError, match=words):
+            rdb.resolve_url(f"@{tmp_path}/{name}")
+
+
+def test_an_at_sign_in_a_path_is_no_password(tmp_path: Path) -> None:
+    assert rdb.parse_url(f"sqlite:///{tmp_path}/a@b@c.db").database == f"{tmp_path}/a@b@c.db"
+    assert rdb.parse_url("postgresql://u:p%40ss@h/db").password == "p@ss"
+
+
 def test_sqlite_is_opened_for_several_writers(tmp_path: Path) -> None:
     storage = rdb.open_storage(rdb.parse_url(f"sqlite:///{tmp_path}/a.db"))
     optuna.create_study(storage=storage, study_name="s")
@@ -48,6 +70,10 @@ def test_artifact_folder_lies_beside_sqlite(tmp_path: Path, monkeypatch: pytest.
         ("postgresql://u:sec/secret@h/db", "cannot be opened|not a database URL"),
         ("postgresql://u:secret@h:port/db", "not a database URL"),
         ("postgresql://u:secret@127.0.0.1:1/db", "cannot be opened|driver is not installed"),
+        ("postgresql://u:p@secret@127.0.0.1/db", "several @"),
+        ("postgresql://u:p@secret/more@127.0.0.1/db", "several @"),
+        ("postgresql://u:p@s?secret@127.0.0.1/db", "several @"),
+        ("mysql://127.0.0.1:1/db?user=u&passwd=secret", "cannot be opened|driver is not installed"),
         ("postgresql://127.0.0.1:1/db?user=u&password=secret", "cannot be opened|driver is not installed"),
     ],
 )

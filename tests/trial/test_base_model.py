@@ -142,6 +142,7 @@ def test_a_model_that_comes_trained_is_trained_further_if_wanted(
     task = context.config.task.model_copy(update={"model": str(trained), "train_base": train_base})
     config = context.config.model_copy(update={"task": task})
     folder = tmp_path / "study"
+    folder.mkdir()
     maker = BaseModel(
         config, open_task(config), context.splits["train"], folder, CheckpointStore(folder / "checkpoints")
     )

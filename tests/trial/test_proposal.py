@@ -83,9 +83,9 @@ def test_a_child_has_what_its_parent_left_behind(study: optuna.Study, begun: Con
     with torch.no_grad():
         parent.model.get_parameter("classifier.bias").fill_(7.0)
     key = begun.checkpoints.write(parent.model.state_dict(), parent.architecture)
-    finish(study, 1, checkpoint=key, parent=0, finetune_epochs=2, distill_epochs=1)
+    finish(study, 1, checkpoint=key, parent=0, finetune_epochs=2, distill_epochs=1, training_budget=300.0)
     child = candidate_of(study, begun, {**PRUNED, "heads_0": 1}, parent=1)
-    assert child.lineage == Lineage(1, finetune_epochs=2, distill_epochs=1)
+    assert child.lineage == Lineage(1, finetune_epochs=2, distill_epochs=1, budget=300.0)
     assert child.architecture.layers[0].heads == (0,)  # type: ignore[attr-defined]
     assert child.model.get_parameter("classifier.bias").tolist() == [7.0, 7.0]
 
@@ -117,7 +117,7 @@ def control(study: optuna.Study, context: Context, precision: str) -> Candidate:
 def test_a_control_is_made_by_its_recipe(study: optuna.Study, begun: Context) -> None:
     found = control(study, begun, "bf16")
     assert found.architecture == Architecture.masked(begun.shape, [1, 0, 1]).with_precision("bf16")
-    assert found.lineage == Lineage(0, finetune_epochs=1)
+    assert found.lineage == Lineage(0, finetune_epochs=1, budget=begun.epoch_cost(found.architecture))
     assert found.training["steps"] == 10
 
 
@@ -127,7 +127,7 @@ def test_controls_that_differ_in_precision_only_are_trained_once(
 ) -> None:
     first = control(study, begun, "fp32")
     key = begun.checkpoints.write(first.model.state_dict(), first.architecture)
-    finish(study, 0, checkpoint=key, finetune_epochs=1)
+    finish(study, 0, checkpoint=key, finetune_epochs=1, training_budget=first.lineage.budget)
     if damage:
         file = begun.checkpoints.folder / f"{key}.safetensors"
         file.write_bytes(file.read_bytes()[:-8] + b"damaged!")

@@ -63,7 +63,7 @@ def record(study: optuna.Study, measured: Evaluated, context: Context) -> Record
 
 def small(context: Context) -> Candidate:
     candidate = Cut().candidate(Architecture.masked(context.shape, [1, 0, 1]).with_precision("int8"), context)
-    candidate.lineage = Lineage(0, finetune_epochs=2, distill_epochs=1, search_epochs=3)
+    candidate.lineage = Lineage(0, finetune_epochs=2, distill_epochs=1, search_epochs=3, budget=250.5)
     candidate.training, candidate.details = dict(TRAINING), {"distance": 0.5}
     return candidate
 
@@ -82,6 +82,7 @@ def test_a_result_says_what_the_candidate_is(
         "finetune_epochs": 2,
         "distill_epochs": 1,
         "search_epochs": 3,
+        "training_budget": 250.5,
         "training_result": TRAINING,
         "parameters": 1000,
         "flops": 2_000_000,

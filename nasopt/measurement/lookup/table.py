@@ -28,6 +28,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nasopt.architecture.base import Precision
 from nasopt.errors import LookupTableError, choices
+from nasopt.measurement.lookup import limits
+from nasopt.measurement.lookup.limits import Milliseconds, PositiveMilliseconds, Size, SizeOrNone, Text
 from nasopt.records.latency import device_identity
 
 KIND: Literal["lookup-table"] = "lookup-table"
@@ -45,10 +47,6 @@ SIZED_BLOCKS: tuple[SizedBlock, ...] = get_args(SizedBlock)
 
 LayerSizes: TypeAlias = tuple[int, int]
 """(attention heads, FFN neurons) of one layer that is kept; 0 for a block that is gone."""
-
-Milliseconds: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveMilliseconds: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Size: TypeAlias = Annotated[int, Field(ge=1)]
 
 
 class Place(NamedTuple):
@@ -95,7 +93,7 @@ class Entry(_Placed):
     """
 
     block: Block
-    size: int = Field(ge=0)
+    size: SizeOrNone
     latency_ms: Milliseconds
     low_ms: Milliseconds
     high_ms: Milliseconds
@@ -113,7 +111,7 @@ class Entry(_Placed):
 class Check(_Placed):
     """A whole model off the grid, measured to learn how far the table can be trusted."""
 
-    layers: tuple[Annotated[tuple[int, int], Field(strict=False)], ...] = Field(min_length=1)
+    layers: tuple[Annotated[tuple[SizeOrNone, SizeOrNone], Field(strict=False)], ...] = Field(min_length=1)
     measured_ms: PositiveMilliseconds
 
 
@@ -154,13 +152,13 @@ class LookupTable(_Record):
 
     kind: Literal["lookup-table"]
     schema_version: Literal[1]
-    device: str = Field(min_length=1)
-    driver: str
+    device: Text = Field(min_length=1)
+    driver: Text
     threads: Size
-    torch_version: str
+    torch_version: Text
     runtime: Literal["eager"]
     created: date
-    model_type: str
+    model_type: Text
     head_size: Size
     chain_layers: Size
     reference_ms: PositiveMilliseconds
@@ -173,14 +171,26 @@ class LookupTable(_Record):
         if len(set(keys)) < len(keys):
             twice = next(key for key in keys if keys.count(key) > 1)
             raise ValueError(f"{twice[0]} {twice[1]} stands there twice at {twice[2]}")
+        found: dict[Place, set[Block]] = {}
+        for block, _, where in keys:
+            found.setdefault(where, set()).add(block)
         for precision in self.precisions:
-            axes = self._axes[precision]
-            for hidden, batch, length in itertools.product(*axes):
+            for hidden, batch, length in itertools.product(*self._axes[precision]):
                 place = Place(hidden, batch, length, precision)
-                have = {block for block, _, where in keys if where == place}
-                if missing := set(get_args(Block)) - have:
+                if missing := set(get_args(Block)) - found.get(place, set()):
                     raise ValueError(f"{sorted(missing)[0]} is missing at {place}")
+        self._check_checks()
         return self
+
+    def _check_checks(self) -> None:
+        """Whether the models off the grid say how far the table can be trusted."""
+        for check in self.checks:
+            if check.precision not in self.precisions:
+                raise ValueError(f"a check is in {check.precision}, of which there is no entry")
+            if self._sum(check.layers, check.place) <= 0:
+                raise ValueError("the entries of a check add up to 0 ms")
+        if not self.relative_error < math.log(limits.LARGEST_FACTOR):
+            raise ValueError("the checks differ so much from what the entries add up to that neither can be right")
 
     @classmethod
     def read(cls, path: str | Path) -> LookupTable:
@@ -195,8 +205,9 @@ class LookupTable(_Record):
             raise LookupTableError(
                 f"{path}: no such look-up table; `nasopt device profile --out {path}` makes one"
             ) from None
-        except (OSError, ValueError) as error:
-            raise LookupTableError(f"{path}: not a look-up table: {error}") from None
+        except (OSError, ValueError, RecursionError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise LookupTableError(f"{path}: not a look-up table: {reason}") from None
         return cls.of_document(document, str(path))
 
     @classmethod
@@ -211,12 +222,7 @@ class LookupTable(_Record):
         try:
             return cls.model_validate(document)
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"])) or "table"
-            message = first["msg"].removeprefix("Value error, ")
-            given = "" if first["type"] in ("missing", "value_error") else f", not {first['input']!r}"
-            more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-            raise LookupTableError(f"{where}: {key}: {message[:1].lower()}{message[1:]}{given}{more}") from None
+            raise LookupTableError(f"{where}: {limits.in_words(error)}") from None
 
     @property
     def identity(self) -> str:

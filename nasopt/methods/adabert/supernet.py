@@ -153,7 +153,7 @@ class SupernetSearch:
     def _warned(record: dict[str, Any]) -> dict[str, Any]:
         """Says what a search that has just ended found wrong with itself."""
         if record["verdict"] != "fine":
-            logger.warning("the supernet has %s; what helps: %s", record["text"], cures(record["verdict"]))
+            logger.warning("the supernet has %s; what helped elsewhere: %s", record["text"], cures(record["verdict"]))
         return record
 
     def load(self, checkpoint: str) -> Distilled:

@@ -85,14 +85,13 @@ class BayesianMethod(Method):
 
     def prepare(self, context: Context) -> Mapping[str, Any]:
         """Collects the posterior, where the base model came trained, by training a copy of it a little further."""
-        from filelock import FileLock
-
+        from nasopt.host.files import lock_in
         from nasopt.methods.bayesian.aligned import collect_further
         from nasopt.methods.bayesian.trajectory import posterior_path
 
         path = posterior_path(context.folder, context.base_key)
         options, training = self.options, context.config.training
-        with FileLock(context.folder / ".posterior.lock"):
+        with lock_in(context.folder, ".posterior.lock"):
             if path.is_file():
                 return {}
             settings = training.model_copy(
@@ -170,7 +169,8 @@ class BayesianMethod(Method):
             context,
         )
         structure = params.get("posterior", options.posteriors[0])
-        return Conditioned(structure, training, options.posterior_epochs)
+        is_base = params == self.space(context.shape).base
+        return Conditioned(structure, training, options.posterior_epochs, is_base)
 
     @property
     def controls(self) -> Controls:

@@ -35,19 +35,26 @@ class Conditioned(WeightSource):
         structure: of the posterior's covariance.
         training: how the student is trained.
         posterior_epochs: of further training, where an older posterior does not say how many there were.
+        is_base: whether the parameters are the base trial's, which stand for the base model itself, untrained.
     """
 
     structure: StructureName
     training: StudentTraining
     posterior_epochs: int
+    is_base: bool = False
 
     def work(self, params: Mapping[str, Any]) -> Hashable:
         """The genotype without what changes no weight.
 
-        The prior matters to `map` and `elbo` only; other objectives know the posterior by where the student starts,
-        and where no layer goes both structures with a covariance start at their mean.
+        `hinton` without soft targets is `ce`. The prior matters to `map` and `elbo` only; other objectives know the
+        posterior by where the student starts, and where no layer goes both structures with a covariance start at their
+        mean.
         """
+        if self.is_base:
+            return "base", genotype_key(params)
         matters, objective = dict(params), self.training.objective
+        if objective == "hinton" and self.training.soft_weight == 0:
+            objective = matters["objective"] = "ce"
         if objective not in ("map", "elbo"):
             matters.pop("prior_strength", None)
             removes = any(not value for name, value in params.items() if name.startswith("layer_"))

@@ -18,7 +18,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from nasopt.architecture.base import TRAININGS, CandidateArchitecture, EncoderShape
 from nasopt.architecture.encoder import Architecture, KeptUnits
 from nasopt.architecture.genotype import FFN_STEP
-from nasopt.config.functions import load_function
+from nasopt.config.functions import deferred
 from nasopt.methods.base import About, Judgement, Method, Outcome, Plan
 from nasopt.methods.controls import Control, Controls, EpochCost, Member, distinct, not_counted
 from nasopt.methods.genetic.options import GeneticOptions
@@ -51,13 +51,14 @@ class GeneticMethod(Method):
         options=GeneticOptions,
         task_types=("text-classification", "sentence-similarity"),
         sources=(Inherited,),
+        function_options=("pruning", "quantization"),
     )
     options: GeneticOptions
 
     @property
     def plan(self) -> Plan:
         options = self.options
-        quantizer = None if options.quantization is None else load_function(options.quantization)
+        quantizer = None if options.quantization is None else deferred(options.quantization)
         budget = options.population_size * options.generations
         return Plan(budget, options.precisions, options.target_quality, quantizer)
 
@@ -101,7 +102,7 @@ class GeneticMethod(Method):
         from nasopt.training.weights.inherited import full_size
 
         origin = full_size(context)
-        select = load_function(self.options.pruning) if self.options.pruning else keep_largest
+        select = deferred(self.options.pruning) if self.options.pruning else keep_largest
         return choose_units(origin.model, origin.architecture, params, select)
 
     def weights(self, params: Mapping[str, Any], context: Context) -> WeightSource:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from nasopt.architecture.base import Precision
-from nasopt.config.functions import load_function
+from nasopt.config.functions import check_function_name
 from nasopt.config.task import Section
 from nasopt.samplers.mutations import MUTATIONS
 
@@ -64,10 +64,9 @@ class GeneticOptions(Section):
 
     @field_validator("pruning", "quantization")
     @classmethod
-    def _importable(cls, name: str | None) -> str | None:
-        if name is not None:
-            load_function(name)
-        return name
+    def _is_a_function_name(cls, name: str | None) -> str | None:
+        # NOTE: nothing is imported here, because these options are also read from databases of other people's.
+        return None if name is None else check_function_name(name)
 
     @model_validator(mode="after")
     def _something_happens(self) -> GeneticOptions:

@@ -158,6 +158,14 @@ def changed(index: int, **values: Any) -> Callable[[Document], object]:
     return lambda stored: stored["entries"][index].update(values)
 
 
+def changed_check(**values: Any) -> Callable[[Document], object]:
+    return lambda stored: stored["checks"][0].update(values)
+
+
+def all_changed(**values: Any) -> Callable[[Document], object]:
+    return lambda stored: [item.update(values) for item in stored["entries"]]
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -177,6 +185,21 @@ def changed(index: int, **values: Any) -> Callable[[Document], object]:
         (lambda stored: stored.update(reference_ms=0), "reference_ms"),
         (lambda stored: stored.update(created="yesterday"), "created"),
         (lambda stored: stored.update(colour="red"), "colour: extra inputs are not permitted"),
+        (lambda stored: stored.update({"\x1b[31m": 1}), r"\x1b[31m: extra inputs are not permitted"),
+        (
+            lambda stored: stored.update(device="\x1b[31mred\a"),
+            r"device: '\x1b[31mred\x07' holds characters that do not",
+        ),
+        (lambda stored: stored.update(model_type="bert\n"), r"model_type: 'bert\n' holds characters that do not print"),
+        (lambda stored: stored.update(threads="9" * 10_000), "threads: "),
+        (changed_check(precision="int8"), "a check is in int8, of which there is no entry"),
+        (changed_check(batch_size=10**400), "checks.0.batch_size: input should be less than or equal to"),
+        (changed_check(layers=[[10**400, 64]]), "checks.0.layers.0.0"),
+        (changed_check(layers=[[-1, 64]]), "checks.0.layers.0.0: input should be greater than or equal to 0"),
+        (changed_check(measured_ms=1e-320), "neither can be right"),
+        (all_changed(latency_ms=0, low_ms=0), "the entries of a check add up to 0 ms"),
+        (all_changed(latency_ms=1e-320, low_ms=0), "neither can be right"),
+        (all_changed(latency_ms=1e308, high_ms=1e308), "latency_ms: input should be less than or equal to"),
     ],
 )
 def test_a_spoilt_file_is_refused_in_one_line(tmp_path: Path, spoil: Callable[[Document], object], words: str) -> None:
@@ -188,13 +211,15 @@ def test_a_spoilt_file_is_refused_in_one_line(tmp_path: Path, spoil: Callable[[D
         LookupTable.read(path)
     assert str(refused.value).startswith(f"{path}: ")
     assert words in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 300 + len(str(path))
 
 
 def test_files_that_are_no_table(tmp_path: Path) -> None:
     with pytest.raises(LookupTableError, match="nasopt device profile --out"):
         LookupTable.read(tmp_path / "absent.json")
-    for name, text in [("text.json", "device"), ("list.json", "[]"), ("other.json", '{"kind": "analytic"}')]:
+    texts = {"text.json": "device", "list.json": "[]", "other.json": '{"kind": "analytic"}', "deep.json": "[" * 100_000}
+    for name, text in texts.items():
         (tmp_path / name).write_text(text)
         with pytest.raises(LookupTableError, match="not a look-up table"):
             LookupTable.read(tmp_path / name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from nasopt.architecture.base import EncoderShape
 from nasopt.architecture.cells import OPERATIONS
 from nasopt.methods.adabert.controls import AdaBERTControls, random_cells
@@ -31,6 +33,15 @@ def test_controls_take_the_budget_of_the_line() -> None:
     assert found[0].recipe == {"kind": "bag", "epochs": 18}
     assert all(control.depth == controls.depth({}) for control in found)  # all are compared with all
     assert controls.propose([], SHAPE, random_masks=4, seed=0) == []
+
+
+def test_the_bag_gets_the_steps_of_the_choice_too() -> None:
+    published = AdaBERTOptions(cells=2, layer_pairs=((0, 0),))
+    assert published.search_passes == 15  # the choice is made on the same batches
+    options = published.model_copy(update={"architecture_split": 0.2, "warmup_epochs": 5})
+    assert options.search_passes == pytest.approx(0.8 * (15 + 10))
+    found = AdaBERTControls(options).propose([member(15, 3)], SHAPE, random_masks=0, seed=0)
+    assert [control.recipe["epochs"] for control in found] == [20 + 3]
 
 
 def test_each_length_of_line_has_its_bag() -> None:

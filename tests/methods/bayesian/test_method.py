@@ -49,7 +49,10 @@ def test_a_search_records_where_students_start(study_folder: Path, write: Callab
     assert [trial.state.name for trial in others] == ["COMPLETE"] * 5  # a layer stays in every student
     assert len(list(study_folder.rglob("posterior/*.safetensors"))) == 1
     for trial in others:
-        assert "repeats" not in trial.user_attrs  # no two draws of a real number are equal
+        if (number := trial.user_attrs.get("repeats")) is not None:  # only what `ce` and `hinton` do not know differs
+            assert trial.params["objective"] in ("ce", "hinton")
+            same = {**_trials()[number].params, "prior_strength": trial.params["prior_strength"]}
+            assert {**same, "posterior": trial.params["posterior"]} == trial.params
         assert len(trial.user_attrs["validation_losses"]) == 2  # before training, and after the epoch
         removed = {str(layer) for layer in range(3) if not trial.params[f"layer_{layer}"]}
         distances = trial.user_attrs["distance_to_zero"]
@@ -86,7 +89,8 @@ def test_a_base_model_that_came_trained_is_trained_a_little_further(
     assert len(list(study_folder.rglob("posterior/*.safetensors"))) == 1
     base, student = _trials()
     assert student.state.name == "COMPLETE", student.user_attrs
-    assert base.user_attrs["finetune_epochs"] == 0
+    assert (base.user_attrs["finetune_epochs"], base.user_attrs["training_budget"]) == (0, 0.0)
+    assert student.user_attrs["finetune_epochs"] == 2  # one of the copy that the posterior was collected from
     assert len(student.user_attrs["validation_losses"]) == 2
 
 

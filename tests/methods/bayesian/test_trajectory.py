@@ -3,10 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nasopt.errors import CheckpointError
-from nasopt.methods.bayesian.trajectory import Schedule, Trajectory, load_posterior, posterior_path
+from nasopt.methods.bayesian.trajectory import (
+    Schedule,
+    Trajectory,
+    epochs_since_base,
+    load_posterior,
+    posterior_path,
+)
 
 
 class _Tied(nn.Module):
@@ -53,6 +60,21 @@ def test_statistics_are_those_of_swag(tmp_path, steps, rank):
         np.testing.assert_allclose(found, columns, rtol=1e-4, atol=1e-6)
     assert len(low_rank.transform) == min(rank, steps)
     assert float(low_rank.variance["scale"]) > 0  # a frozen weight, at the floor
+
+
+def test_the_file_says_how_long_a_copy_of_the_base_model_was_trained(tmp_path):
+    file, _ = _collect(tmp_path, 3, 2)
+    assert epochs_since_base(file) == 0  # the path of the base model itself
+    further = Trajectory(_Tied(), Schedule(rank=2, start=0.0, collections=2), tmp_path, epochs=3)
+    further.on_step(1, 2)
+    further.on_step(2, 2)
+    further.finish("further")
+    assert epochs_since_base(posterior_path(tmp_path, "further")) == 3
+    tensors = load_file(file)
+    save_file(tensors, file)  # as an older version left it
+    assert epochs_since_base(file) is None
+    with pytest.raises(CheckpointError, match="delete it"):
+        epochs_since_base(tmp_path / "nothing")
 
 
 def test_the_file_is_rank_plus_three_copies_of_the_weights(tmp_path):

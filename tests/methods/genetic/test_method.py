@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 import nasopt
 from nasopt.architecture.base import EncoderShape
+from nasopt.errors import StudyFileError
 from nasopt.methods.genetic.method import GeneticMethod
 from nasopt.methods.genetic.options import GeneticOptions
 from nasopt.methods.registry import available
@@ -67,13 +68,23 @@ def test_published_defaults() -> None:
         ({"mutations": []}, "at least 1"),
         ({"mutation_prob": 0, "quantization_prob": 0, "crossover_prob": 0}, "no child would differ"),
         ({"pruning": "json"}, "package.module:function"),
-        ({"quantization": "json:nothing"}, "cannot be imported"),
+        ({"quantization": "json.nothing()"}, "package.module:function"),
         ({"a": float("nan")}, "finite"),
     ],
 )
 def test_options_that_cannot_be(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         GeneticOptions.model_validate(change)
+
+
+def test_functions_are_imported_before_anything_is_prepared_and_not_earlier(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
+    objective, study = make(write_study(), tmp_path, quantization="json:nothing")
+    assert objective.method.plan.quantizer is not None
+    with pytest.raises(StudyFileError, match=r"method_options.quantization: 'json:nothing' cannot be imported"):
+        study.optimize(objective, n_trials=1)
+    assert not (tmp_path / "artifacts" / "tiny" / "data").exists()
 
 
 def test_base_params_are_the_full_genotype() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from nasopt.architecture.encoder import Architecture
@@ -33,6 +35,7 @@ def test_a_student_is_cut_and_distilled(context: Context) -> None:
     architecture = Architecture.masked(context.shape, [1, 0, 1])
     source = distilled(Recipe(1e-3, 1.0, 1.0, epochs=2), TaylorOptions(), context)
     candidate = source.candidate(architecture, context)
-    assert candidate.lineage == Lineage(None, distill_epochs=2)
+    assert replace(candidate.lineage, budget=0.0) == Lineage(None, distill_epochs=2)
+    assert candidate.lineage.budget == pytest.approx(2 * context.epoch_cost(candidate.architecture))
     assert candidate.training["steps"] == 20
     assert candidate.architecture == architecture

@@ -30,7 +30,7 @@ def child_of(context: Context) -> Context:
     model = Cut().candidate(PARENT, context).model
     key = context.checkpoints.write({name: tensor + 1 for name, tensor in model.state_dict().items()}, PARENT)
     after = replace(context, base=BaseTrial(0, (0.9, 1.0, 1.0), {}))
-    return after.for_trial(9, Parent(7, key, Lineage(4, finetune_epochs=2, distill_epochs=1)))
+    return after.for_trial(9, Parent(7, key, Lineage(4, finetune_epochs=2, distill_epochs=1, budget=400.0)))
 
 
 def test_what_the_parent_has_is_the_parents_and_the_rest_the_base_models(child_of: Context) -> None:
@@ -53,7 +53,7 @@ def test_it_is_the_expanded_parent_cut_to_the_child(child_of: Context) -> None:
 
 
 def test_the_line_goes_on_from_the_parent(child_of: Context) -> None:
-    assert Inherited.of(child_of).candidate(CHILD, child_of).lineage == Lineage(7, 2, 1)
+    assert Inherited.of(child_of).candidate(CHILD, child_of).lineage == Lineage(7, 2, 1, budget=400.0)
 
 
 def test_without_a_parent_or_its_weights_it_is_the_base_model(child_of: Context) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -42,7 +44,11 @@ def shrink(context: Context) -> LossFunction:
 
 def test_the_epochs_of_each_stage_join_the_line(context: Context) -> None:
     candidate = trained(context, Stage("finetune", 1, seed=0), Stage("distill", 2, seed=0, loss=shrink))
-    assert candidate.lineage == Lineage(None, finetune_epochs=1, distill_epochs=2)
+    line = candidate.lineage
+    assert replace(line, budget=0.0) == Lineage(None, finetune_epochs=1, distill_epochs=2)
+    # 3 epochs of 160 texts, by two of three layers and the head
+    assert line.budget == pytest.approx(3 * context.epoch_cost(candidate.architecture))
+    assert 0.6 < line.budget / (3 * 160) < 0.75
     assert candidate.training["steps"] == 3 * STEPS
     assert candidate.training["seconds"] > 0
     assert candidate.training["tokens"] == 3 * trained(context, Stage("finetune", 1, seed=0)).training["tokens"]

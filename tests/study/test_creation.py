@@ -1,0 +1,122 @@
+"""`create` stores a study as a whole, or leaves nothing that stands in the way."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from command_line import run
+
+from nasopt.records.claim import CLAIM
+from nasopt.records.study import StudyRecord
+from nasopt.study import creation
+
+pytestmark = pytest.mark.integration
+WriteStudy = Callable[..., Path]
+URL = "sqlite:///nasopt.db"
+
+KILLED = """
+import os, signal, sys
+import optuna
+from nasopt.records.study import StudyRecord
+from nasopt.storage import ownership
+from nasopt.study import creation
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+{patch}
+from nasopt.cli.app import main
+main()
+"""
+MOMENTS = {
+    "before it says who makes it": "creation._store = die",
+    "before it has a folder": "creation.new_place = die",
+    "before the folder says whose it is": "ownership.StudyPlace._write = die",
+    "before it has a configuration": "creation.places = die",
+}
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NASOPT_STORAGE", raising=False)
+
+
+def names() -> list[str]:
+    return [study["name"] for study in json.loads(run("study", "list", "-f", "json").out)]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_create_that_is_killed_leaves_a_name_that_is_free(
+    moment: str, write_study: WriteStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_study()
+    command = [sys.executable, "-c", KILLED.format(patch=MOMENTS[moment]), "study", "create", str(path)]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert optuna.get_all_study_names(URL) == ["tiny"]
+    assert names() == []
+    shown = run("study", "show", "tiny")
+    assert (shown.code, shown.err.count("\n")) == (2, 1)
+    monkeypatch.setattr(creation, "CREATION_SECONDS", 0.2)
+    again = run("study", "create", path)
+    assert again.code == 0, again.err
+    assert names() == ["tiny"]
+    assert (Path("nasopt.db.artifacts") / "tiny" / CLAIM).is_file()
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_study_that_is_half_made_is_deleted(moment: str, write_study: WriteStudy) -> None:
+    command = [sys.executable, "-c", KILLED.format(patch=MOMENTS[moment]), "study", "create", str(write_study())]
+    subprocess.run(command, check=False, capture_output=True)
+    result = run("study", "delete", "tiny", "--yes")
+    assert result.code == 0, result.err
+    assert optuna.get_all_study_names(URL) == []
+
+
+def test_a_create_that_fails_leaves_nothing(write_study: WriteStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(creation, "places", full)
+    assert run("study", "create", write_study()).code != 0
+    assert optuna.get_all_study_names(URL) == []
+    assert not list(Path("nasopt.db.artifacts").iterdir())
+
+
+def test_a_study_of_somebody_else_is_not_taken_for_half_made(write_study: WriteStudy) -> None:
+    optuna.create_study(study_name="tiny", storage=URL).add_trial(optuna.trial.create_trial(value=1.0))
+    result = run("study", "create", write_study())
+    assert (result.code, "exists already" in result.err) == (2, True)
+    assert len(optuna.load_study(study_name="tiny", storage=URL).trials) == 1
+
+
+def test_several_creates_at_once_on_a_new_database(write_study: WriteStudy) -> None:
+    command = [sys.executable, "-m", "nasopt", "study", "create", str(write_study()), "--name"]
+    processes = [subprocess.Popen([*command, name], stderr=subprocess.PIPE) for name in ("a", "b", "b")]
+    said = [process.communicate()[1].decode() for process in processes]
+    assert sorted(process.returncode for process in processes) == [0, 0, 2], said
+    assert all(text.count("\n") == 1 for text in said), said
+    assert names() == ["a", "b"]
+    assert sorted(path.name for path in Path("nasopt.db.artifacts").iterdir()) == ["a", "b"]
+    assert not list(Path().glob(".nasopt.db*"))
+
+
+def test_what_lies_in_the_default_folder_stays(write_study: WriteStudy) -> None:
+    """A database was deleted, or is another one with the same folder: what is there may be needed."""
+    path = write_study()
+    assert run("study", "create", path).code == 0
+    Path("nasopt.db").unlink()
+    result = run("study", "create", path)
+    assert result.code == 0, result.err
+    assert "is in use: the study's files go to" in result.err
+    first, second = sorted(Path("nasopt.db.artifacts").iterdir())
+    assert (first.name, second.name[:5]) == ("tiny", "tiny-")
+    study = optuna.load_study(study_name="tiny", storage=URL)
+    assert StudyRecord.of(study).folder == second.name
