@@ -15,7 +15,7 @@ from transformers import BertConfig
 pytestmark = pytest.mark.integration
 
 NOT_RUN = {
-    "make quickstart": "needs the network and minutes; it is run by hand before a release",
+    "make quickstart": "needs the network, and 10 minutes on a real model",
     "make test": "these tests",
     "make test-unit": "these tests",
     "make test-slow": "these tests",

@@ -197,6 +197,7 @@ def test_settings_name_what_was_skipped(make_model):
     assert settings["llm_int8_skip_modules"] == ["classifier.dense", "classifier.out_proj"]
 
 
+@pytest.mark.integration
 def test_bitsandbytes_is_kept_from_fetching_kernels(tmp_path: Path):
     """With a package `kernels` that would tell if it was asked. Real only on CPUs with AVX512-BF16."""
     (tmp_path / "kernels.py").write_text(

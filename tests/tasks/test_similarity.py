@@ -101,6 +101,7 @@ def test_retrieval_is_the_share_of_translations_that_are_nearest(tiny_bert: Path
     assert evaluation.quality == pytest.approx(np.mean(there + back))
 
 
+@pytest.mark.integration
 def test_training_on_pairs_teaches_translation(tiny_bert: Path, pairs: Path, tmp_path: Path) -> None:
     task = open_task(tiny_bert, pairs)
     splits, model = task.encode(tmp_path), task.load_model()

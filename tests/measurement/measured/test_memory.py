@@ -5,6 +5,8 @@ from torch import Tensor, nn
 from nasopt.measurement.measured import memory
 from nasopt.measurement.measured.memory import memory_mb, peak_memory_mb
 
+pytestmark = pytest.mark.integration
+
 CPU = torch.device("cpu")
 
 
