@@ -1,4 +1,4 @@
-"""The batches that are measured: of one fixed full length, or with the lengths of real texts."""
+"""The batches that are measured: texts of one fixed full length, or with the lengths of real texts."""
 
 from __future__ import annotations
 

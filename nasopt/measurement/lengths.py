@@ -1,4 +1,4 @@
-"""Batches with the lengths of real texts, for a latency that is not that of one fixed shape."""
+"""Batches with the lengths of real texts, for a latency that does not depend on one fixed shape."""
 
 from __future__ import annotations
 

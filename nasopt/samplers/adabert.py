@@ -167,7 +167,7 @@ def _cells(space: Space) -> dict[str, CategoricalDistribution]:
 
 
 def _logits(study: Study, cells: Mapping[str, CategoricalDistribution]) -> list[FloatArray]:
-    """For each cell the learnt weights of its choices; empty before there are any."""
+    """The learnt weights of each cell's choices; empty before there are any."""
     record = study_detail(study, SUPERNET)
     if record is None:
         return []

@@ -90,7 +90,7 @@ def parse_url(url: str) -> URL:
             "postgresql://user:password@host:5432/database (special characters in a password as %40 and the like)"
         ) from None
     if parsed.get_backend_name() != "sqlite" and url.count("@") > 1:
-        # NOTE: what follows the first @ would be taken for the host, and shown.
+        # NOTE: the text after the first @ would be taken for the host, and shown.
         raise StorageError(
             "--storage: the URL has several @, so that user, password and host cannot be told apart: "
             "write the @ of a password as %40 (and : / ? # as %3A %2F %3F %23)"

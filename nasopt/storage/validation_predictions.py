@@ -38,7 +38,7 @@ class Predictions:
     Attributes:
         values: shape (examples,): the predicted class, or the number.
         labels: shape (examples,): the right class or number.
-        classes: how many classes there are; 0 for regression; :data:`REPLICATES` where `values` are the metric itself
+        classes: the number of classes; 0 for regression; :data:`REPLICATES` where `values` are the metric itself
             on paired resamples (see :class:`nasopt.tasks.base.Evaluation`) and there are no labels.
         split: identifies examples and labels; predictions of different splits cannot be paired.
         positive: the class whose F1 is computed, where there are two.
@@ -60,7 +60,7 @@ class Predictions:
         classes: bool,
         positive: int = 1,
     ) -> Predictions:
-        """Predictions from outputs, shape (examples, outputs): logits if `classes`, else the first one is the number."""
+        """Predictions from outputs, (examples, outputs): logits if `classes`, else the first one is the number."""
         if not classes:
             return cls(outputs[:, 0].astype(np.float32), labels.astype(np.float32), 0, split)
         smallest = np.min_scalar_type(outputs.shape[1] - 1)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lineage:
-    """How a candidate's weights were trained, from the base model on.
+    """The history of a candidate's weights: their parent and their training, from the base model on.
 
     Attributes:
         parent: number of the trial whose weights were inherited; None for the base model.

@@ -1,4 +1,4 @@
-"""How sensitive a study's base model is to the loss of its units: found once per study and kept in its artifact folder.
+"""The sensitivity of a study's base model to the loss of its units, found once and kept in the study's artifact folder.
 
 Fisher information squares the derivatives of the task's loss on each training example (METHODS.md, section 6). Sentence
 similarity has no loss of a single example, because its ranking loss sets the texts of a batch against each other: sums

@@ -55,7 +55,7 @@ def load_state(
     """Restores model, optimizers and random generators, but not the learning rates, which the caller sets.
 
     Args:
-        state: of a model with the same names and shapes of parameters.
+        state: the state of a model whose parameters have the same names and shapes.
         model: gets the weights.
         optimizers: as many as were saved, over the same parameters.
         generator: the source of the order of the examples.

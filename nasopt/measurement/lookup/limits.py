@@ -14,7 +14,7 @@ LONGEST_MS = 1e9
 LARGEST_FACTOR = 1e6
 """A table whose 90 % interval reaches this many times its own predictions, or more, says nothing."""
 SHOWN_CHARACTERS = 80
-"""How much of a wrong value a message shows."""
+"""The number of characters of a wrong value that a message shows."""
 
 
 def _prints(text: str) -> str:

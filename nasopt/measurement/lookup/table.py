@@ -67,10 +67,14 @@ class Place(NamedTuple):
 
 
 class _Record(BaseModel):
+    """An object in a table's file, which has exactly the fields of its class."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class _Placed(_Record):
+    """A measurement with its place on the grid, or off it."""
+
     hidden_size: Size
     batch_size: Size
     sequence_length: Size
@@ -87,7 +91,7 @@ class Entry(_Placed):
     Attributes:
         block: the block.
         size: heads of an attention, neurons of an FFN; 0 for the other blocks, which have one size.
-        latency_ms: what it takes in one forward pass of one batch.
+        latency_ms: its latency in one forward pass of one batch.
         low_ms, high_ms: 95 % interval of `latency_ms`.
         pairs: the number of alternated pairs it comes from.
     """
@@ -144,7 +148,7 @@ class LookupTable(_Record):
         device, driver, threads, torch_version, runtime: where and how it was measured.
         created: the day on which it was measured.
         model_type, head_size: the family of encoders and the size of heads that it was measured for, and no others.
-        chain_layers: how many equal layers stood in a row where one layer was measured.
+        chain_layers: the number of equal layers in a row where one layer was measured.
         reference_ms: median latency of the block that everything was measured in alternation with.
         entries: all blocks at all places of the grid.
         checks: models off the grid.
@@ -350,7 +354,7 @@ class LookupTable(_Record):
 
     @cached_property
     def _curves(self) -> dict[tuple[str, Place], dict[int, float]]:
-        """Latency by size, never falling; one size, 0, for blocks that have none."""
+        """Latency by size, never falling; blocks without a size have the single size 0."""
         measured: dict[tuple[str, Place], dict[int, float]] = {}
         for entry in self.entries:
             measured.setdefault((entry.block, entry.place), {})[entry.size] = entry.latency_ms

@@ -38,7 +38,7 @@ SHAPES_LIMIT = 64
 
 @dataclass(frozen=True)
 class RuntimeSettings:
-    """How models are run while they are measured.
+    """The settings that models run with while they are measured.
 
     Attributes:
         runtime: see the table of this module.

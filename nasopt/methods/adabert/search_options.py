@@ -33,7 +33,10 @@ class SearchOptions(Section):
     )
     tau_start: float = Field(1.0, gt=0, allow_inf_nan=False, description="Temperature of the Gumbel-softmax at first.")
     tau_end: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="Its temperature in the last epoch; geometric in between."
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Temperature of the Gumbel-softmax in the last epoch; geometric in between.",
     )
     efficiency_warmup: int = Field(
         0, ge=0, description="Epochs after the warm-up over which the efficiency weight grows to its full size."

@@ -52,7 +52,7 @@ class BayesianOptions(Section):
     soft_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Weight of the soft targets in `hinton`.")
     posterior_rank: int = Field(10, ge=2, description="Deviations of the trajectory that `low_rank` uses (K).")
     posterior_start: float = Field(0.5, ge=0, lt=1, description="Part of the base training before the trajectory.")
-    posterior_collections: int = Field(40, ge=2, description="Number of times that the weights are collected after it.")
+    posterior_collections: int = Field(40, ge=2, description="Number of collections of weights on the trajectory.")
     posterior_epochs: int = Field(
         1, ge=1, description="Epochs of further training, for the trajectory only, of a base model that comes trained."
     )
@@ -60,5 +60,5 @@ class BayesianOptions(Section):
         None,
         gt=0,
         allow_inf_nan=False,
-        description="Constant learning rate of this further training; that of [training] unless set.",
+        description="Constant learning rate of the further training; that of [training] unless set.",
     )

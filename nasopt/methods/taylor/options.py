@@ -61,7 +61,7 @@ class TaylorOptions(Section):
         1.0, description="Weight of the difference between student's and teacher's outputs; a number or a range."
     )
     hidden_weight: _Weight = Field(
-        0.0, description="Weight of the difference between their hidden states, token by token."
+        0.0, description="Weight of the difference between student's and teacher's hidden states, token by token."
     )
     hidden_layers: tuple[int, ...] = Field(
         (-1,), min_length=1, description="Hidden states to compare: 0 the embeddings, k after k layers, -1 the last."
