@@ -96,7 +96,7 @@ class OtherStart(WeightSource):
 
     Attributes:
         start: how random weights are drawn; None: the base model's are taken.
-        seed: decides the random weights and the order of the examples.
+        seed: decides the random weights, the order of the examples and the draws of training.
         training: how the student is trained.
     """
 
