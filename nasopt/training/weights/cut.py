@@ -20,7 +20,7 @@ class Cut(WeightSource):
 
     Attributes:
         refit_examples: training examples on which the output projections are refitted by least squares after cutting
-            (see :mod:`nasopt.models.reconstruction`); 0: none are.
+            (see :mod:`nasopt.models.reconstruction`); 0 leaves them as they are cut.
     """
 
     refit_examples: int = 0
