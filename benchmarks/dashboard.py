@@ -3,9 +3,9 @@
     python benchmarks/dashboard.py --sizes 2000 10000
     python benchmarks/dashboard.py --sizes 2000 --browser
 
-As `nasopt dashboard` serves them, and as optuna-dashboard alone does on the same database. *first* is the first page
-after the start, which reads the whole study; *again* the same page once more; *news* what an open page asks for every
-few seconds. `--browser` adds the time until the Pareto plot, and a trial's note, are on the screen.
+It times them as `nasopt dashboard` serves them, and as optuna-dashboard alone does on the same database. *first* is the
+first page after the start, which reads the whole study; *again* the same page once more; *news* what an open page asks
+for every few seconds. `--browser` adds the time until the Pareto plot, and a trial's note, are on the screen.
 """
 
 from __future__ import annotations
