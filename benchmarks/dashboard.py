@@ -135,7 +135,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             url = f"sqlite:///{folder}/study.db"
             fill(url, size)
-            # In this order: what ours replaces in optuna-dashboard stays replaced.
+            # The order matters: what ours replaces in optuna-dashboard stays replaced.
             measure("optuna-dashboard", size, pages_of(optuna_dashboard.wsgi(open_storage(parse_url(url)))))
             with dashboard.make_dashboard(parse_url(url), 0) as server:
                 measure("nasopt dashboard", size, pages_of(server.get_app()))

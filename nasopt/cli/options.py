@@ -118,7 +118,7 @@ def warn_of_password(storage: str | None, url: URL) -> None:
 
     Args:
         storage: the option.
-        url: what :func:`database` made of it.
+        url: the URL that :func:`database` made of it.
     """
     from nasopt.storage.rdb import holds_password
 

@@ -41,11 +41,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 JOIN_SECONDS = 60
-"""How long workers may take to finish cleanly after an interruption."""
+"""Seconds that workers may take to finish cleanly after an interruption."""
 
 
 class Tickets:
-    """Leave to begin a trial: so many in all, and none after the deadline. Shared by worker processes.
+    """Leave to begin a trial: for `count` in all, and for none after the deadline. Shared by worker processes.
 
     Args:
         count: trials that may begin.

@@ -24,7 +24,7 @@ logger = logging.getLogger("nasopt")
 
 
 def remaining_budget(opened: OpenStudy, budget: int) -> int:
-    """How many trials are left of a whole search."""
+    """The number of trials that are left of a whole search."""
     return max(0, budget - len(queries.finished_trials(opened.study)))
 
 

@@ -91,7 +91,8 @@ def export_onnx(
     Args:
         model: the artifact itself, in its precision; see the table of this module.
         tokenizer: the model's own.
-        architecture: what the model keeps of the base model, and its precision; it is recorded in `nasopt.json`.
+        architecture: the parts that the model keeps of the base model, and its precision; it is recorded in
+            `nasopt.json`.
         to: the folder, as for :func:`nasopt.export.export_hf`.
         card: the text of README.md; or a function that makes it from the verified file, so that it can say how fast
             that is.

@@ -56,7 +56,7 @@ def with_summary(opened: OpenStudy, record: Record) -> Record:
 
 
 def confirmation_summary(opened: OpenStudy) -> Record | None:
-    """How far the look-up table was off, as shares, on the trials that were measured afterwards; None if none was.
+    """Errors of the look-up table, as shares, on the trials that were measured afterwards; None if none was.
 
     The ratio to the base model is free of what slows the machine as a whole.
     """

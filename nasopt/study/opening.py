@@ -85,7 +85,7 @@ def open_study(url: URL, name: str, artifacts: Path | None = None, *, read_only:
     Raises:
         StorageError: the database cannot be opened.
         StudyNotFoundError: it holds no such study, or one that nasopt did not make.
-        StudyFileError: what it holds of the study is not what nasopt writes.
+        StudyFileError: its record of the study is not one that nasopt writes.
     """
     storage = open_storage(url, read_only=read_only, must_exist=True, stale_trial_callback=retry)
     config = stored_config(storage, name, find(storage, url, name))

@@ -54,7 +54,7 @@ def require_own(place: StudyPlace, cure: str) -> None:
 
     Args:
         place: the study's place.
-        cure: what to do where the folder is not there.
+        cure: advice for the case that the folder is not there.
 
     Raises:
         ArtifactFolderError: it is not.
