@@ -194,7 +194,7 @@ def nasopt(*arguments: object, code: int = 0) -> None:
 
 
 def optimize(name: str, trials: int = 1, code: int = 0) -> None:
-    """Runs so many more trials."""
+    """Runs `trials` more trials."""
     nasopt("optimize", name, "--n-trials", trials, code=code)
 
 

@@ -1,4 +1,4 @@
-"""Translation with a tiny new encoder-decoder: data, training, BLEU, generation that is timed, and what goes wrong."""
+"""Translation with a tiny new encoder-decoder: data, training, BLEU, generation that is timed, and errors."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 
 
 class Glutton(nn.Module):
-    """Holds two blocks of so many MB at once, then one of them."""
+    """Holds two blocks of `mb` MB at once, then one of them."""
 
     def __init__(self, mb: int) -> None:
         super().__init__()
