@@ -375,5 +375,5 @@ def _check_positions(config: PretrainedConfig, new_ids: Mapping[int, int]) -> No
     ):
         raise UnsupportedModelError(
             f"the vocabulary of the {config.model_type!r} model cannot be cut so: its padding token must keep the "
-            f"number {padding}, for positions are counted from there"
+            f"number {padding}, because positions are counted from there"
         )

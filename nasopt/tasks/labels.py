@@ -107,7 +107,7 @@ class LabelColumn:
         if fractions and len(set(train)) == 2:
             shown = choices(sorted(set(train), key=str))
             self.remarks.append(
-                f"the labels {shown} are read as numbers (regression), for they are written with a fraction; "
+                f"the labels {shown} are read as numbers (regression), because they have a fraction; "
                 'task.kind = "classification" makes them classes'
             )
         return not fractions

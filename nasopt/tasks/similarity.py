@@ -289,7 +289,7 @@ def distinct_texts(split: EncodedSplit) -> NDArray[np.int64]:
 
 
 def _nearest(questions: NDArray[np.float32], answers: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The first answer with the largest cosine for each question, shape (questions,), by unit vectors (texts, hidden)."""
+    """The first answer with the largest cosine for each question, shape (questions,); unit vectors (texts, hidden)."""
     blocks = range(0, len(questions), SIMILARITY_BLOCK)
     found: NDArray[np.int64] = np.concatenate(
         [(questions[start : start + SIMILARITY_BLOCK] @ answers.T).argmax(axis=1) for start in blocks]
