@@ -87,7 +87,7 @@ class TrialRecord:
         search_epochs: epochs of the network of many candidates that the weights come from.
         training_budget: examples times passes behind the weights, each weighted by its share of the base's FLOPs; None
             in trials of older versions.
-        training_result: seconds, steps and loss of the training in this trial; empty if there was none.
+        training_result: steps, tokens, seconds and loss of the training in this trial; empty if there was none.
         parameters: number of weights.
         flops: FLOPs of one forward pass of the first latency's batch.
         latencies: the latencies by objective.
