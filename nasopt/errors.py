@@ -45,7 +45,7 @@ class StudyExistsError(StorageError):
 
 
 class UntrustedStudyError(NasoptError):
-    """A study that would run code which nobody on this machine has trusted."""
+    """A study that would run code that is not trusted on this machine."""
 
 
 class TrialNotFoundError(NasoptError):
@@ -98,7 +98,7 @@ class MachineError(NasoptError):
 
 
 class SearchFailedError(NasoptError):
-    """Trials that were run, of which none could be completed."""
+    """A search of which no trial could be completed."""
 
     exit_code = 1
 

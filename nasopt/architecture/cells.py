@@ -27,7 +27,7 @@ KIND = "cells"
 
 @dataclass(frozen=True)
 class Kernel:
-    """How many tokens an operation sees, and how far apart they are."""
+    """The tokens that an operation sees: how many, and how far apart."""
 
     size: int
     dilation: int = 1

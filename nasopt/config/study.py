@@ -272,7 +272,7 @@ def study_file_error(path: str | Path, errors: list[str]) -> StudyFileError:
 
 
 def _describe(model: type[BaseModel], error: ErrorDetails, prefix: str) -> str:
-    """One pydantic error as `key: what is wrong, what is allowed`."""
+    """The text of one pydantic error: the key, the mistake, and the values that are allowed."""
     location = [str(part) for part in error["loc"]]
     key = prefix + ".".join(location) if location else prefix.rstrip(".") or "study file"
     given = error["input"]

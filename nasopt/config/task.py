@@ -71,7 +71,7 @@ SENTENCE_TASKS: tuple[EncodechkaTask, ...] = ("STS", "PI", "NLI", "SA", "TI", "I
 
 
 POINTS: Mapping[MetricName, float] = {"bleu": 1.0}
-"""How many points make one unit of a metric: BLEU is given in points, all others from 0 (or -1) to 1."""
+"""The points that make one unit of a metric: BLEU is given in points, all others from 0 (or -1) to 1."""
 
 
 def points_of(metric: MetricName) -> float:

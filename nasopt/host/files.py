@@ -138,7 +138,7 @@ def publish(file: Path, path: Path) -> None:
 
 
 def follow_umask(file: Path) -> None:
-    """Gives a file of a :func:`working_folder` the access that the umask gives; some libraries let nobody else read."""
+    """Gives a file of a :func:`working_folder` the access by the umask; some libraries let only this user read it."""
     # NOTE: the umask itself can only be asked for by changing it; the folder was made under it a moment ago.
     file.chmod(file.parent.stat().st_mode & 0o666)
 

@@ -24,7 +24,7 @@ def printable(text: str, keep: str = "") -> str:
 def open_missing_streams() -> None:
     """Opens the null device for stdin, stdout and stderr that the caller has closed (`>&-`).
 
-    Python sets them to None, and the next file that is opened, a database perhaps, would get their number: what a
+    Python sets them to None, and the next file that is opened, a database perhaps, would get their number: text that a
     library writes to stderr would go into it.
     """
     for descriptor, (name, mode) in enumerate([("stdin", "r"), ("stdout", "w"), ("stderr", "w")]):

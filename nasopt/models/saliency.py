@@ -202,7 +202,7 @@ def _gradients_of(model: nn.Module, parameters: Sequence[Tensor]) -> Iterator[No
 
 
 Kept: TypeAlias = int | Sequence[int]
-"""How many units to keep: a number for all layers together, ranked globally, or one for each layer."""
+"""The number of units to keep: one for all layers together, ranked globally, or one for each layer."""
 
 
 def keep_salient(values: Saliency, current: Architecture, heads: Kept, neurons: Kept) -> Architecture:

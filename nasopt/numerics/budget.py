@@ -1,4 +1,4 @@
-"""How many units each block keeps under a time budget (METHODS.md, section 6).
+"""Chooses how many units each block keeps under a time budget (METHODS.md, section 6).
 
 Frantar and Alistarh 2022, "SPDY: accurate pruning with speedup guarantees", section 3.1: a dynamic programme over time,
 exact up to the width of its bins.

@@ -10,7 +10,7 @@ from nasopt.records import names, queries
 from nasopt.records.trial import TrialRecord
 
 RETRIES = 3
-"""How often an interrupted trial is tried again at most; one that is interrupted each time is taken to be the cause."""
+"""The most retries of an interrupted trial; one that is interrupted each time is taken to be the cause itself."""
 
 
 def may_be_retried(trial: BaseTrial, trials: Sequence[FrozenTrial]) -> bool:

@@ -189,7 +189,7 @@ class Task(ABC):
         """
 
     def loss_terms(self, examples: Examples) -> Tensor:
-        """How many terms each example adds to the mean that :meth:`loss_of` takes, shape (examples,); 1 by default."""
+        """The number of terms that each example adds to :meth:`loss_of`'s mean, shape (examples,); 1 by default."""
         return torch.ones(len(examples), dtype=torch.int64)
 
     def run(self, model: nn.Module, batch: Any, hidden_states: bool = False) -> list[Any]:

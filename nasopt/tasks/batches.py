@@ -35,6 +35,7 @@ class Batch:
 
     @property
     def attention_mask(self) -> Tensor:
+        """1 for real tokens and 0 for padding, shape (batch, tokens)."""
         return self.inputs["attention_mask"]
 
     @property
@@ -56,10 +57,12 @@ class PairBatch:
 
     @property
     def labels(self) -> Tensor:
+        """The examples' labels, shape (batch,)."""
         return self.first.labels
 
     @property
     def indices(self) -> Tensor:
+        """The positions of the examples in their split, shape (batch,)."""
         return self.first.indices
 
     @property
@@ -166,10 +169,12 @@ class PairedSplit:
 
     @cached_property
     def lengths(self) -> Tensor:
+        """The number of tokens of each example's two texts together, shape (examples,)."""
         return self.first.lengths + self.second.lengths
 
     @property
     def labels(self) -> Tensor:
+        """The label of each example, shape (examples,)."""
         return self.first.labels
 
     @cached_property
@@ -181,6 +186,7 @@ class PairedSplit:
         return (self.first, self.second)
 
     def batch(self, indices: Tensor) -> PairBatch:
+        """The examples at `indices`, shape (batch,), each side padded to its own longest text."""
         return PairBatch(self.first.batch(indices), self.second.batch(indices))
 
 

@@ -193,6 +193,7 @@ class TextClassification(LabelledTask):
         return functional.mse_loss(outputs.float().squeeze(-1), labels)
 
     def quality(self, outputs: NDArray[np.float32], labels: NDArray[np.generic]) -> float:
+        """The metric of outputs of shape (examples, outputs) by labels of shape (examples,)."""
         metric = partial(f1, positive=self.positive_class) if self._is_binary_f1 else METRICS[self.config.metric]
         return metric(outputs, labels)
 
@@ -204,6 +205,7 @@ class TextClassification(LabelledTask):
         device: torch.device,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> Evaluation:
+        """The metric on a split, with the model's outputs of shape (examples, outputs)."""
         model.eval()
         outputs = np.empty((len(examples), self._labels.num_outputs), dtype=np.float32)
         for indices in sorted_batches(examples.lengths, EVALUATION_BATCH):
@@ -212,4 +214,5 @@ class TextClassification(LabelledTask):
         return Evaluation(self.quality(outputs, examples.labels.numpy()), outputs)
 
     def loss_of(self, outputs: Sequence[Any], batch: Batch) -> Tensor:
+        """The loss of logits of shape (batch, outputs) by labels of shape (batch,); a tensor of shape ()."""
         return self.loss(outputs[0].logits, batch.labels)

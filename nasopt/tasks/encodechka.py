@@ -51,7 +51,7 @@ class _SentenceTask(ABC):
 
     @abstractmethod
     def score(self, weights: FloatArray, embeddings: Lookup) -> FloatArray:
-        """The score of each row of weights of shape (rows, examples); shape (rows,)."""
+        """The score of each row of weights of shape (rows, examples); shape (rows,). Vectors are (texts, hidden)."""
 
 
 class _Pairs(_SentenceTask):
@@ -101,6 +101,7 @@ class _Entities:
         self.examples, self.evaluated = len(self.test), file
 
     def score(self, weights: FloatArray, embed_words: EmbedWords) -> FloatArray:
+        """The score of each row of weights of shape (rows, examples); shape (rows,)."""
         vectors = embed_words([*self.train, *self.test])
         split = len(self.train)
         return scores.entity_f1(

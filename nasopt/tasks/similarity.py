@@ -197,6 +197,7 @@ class SentenceSimilarity(EmbeddingTask):
         )
 
     def vectors(self, outputs: Sequence[Any], batch: PairBatch) -> list[Tensor]:
+        """Pools hidden states of shape (batch, tokens, hidden) to the vectors of both texts, (batch, hidden) each."""
         settings = self.config.similarity
         return [
             pool(output.last_hidden_state, side.attention_mask, self.pooling, settings.normalize)
@@ -204,6 +205,7 @@ class SentenceSimilarity(EmbeddingTask):
         ]
 
     def loss_of(self, outputs: Sequence[Any], batch: PairBatch) -> Tensor:
+        """The translation-ranking loss of hidden states of shape (batch, tokens, hidden); a tensor of shape ()."""
         first, second = self.vectors(outputs, batch)
         return translation_ranking(first, second, self.config.similarity.scale)
 

@@ -206,6 +206,7 @@ class Translation(Task):
         device: torch.device,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> Evaluation:
+        """BLEU of the translations of a split, with replicates of shape (1 + resamples,)."""
         assert isinstance(examples, PairedSplit)
         translations = self.translate(model, examples, device, self.config.translation.beams)
         replicates, signature = bleu_replicates(translations, examples.references, RESAMPLES, seed=0)

@@ -64,7 +64,7 @@ class Sensitivity:
         return [block for layer in zip(self.heads, self.neurons, strict=True) for block in layer]
 
     def architecture(self, counts: Sequence[int], current: Architecture | None = None) -> Architecture:
-        """The architecture with so many units of each block; it keeps all layers, some perhaps with empty blocks.
+        """The architecture with some units of each block; it keeps all layers, some perhaps with empty blocks.
 
         Args:
             counts: how many units of each block stay, in the order of :attr:`blocks`.
