@@ -1,4 +1,4 @@
-"""AdaBERT on data that run here: what each cure does to the collapse, and what a study's members are worth.
+"""AdaBERT on data that run here: the effect of each cure on the collapse, and the worth of a study's members.
 
 `cures` trains supernets that differ in a few options on the first ROWS rows of a study's training data, and shows what
 they chose, and how the winner compares with the bag of embeddings (no cells, the same total epochs). `table` reads a

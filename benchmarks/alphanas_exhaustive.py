@@ -1,4 +1,4 @@
-"""Every layer mask of a small encoder, trained and evaluated: what a search can be held against.
+"""Every layer mask of a small encoder, trained and evaluated: a table that a search can be held against.
 
 `table` trains all 2^L - 1 masks exactly as a trial of the study does (cut from the base model, one training, evaluation
 on the validation split; the full mask is the base model itself) and writes them down. Latency is measured once for each
@@ -161,7 +161,7 @@ class Table:
         return len(next(iter(self.values)))
 
     def hypervolume(self, masks: Iterable[Mask], chance: float) -> float:
-        """Of these masks; reference point: the full mask's costs x 1.1, and the quality `chance`."""
+        """The hypervolume of these masks; reference point: the full mask's costs x 1.1, and the quality `chance`."""
         _, latency, memory = self.values[(1,) * self.layers]
         points = [(-quality, *costs) for quality, *costs in map(self.values.__getitem__, masks)]
         return hypervolume(np.array(points), [-chance, 1.1 * latency, 1.1 * memory])
@@ -186,7 +186,7 @@ def replay(table: Table, budget: int, seeds: int) -> None:
 
 
 def search(make_sampler: Callable[[int], BaseSampler], table: Table, budget: int, seed: int) -> list[Mask]:
-    """The masks that a sampler evaluates; the empty one, which only others than ours propose, counts and fails."""
+    """The masks that a sampler evaluates; the empty one, which only other samplers propose, counts and fails."""
     study = optuna.create_study(directions=["maximize", "minimize", "minimize"], sampler=make_sampler(seed))
     for _ in range(budget):
         trial = study.ask()

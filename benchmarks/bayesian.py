@@ -1,4 +1,4 @@
-"""Where students with fewer layers start, and what they become: the published table, with spreads.
+"""Measures where students with fewer layers start, and what they become: the published table, with spreads.
 
 `starts` takes each layer away alone, and each set of `--removed` layers, and evaluates the validation loss before any
 training: base model, plain slicing of it (`point` where it was trained here), and the means of the posteriors.
@@ -84,7 +84,7 @@ def opened(config: StudyConfig, artifacts: Path) -> Context:
 
 
 def start_jobs(context: Context, sets: Sequence[tuple[int, ...]]) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """Losses before training."""
+    """Prints losses before training."""
     yield "base", lambda: {"removed": [], "start": "base", "loss": loss_of(context, copy.deepcopy(context.base_model))}
     alone = [(layer,) for layer in range(context.shape.num_layers)]
     for removed in dict.fromkeys([(), *alone, *sets]):

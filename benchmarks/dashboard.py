@@ -3,9 +3,9 @@
     python benchmarks/dashboard.py --sizes 2000 10000
     python benchmarks/dashboard.py --sizes 2000 --browser
 
-As `nasopt dashboard` serves them, and as optuna-dashboard alone does on the same database. *first* is the first page
-after the start, which reads the whole study; *again* the same page once more; *news* what an open page asks for every
-few seconds. `--browser` adds the time until the Pareto plot, and a trial's note, are on the screen.
+It times them as `nasopt dashboard` serves them, and as optuna-dashboard alone does on the same database. *first* is the
+first page after the start, which reads the whole study; *again* the same page once more; *news* what an open page asks
+for every few seconds. `--browser` adds the time until the Pareto plot, and a trial's note, are on the screen.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             url = f"sqlite:///{folder}/study.db"
             fill(url, size)
-            # In this order: what ours replaces in optuna-dashboard stays replaced.
+            # The order matters: what ours replaces in optuna-dashboard stays replaced.
             measure("optuna-dashboard", size, pages_of(optuna_dashboard.wsgi(open_storage(parse_url(url)))))
             with dashboard.make_dashboard(parse_url(url), 0) as server:
                 measure("nasopt dashboard", size, pages_of(server.get_app()))

@@ -1,4 +1,4 @@
-"""How well a look-up table predicts models that are not on its grid.
+"""Measures how well a look-up table predicts models that are not on its grid.
 
 Measures a table on this machine (as `nasopt device profile` does), then random architectures: any depth, any heads and
 any FFN width (in steps of 64) in each layer. Each is timed in alternation with the full base model, as trials are, and

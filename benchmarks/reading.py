@@ -1,4 +1,4 @@
-"""How long the commands that only read take, with a large study and with none.
+"""Measures how long the commands that only read take, with a large study and with none.
 
     python benchmarks/reading.py --trials 10000
 
@@ -55,7 +55,7 @@ STARTING = {"--help": ("--help",), "study list": ("study", "list"), "methods": (
 
 
 def trial_attributes(trial: optuna.trial.FrozenTrial, number: int) -> dict[str, Any]:
-    """What the objective leaves with a trial."""
+    """The attributes that the objective leaves with a trial."""
     measured = {name: 1.0 for name in ("ratio", "ratio_low", "ratio_high", "median_ms", "p10_ms", "p90_ms")}
     measured |= {"base_median_ms": 1.0, "base_p10_ms": 1.0, "base_p90_ms": 1.0, "value_ms": trial.values[1]}
     environment = {"device": "cpu: benchmark", "driver": "", "torch_version": "2.13.0", "dtype": "fp32", "threads": 1}
@@ -90,7 +90,7 @@ def fill(url: str, n_trials: int) -> None:
 
 
 def seconds(*command: str) -> FloatArray:
-    """Of a process: `(on the clock, of the CPU)`."""
+    """Seconds of a process: `(on the clock, of the CPU)`."""
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, *command], check=True, capture_output=True)
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)

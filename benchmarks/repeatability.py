@@ -1,4 +1,4 @@
-"""How far two measurements of the same model differ on a busy machine.
+"""Measures how far two measurements of the same model differ on a busy machine.
 
     python benchmarks/repeatability.py --model MODEL --rounds 8
 
@@ -46,7 +46,7 @@ def compute(stop: Event) -> None:
 
 @contextmanager
 def load(processes: int) -> Iterator[None]:
-    """So many busy processes."""
+    """`processes` busy processes."""
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     workers = [context.Process(target=compute, args=(stop,)) for _ in range(processes)]
@@ -76,8 +76,8 @@ def main() -> None:
     parser.add_argument("--busy", type=int, default=1, help="busy processes")
     parser.add_argument("--rounds", type=int, default=8, help="pairs of measurements")
     parser.add_argument("--pairs", type=int, default=400, help="alternated pairs in one measurement at most")
-    parser.add_argument("--width", type=float, default=0.02, help="of the interval, as part of the ratio")
-    parser.add_argument("--seconds", type=float, default=60, help="of one measurement at most")
+    parser.add_argument("--width", type=float, default=0.02, help="width of the interval, as part of the ratio")
+    parser.add_argument("--seconds", type=float, default=60, help="length of one measurement at most")
     chosen = parser.parse_args()
 
     base = AutoModelForSequenceClassification.from_pretrained(

@@ -1,4 +1,4 @@
-"""What removing heads and neurons costs before any training: by saliency, in several readings, and at random.
+"""Measures what removing heads and neurons costs before any training: by saliency, in several readings, and at random.
 
 The ranking loss of a sentence encoder on validation pairs after a share of its heads, of its FFN neurons, or of both
 is removed. Random units have the same counts in each layer as the global ranking by gates.
@@ -48,8 +48,8 @@ class Bench:
     """A study's data and base model, and what removal does to them.
 
     Args:
-        config: the study's.
-        pairs: that losses, and saliency, are estimated on.
+        config: the study's configuration.
+        pairs: the number of pairs on which losses, and saliency, are estimated.
     """
 
     def __init__(self, config: StudyConfig, pairs: int) -> None:
@@ -64,13 +64,13 @@ class Bench:
         return estimate_saliency(model, self._task, split, reading, self._settings, CPU, lambda done, total: None)
 
     def loss(self, architecture: Architecture | None = None) -> float:
-        """Of the base model, or of what an architecture leaves of it."""
+        """The loss of the base model, or of what an architecture leaves of it."""
         model = copy.deepcopy(self.base) if architecture is None else cut(copy.deepcopy(self.base), architecture)
         return mean_loss(model, self._task, self._splits["validation"], self._pairs, self._settings.batch_size)
 
 
 def table(bench: Bench, keep: float, seeds: int) -> Iterator[str]:
-    """Losses after removal, line by line."""
+    """Prints losses after removal, line by line."""
     gate, weights = bench.saliency("gate", bench.base), bench.saliency("weights", bench.base)
     known = {"gate": gate, "gate, normalised by layer": gate.normalized(), "weights": weights}
     yield f"Base model: {bench.loss():.3f}\n"

@@ -3,8 +3,8 @@
     python benchmarks/sampler.py cost --sizes 100 10000
     python benchmarks/sampler.py quality --trials 300 --seeds 5
 
-`cost`: median time of ask + 20 suggests + tell in a study that already holds so many trials, in memory and in SQLite as
-nasopt opens it. `quality`: hypervolume on a synthetic problem with the genotype of a 6-layer model.
+`cost`: median time of ask + 20 suggests + tell in a study that already holds a number of trials, in memory and in
+SQLite as nasopt opens it. `quality`: hypervolume on a synthetic problem with the genotype of a 6-layer model.
 
 `quality` is a sanity check, not evidence about real models: the problem is invented and knows no inherited weights. It
 is the second one. On the first (3 seeds, 300 trials) the genetic sampler came to 0.979 of NSGA-II's hypervolume (0.981

@@ -40,10 +40,10 @@ SEQUENCE_LENGTH = 64
 
 @dataclass(frozen=True)
 class Way:
-    """How units are chosen and weights are made.
+    """A way in which units are chosen and weights are made.
 
     Attributes:
-        name: what is printed.
+        name: the printed name.
         criterion: orders the units and says what each number of them costs.
         is_weighted: whether a block's errors are weighted by its Fisher information; if not all blocks count the same.
         corrects: whether the projections are corrected for the base model's inputs.
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True, help="folder in which the base model and the data are kept")
     parser.add_argument("--study", type=Path, default=Path("studies/alphanas-sst2.toml"))
     parser.add_argument("--shares", type=float, nargs="+", default=[0.7, 0.5, 0.35])
-    parser.add_argument("--examples", type=int, default=1024, help="for sensitivities, correction and refit")
+    parser.add_argument("--examples", type=int, default=1024, help="examples for sensitivities, correction and refit")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

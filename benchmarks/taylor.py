@@ -1,8 +1,8 @@
-"""What the members of a finished Taylor study keep of the teacher: weights, speed at equal precision, each score.
+"""Measures members of a finished Taylor study against the teacher: weights, speed at equal precision, each score.
 
 A study's latency compares a member, in its precision, with the fp32 base model; here both run in fp32, so that the
-ratio is what cutting alone gives. Quality is the mean over encodechka's eight sentence tasks, of
-members and teacher in bf16, whatever the study searched on; differences have the 95 % interval of the paired bootstrap.
+ratio is what cutting alone gives. Quality is the mean over encodechka's eight sentence tasks, for members and teacher
+in bf16, whatever the study searched on; differences have the 95 % interval of the paired bootstrap.
 
 Usage: python benchmarks/taylor.py STUDY_NAME [--storage URL] [--trials N ...] [--threads 1]
 """
@@ -36,7 +36,7 @@ def encoder_parameters(model: PreTrainedModel) -> int:
 
 
 def sizes_of(model: PreTrainedModel, base: PreTrainedModel, latency: LatencyConfig, threads: int) -> list[str]:
-    """How many times fewer weights in the encoder, and in all; how many times faster, with its interval."""
+    """Factors of fewer weights in the encoder and in all, and of speed, with its interval."""
     inputs = fixed_inputs(
         latency.batch_size,
         latency.sequence_length,

@@ -1,4 +1,4 @@
-"""How fast training is: ratios of real (not padding) tokens per second, measured in one run.
+"""Measures how fast training is: ratios of real (not padding) tokens per second, measured in one run.
 
 Two comparisons with the same model, data, batch size and number of epochs:
 

@@ -10,10 +10,11 @@ from collections.abc import Iterable
 
 
 class NasoptError(Exception):
-    """Base class of everything the user can mend.
+    """Base class of every error that the user can mend.
 
     Attributes:
-        exit_code: of a command that ends so: 2 where it was asked for what cannot be, 1 where it was begun in vain.
+        exit_code: the exit code of a command that ends with the error: 2 if it was asked for something impossible, 1 if
+            it failed after it had begun to work.
     """
 
     exit_code: int = 2
@@ -44,7 +45,7 @@ class StudyExistsError(StorageError):
 
 
 class UntrustedStudyError(NasoptError):
-    """A study that would run code which nobody on this machine has trusted."""
+    """A study that would run code that is not trusted on this machine."""
 
 
 class TrialNotFoundError(NasoptError):
@@ -97,17 +98,17 @@ class MachineError(NasoptError):
 
 
 class SearchFailedError(NasoptError):
-    """Trials that were run, of which none could be completed."""
+    """A search of which no trial could be completed."""
 
     exit_code = 1
 
 
 class WorkerFailedError(NasoptError):
-    """What ended a worker process.
+    """An error that ended a worker process.
 
     Args:
-        message: of the error that it ended with.
-        exit_code: of that error.
+        message: the error's message.
+        exit_code: the error's exit code.
     """
 
     def __init__(self, message: str, exit_code: int) -> None:
@@ -116,7 +117,7 @@ class WorkerFailedError(NasoptError):
 
 
 class TrainingDivergedError(Exception):
-    """A loss that is not finite. Fails the trial."""
+    """A loss that is not finite; it fails the trial."""
 
 
 def choices(allowed: Iterable[object]) -> str:

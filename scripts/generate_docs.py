@@ -54,7 +54,7 @@ def sections(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, type
 
 
 def allowed(annotation: Any, metadata: list[Any]) -> str:
-    """What a key may hold, in words."""
+    """The values that a key may hold, in words."""
     options = [item for item in get_args(annotation) if item is not NoneType]
     if get_origin(annotation) is Literal:
         return "one of " + ", ".join(f"`{item}`" for item in options)

@@ -88,7 +88,7 @@ def _answers(address: str) -> bool:
 
 
 def wait_for_text(browser: webdriver.Chrome, *texts: str, seconds: float = PAGE_S) -> None:
-    """Waits until the page shows all of them, plots included."""
+    """Waits until the page shows all of the texts, plots included."""
 
     def shows(_: webdriver.Chrome) -> bool:
         shown = browser.execute_script("return document.body.textContent")
@@ -98,7 +98,7 @@ def wait_for_text(browser: webdriver.Chrome, *texts: str, seconds: float = PAGE_
 
 
 def console_errors(browser: webdriver.Chrome) -> list[str]:
-    """What the page complained of since the last call."""
+    """The errors of the page's console since the last call."""
     return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 

@@ -22,7 +22,7 @@ class Result:
 
 
 def run(*arguments: object) -> Result:
-    """What `nasopt ARGUMENTS` prints and returns."""
+    """Runs `nasopt ARGUMENTS`; gives what it prints and returns."""
     out, err = io.StringIO(), io.StringIO()
     before = sys.argv, list(sys.path)
     sys.argv = ["nasopt", *map(str, arguments)]
@@ -36,19 +36,19 @@ def run(*arguments: object) -> Result:
 
 
 def succeed(*arguments: object) -> Result:
-    """The same of a command that must succeed."""
+    """Runs a command that must succeed; gives the same."""
     result = run(*arguments)
     assert result.code == 0, result.err
     return result
 
 
 def read(*arguments: object) -> Any:
-    """What `nasopt ARGUMENTS -f json`, which must succeed, prints, as objects of Python."""
+    """The JSON of `nasopt ARGUMENTS -f json`, which must succeed, as objects of Python."""
     return json.loads(succeed(*arguments, "-f", "json").out)
 
 
 def trials_of(name: str = "tiny") -> list[dict[str, Any]]:
-    """What `nasopt study trials` tells of every trial of a study, by number."""
+    """The record that `nasopt study trials` gives of every trial of a study, by number."""
     found: list[dict[str, Any]] = read("study", "trials", name)
     return found
 

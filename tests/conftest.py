@@ -43,7 +43,7 @@ def _measure_shortly() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _state_folder_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What the tests trust is noted in a folder of theirs, not in the user's."""
+    """Trust that tests grant is noted in a folder of theirs, not in the user's."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
@@ -171,7 +171,7 @@ def study_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentiment: Path) -> Context:
-    """Data and base model of a small study without trials. To be read only: see `context`."""
+    """Data and base model of a small study without trials. Tests only read it: see `context`."""
     from study_text import study_text
 
     from nasopt.config.study import StudyConfig

@@ -24,7 +24,7 @@ POST_NORM = ["bart", "marian", "plbart"]
 
 
 def make_decoder(name: str, layers: int = 3) -> PreTrainedModel:
-    """With 2 encoder layers, 4 heads, FFN 48 and hidden size 32, in eval mode."""
+    """A model with 2 encoder layers, 4 heads, FFN 48 and hidden size 32, in eval mode."""
     tokens = {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
     sizes: dict[str, Any]
     if name in BART_LIKE:

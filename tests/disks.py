@@ -14,7 +14,7 @@ import pytest
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """No file grows beyond so many bytes: writing fails as it does on a full disk, wherever tests may run."""
+    """Lets no file grow beyond a number of bytes: writing fails as it does on a full disk, wherever tests may run."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -25,7 +25,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 @contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[Path]:
-    """A disk of its own, of so many bytes, mounted on a new folder; skips the test where that is not allowed."""
+    """A disk of its own, of a given size, mounted on a new folder; skips the test where that is not allowed."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount a small disk")
     folder.mkdir()

@@ -41,11 +41,11 @@ def invent_study(
 
 
 def invent_older_study(url: str, name: str, root: Path, *, folder: str | None = None) -> optuna.Study:
-    """The same as versions stored it that gave studies no id.
+    """A study as it was stored by versions that gave studies no id.
 
     Args:
         url: the database.
-        name: the study's.
+        name: the study's name.
         root: the folder that holds the study's own.
         folder: the configuration's name, if that is another one.
     """

@@ -25,7 +25,7 @@ START_SECONDS = 30
 
 
 class CannotStartError(Exception):
-    """Why there is no server here."""
+    """The reason why there is no server here."""
 
 
 class Server:

@@ -13,7 +13,7 @@ STORED = Path(__file__).parent / "stored" / "v1"
 SQL = "studies.sql"
 EXPECTED = "expected.json"
 PLACEHOLDER = "@FOLDER@"
-"""Stands in the stored texts for the folder in which the studies are."""
+"""The text that stands in the stored texts for the folder of the studies."""
 DATABASE = "nasopt.db"
 ARTIFACTS = f"{DATABASE}.artifacts"
 
@@ -39,10 +39,10 @@ def restore(folder: Path) -> str:
 
 
 def expected(folder: Path) -> dict[str, dict[str, Any]]:
-    """What the version that made them printed with `-f json`, by study and then by command: `show`, `trials`, `pareto`.
+    """The `-f json` output of the version that made them, by study and then by command: `show`, `trials`, `pareto`.
 
     Args:
-        folder: the one in which they were restored.
+        folder: the folder in which they were restored.
     """
     text = (STORED / EXPECTED).read_text(encoding="utf-8")
     found: dict[str, dict[str, Any]] = json.loads(text.replace(PLACEHOLDER, _as_json(folder.resolve())))

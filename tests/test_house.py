@@ -1,4 +1,4 @@
-"""The layout: what lies where, and who knows whom, beyond what import-linter can say."""
+"""The layout: the place of files, and their imports, beyond what import-linter can check."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PACKAGE = ROOT / "nasopt"
 LOOSE = {"__init__.py", "__main__.py", "errors.py", "version.py", "py.typed"}
 OWN = {"self", "cls"}
 NAMED_TUPLES = {"_asdict", "_replace", "_fields", "_make"}
-"""Public, for all their underscores."""
+"""Names that are public, for all their underscores."""
 
 
 USER_ATTRIBUTES = {
@@ -179,7 +179,7 @@ def test_other_names_are_not(text: str) -> None:
 
 
 def uses(path: Path, names: set[str]) -> Iterator[str]:
-    """Where a file reads one of these attributes of any object, or calls it, as `file:line name`."""
+    """Places in which a file reads one of these attributes of any object, or calls it, as `file:line name`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Attribute) and node.attr in names:
             yield f"{path.relative_to(PACKAGE)}:{node.lineno} {node.attr}"
@@ -201,7 +201,7 @@ def test_only_records_touch_user_attributes() -> None:
 
 
 def questions_of_type(text: str) -> Iterator[str]:
-    """Where a module compares with one of :data:`KINDS`, or asks for a task's class, with their lines."""
+    """Places in which a module compares with one of :data:`KINDS`, or asks for a task's class, with their lines."""
     for node in ast.walk(ast.parse(text)):
         asked: list[str] = []
         if isinstance(node, ast.Compare):

@@ -1,9 +1,6 @@
-"""The shape of a candidate, as data. No torch here: samplers and reports read it too.
+"""The interface of candidates' shapes of every kind, and the base model's shape.
 
-The genotype of a trial is a flat set of Optuna parameters: ``layer_<i>`` in {0, 1}, ``heads_<i>`` in 0..H, ``ffn_<i>``
-in steps of :data:`FFN_STEP`, ``precision`` and ``training``. It holds *counts*. An :class:`Architecture` also says
-*which* heads and neurons of the base model were kept, so that a child can inherit its parent's weights and get back
-from the base model what the parent lacks.
+No torch here: samplers and reports read it too.
 """
 
 from __future__ import annotations
@@ -21,17 +18,17 @@ TRAININGS: tuple[Training, ...] = get_args(Training)
 
 
 class CandidateArchitecture(Protocol):
-    """What every kind of candidate says of its shape: an encoder's layers, or a chain of cells."""
+    """The shape of a candidate of any kind: an encoder's layers, or a chain of cells."""
 
     @property
     def precision(self) -> Precision:
-        """In which its weights are stored."""
+        """The precision in which its weights are stored."""
 
     def with_precision(self, precision: Precision) -> Self:
-        """The same shape, stored otherwise."""
+        """The same shape, stored in another precision."""
 
     def to_json(self) -> str:
-        """Everything, for :func:`read_architecture`."""
+        """The whole architecture as JSON, which :func:`read_architecture` reads."""
 
     def brief(self) -> str:
         """The shape in a few words, without the precision."""
@@ -40,7 +37,7 @@ class CandidateArchitecture(Protocol):
         """The shape on one line, beside the base model's."""
 
     def table(self, base: EncoderShape) -> tuple[list[str], list[list[str]]]:
-        """Part by part: headings, and a row for each part."""
+        """The shape part by part: headings, and a row for each part."""
 
     def summary(self, base: EncoderShape) -> dict[str, Any]:
         """The shape as a small JSON object."""
@@ -48,7 +45,7 @@ class CandidateArchitecture(Protocol):
 
 @dataclass(frozen=True)
 class EncoderShape:
-    """The base model's shape: what there is to remove."""
+    """The base model's shape: the layers, heads and neurons that there are to remove."""
 
     num_layers: int
     num_heads: int

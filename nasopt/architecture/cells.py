@@ -2,8 +2,8 @@
 
 No torch here: samplers and reports read it too.
 
-A student is a chain of cells, each with one operation. What an operation looks like is said in
-:mod:`nasopt.models.modeling_adabert`; here is what it costs.
+A student is a chain of cells, each with one operation. This module says what an operation costs;
+:mod:`nasopt.models.modeling_adabert` has its layers.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from nasopt.architecture.base import EncoderShape, Precision
 Operation: TypeAlias = Literal["conv1", "conv3", "conv5", "dilconv3", "maxpool", "avgpool", "skip"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 PARAMETER_FREE: tuple[Operation, ...] = ("maxpool", "avgpool", "skip")
-"""Students of these alone are bags of words: the search has collapsed."""
+"""Students that consist of these alone are bags of words: the search has collapsed."""
 
 KIND = "cells"
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """How many tokens an operation sees, and how far apart they are."""
+    """The tokens that an operation sees: how many, and how far apart."""
 
     size: int
     dilation: int = 1
@@ -46,13 +46,13 @@ KERNELS: dict[Operation, Kernel] = {
 
 @dataclass(frozen=True)
 class CellArchitecture:
-    """What defines a student's shape.
+    """The shape of a student.
 
     Args:
         cells: the operation of each cell of the chain, those that are skipped included.
         hidden_size: H, the width of all cells.
         embedding_rank: r of an embedding that is stored as two matrices, vocabulary x r and r x H; None for one matrix.
-        precision: what the weights are stored in.
+        precision: the one in which the weights are stored.
 
     Raises:
         ValueError: an operation that does not exist, or a size below 1.
@@ -77,7 +77,7 @@ class CellArchitecture:
         return tuple(index for index, operation in enumerate(self.cells) if operation != "skip")
 
     def student_index(self, s: int) -> int:
-        """Where hidden state `s` of the supernet (0: the embeddings, s: after cell s - 1) is in the frozen model's.
+        """The frozen model's index of the supernet's hidden state `s` (0: the embeddings, s: after cell s - 1).
 
         Raises:
             ValueError: the supernet has no such hidden state.
@@ -109,7 +109,7 @@ class CellArchitecture:
         return cls(**document | {"cells": tuple(document["cells"])})
 
     def brief(self) -> str:
-        """For people, for example "conv3 skip avgpool, 256 wide"."""
+        """The shape in a few words, for example "conv3 skip avgpool, 256 wide"."""
         rank = "" if self.embedding_rank is None else f", embedding rank {self.embedding_rank}"
         return f"{' '.join(self.cells) or 'no cells'}, {self.hidden_size} wide{rank}"
 
@@ -131,8 +131,8 @@ class CellArchitecture:
 def operation_flops(operation: Operation, hidden_size: int) -> int:
     """FLOPs of an operation for one token.
 
-    As `torch.utils.flop_counter` counts: a multiply-add is 2 FLOPs, and only matrix products and convolutions count
-    (no bias, activation, norm or pooling; padding counts as tokens).
+    They are counted as `torch.utils.flop_counter` does: a multiply-add is 2 FLOPs, and only matrix products and
+    convolutions count (no bias, activation, norm or pooling; padding counts as tokens).
     """
     return 0 if operation in PARAMETER_FREE else 2 * KERNELS[operation].size * hidden_size**2
 

@@ -1,9 +1,8 @@
-"""The shape of a candidate, as data. No torch here: samplers and reports read it too.
+"""The shape of an encoder that was cut, as data. No torch here: samplers and reports read it too.
 
-The genotype of a trial is a flat set of Optuna parameters: ``layer_<i>`` in {0, 1}, ``heads_<i>`` in 0..H, ``ffn_<i>``
-in steps of :data:`FFN_STEP`, ``precision`` and ``training``. It holds *counts*. An :class:`Architecture` also says
-*which* heads and neurons of the base model were kept, so that a child can inherit its parent's weights and get back
-from the base model what the parent lacks.
+A genotype (:mod:`nasopt.architecture.genotype`) holds counts. An :class:`Architecture` also says *which* heads and
+neurons of the base model were kept, so that a child can inherit its parent's weights and get back from the base model
+what the parent lacks.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ class KeptUnits:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a candidate keeps of the base model, and its precision.
+    """The parts of the base model that a candidate keeps, and its precision.
 
     Attributes:
-        layers: of each layer of the base model; None where it is removed.
-        precision: in which it is stored.
+        layers: the units that are kept of each layer of the base model; None where the layer is removed.
+        precision: the one in which the weights are stored.
         vocabulary: ids of the tokens that are kept, in the base model's numbering, ascending; None for all.
     """
 
@@ -48,7 +47,7 @@ class Architecture:
         """The full layers whose bit is 1 (METHODS.md, section 2: synthesis).
 
         Raises:
-            ValueError: the mask has not one bit for each layer, or keeps none.
+            ValueError: the mask does not have one bit for each layer, or keeps none.
         """
         if len(mask) != shape.num_layers or not set(mask) <= {0, 1}:
             raise ValueError(

@@ -1,9 +1,8 @@
-"""The shape of a candidate, as data. No torch here: samplers and reports read it too.
+"""The genotype of a trial: a flat set of Optuna parameters. No torch here: samplers and reports read it too.
 
-The genotype of a trial is a flat set of Optuna parameters: ``layer_<i>`` in {0, 1}, ``heads_<i>`` in 0..H, ``ffn_<i>``
-in steps of :data:`FFN_STEP`, ``precision`` and ``training``. It holds *counts*. An :class:`Architecture` also says
-*which* heads and neurons of the base model were kept, so that a child can inherit its parent's weights and get back
-from the base model what the parent lacks.
+An encoder's are ``layer_<i>`` in {0, 1}, ``heads_<i>`` in 0..H, ``ffn_<i>`` in steps of :data:`FFN_STEP`,
+``precision`` and ``training``: they hold *counts*, and :class:`nasopt.architecture.encoder.Architecture` says *which*
+heads and neurons are kept. A chain of cells has ``cell_<i>``, the cell's operation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Architectures of every kind, from their JSON."""
+"""Reads architectures of every kind from their JSON."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from nasopt.architecture.cells import CellArchitecture
 from nasopt.architecture.encoder import Architecture
 
 ENTRY_POINTS = "nasopt.architectures"
-"""Other packages' kinds: the name is the kind, the value a class with `from_json(text)` and `build(base_model)`."""
+"""The entry points of other packages' kinds: the name is the kind, the value a class with `from_json(text)` and
+`build(base_model)`."""
 
 
 def read_architecture(text: str) -> CandidateArchitecture:
     """The architecture, of whatever kind, that `to_json` wrote.
 
-    Its kind stands under `kind`; an encoder's has none.
+    The JSON names its kind under `kind`; an encoder's has no such key.
 
     Raises:
         ValueError: no installed package knows the kind.

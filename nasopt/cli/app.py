@@ -1,7 +1,7 @@
 """The command line: parse, call, print.
 
-Results go to stdout, everything else to stderr. Exit codes: 0 success; 2 what cannot be done as it was asked for, said
-in one line; 1 what was begun and failed.
+Results go to stdout, everything else to stderr. Exit codes: 0 success; 2 for a request that cannot be carried out as it
+is, explained in one line; 1 for work that was begun and failed.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def predict(
     ] = None,
     layers: Annotated[int | None, typer.Option("--layers", min=1)] = None,
     hidden_size: Annotated[int | None, typer.Option("--hidden-size", min=1)] = None,
-    heads: Annotated[int | None, typer.Option("--heads", min=1, help="Of each layer, as many as are left.")] = None,
+    heads: Annotated[int | None, typer.Option("--heads", min=1, help="Heads that are left in each layer.")] = None,
     head_size: Annotated[
         int | None, typer.Option("--head-size", min=1, help="Default: hidden size / heads; name it if heads are cut.")
     ] = None,

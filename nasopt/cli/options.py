@@ -1,4 +1,4 @@
-"""What the commands share: options, where they print, how they open a study."""
+"""The parts that commands share: options, where they print, how they open a study."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WIDE = 400
 
 
 class Format(StrEnum):
-    """How records are printed."""
+    """The form in which records are printed."""
 
     table = "table"
     json = "json"
@@ -38,7 +38,7 @@ def _set_quiet(value: bool) -> None:
 
 
 class Settings:
-    """What holds for the whole run of the command."""
+    """Settings that hold for the whole run of the command."""
 
     debug = False
     quiet = False
@@ -114,11 +114,11 @@ def database(storage: str | None) -> URL:
 
 
 def warn_of_password(storage: str | None, url: URL) -> None:
-    """Says where else a password is better kept than in `--storage`; to be called once the database is open.
+    """Says where else a password is better kept than in `--storage`; call it once the database is open.
 
     Args:
         storage: the option.
-        url: what :func:`database` made of it.
+        url: the URL that :func:`database` made of it.
     """
     from nasopt.storage.rdb import holds_password
 
@@ -130,7 +130,7 @@ def warn_of_password(storage: str | None, url: URL) -> None:
 
 
 def stdout() -> Console:
-    """As wide as a table needs where nobody looks at it on a terminal."""
+    """The console for results, as wide as a table needs where nobody looks at it on a terminal."""
     return Console() if sys.stdout.isatty() else Console(width=WIDE)
 
 

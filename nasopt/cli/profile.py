@@ -44,8 +44,8 @@ def profile(
     precision: Annotated[list[str], typer.Option("--precision", help="Repeat for several.")] = DEFAULT_PRECISIONS,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.")] = None,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
-    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="For each model that is timed.")] = 2.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of weights, tokens, order and checks.")] = 0,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Seconds for each model that is timed.")] = 2.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of weights, tokens, order and checks.")] = 0,
     debug: Debug = False,
     quiet: Quiet = False,
 ) -> None:

@@ -41,7 +41,7 @@ study_app = typer.Typer(help="Create, run and look at studies.", rich_markup_mod
 
 
 class ExportFormat(StrEnum):
-    """What an exported model is for."""
+    """The form of an exported model."""
 
     hf = "hf"
     onnx = "onnx"
@@ -76,10 +76,10 @@ def create(
 def optimize(
     name: Name,
     n_trials: Annotated[
-        int | None, typer.Option("--n-trials", min=1, help="So many more trials; default: what is left of the search.")
+        int | None, typer.Option("--n-trials", min=1, help="This many more trials; default: all that are left.")
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", min=0, help="Begin no trial after so many seconds.")
+        float | None, typer.Option("--timeout", min=0, help="Begin no trial after this many seconds.")
     ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; spread evenly over the GPUs.")] = 1,
     data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,

@@ -1,7 +1,7 @@
-"""Functions of the user's, named in a study file as ``package.module:function``.
+"""A user's functions, named in a study file as ``package.module:function``.
 
 A name is checked without importing anything. The module is imported when the function is called, or when `create` and
-the start of a run make sure that it can be; only while it is imported may it lie in the current folder.
+the start of a run make sure that it can be imported. The current folder is searched during the import only.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def check_function_name(name: str) -> str:
 
 
 def load_function(name: str) -> Callable[..., Any]:
-    """Imports the function called ``package.module:function``, from the current folder if it is nowhere else.
+    """Imports the function called ``package.module:function``; the current folder is searched last.
 
     Raises:
         ValueError: it is not written that way, cannot be imported, or is not a function.
@@ -49,7 +49,7 @@ def load_function(name: str) -> Callable[..., Any]:
         function = getattr(module, function_name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{name!r} cannot be imported: {error}") from None
-    except Exception as error:  # whatever a module of the user's does when it is imported
+    except Exception as error:  # a user's module can raise anything when it is imported
         raise ValueError(f"{name!r} cannot be imported: {type(error).__name__}: {error}") from None
     if not callable(function):
         raise ValueError(f"{name!r} is not a function")
@@ -74,8 +74,8 @@ def deferred(name: str) -> Callable[..., Any]:
 def source_files(name: str) -> tuple[Path, ...]:
     """The files that an import of ``package.module:function`` runs: the module's, and those of the packages above it.
 
-    Nothing is imported to find them. What has no source file (a module of the interpreter, one that is not there) gives
-    none.
+    Nothing is imported to find them. A module without a source file (one of the interpreter's, or one that does not
+    exist) gives none.
     """
     places: list[str] | None = None
     files: list[Path] = []
@@ -94,14 +94,14 @@ def source_files(name: str) -> tuple[Path, ...]:
 
 
 def _find_spec(name: str, places: list[str] | None) -> ModuleSpec | None:
-    """As `importlib.util.find_spec`, which would import the packages above."""
+    """Does what `importlib.util.find_spec` does, but imports no package above the module."""
     try:
         for finder in sys.meta_path:
             spec = finder.find_spec(name, places)
             if spec is not None:
                 return spec
     except KeyError:
-        # NOTE: a namespace package inside another one asks for that one's module, which nobody has imported.
+        # NOTE: a namespace package inside another one asks for that one's module, which has not been imported.
         found = [str(folder) for place in places or () if (folder := Path(place, name.rpartition(".")[2])).is_dir()]
         nested = ModuleSpec(name, None, is_package=True)
         nested.submodule_search_locations = found
@@ -111,7 +111,7 @@ def _find_spec(name: str, places: list[str] | None) -> ModuleSpec | None:
 
 @contextmanager
 def _current_folder_last() -> Iterator[None]:
-    """The current folder at the end of `sys.path`: what is installed goes first, whatever lies here."""
+    """Puts the current folder at the end of `sys.path`, so that installed packages go before files in it."""
     here = os.getcwd()
     if here in sys.path:
         yield

@@ -1,4 +1,4 @@
-"""The study file: what a user writes, checked as a whole before any work starts.
+"""The study file, which is checked as a whole before any work starts.
 
 No torch here. The options of a method stay a raw table (`StudyConfig.method_options`) and are checked by the method's
 own model, so that a method needs no change in this file.
@@ -28,21 +28,21 @@ SectionT = TypeVar("SectionT", bound=BaseModel)
 
 
 class TrainingConfig(Section):
-    """How a model is trained: inside a trial (`[training]`), or once, the base model (`[base_training]`)."""
+    """The settings of a training: of each candidate (`[training]`), or of the base model (`[base_training]`)."""
 
     epochs: int = Field(1, ge=1, description="Passes over the training split.")
-    batch_size: int = Field(32, ge=1, description="Texts.")
-    learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False, description="The largest, after the warm-up.")
+    batch_size: int = Field(32, ge=1, description="Texts in one batch.")
+    learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False, description="The largest rate, after the warm-up.")
     scheduler: Literal["linear", "cosine", "constant"] = Field("linear", description="How the learning rate falls.")
-    warmup: float = Field(0.06, ge=0, lt=1, description="Share of the optimizer steps.")
-    weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False, description="Of AdamW; biases and norms are left out.")
+    warmup: float = Field(0.06, ge=0, lt=1, description="Length of the warm-up, as a share of the steps.")
+    weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False, description="AdamW's; biases and norms are left out.")
     gradient_clipping: float = Field(1.0, gt=0, allow_inf_nan=False, description="Largest gradient norm.")
     accumulation: int = Field(1, ge=1, description="Batches per optimizer step.")
     freeze_word_embeddings: bool = Field(False, description="Faster; rarely costs quality in a short fine-tuning.")
 
 
 class LatencyConfig(Section):
-    """One latency objective: the shape that is measured, and where."""
+    """A latency objective: the shape that is measured, and the device and runtime that it is measured on."""
 
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]+$", description="Needed when there are several.")
     device: str = Field(
@@ -51,18 +51,18 @@ class LatencyConfig(Section):
         description="`cpu` or `cuda`, or a device to predict for where it is not at hand (`nasopt device list`).",
     )
     runtime: RuntimeName | None = Field(
-        None, description="What runs the models; unless set `eager` where measured, `tensorrt` (only) where predicted."
+        None, description="Runs the models; unless set `eager` where measured, `tensorrt` (only) where predicted."
     )
     batch_size: int = Field(32, ge=1, description="Texts in the one forward pass that is measured.")
     sequence_length: int = Field(128, ge=2, description="Tokens of each text; the most where `lengths` differ.")
     lengths: Literal["fixed", "validation"] = Field(
-        "fixed", description="Every text at full length, or a sample of the validation split's."
+        "fixed", description="Every text has the full length, or lengths are sampled from the validation split."
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; all cores unless set.")
     mode: Literal["direct", "lut"] = Field(
         "direct", description='"direct": measured (or predicted for a device that is not here); "lut": looked up.'
     )
-    lut: str | None = Field(None, description="The table, for mode `lut`; `nasopt device profile` makes one.")
+    lut: str | None = Field(None, description="The table of mode `lut`; `nasopt device profile` makes one.")
     confirm: bool = Field(False, description="Mode `lut`: measure the Pareto front at the end of `optimize`.")
     tf32: bool = Field(False, description="CUDA: fp32 matrix products in TF32.")
     cuda_graph: bool = Field(False, description="CUDA: replay one captured graph (eager, compile).")
@@ -96,25 +96,25 @@ class LatencyConfig(Section):
 
 
 class StudyConfig(Section):
-    """A whole study file."""
+    """The contents of a study file."""
 
     # NOTE: infinities in a method's options must survive the database; by default they are stored as null.
     model_config = ConfigDict(ser_json_inf_nan="constants")
 
-    name: str = Field(min_length=1, max_length=100, description="Also names the artifact folder.")
-    method: str = Field(min_length=1, description="`nasopt methods` lists them.")
-    seed: int = Field(0, ge=0, lt=2**32, description="Of the sampler and of training.")
+    name: str = Field(min_length=1, max_length=100, description="The study's name, and its artifact folder's.")
+    method: str = Field(min_length=1, description="The search method; `nasopt methods` lists them.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the sampler and of training.")
     task: TaskConfig
     training: TrainingConfig = TrainingConfig()
     base_training: TrainingConfig = TrainingConfig(epochs=3)
     latency: Annotated[tuple[LatencyConfig, ...], Field(min_length=1)] = (LatencyConfig.model_validate({}),)
     memory: Literal["weights", "peak"] = Field(
-        "weights", description="What `memory_mb` is: the stored weights, or weights and all that one pass needs."
+        "weights", description="`memory_mb` counts the stored weights, or weights and all that one pass needs."
     )
     teacher_cache_mb: int = Field(
-        4096, ge=0, description="Teacher outputs on the training split are kept on disk up to this; else it runs live."
+        4096, ge=0, description="Largest cache of teacher outputs on the training split; a teacher with more runs live."
     )
-    method_options: dict[str, Any] = Field({}, description="The method's own, checked by it.")
+    method_options: dict[str, Any] = Field({}, description="The method's own options, which it checks itself.")
 
     @property
     def metric_names(self) -> list[str]:
@@ -185,7 +185,7 @@ class StudyConfig(Section):
         import tomli_w
 
         document = self.model_dump(mode="json", exclude_none=True)
-        # What is None is not set: TOML has no word for it.
+        # Options that are None are left out: TOML has no word for None.
         document["method_options"] = {k: v for k, v in self.method_options.items() if v is not None}
         return tomli_w.dumps(document)
 
@@ -200,7 +200,7 @@ class StudyConfig(Section):
         One of an earlier schema means what it meant then.
 
         Raises:
-            StudyFileError: it was written by a newer nasopt, or holds what no study file may (all named at once).
+            StudyFileError: it was written by a newer nasopt, or holds values that are not allowed (all named at once).
         """
         try:
             document = json.loads(text)
@@ -276,7 +276,7 @@ def study_file_error(path: str | Path, errors: list[str]) -> StudyFileError:
 
 
 def _describe(model: type[BaseModel], error: ErrorDetails, prefix: str) -> str:
-    """One pydantic error as `key: what is wrong, what is allowed`."""
+    """The text of one pydantic error: the key, the mistake, and the values that are allowed."""
     location = [str(part) for part in error["loc"]]
     key = prefix + ".".join(location) if location else prefix.rstrip(".") or "study file"
     given = error["input"]

@@ -1,4 +1,4 @@
-"""`[task]` of the study file: what the models are for, on which data, and what their quality is."""
+"""`[task]` of the study file: the task of the models, its data, and the metric of their quality."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ RuntimeName: TypeAlias = Literal["eager", "compile", "onnxruntime", "tensorrt"]
 CLASSIFICATION_METRICS = ("accuracy", "f1", "f1_macro", "f1_micro", "matthews_correlation")
 REGRESSION_METRICS = ("pearsonr", "spearmanr")
 SECOND_CLASS = ""
-"""As `positive_label`: the second of two classes, whatever its name, as in studies from before it could be chosen."""
+"""The `positive_label` that stands for the second of two classes, whatever its name: older studies had no choice."""
 
 
 @dataclass(frozen=True)
 class TaskTraits:
-    """What a study file may say of a type of task. The task's class declares the rest (see `nasopt.tasks.base`).
+    """The settings that a type of task allows in a study file. The task's class declares the rest.
 
     Attributes:
-        metrics: what `quality` can be.
-        columns: how many text columns there may be.
+        metrics: the metrics that `quality` can be.
+        columns: the numbers of text columns that are allowed.
         labelled: whether every example has a class or a number, so that `kind` and `positive_label` say something.
         table: the table of the study file, below `[task]`, that is for this type only.
         new_model: whether the base model may start from random weights.
-        runtimes: in which its latency can be had.
+        runtimes: the runtimes in which its latency can be measured.
         cuda_graph: whether its latency can be measured from a CUDA graph.
         estimated_latency: whether its latency can be predicted for a device that is not here, or looked up.
     """
@@ -71,11 +71,11 @@ SENTENCE_TASKS: tuple[EncodechkaTask, ...] = ("STS", "PI", "NLI", "SA", "TI", "I
 
 
 POINTS: Mapping[MetricName, float] = {"bleu": 1.0}
-"""Points of a metric that make one unit of it: BLEU is given in points, all others from 0 (or -1) to 1."""
+"""The points that make one unit of a metric: BLEU is given in points, all others from 0 (or -1) to 1."""
 
 
 def points_of(metric: MetricName) -> float:
-    """By what a quality is multiplied to be in points."""
+    """The factor that a quality is multiplied by to be in points."""
     return POINTS.get(metric, 100.0)
 
 
@@ -88,13 +88,13 @@ class Section(BaseModel):
 class SplitsConfig(Section):
     """Names of the splits in the data set."""
 
-    train: str = Field("train", description="What candidates are trained on.")
-    validation: str = Field("validation", description="What quality is measured on; slices such as `train[:10%]` work.")
-    test: str | None = Field(None, description="Looked at once, by `study export`, for the model card.")
+    train: str = Field("train", description="The split that candidates are trained on.")
+    validation: str = Field("validation", description="The split for quality; slices such as `train[:10%]` work.")
+    test: str | None = Field(None, description="The split that `study export` uses once, for the model card.")
 
 
 class MaxSamplesConfig(Section):
-    """How many rows of each split are used at most (the first ones)."""
+    """The largest number of rows of each split that are used (the first ones)."""
 
     train: int | None = Field(None, ge=1, description="Rows; all unless set.")
     validation: int | None = Field(None, ge=1, description="Rows; all unless set.")
@@ -102,7 +102,7 @@ class MaxSamplesConfig(Section):
 
 
 class DatasetConfig(Section):
-    """Where the data are and which columns hold what."""
+    """The data set: where it is, and what its columns hold."""
 
     path: str = Field(min_length=1, description="Hub id, or a local folder, csv, tsv, json or parquet file.")
     name: str | None = Field(None, description="Configuration of a hub data set, for example `sst2` of GLUE.")
@@ -110,19 +110,19 @@ class DatasetConfig(Section):
     text: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = Field(
         description="The text column, or two for sentence pairs; for translation source and target."
     )
-    label: str = Field("label", description="The column of classes, or of numbers; not read where there is none.")
+    label: str = Field("label", description="The column of classes or numbers; tasks without labels ignore it.")
     delimiter: str | None = Field(
         None,
         min_length=1,
         max_length=1,
-        description="Between the cells of csv and tsv files; a comma and a tab unless set.",
+        description="The character between cells; unless set a comma in csv files and a tab in tsv files.",
     )
     splits: SplitsConfig = SplitsConfig()
     max_samples: MaxSamplesConfig = MaxSamplesConfig()
 
 
 class SimilarityConfig(Section):
-    """Sentence encoders: how a text becomes one vector, and how vectors are judged."""
+    """The options of sentence encoders: how a text becomes one vector, and how vectors are judged."""
 
     pooling: Literal["mean", "cls"] | None = Field(
         None,
@@ -130,36 +130,36 @@ class SimilarityConfig(Section):
         "the mean.",
     )
     prefix: str = Field("", description='Put before every text, for example `"query: "`.')
-    normalize: bool = Field(True, description="Vectors of length 1.")
-    scale: float = Field(20.0, gt=0, allow_inf_nan=False, description="Of cosines in the translation-ranking loss.")
+    normalize: bool = Field(True, description="Scale vectors to length 1.")
+    scale: float = Field(20.0, gt=0, allow_inf_nan=False, description="Factor of cosines in the ranking loss.")
     encodechka: str | None = Field(None, description="Folder with the benchmark's files, for the metric `encodechka`.")
     encodechka_tasks: Annotated[tuple[EncodechkaTask, ...], Field(min_length=1)] = Field(
-        SENTENCE_TASKS, description="Which of the ten tasks; the eight of sentences unless set."
+        SENTENCE_TASKS, description="The tasks, of ten; the eight that are about sentences unless set."
     )
 
 
 class TranslationConfig(Section):
-    """Encoder-decoders: how texts are generated, for quality and for latency."""
+    """The options of encoder-decoders: how texts are generated, for quality and for latency."""
 
-    beams: int = Field(1, ge=1, description="Of the beam search behind `quality`; 1 is greedy.")
-    max_new_tokens: int = Field(128, ge=1, description="Longest translation, for `quality`.")
+    beams: int = Field(1, ge=1, description="Beams of the search behind `quality`; 1 is greedy.")
+    max_new_tokens: int = Field(128, ge=1, description="Tokens of the longest translation, for `quality`.")
     latency_tokens: int = Field(32, ge=1, description="Tokens that are generated, greedily, while latency is measured.")
-    label_smoothing: float = Field(0.1, ge=0, lt=1, description="Of the training loss.")
-    source_language: str | None = Field(None, description="The tokenizer's code of it, for multilingual models.")
-    target_language: str | None = Field(None, description="Likewise; what generation begins with.")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="Label smoothing of the training loss.")
+    source_language: str | None = Field(None, description="The source's code in a multilingual tokenizer.")
+    target_language: str | None = Field(None, description="The code of the target; generation begins with it.")
 
 
 class NewModelConfig(Section):
     """An encoder-decoder that starts from random weights, with a tokenizer trained on the training split."""
 
     encoder_layers: int = Field(3, ge=1, description="Transformer layers of the encoder.")
-    decoder_layers: int = Field(4, ge=1, description="And of the decoder.")
-    hidden_size: int = Field(192, ge=2, description="Width; a multiple of `heads`.")
+    decoder_layers: int = Field(4, ge=1, description="Transformer layers of the decoder.")
+    hidden_size: int = Field(192, ge=2, description="Width; a multiple of twice `heads`.")
     heads: int = Field(4, ge=1, description="Attention heads of each layer.")
     ffn_size: int = Field(768, ge=1, description="Neurons of each feed-forward block.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="While it is trained.")
-    vocabulary: int = Field(8000, ge=100, description="Tokens, of both languages together.")
-    tokenizer: Literal["bpe", "unigram"] = Field("bpe", description="In SentencePiece's manner.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout in training.")
+    vocabulary: int = Field(8000, ge=100, description="Tokens of both languages together.")
+    tokenizer: Literal["bpe", "unigram"] = Field("bpe", description="The kind of tokenizer, as in SentencePiece.")
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> NewModelConfig:
@@ -173,7 +173,7 @@ NEW_MODEL_TYPES = ("m2m_100", "bart", "marian")
 
 
 class TaskConfig(Section):
-    """What the models are for."""
+    """The task of the models: its type, model, data and metric."""
 
     type: TaskType = Field("text-classification", description="Hugging Face's name of the task.")
     model: str = Field(
@@ -184,21 +184,21 @@ class TaskConfig(Section):
         False, description="Text classification: train a new head even if the model has one (`[base_training]`)."
     )
     train_base: bool = Field(
-        False, description="Go on training a base model that does the task as it comes, as `[base_training]` says."
+        False, description="Train a base model further that does the task already, as `[base_training]` says."
     )
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
-    metric: MetricName = Field("accuracy", description="What `quality` is; which ones there are depends on the task.")
+    metric: MetricName = Field("accuracy", description="The metric that `quality` is; the choices depend on the task.")
     kind: Literal["classification", "regression"] | None = Field(
-        None, description="What the labels are: classes or numbers; unless set, only fractions (0.5, 1.0) are numbers."
+        None, description="Whether labels are classes or numbers; unless set, only fractions (0.5, 1.0) are numbers."
     )
     positive_label: str | None = Field(
-        None, description="Of two classes the one that `f1` is of, where their names do not say it."
+        None, description="The class that `f1` is computed for, of two whose names do not say it."
     )
-    max_length: int = Field(128, ge=2, description="Tokens; longer texts are cut.")
+    max_length: int = Field(128, ge=2, description="Tokens of the longest text; longer ones are cut.")
     dataset: DatasetConfig
     similarity: SimilarityConfig = SimilarityConfig.model_validate({})
     translation: TranslationConfig = TranslationConfig.model_validate({})
-    new_model: NewModelConfig | None = Field(None, description="Only for translation.")
+    new_model: NewModelConfig | None = Field(None, description="Start from random weights; only for translation.")
 
     @field_validator("positive_label", mode="before")
     @classmethod
@@ -208,7 +208,7 @@ class TaskConfig(Section):
 
     @property
     def traits(self) -> TaskTraits:
-        """What its type allows."""
+        """The settings that its type allows."""
         return TRAITS[self.type]
 
     @model_validator(mode="after")
@@ -232,7 +232,7 @@ class TaskConfig(Section):
         return self
 
     def _check_labels(self) -> None:
-        """Whether what is said of the labels fits the type and the metric."""
+        """Checks that `kind` and `positive_label` fit the type and the metric."""
         for key in ("kind", "positive_label"):
             if getattr(self, key) is not None and not self.traits.labelled:
                 raise ValueError(f"{key} is not for the type {self.type}")
@@ -243,7 +243,7 @@ class TaskConfig(Section):
             raise ValueError(f"the metric {self.metric!r} is not one of {self.kind}: {', '.join(allowed)}")
 
     def _says_something_in(self, table: str) -> bool:
-        """Whether the study file changes a table of its own."""
+        """Whether the study file has this table and changes something in it."""
         return table in self.model_fields_set and getattr(self, table) != TaskConfig.model_fields[table].default
 
     def _check_new_model(self) -> None:

@@ -17,8 +17,8 @@ class Budget:
     From the leave until the trial is under way, and others see it, a lock is held.
 
     Args:
-        study: whose budget it is.
-        folder: the study's artifact folder, which all who run trials share.
+        study: the study with the budget.
+        folder: the study's artifact folder, which all processes that run trials share.
         size: trials of a whole search; None if this call has a number of trials of its own.
     """
 

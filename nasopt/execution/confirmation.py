@@ -1,4 +1,4 @@
-"""Confirming what was looked up: at the end of a search the Pareto front, and the base model, are really measured."""
+"""Confirms latencies that were looked up: after a search the Pareto front and the base model are really measured."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def unconfirmed(opened: OpenStudy) -> list[FrozenTrial]:
 
 
 def confirm(opened: OpenStudy, objective: Objective) -> None:
-    """Measures what is unconfirmed. What was measured before, by any process, is not measured again.
+    """Measures the trials that are unconfirmed. A trial that any process has measured before is not measured again.
 
-    A finished trial's values never change: what is found stands in the study's attribute ``confirmed:<trial>``. A
+    A finished trial's values never change: the measurement stands in the study's attribute ``confirmed:<trial>``. A
     measurement that fails leaves a warning, and the trial unconfirmed.
 
     Raises:
@@ -65,14 +65,14 @@ def confirm(opened: OpenStudy, objective: Objective) -> None:
 
 
 def _measuring(latency: LatencyConfig, objective: Objective) -> MeasuringSource:
-    """Measures as the table was: on its device, with its threads."""
+    """A source that measures as the table was measured: on its device, with its threads."""
     source = objective.sources[latency.objective_name]
     assert isinstance(source, LookupSource)
     return MeasuringSource(latency.model_copy(update={"threads": source.table.threads}), resolve_device(latency.device))
 
 
 def _original(study: optuna.Study, trial: FrozenTrial) -> dict[str, Confirmation] | None:
-    """What was measured of the trial whose work this one would have done again."""
+    """The measurements of the trial whose work this one would have done again."""
     original = queries.original_of(trial)
     return None if original is None else queries.confirmation_of(study, original)
 

@@ -1,4 +1,4 @@
-"""Controls of a study: which are missing, and running them as trials that no sampler, budget or front counts."""
+"""Controls of a study: finds the missing ones, and runs them as trials that no sampler, budget or front counts."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def missing_controls(opened: OpenStudy, objective: Objective, random_masks: int)
     """The controls of the members of the Pareto front that have yet to be evaluated.
 
     Raises:
-        NasoptError: what the user can mend (see :meth:`nasopt.trial.objective.Objective.prepare`).
+        NasoptError: there is something that the user can mend (see :meth:`nasopt.trial.objective.Objective.prepare`).
     """
     study = opened.study
     context = objective.prepare(study)
@@ -65,7 +65,7 @@ def missing_controls(opened: OpenStudy, objective: Objective, random_masks: int)
 
 
 def unsettled(study: Study, controls: Sequence[Control]) -> list[Control]:
-    """Those that have not been evaluated and did not fail: an interrupted one is tried again, a failed one is not."""
+    """The controls neither evaluated nor failed so far: an interrupted one is tried again, a failed one is not."""
     trials = study.get_trials(deepcopy=False)
     tried_again = queries.retried(trials)
     settled = {
@@ -97,7 +97,7 @@ def run_controls(
             if not _is_waiting(study, control):
                 marks = control_marks(control.label, control.recipe, control.depth)
                 study.enqueue_trial({}, user_attrs=marks.to_attributes())
-            while _is_waiting(study, control):  # what was queued before it comes first
+            while _is_waiting(study, control):  # trials that were queued before it come first
                 run_trial(study, objective, on_finished)
         settle_interrupted(study, opened.folder)
         objective.collect(study)

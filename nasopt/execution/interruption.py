@@ -22,7 +22,7 @@ class Interruption:
         self.by: str | None = None
 
     def check(self) -> None:
-        """To be called between steps.
+        """Call it between steps.
 
         Raises:
             KeyboardInterrupt: the process has been asked to end; the message says by what.
@@ -31,7 +31,7 @@ class Interruption:
             raise KeyboardInterrupt(self.by)
 
     def note(self, number: int, _frame: FrameType | None) -> None:
-        """The signal handler. Who asks twice will not wait for the end of a step."""
+        """The signal handler. A user who asks twice will not wait for the end of a step."""
         self.check()
         self.by = NAMES[signal.Signals(number)]
 

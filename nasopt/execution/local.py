@@ -41,11 +41,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 JOIN_SECONDS = 60
-"""How long workers may take to finish cleanly after an interruption."""
+"""Seconds that workers may take to finish cleanly after an interruption."""
 
 
 class Tickets:
-    """Leave to begin a trial: so many in all, and none after the deadline. Shared by worker processes.
+    """Leave to begin a trial: for `count` in all, and for none after the deadline. Shared by worker processes.
 
     Args:
         count: trials that may begin.
@@ -69,7 +69,7 @@ class Tickets:
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker process is told; `code` is what the study named when its code was found to be trusted."""
+    """The setup of a worker process; `code` is the code that the study named when it was found to be trusted."""
 
     url: str
     name: str
@@ -84,7 +84,7 @@ class WorkerSetup:
 
 
 class Ended(NamedTuple):
-    """A trial that has ended, as a worker process tells of it."""
+    """A trial that has ended, as a worker process reports it."""
 
     number: int
     summary: str
@@ -93,22 +93,22 @@ class Ended(NamedTuple):
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> Self:
-        """What is told of a trial."""
+        """The report of a trial that has ended."""
         return cls(trial.number, summary(trial), trial.state, queries.failure_of(trial))
 
 
 class Run:
-    """What the trials of one call come to, shown and counted.
+    """The trials of one call, shown and counted as they end.
 
     Args:
-        view: shows it.
+        view: shows them.
     """
 
     def __init__(self, view: ProgressView) -> None:
         self.view, self.tally = view, Tally()
 
     def ended(self, trial: Ended) -> None:
-        """A trial has ended, here or in a worker process."""
+        """Notes that a trial has ended, here or in a worker process."""
         self.tally.count(trial.state, trial.reason)
         self.view.finished(trial.number, trial.summary)
 
@@ -124,7 +124,7 @@ def optimize(
     debug: bool = False,
     accept_device_change: bool = False,
 ) -> str | None:
-    """Runs the base model if need be, then up to `n_trials` more trials, and confirms what was looked up.
+    """Runs the base model if need be, then up to `n_trials` more trials, and confirms latencies that were looked up.
 
     Args:
         shared: whether these are what is left of the study's budget, which commands that run at once share.
@@ -198,7 +198,7 @@ def summary(trial: FrozenTrial) -> str:
 
 @contextmanager
 def _guarded(opened: OpenStudy, view: ProgressView) -> Iterator[Interruption]:
-    """Takes note of Ctrl-C and SIGTERM, shows what happens, and makes one line of what fails of the machine."""
+    """Takes note of Ctrl-C and SIGTERM, shows what happens, and makes one line of a failure of the machine."""
     machine, database = explaining_machine(opened.folder), explaining_failures(opened.url)
     with (
         interruptible(signal.SIGINT, signal.SIGTERM) as asked,
@@ -335,7 +335,7 @@ def _stop(processes: list[BaseProcess]) -> None:
 
 
 def _limit_threads(workers: int) -> None:
-    """Each worker its share of the cores: two unconstrained workers on two cores run six times slower than one."""
+    """Gives each worker its share of the cores: two unlimited workers on two cores are six times slower than one."""
     import torch
 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))

@@ -1,4 +1,4 @@
-"""What a user sees while trials run: a live bar on a terminal, plain lines elsewhere. All of it on stderr."""
+"""Shows a user how trials go: a live bar on a terminal, plain lines elsewhere. All of it on stderr."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from rich.progress import (
 from nasopt.host.terminal import printable
 
 PREPARATION = -1
-"""Stands for a trial's number before there is one."""
+"""The number that stands for a trial's before there is one."""
 
 
 class ProgressView(ABC):
-    """Told what happens, by trial number; see :data:`PREPARATION`."""
+    """A view that is told what happens, by trial number; see :data:`PREPARATION`."""
 
     @abstractmethod
     def phase(self, number: int, phase: str, done: int, total: int) -> None:
@@ -36,7 +36,7 @@ class ProgressView(ABC):
         """Trial `number` has ended."""
 
     def expect(self, total: int) -> None:  # noqa: B027
-        """So many trials are going to run: where that was not known at the start."""
+        """`total` trials are going to run; called where that was not known at the start."""
 
     def __enter__(self) -> Self:
         return self

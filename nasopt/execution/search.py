@@ -24,7 +24,7 @@ logger = logging.getLogger("nasopt")
 
 
 def remaining_budget(opened: OpenStudy, budget: int) -> int:
-    """What is left of a whole search."""
+    """The number of trials that are left of a whole search."""
     return max(0, budget - len(queries.finished_trials(opened.study)))
 
 
@@ -68,9 +68,9 @@ def run_trials(
     """Runs trials one after another until there is no ticket left or the search is over.
 
     Args:
-        take_ticket: asked before each trial whether it may begin; shared by all workers.
+        take_ticket: is asked before each trial whether it may begin; shared by all workers.
         shared: trials of a whole search, if the study's budget counts, which other commands use up at the same time.
-        on_finished: told of each trial that ended.
+        on_finished: is told of each trial that ended.
 
     Raises:
         SearchFailedError: the first trials of the study failed, all for one reason.
@@ -98,8 +98,8 @@ def run_trial(
     """Runs one trial, and as many more as it takes until one counts.
 
     Args:
-        on_finished: told of the one that counts.
-        budget: asked before each of them.
+        on_finished: is told of the one that counts.
+        budget: is asked before each of them.
 
     Returns:
         The one that counts; None if the budget is used up, or this process stood still, and others have given its trial
@@ -139,7 +139,7 @@ def _counts(trial: FrozenTrial) -> bool:
 
 
 def is_over(opened: OpenStudy, objective: Objective) -> str | None:
-    """Why no further trial is needed; None if it is."""
+    """Says why no further trial is needed; None if one is."""
     study = opened.study
     if any(queries.found_nothing(trial) for trial in study.get_trials(False, (TrialState.PRUNED,))):
         return "every genotype the method can reach has been tried"

@@ -1,4 +1,4 @@
-"""When a run ends before its trials are done, and with what exit code a run in vain ends."""
+"""Ends a run before its trials are done, and gives a run in vain its exit code."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from nasopt.errors import SearchFailedError
 from nasopt.records import queries
 
 FIRST = 3
-"""So many failures with one reason, before anything has succeeded, are not the candidates' fault."""
+"""This many first trials that all fail for one reason are not the candidates' fault."""
 
 _AMOUNT = re.compile(r"\d[\d.]*(\s*([KMGT]i?B|bytes?)\b)?")
 
 
 class Tally:
-    """How the trials of one run ended."""
+    """A count of how the trials of one run ended."""
 
     def __init__(self) -> None:
         self._completed = 0
@@ -27,7 +27,7 @@ class Tally:
         """Takes note of a trial that has ended.
 
         Args:
-            state: of the trial.
+            state: the trial's state.
             reason: why it failed, if it did.
         """
         if state == TrialState.COMPLETE:

@@ -26,7 +26,7 @@ model, tokenizer = nasopt.load("this folder")
 def onnx_text(
     opened: OpenStudy, task: Task, file: Path, tokens: int, qualities: tuple[float | None, float | None]
 ) -> str:
-    """What the model card says of an ONNX file: how to run it, and its own numbers, for the trial's were torch's.
+    """The model card's part on an ONNX file: how to run it, and its own numbers, because the trial's were torch's.
 
     `tokens` is the size of its vocabulary, `qualities` are the file's and the base model's on the test split, if known.
     """

@@ -68,9 +68,10 @@ def export_hf(
     Args:
         model: the artifact itself, in its precision, before its first forward pass (see :func:`stored_tensors`).
         tokenizer: the model's own.
-        architecture: what the model keeps of the base model (or its cells), and precision; recorded in `nasopt.json`.
+        architecture: what the model keeps of the base model (or its cells), and precision; it is recorded in
+            `nasopt.json`.
         to: the folder. Files of an existing one are overwritten by name, others stay.
-        card: text of README.md.
+        card: the text of README.md.
         force: whether the folder may hold something already.
 
     Returns:
@@ -129,7 +130,7 @@ def new_folder(to: Path, force: bool) -> Iterator[Path]:
 def write_around(
     folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, card: str, record: dict[str, Any]
 ) -> None:
-    """Writes what stands beside the weights: configuration, with the modelling file that it names, tokenizer, model
+    """Writes the files beside the weights: configuration, with the modelling file that it names, tokenizer, model
     card and `nasopt.json`."""
     config.save_pretrained(folder)
     if hasattr(config, "auto_map"):
@@ -192,7 +193,7 @@ def _irregular_config(model: PreTrainedModel, heads: list[int], neurons: list[in
 
 
 def export_record(model: PreTrainedModel, architecture: CandidateArchitecture) -> dict[str, Any]:
-    """What `nasopt.json` says: the architecture, and the versions of what made the folder."""
+    """The content of `nasopt.json`: the architecture, and the versions of the software that made the folder."""
     record: dict[str, Any] = {
         "nasopt": __version__,
         "torch": torch.__version__,
@@ -224,17 +225,17 @@ def _verify(folder: Path, model: PreTrainedModel, architecture: CandidateArchite
 
 
 def check_outputs(to: Path, expected: Tensor, found: Tensor, allowed: float, precision: str) -> None:
-    """Compares the outputs of a model, shape (batch, outputs), with those of what was written of it.
+    """Compares the outputs of a model, shape (batch, outputs), with those of the model that was written.
 
     Raises:
         ExportError: they differ by more than `allowed`, or are not finite.
     """
     if not bool(torch.isfinite(expected).all()):
-        raise ExportError(f"{to}: not exported, for the model's outputs are not finite")
+        raise ExportError(f"{to}: not exported, because the model's outputs are not finite")
     difference = float((expected - found).abs().max())
     if not difference <= allowed:
         raise ExportError(
-            f"{to}: not exported, for the model read back gives outputs that differ by {difference:.2g} "
+            f"{to}: not exported, because the model read back gives outputs that differ by {difference:.2g} "
             f"({allowed:.2g} is allowed in {precision})"
         )
 

@@ -60,7 +60,7 @@ logger = logging.getLogger("nasopt")
 
 
 def check_convertible(precision: Precision) -> None:
-    """Refuses what cannot become an ONNX file, before any work.
+    """Refuses a model that cannot become an ONNX file, before any work.
 
     Raises:
         ExportError: the precision is int8 or int4.
@@ -68,7 +68,7 @@ def check_convertible(precision: Precision) -> None:
     """
     if precision in ("int8", "int4"):
         raise ExportError(
-            f"a model in {precision} cannot be written as ONNX, for bitsandbytes' layers have no counterpart there; "
+            f"a model in {precision} cannot be written as ONNX: bitsandbytes' layers have no counterpart there; "
             "export it with --format hf, or choose a trial in fp32, bf16 or fp16"
         )
     check_packages(PACKAGES)
@@ -91,9 +91,11 @@ def export_onnx(
     Args:
         model: the artifact itself, in its precision; see the table of this module.
         tokenizer: the model's own.
-        architecture: what the model keeps of the base model, and its precision; recorded in `nasopt.json`.
+        architecture: the parts that the model keeps of the base model, and its precision; it is recorded in
+            `nasopt.json`.
         to: the folder, as for :func:`nasopt.export.export_hf`.
-        card: text of README.md; or what makes it when given the verified file, so that it can say how fast that is.
+        card: the text of README.md; or a function that makes it from the verified file, so that it can say how fast
+            that is.
         force: whether the folder may hold something already.
 
     Returns:
@@ -109,11 +111,11 @@ def export_onnx(
     convertible = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     was_bf16 = stored_dtype(model) == torch.bfloat16
     if was_bf16:
-        logger.warning("bf16 is written as fp32, for ONNX Runtime does not compute in bf16 on CPUs; the file is larger")
+        logger.warning("bf16 is written as fp32: ONNX Runtime does not compute in bf16 on CPUs; the file is larger")
         convertible, architecture = convertible.float(), architecture.with_precision("fp32")
     size = memory_mb(stored_tensors(convertible))
     if size > LARGEST_MB:
-        raise ExportError(f"{to}: not exported, for its {size:.0f} MB do not fit one ONNX file; use --format hf")
+        raise ExportError(f"{to}: not exported, because its {size:.0f} MB do not fit one ONNX file; use --format hf")
     with new_folder(to, force) as partial:
         file = partial / ONNX
         names = input_names(convertible, tokenizer)
@@ -127,7 +129,7 @@ def export_onnx(
 
 
 def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What the tokenizer gives and the model takes: DistilBERT takes no segments whatever its tokenizer gives."""
+    """The inputs that tokenizer and model share: DistilBERT takes no segments whatever its tokenizer gives."""
     taken = inspect.signature(model.forward).parameters
     return [name for name in tokenizer.model_input_names if name in taken]
 
@@ -162,7 +164,7 @@ def _convert(model: PreTrainedModel, names: list[str], file: Path, to: Path) -> 
     try:
         convert(model, _batch(model, names, 4, 16), file)
     except ExportError as error:
-        raise ExportError(f"{to}: not exported, for {error}") from error
+        raise ExportError(f"{to}: not exported, because {error}") from error
 
 
 def _verify(file: Path, model: PreTrainedModel, names: list[str], precision: str, to: Path) -> None:
@@ -174,7 +176,7 @@ def _verify(file: Path, model: PreTrainedModel, names: list[str], precision: str
     try:
         session = OnnxModel(file)
     except Exception as error:  # ONNX Runtime's own types have no other base class
-        raise ExportError(f"{to}: not exported, for ONNX Runtime cannot read the file: {_line(error)}") from error
+        raise ExportError(f"{to}: not exported, because ONNX Runtime cannot read the file: {_line(error)}") from error
     for batch_size, tokens in SHAPES:
         inputs = _batch(model, names, batch_size, tokens)
         with torch.inference_mode():
@@ -183,8 +185,8 @@ def _verify(file: Path, model: PreTrainedModel, names: list[str], precision: str
             found = session(**inputs)[0].float()
         except Exception as error:
             raise ExportError(
-                f"{to}: not exported, for ONNX Runtime cannot run the file on {batch_size} texts of {tokens} tokens: "
-                f"{_line(error)}"
+                f"{to}: not exported, because ONNX Runtime cannot run the file on {batch_size} texts of {tokens} "
+                f"tokens: {_line(error)}"
             ) from error
         largest = max(1.0, float(expected.abs().max()))
         check_outputs(

@@ -1,4 +1,4 @@
-"""From a trial to a model folder: choosing it, rebuilding its artifact, evaluating it once on the test split."""
+"""Turns a trial into a model folder: chooses it, rebuilds its artifact, evaluates that once on the test split."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nasopt.tasks.base import Task
 
 DATA = "data"
-"""Folder of the tokenised data, inside the study's own."""
+"""The folder of the tokenised data, inside the study's own."""
 
 
 def choose(opened: OpenStudy, number: int | None, condition: str | None) -> FrozenTrial:
@@ -66,7 +66,7 @@ def export(
 ) -> Path:
     """Writes a trial's model for `from_pretrained` or as an ONNX file, verified, with a model card.
 
-    Of the study it only reads: neither its database nor its artifact folder need be writable.
+    It only reads the study: neither its database nor its artifact folder need be writable.
 
     Raises:
         ArtifactFolderError: the study's artifact folder is not there.
@@ -160,7 +160,7 @@ def _test_qualities(
         split = task.encode(working / DATA, own)["test"]
         if exported is not None:
             return task.evaluate(exported, split, torch.device("cpu"), own).quality
-        # Quantised again: evaluating would repack the weights of the artifact that is exported.
+        # It is quantised again: evaluating would repack the weights of the artifact that is exported.
         return task.evaluate(make_artifact(candidate, device, plan.quantizer), split, device, own).quality
 
     return quality(trial, exported), quality(queries.base_of(opened.study))

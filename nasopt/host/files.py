@@ -1,10 +1,10 @@
-"""Folders that can be written, and files that a reader never sees half of.
+"""Checks of folders, and writing of files so that a reader never sees half of one.
 
-Files are written under a temporary name and renamed. The temporary name says which process writes, so that what a
-killed one left behind can be told from what is being written. Libraries write under temporary names of their own beside
-the file (safetensors: `.tmpXXXXXX`), so they are given a folder with such a name to write in.
+Files are written under a temporary name and renamed. The temporary name says which process writes, so that the files
+that a killed process left can be told from those that are being written. Libraries write under temporary names of their
+own beside the file (safetensors: `.tmpXXXXXX`), so they are given a folder with such a name to write in.
 
-Who may read a file is decided by the umask of the process that wrote it, whichever library did the writing.
+The umask of the process that wrote a file decides who may read it, whichever library did the writing.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from nasopt.errors import ArtifactFolderError, MachineError
 from nasopt.host.identity import is_gone, worker_identity
 
 PARTIAL_SECONDS = 24 * 3600
-"""A temporary file of another host this old was left behind: there is no telling whether its writer lives."""
+"""A temporary file of another host that is this old counts as left behind: whether its writer lives is not known."""
 
 SCRATCH_PREFIX = "nasopt"
-"""Before the temporary names of folders in the system's place for such."""
+"""Prefix of our folders in the system's place for temporary files."""
 
 _PARTIAL = re.compile(r"(?:nasopt)?\.tmp-(?P<pid>\d+)-(?P<started>[\d.]+)-(?P<host>.+)-[0-9a-f]{8}")
 
@@ -60,10 +60,10 @@ def check_writable(folder: Path) -> None:
 
 
 def check_room(folder: Path, size: int) -> None:
-    """Makes sure, before hours are spent on it, that a file of so many bytes finds room.
+    """Makes sure, before hours are spent on a file of `size` bytes, that there is room for it.
 
     Raises:
-        MachineError: the disk of the folder has less.
+        MachineError: the folder's disk has less room.
     """
     free = shutil.disk_usage(folder).free
     if free < size:
@@ -91,7 +91,7 @@ def lock_in(folder: Path, name: str) -> FileLock:
 
 
 def gone_words(folder: Path) -> str:
-    """What is said where a study's files were and are no longer."""
+    """The message about a study whose files are gone."""
     return (
         f"{folder}: the study's artifact folder is gone, or has lost the base model's weights; bring it back, or pass "
         "--rebuild to make the base model again"
@@ -104,7 +104,7 @@ def write_atomically(path: Path, text: str, *, private: bool = False) -> None:
     Args:
         path: the file.
         text: its content.
-        private: nobody but this user may read it (mode 0600).
+        private: whether only this user may read it (mode 0600).
     """
     partial = path.with_name(partial_name())
     try:
@@ -118,10 +118,10 @@ def write_atomically(path: Path, text: str, *, private: bool = False) -> None:
 
 @contextmanager
 def working_folder(parent: Path) -> Iterator[Path]:
-    """A new folder for what is being written, gone when the block has ended; :func:`publish` takes files out of it.
+    """A new folder to write files in, removed when the block ends; :func:`publish` takes files out of it.
 
     Args:
-        parent: on the disk where the files are to stay.
+        parent: a folder on the disk where the files are to stay.
     """
     folder = parent / partial_name()
     folder.mkdir()
@@ -138,14 +138,14 @@ def publish(file: Path, path: Path) -> None:
 
 
 def follow_umask(file: Path) -> None:
-    """Gives a file of a :func:`working_folder` the access that the umask gives; some libraries let nobody else read."""
+    """Gives a file of a :func:`working_folder` the access by the umask; some libraries let only this user read it."""
     # NOTE: the umask itself can only be asked for by changing it; the folder was made under it a moment ago.
     file.chmod(file.parent.stat().st_mode & 0o666)
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A new folder in the system's place for temporary files, for this user alone and gone when the block has ended.
+    """A new folder in the system's place for temporary files, for this user alone and removed when the block ends.
 
     Folders that killed processes of this host left behind go first.
     """
@@ -160,17 +160,17 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def checksum_file(file: Path) -> Path:
-    """Where the checksum of a file lies whose format has no room for one."""
+    """The file with the checksum of a file whose format has no room for one."""
     return file.with_name(f"{file.name}.sha256")
 
 
 def write_checksum(file: Path) -> None:
-    """Writes down what a file's content is, for :func:`checksum_matches`."""
+    """Writes a file's checksum, which :func:`checksum_matches` compares."""
     write_atomically(checksum_file(file), _sha256(file))
 
 
 def checksum_matches(file: Path) -> bool:
-    """Whether a file has the content that :func:`write_checksum` saw; forgets what that was if not."""
+    """Whether a file has the content that :func:`write_checksum` saw; if not, removes the checksum."""
     place = checksum_file(file)
     matches = place.is_file() and place.read_bytes() == _sha256(file).encode()
     if not matches:
@@ -191,9 +191,9 @@ def partial_name() -> str:
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Removes what writers that were killed left in an artifact folder and below; what is being written stays.
+    """Removes files that killed writers left in an artifact folder and below; files that are being written stay.
 
-    What bears another kind of temporary name (safetensors' own), or that of another host, goes when it is a day old.
+    Files with another kind of temporary name (safetensors' own), or with another host's, go when they are a day old.
     """
     for path in list(folder.rglob(".tmp*")):
         try:
@@ -204,18 +204,18 @@ def remove_partial_files(folder: Path) -> None:
 
 
 def remove_abandoned(place: Path, prefix: str = "") -> None:
-    """Removes what killed processes of this host left in a folder that is not ours alone, where they may be removed.
+    """Removes files that killed processes of this host left in a shared folder, as far as we may remove them.
 
     Args:
-        place: looked at itself, not below.
-        prefix: before the temporary names.
+        place: the folder; its subfolders are not searched.
+        prefix: the text before the temporary names.
     """
     for path in place.glob(f"{prefix}.tmp-*"):
         try:
             if _is_abandoned(path):
                 _remove(path)
         except OSError:
-            continue  # another process was faster, or the folder is nobody's to write
+            continue  # another process was faster, or the folder cannot be written
 
 
 def _is_abandoned(path: Path) -> bool:
@@ -224,7 +224,7 @@ def _is_abandoned(path: Path) -> bool:
 
 
 def _remove(path: Path) -> None:
-    # NOTE: links are removed, never followed; a folder for everybody may hold hostile ones.
+    # NOTE: links are removed, never followed; a shared folder may hold hostile ones.
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -1,4 +1,4 @@
-"""Which process this is, and whether another one is still alive."""
+"""The identity of this process, and a check whether another process is still alive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 CLOCK_TOLERANCE_SECONDS = 5
-"""When a process started is known by the wall clock, and that may be set in between."""
+"""Two readings of a process's start may differ by this much, because the wall clock may be set in between."""
 
 
 def worker_identity() -> dict[str, str | int | float]:
@@ -22,13 +22,16 @@ def worker_identity() -> dict[str, str | int | float]:
 
 @cache
 def _identity(pid: int) -> dict[str, str | int | float]:
-    # By pid, for a forked child inherits the cache.
+    # Cached by pid, because a forked child inherits the cache.
     return {"host": host(), "pid": pid, "started": psutil.Process(pid).create_time()}
 
 
 @cache
 def host() -> str:
-    """Where a process id means something: the host, and on Linux the container (those may share the host's name)."""
+    """The machine within which process ids are unique: the host, and on Linux the container.
+
+    Containers may share the host's name.
+    """
     try:
         namespace = f"-{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
@@ -37,7 +40,7 @@ def host() -> str:
 
 
 def is_gone(worker: Mapping[str, Any]) -> bool:
-    """Whether a process, by its identity, was one of this host and is no more."""
+    """Whether a process, given by its identity, ran on this host and has ended."""
     if worker["host"] != host():
         return False
     try:

@@ -1,4 +1,4 @@
-"""How a command's process behaves: it prints our own words (what libraries say belongs to --debug), and waits idly."""
+"""Sets up a command's process: it prints our own messages (those of libraries with --debug only), and waits idly."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from nasopt.host.terminal import LINES, printable
 
 
 class _Formatter(logging.Formatter):
-    """Messages may quote data, and data must not steer a terminal."""
+    """A formatter that keeps the data that messages quote from steering a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record), keep=LINES)
 
 
 def configure(debug: bool, quiet: bool) -> None:
-    """Sets up this process. To be called before torch and transformers are imported."""
+    """Sets up this process. Call it before torch and transformers are imported."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(_Formatter("%(message)s"))
@@ -33,13 +33,13 @@ def configure(debug: bool, quiet: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for library in ("HF_DATASETS", "HF_HUB"):
         os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "critical")  # its retries; that they were in vain is our line
+    os.environ.setdefault("HF_HUB_VERBOSITY", "critical")  # it reports retries; we report it if they fail
     for chatty in ("httpx", "huggingface_hub", "torch_pruning", "bitsandbytes"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
 
 
 def quiet_optuna(debug: bool) -> None:
-    """Optuna sets its own level when it is imported, so this comes after."""
+    """Sets Optuna's log level, which it would reset if it were imported later."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.INFO if debug else optuna.logging.ERROR)

@@ -1,4 +1,4 @@
-"""What reaches the terminal (text of files and databases among it), and standard streams that are closed."""
+"""Makes text from files and databases safe to print, and opens standard streams that are closed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def printable(text: str, keep: str = "") -> str:
     """The text with each character that does not print as Python writes it, so that it cannot steer a terminal.
 
     Args:
-        text: from anywhere.
+        text: a text from anywhere.
         keep: characters that stay as they are, such as :data:`LINES`.
     """
     if text.isprintable():
@@ -24,13 +24,13 @@ def printable(text: str, keep: str = "") -> str:
 def open_missing_streams() -> None:
     """Opens the null device for stdin, stdout and stderr that the caller has closed (`>&-`).
 
-    Python sets them to None, and the next file that is opened, a database perhaps, would get their number: what a
+    Python sets them to None, and the next file that is opened, a database perhaps, would get their number: text that a
     library writes to stderr would go into it.
     """
     for descriptor, (name, mode) in enumerate([("stdin", "r"), ("stdout", "w"), ("stderr", "w")]):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest number that is free: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number, this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115

@@ -1,4 +1,4 @@
-"""The device that a study measures on: finding it, naming it, and what belongs to its identity.
+"""The device that a study measures on: its name, its driver, and what it can do.
 
 A latency belongs to a model *on a device*: device and threads stand beside every stored value, and a study that is
 resumed on another device, or with another number of threads of a CPU, can tell so by the records' `identity`
@@ -54,7 +54,7 @@ def device_name(device: torch.device) -> str:
 
 
 def working_device() -> torch.device:
-    """Where models run whose latency is not measured: the GPU, if there is one."""
+    """The device on which models run whose latency is not measured: the GPU, if there is one."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 

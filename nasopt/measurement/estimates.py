@@ -21,7 +21,7 @@ from nasopt.measurement.predicted.transformer_cost import Workload
 
 @dataclass(frozen=True)
 class LookupCase:
-    """One pass, in a table."""
+    """One pass whose latency is looked up in a table."""
 
     table: LookupTable
     precision: Precision
@@ -39,12 +39,12 @@ def any_case(
     Args:
         profile: A profile's name or alias, or a JSON file with a profile or a look-up table.
         runtime: None (or empty) for the profile's default: TensorRT, or what the table was measured in.
-        precision: None (or empty) for fp16; of a table, for fp32 if it has that, else for its first.
+        precision: None (or empty) for fp16; with a table, for fp32 if it has that, else for its first.
         workload: The pass.
         source: See :func:`nasopt.measurement.predicted.model.make_case`.
 
     Raises:
-        NasoptError: there is no such profile, or it knows nothing of the runtime, the precision or such heads.
+        NasoptError: there is no such profile, or it does not cover the runtime, the precision or the size of the heads.
     """
     table = _table(profile)
     if table is None:

@@ -40,7 +40,7 @@ class Estimated(Protocol):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where estimates come from, as records name it; see :class:`nasopt.records.latency.PredictedLatency`."""
+    """The origin of estimates, as records name it; see :class:`nasopt.records.latency.PredictedLatency`."""
 
     profile: str
     device: str
@@ -52,7 +52,7 @@ class EstimatingSource(ABC):
     """Latencies that are computed for a device from architectures alone."""
 
     estimates: ClassVar[tuple[type[CandidateArchitecture], ...]]
-    """Kinds of architectures whose latency it knows."""
+    """The kinds of architectures whose latency it knows."""
 
     latency: LatencyConfig
     runtime: str
@@ -60,7 +60,7 @@ class EstimatingSource(ABC):
     @property
     @abstractmethod
     def origin(self) -> Origin:
-        """Where the estimates come from."""
+        """The origin of the estimates."""
 
     @abstractmethod
     def estimate(self, architecture: CandidateArchitecture, subject: Subject) -> Sequence[Estimated]:
@@ -72,7 +72,7 @@ class EstimatingSource(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where candidates are evaluated: the best device at hand."""
+        """The device on which candidates are evaluated: the best one at hand."""
         return working_device()
 
     @property

@@ -1,4 +1,4 @@
-"""The batches that are measured: of one fixed full length, or with the lengths of real texts."""
+"""The batches that are measured: texts of one fixed full length, or with the lengths of real texts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def inputs_of(latency: LatencyConfig, subject: Subject) -> list[dict[str, Tensor
     """The batches that are measured: one of fixed full length, or a sample of the validation split's texts.
 
     Returns:
-        The inputs of each, of shape (batch, tokens), on the artifact's device.
+        The inputs of each batch, tensors of shape (batch, tokens) on the artifact's device.
     """
     from nasopt.measurement.lengths import sampled_batches, shortened
 

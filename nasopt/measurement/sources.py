@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class LatencySource(Protocol):
-    """Where latencies come from."""
+    """Gives a latency record for each candidate, measured or predicted."""
 
     @property
     def device(self) -> torch.device:
-        """Where candidates are put: the measured device, else the best at hand."""
+        """The device that candidates are put on: the measured one, else the best at hand."""
 
     @property
     def identity(self) -> str:
@@ -46,7 +46,7 @@ def make_source(latency: LatencyConfig, precisions: Sequence[str] = ()) -> Laten
 
     Args:
         latency: the objective.
-        precisions: in which the search stores models, as far as that is known beforehand.
+        precisions: the precisions in which the search stores models, as far as they are known beforehand.
 
     Raises:
         DeviceNotFoundError: the device, or ONNX Runtime's provider for it, is not here.

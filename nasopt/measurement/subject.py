@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """A candidate whose latency is asked for, beside the base model that it is compared with.
+    """A candidate whose latency is wanted, beside the base model that it is compared with.
 
     Attributes:
         artifact: the candidate in its precision, on the source's device.
         architecture: its architecture.
         shape: the base model's.
         base_model: the base model in fp32; a source may move it to its own device, and changes nothing else.
-        base_key: its checkpoint: equal keys mean equal weights.
-        workload: makes of a model the module whose call is timed.
+        base_key: the key of the base model's checkpoint: equal keys mean equal weights.
+        workload: turns a model into the module whose call is timed.
         special_ids: token ids that a batch of random tokens must not have.
         lengths: tokens of each text of the validation split, shape (texts,), int64.
         batch_of: the inputs of the texts at some positions, shape (batch,), padded to the longest, each of shape

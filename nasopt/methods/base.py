@@ -1,4 +1,4 @@
-"""What a method is: a search space, a sampler, and how parameters become an architecture with weights.
+"""The base class of methods: a search space, a sampler, and how parameters become an architecture with weights.
 
 A method has a folder of its own in this package, or is another package's, and is named in the entry-point group
 ``nasopt.methods``. Importing a method must not import torch: heavy imports belong inside its functions.
@@ -37,10 +37,10 @@ Quantizer: TypeAlias = "Callable[[PreTrainedModel, Precision], PreTrainedModel]"
 
 @dataclass(frozen=True)
 class About:
-    """What is said of a method before anybody uses it.
+    """The description of a method, which is known before anybody uses it.
 
     Attributes:
-        name: as a study file names it.
+        name: its name in a study file.
         searches: what it searches, for `nasopt methods`.
         options: the model of `[method_options]`.
         task_types: the tasks it can search models for.
@@ -63,12 +63,12 @@ class About:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a search is going to do, as far as its options say.
+    """The plan of a search, as far as its options decide it.
 
     Attributes:
-        budget: how many trials a whole search takes, base and controls not counted.
-        precisions: in which models are stored.
-        target_quality: stop after the first trial that reaches it and is smaller and faster than the base model.
+        budget: the number of trials of a whole search, base and controls not counted.
+        precisions: the precisions in which models are stored.
+        target_quality: the quality at which the search stops, once a trial is also smaller and faster than the base.
         quantizer: stores models in fewer bits in the place of :mod:`nasopt.models.quantization`.
     """
 
@@ -80,12 +80,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial came to, for its method to judge.
+    """The measurements of a trial, for its method to judge.
 
     Attributes:
         values: quality, latencies in ms, memory in MB.
         parameters: number of weights.
-        metric: what the quality is.
+        metric: the name of the quality's metric.
         population: values of the trials that may become parents.
     """
 
@@ -97,7 +97,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a method says of an outcome.
+    """A method's judgement of an outcome.
 
     Attributes:
         constraints: by name, above 0 where violated.
@@ -133,7 +133,7 @@ class Method(ABC):
     @property
     @abstractmethod
     def plan(self) -> Plan:
-        """How much is tried, and in which precisions."""
+        """The number of trials, and the precisions that are searched."""
 
     @abstractmethod
     def sampler(self, seed: int | None) -> BaseSampler:
@@ -151,10 +151,10 @@ class Method(ABC):
         """
 
     def observer(self, model: PreTrainedModel, folder: Path) -> BaseObserver | None:
-        """What watches the training of the base model; None where the method needs nothing of it.
+        """The observer of the base model's training; None where the method needs nothing of it.
 
         Args:
-            model: as it is going to be trained.
+            model: the model before its training.
             folder: the study's artifact folder.
         """
         return None
@@ -165,7 +165,7 @@ class Method(ABC):
         What has been made before must not be made again.
 
         Returns:
-            What is to be stored with the study, by the name of a user attribute; JSON.
+            Values to store with the study, by the name of a user attribute; JSON.
         """
         return {}
 
@@ -175,7 +175,7 @@ class Method(ABC):
 
     @abstractmethod
     def architecture(self, params: Mapping[str, Any], context: Context) -> CandidateArchitecture:
-        """The shape that the parameters describe. Pure: equal arguments give equal shapes, and nothing is trained.
+        """The shape that the parameters describe. Equal arguments give equal shapes, and nothing is trained.
 
         Raises:
             RejectedCandidateError: it breaks a constraint that needs no training to be known.
@@ -183,11 +183,11 @@ class Method(ABC):
 
     @abstractmethod
     def weights(self, params: Mapping[str, Any], context: Context) -> WeightSource:
-        """Where the trial's weights come from. Cheap: the source does the work when it is asked for a candidate."""
+        """The source of the trial's weights. This is cheap: the source works when it is asked for a candidate."""
 
     @property
     def controls(self) -> Controls | None:
-        """What its findings are compared with; None if there is nothing to compare them with."""
+        """The controls that its findings are compared with; None if there are none."""
         return None
 
     def judge(self, outcome: Outcome) -> Judgement:
@@ -195,5 +195,5 @@ class Method(ABC):
         return Judgement()
 
     def summary(self, study: Study) -> dict[str, Any]:
-        """What `nasopt study show` tells of a study beside what it tells of every method's."""
+        """The facts about a study that `nasopt study show` prints beside those of every method."""
         return {}

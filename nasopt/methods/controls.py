@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nasopt.training.context import Context
 
 EpochCost: TypeAlias = Callable[[CandidateArchitecture], float]
-"""What an epoch of an architecture counts in a budget (see :meth:`nasopt.training.context.Context.epoch_cost`)."""
+"""The cost of an epoch of an architecture in a budget (see :meth:`nasopt.training.context.Context.epoch_cost`)."""
 
 
 def not_counted(architecture: CandidateArchitecture) -> float:
@@ -30,12 +30,12 @@ class Control:
     """A model that needs no search, made with the budget of one that was found, to be compared with it.
 
     Attributes:
-        label: what a reader is shown, for example ``first-3``. Controls may share one (stored in another precision,
+        label: its name for readers, for example ``first-3``. Controls may share one (stored in another precision,
             trained for another number of epochs).
         recipe: a small JSON object with everything that :meth:`Controls.make` needs. Equal recipes are the same
-            control, which a study makes once. What it says of the precision stands under `precision`: recipes that
-            differ in nothing else are trained once.
-        depth: how many layers it keeps, comparable with :meth:`Controls.depth`; None where it has no such thing.
+            control, which a study makes once. The precision stands under `precision`: recipes that differ in nothing
+            else are trained once.
+        depth: the number of layers it keeps, comparable with :meth:`Controls.depth`; None where it has no depth.
     """
 
     label: str
@@ -48,10 +48,10 @@ class Member:
     """A member of the Pareto front that a search has found.
 
     Attributes:
-        number: of the trial.
+        number: the trial's number.
         params: its parameters.
-        precision: in which its weights are stored.
-        checkpoint: its weights.
+        precision: the precision in which its weights are stored.
+        checkpoint: the key of its weights.
         lineage: how they were trained.
     """
 
@@ -63,13 +63,13 @@ class Member:
 
 
 class Controls(ABC):
-    """What the findings of one method are compared with."""
+    """The controls that the findings of one method are compared with."""
 
     @abstractmethod
     def depth(self, params: Mapping[str, Any]) -> int | None:
-        """What a genotype keeps, in a number: members are compared with controls of equal depth.
+        """The number of layers, or units, that a genotype keeps: members are compared with controls of equal depth.
 
-        None where depth says nothing of it.
+        It is None where depth does not describe the genotype.
         """
 
     @abstractmethod
@@ -86,9 +86,9 @@ class Controls(ABC):
         Args:
             members: complete feasible trials, without the base model.
             shape: the base model's.
-            random_masks: how many random ones each depth gets; those of fewer are among those of more.
+            random_masks: the number of random ones for each depth; those of a smaller number are among the larger's.
             seed: the study's.
-            epoch_cost: of a control, which is trained until its budget is at least its member's.
+            epoch_cost: gives a control's cost of an epoch; it is trained until its budget is at least its member's.
 
         Returns:
             Controls with different recipes, in the order in which to make them.
@@ -96,7 +96,7 @@ class Controls(ABC):
 
     @abstractmethod
     def make(self, recipe: Mapping[str, Any], context: Context) -> tuple[CandidateArchitecture, WeightSource]:
-        """The shape of the control of a recipe, and where its weights come from.
+        """The shape of the control of a recipe, and the source of its weights.
 
         The seed of training is the study's, so that controls see the same batches in the same order.
         """

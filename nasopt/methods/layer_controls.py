@@ -1,11 +1,11 @@
 """Controls that every encoder method shares: layers cut from the base model without a search.
 
-For each member of a Pareto front that keeps k of L layers: the first k, the last k, evenly spaced k, and random k, full
-width, in the member's precision, trained for as many epochs as the member's whole line of parents and what the study
-trained once for it, and for more where parents were larger, until its budget is the member's; for a member that keeps
-all layers the base model, trained on. Members of equal depth, epochs and precision share theirs. (An independent
-re-run of the layer-mask search found searched masks no better than random ones of the same depth, and worse than the
-first k layers: METHODS.md, section 2.)
+A member of a Pareto front that keeps k of L layers is compared with the first k, the last k, evenly spaced k, and
+random k layers, in full width and in the member's precision. They are trained for as many epochs as the member's whole
+line of parents and what the study trained once for it, and for more where parents were larger, until their budget is
+the member's. A member that keeps all layers is compared with the base model, trained on. Members of equal depth, epochs
+and precision share their controls. (An independent re-run of the layer-mask search found searched masks no better than
+random ones of the same depth, and worse than the first k layers: METHODS.md, section 2.)
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from nasopt.training.context import Context
 
 TOLERANCE = 0.01
-"""Part of an epoch that a control may lack: FLOPs of equal depths differ by what a sample of the texts is long."""
+"""Part of an epoch that a control may lack: FLOPs of equal depths differ with the lengths of the sampled texts."""
 ENUMERATED = 10_000
-"""Up to so many masks of one depth are listed and shuffled; of more, random ones are drawn until they differ."""
+"""The most masks of one depth that are listed and shuffled; where there are more, masks are drawn until they differ."""
 
 
 @dataclass(frozen=True, order=True)
 class Budget:
-    """What a member took and costs, and its controls may: layers, epochs over its line of parents, precision."""
+    """The budget of a member and its controls: layers, epochs over its line of parents, precision."""
 
     depth: int
     finetune_epochs: int
@@ -47,9 +47,9 @@ class Budget:
         """The budget of a member; its depth is 0 where its parameters name no layers.
 
         Args:
-            member: of the front.
-            epoch_cost: of its control. Where the member's epochs cost more, because its parents were larger, the
-                control gets more of them, of the last kind.
+            member: a member of the front.
+            epoch_cost: the cost of an epoch of its control. Where the member's epochs cost more, because its parents
+                were larger, the control gets more of them, of the last kind.
         """
         line = member.lineage
         finetune, distill = line.finetune_epochs, line.distill_epochs
@@ -68,7 +68,7 @@ class Budget:
 
 
 class LayerControls(Controls):
-    """Layers of the base model, as many as a member keeps; see the module.
+    """Controls that keep whole layers of the base model, as many as a member keeps.
 
     Args:
         distillation: makes the loss of epochs of distillation, where members have any.
@@ -91,7 +91,7 @@ class LayerControls(Controls):
         return layer_controls(self.budgets(members, shape, epoch_cost), shape.num_layers, random_masks, seed)
 
     def budgets(self, members: Iterable[Member], shape: EncoderShape, epoch_cost: EpochCost) -> list[Budget]:
-        """What whole layers, as many as each member keeps, may be trained; the first ones stand for all of a depth."""
+        """The budgets for whole layers, as many as each member keeps; the first layers give the cost of their depth."""
         costs: dict[int, float] = {}
         found = []
         for member in members:
@@ -141,7 +141,7 @@ def layer_controls(budgets: Iterable[Budget], num_layers: int, random_masks: int
 def layer_masks(num_layers: int, depth: int, random_masks: int, seed: int) -> list[tuple[str, tuple[int, ...]]]:
     """Labels and layers of the masks that keep `depth` layers, fewer than all; the random ones differ from the others.
 
-    Where there are not as many masks as asked for, all there are.
+    Where there are fewer masks than asked for, all of them are given.
     """
     first = tuple(range(depth))
     last = tuple(range(num_layers - depth, num_layers))
@@ -153,12 +153,12 @@ def layer_masks(num_layers: int, depth: int, random_masks: int, seed: int) -> li
 
 
 def evenly_spaced(num_layers: int, depth: int) -> tuple[int, ...]:
-    """The middle layers of `depth` equal parts of the encoder: of 12 layers 6 are 1, 3, 5, 7, 9, 11."""
+    """The middle layers of `depth` equal parts of the encoder: 6 of 12 layers are 1, 3, 5, 7, 9, 11."""
     return tuple((2 * index + 1) * num_layers // (2 * depth) for index in range(depth))
 
 
 def _random_masks(num_layers: int, depth: int, rng: np.random.Generator) -> Iterator[tuple[int, ...]]:
-    """Different masks in random order: all of them, or without end where they are many."""
+    """Yields different masks in random order: all of them, or without end where they are many."""
     if math.comb(num_layers, depth) <= ENUMERATED:
         masks = list(combinations(range(num_layers), depth))
         yield from (masks[index] for index in rng.permutation(len(masks)))
@@ -172,12 +172,12 @@ def _random_masks(num_layers: int, depth: int, rng: np.random.Generator) -> Iter
 
 
 def layer_recipe(layers: Iterable[int], budget: Budget) -> dict[str, Any]:
-    """Whole layers of the base model."""
+    """The recipe of a control with these whole layers of the base model."""
     return {"layers": list(layers), **budget.recipe}
 
 
 def full_label(budget: Budget) -> str:
-    """The base model, trained on."""
+    """The label of the control that is the base model, trained on."""
     return f"full-{budget.finetune_epochs + budget.distill_epochs}"
 
 

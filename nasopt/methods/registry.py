@@ -56,7 +56,7 @@ def named_functions(method: type[Method], options: Mapping[str, Any]) -> dict[st
 
 
 def function_errors(method: type[Method], options: Mapping[str, Any]) -> list[str]:
-    """Imports the functions that a method's options name, and tells which of them cannot be."""
+    """Imports the functions that a method's options name; returns a message for each that cannot be imported."""
     errors = []
     for option, name in named_functions(method, options).items():
         try:
@@ -67,7 +67,7 @@ def function_errors(method: type[Method], options: Mapping[str, Any]) -> list[st
 
 
 def check_functions(config: StudyConfig) -> None:
-    """Imports the functions that a study names, so that one that is not here is found before anything is trained.
+    """Imports the functions that a study names, so that a missing one is noticed before anything is trained.
 
     Raises:
         StudyFileError: there is no such method, or a function cannot be imported.

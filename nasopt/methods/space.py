@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The parameters of a trial. All of them are always present: conditional ones would be invisible to samplers.
+    """The parameters of a trial, all of which are always present: conditional ones would be invisible to samplers.
 
     Attributes:
         distributions: by name, in the order in which they are asked for.

@@ -1,4 +1,4 @@
-"""Modules for architectures of every kind."""
+"""Builds the modules of architectures of every kind."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class BuildsItself(Protocol):
     """An architecture of another package, which knows its own module."""
 
     def build(self, base_model: PreTrainedModel) -> PreTrainedModel:
-        """A model of this architecture with the base model's weights, or any, where it has weights of its own."""
+        """A model of this architecture, with the base model's weights or, if it has its own kind of weights, any."""
 
 
 def build(architecture: CandidateArchitecture, base_model: PreTrainedModel) -> PreTrainedModel:
-    """A model of an architecture; of an encoder's with the base model's weights, else with any.
+    """A model of an architecture, with the base model's weights for an encoder's, else with any.
 
     Args:
-        architecture: of any kind that is installed.
-        base_model: full-size; may be changed, so pass a copy where it is needed again.
+        architecture: an architecture of any kind that is installed.
+        base_model: the full-size model; it may be changed, so pass a copy where it is needed again.
 
     Raises:
-        TypeError: the architecture is of a kind that nobody can build.
+        TypeError: the architecture is of a kind without a `build` method.
     """
     if isinstance(architecture, Architecture):
         from nasopt.models.surgery import cut

@@ -1,8 +1,8 @@
-"""Whether the files of a model belong together: weights, configuration and tokenizer.
+"""Checks that the files of a model belong together: weights, configuration and tokenizer.
 
-transformers fills up with random weights what a checkpoint lacks, leaves out what has no place in the model, and makes
-a tokenizer of special tokens alone where there are no files of one. Here each of these is an error that names what is
-wrong.
+transformers draws weights at random that a checkpoint lacks, leaves out those that have no place in the model, and
+makes a tokenizer of special tokens alone where a tokenizer has no files. Here each of these is an error that names the
+cause.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ CONVERSION = (
     "w = torch.load('pytorch_model.bin', weights_only=True); "
     "save_file({n: t.clone().contiguous() for n, t in w.items()}, 'model.safetensors', {'format': 'pt'})\""
 )
-"""Run in a model's folder: its weights as safetensors, those that are shared once for each name."""
+"""A command that, run in a model's folder, writes its weights as safetensors, shared ones once for each name."""
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 """Files that hold a whole tokenizer, of whatever class."""
 CONSTANTS = re.compile(r"position_ids|token_type_ids|inv_freq|embed_positions\.weights|word_embeddings\._weight")
-"""Ends of names in old checkpoints of what the model computes by itself, or holds a second time."""
+"""Ends of names, in old checkpoints, of tensors that the model computes by itself or holds a second time."""
 
 
 def check_files(source: str, revision: str | None) -> None:
     """Makes sure that a folder, or a repository on the hub, has its weights as safetensors, and all of them there.
 
     Raises:
-        UnsupportedModelError: it has none, has pickled ones only, or those of an adapter for another model.
+        UnsupportedModelError: it has none, pickled ones only, or only those of an adapter for another model.
     """
     if _has_any(source, revision, (ADAPTER,)):
         raise UnsupportedModelError(
@@ -55,16 +55,16 @@ def check_files(source: str, revision: str | None) -> None:
 
 
 def check_report(source: str, model: PreTrainedModel, report: Mapping[str, Any], may_lack: Iterable[str] = ()) -> None:
-    """Makes sure that a model got all its weights, and that all of the checkpoint's encoder found a place.
+    """Makes sure that a model got all its weights, and that the whole encoder of the checkpoint found a place.
 
     Args:
-        source: where the checkpoint is.
-        model: as loaded.
+        source: the folder of the checkpoint, or its id on the hub.
+        model: the model as loaded.
         report: transformers' `output_loading_info`, with mismatched sizes ignored.
         may_lack: names of weights that may be random, or of another size in the checkpoint.
 
     Raises:
-        UnsupportedModelError: says how many weights are missing, of other sizes or left over, and names one.
+        UnsupportedModelError: weights are missing, of other sizes or left over; the message counts them and names one.
     """
     allowed = set(may_lack)
     kind = f"a {model.config.model_type} model"
@@ -89,7 +89,7 @@ def check_report(source: str, model: PreTrainedModel, report: Mapping[str, Any],
 
 
 def _without_place(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
-    """The weights below the head that were left out; heads for other purposes, and poolers, may be."""
+    """The weights below the head that were left out; heads for other purposes and poolers do not count."""
     body = getattr(model, model.base_model_prefix, model)
     parts = {name for name, _ in body.named_children()} | {"embeddings", "encoder", "decoder", "layers"}
     prefix = f"{model.base_model_prefix}."
@@ -130,8 +130,8 @@ def check_tokenizer(source: str, tokenizer: PreTrainedTokenizerBase, rows: int) 
     """Makes sure that texts can be tokenised for a model, in batches.
 
     Args:
-        source: where both are.
-        tokenizer: the one found there.
+        source: the folder of both, or their id on the hub.
+        tokenizer: the tokenizer found there.
         rows: see :func:`check_vocabulary`.
 
     Raises:
@@ -155,9 +155,9 @@ def check_vocabulary(source: str, tokenizer: PreTrainedTokenizerBase, rows: int)
     """Makes sure that a tokenizer is that of the model.
 
     Args:
-        source: where both are.
-        tokenizer: the one found there.
-        rows: tokens that the model has embeddings of. Models often have some more than their tokenizers, never fewer.
+        source: the folder of both, or their id on the hub.
+        tokenizer: the tokenizer found there.
+        rows: the number of the model's embeddings. Models often have some more than their tokenizers, never fewer.
 
     Raises:
         UnsupportedModelError: the tokenizer has more tokens, or fewer than half as many.
@@ -176,7 +176,7 @@ def check_vocabulary(source: str, tokenizer: PreTrainedTokenizerBase, rows: int)
 
 
 def _has_any(source: str, revision: str | None, names: Iterable[str]) -> bool:
-    """Whether one of the files is there. Where the hub does not tell, loading will."""
+    """Whether one of the files is there; False also where the hub does not answer, because loading fails then."""
     try:
         return any(has_file(source, name, revision=revision or "main") for name in names)
     except OSError:

@@ -1,4 +1,4 @@
-"""How many weights a model has, and how many it would have with fewer layers: known before anything is trained."""
+"""Counts the weights of a model, and those it would have with fewer layers, before anything is trained."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from nasopt.models.layers import shared_module
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Weights of a model; a tensor that several modules share counts once.
+    """The numbers of a model's weights; a tensor that several modules share counts once.
 
     Attributes:
-        layers: of each layer that can be removed.
-        rest: of everything else: embeddings, pooler, head; what the layers share; the encoder below a decoder.
+        layers: the number of weights of each layer that can be removed.
+        rest: the number of all others: embeddings, pooler, head, modules that layers share, the encoder of a decoder.
     """
 
     layers: tuple[int, ...]
     rest: int
 
     def of(self, architecture: Architecture) -> int:
-        """Weights of the model that keeps these layers, whole."""
+        """The number of weights of the model that keeps an architecture's layers, each of them whole."""
         return self.rest + sum(self.layers[layer] for layer in architecture.kept_layers)
 
     @property
     def smallest(self) -> int:
-        """Weights of the smallest model with one layer."""
+        """The number of weights of the smallest model with one layer."""
         return self.rest + min(self.layers)
 
 
 def count_parameters(model: PreTrainedModel) -> ParameterCounts:
-    """Counts the weights of a model; one on torch's device `meta` will do."""
+    """Counts the weights of a model, which may be on torch's device `meta`."""
     family = family_of(model)
     layers = family.parts.encoder_layers(model)
     counts = tuple(_count(layer) - _count(shared_module(layer, family)) for layer in layers)

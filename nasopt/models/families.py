@@ -1,4 +1,4 @@
-"""Which models can be cut, and where their parts are.
+"""The families of models that can be cut, and the places of their parts.
 
 A new family of encoders is one entry in :data:`nasopt.models.modeling_nasopt.LAYER_PARTS` with its classes in that
 file, and one entry in :data:`FAMILIES`. A new family of encoder-decoders, whose *decoder* layers can be removed whole,
@@ -26,9 +26,9 @@ OWN_CLASSES: dict[str, tuple[Any, Any]] = {
     config.model_type: classes for module in MODELING_MODULES for config, classes in module.MODELS.items()
 }
 """Encoder and classifier of the models that transformers lacks, by model type: ours, and those of other packages.
-Exported folders bring along the file that defines them."""
+Exported folders contain the file that defines them."""
 
-# For those who import this before transformers' Auto classes: see nasopt.models.registration.
+# This serves modules that import this one before transformers' Auto classes: see nasopt.models.registration.
 for module in MODELING_MODULES:
     register_models(module)
 
@@ -43,18 +43,18 @@ class Family:
 
     Attributes:
         model_type: Hugging Face's name of the family.
-        parts: where the layers, projections and feed-forward matrices are.
+        parts: the places of the layers, projections and feed-forward matrices.
         num_layers_key, num_heads_key, ffn_key: the configuration's names of these sizes.
         is_traceable: whether torch-pruning's dependency graph understands the model.
-        own_values: (cut model) -> what our own configuration must say of it besides the counts of its layers; empty if
-            nothing. Only a model with nothing to say may be exported with a standard configuration.
-        obstacle: (configuration) -> why a model of the family cannot be cut all the same; None if it can.
-        first_position: (configuration) -> number of a text's first position in the table of position embeddings.
+        own_values: (cut model) -> the values that our own configuration must have besides the counts of its layers.
+            Only a model for which they are empty may be exported with a standard configuration.
+        obstacle: (configuration) -> the reason why a model of the family cannot be cut all the same; None if it can.
+        first_position: (configuration) -> the number of a text's first position in the table of position embeddings.
         is_encoder_decoder: whether the layers are a decoder's; those can only be removed whole.
         is_pre_norm: whether a layer adds to the residual stream without normalising the sum, so that a layer that
             writes zeros is as good as none.
-        cross_attention_output: projection of the attention to the encoder's outputs; none in encoders.
-        shared: module below the first layer, if there is one, that the layers after it use too.
+        cross_attention_output: the projection of the attention to the encoder's outputs; None in encoders.
+        shared: the module in the first layer, if there is one, that the layers after it use too.
     """
 
     model_type: str
@@ -73,13 +73,13 @@ class Family:
 
     @property
     def writers(self) -> tuple[str, ...]:
-        """Modules below a layer that write to the residual stream: with weights and biases of 0 they add nothing."""
+        """The modules of a layer that write to the residual stream: with weights and biases of 0 they add nothing."""
         every = (self.parts.attention_output, self.cross_attention_output, self.parts.down)
         return tuple(name for name in every if name is not None)
 
 
 def _mpnet_heads(model: PreTrainedModel) -> dict[str, Any]:
-    """Which columns of the shared relative-attention bias each layer adds, if some layer does not add all."""
+    """The columns of the shared relative-attention bias that each layer adds, if some layer does not add all."""
     parts = LAYER_PARTS["mpnet"]
     attentions = [layer.get_submodule(parts.attention) for layer in parts.encoder_layers(model)]
     every = list(range(model.config.num_attention_heads))
@@ -186,7 +186,7 @@ ENCODER_DECODERS = {
 """Models whose decoder layers can be removed, by model type."""
 
 UNBOUNDED_POSITIONS = 512
-"""Tokens that models without a table of positions (T5) were trained on."""
+"""The number of tokens that models without a table of positions (T5) were trained on."""
 
 REFUSED = {
     "albert": "all its layers are one layer repeated, so that they cannot keep different heads and neurons",
@@ -236,7 +236,7 @@ def encoder_family_of(model: PreTrainedModel | PretrainedConfig) -> Family:
     """The family of a model without a decoder.
 
     Raises:
-        UnsupportedModelError: see :func:`family_of`; or it has a decoder.
+        UnsupportedModelError: the model has a decoder, or see :func:`family_of`.
     """
     family = family_of(model)
     if family.is_encoder_decoder:
@@ -248,9 +248,9 @@ def encoder_family_of(model: PreTrainedModel | PretrainedConfig) -> Family:
 
 
 def max_positions(config: PretrainedConfig) -> int:
-    """The longest text that a model can read, in tokens (that it was made for, where it has no positions).
+    """The number of tokens of the longest text that a model can read, or that it was made for if it has no positions.
 
-    A model that transformers lacks says it in `max_position_embeddings` of its configuration.
+    A model that transformers lacks has the number in `max_position_embeddings` of its configuration.
 
     Raises:
         UnsupportedModelError: see :func:`family_of`.
@@ -262,7 +262,7 @@ def max_positions(config: PretrainedConfig) -> int:
 
 
 def encoder_shape(config: PretrainedConfig) -> EncoderShape:
-    """The sizes that a configuration of a supported family says.
+    """The sizes in a configuration of a supported family.
 
     Raises:
         UnsupportedModelError: see :func:`family_of`.

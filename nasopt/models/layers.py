@@ -1,4 +1,4 @@
-"""Whole layers of a model: removing them, and which of a layer's weights do what."""
+"""Removes whole layers of a model, and sorts a layer's weights by what they do."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from nasopt.models.families import Family, family_of
 
 
 def keep_layers(model: PreTrainedModel, family: Family, positions: Sequence[int]) -> nn.ModuleList:
-    """Drops, in place, the other layers, and everything that counts or numbers them follows.
+    """Drops, in place, the other layers, and updates everything that counts or numbers layers.
 
     Args:
-        model: of the family.
-        family: where its layers are; the decoder's, if it has one.
-        positions: of the layers that stay, among those that the model has now, ascending.
+        model: a model of the family.
+        family: says where its layers are; the decoder's, if it has one.
+        positions: the positions of the layers that stay, among those that the model has now, ascending.
 
     Returns:
         The layers that stay.
@@ -49,12 +49,12 @@ def keep_layers(model: PreTrainedModel, family: Family, positions: Sequence[int]
 
 
 def shared_module(layer: nn.Module, family: Family) -> nn.Module | None:
-    """What a layer holds for those after it too (T5's relative-attention bias, in the first block)."""
+    """The module of a layer that the layers after it use too (T5's relative-attention bias, in the first block)."""
     return dict(layer.named_modules()).get(family.shared) if family.shared else None
 
 
 def _hand_over(old: nn.Module, new: nn.Module, family: Family) -> None:
-    """Moves what all layers share to the layer that becomes the first one."""
+    """Moves the module that all layers share to the layer that becomes the first one."""
     shared = shared_module(old, family)
     if shared is None or old is new or family.shared is None:
         return
@@ -65,12 +65,12 @@ def _hand_over(old: nn.Module, new: nn.Module, family: Family) -> None:
 
 @dataclass(frozen=True)
 class Partition:
-    """The weights of a model, by what removing one layer does to them (METHODS.md, section 5).
+    """The names of a model's weights, by what removing one layer does to them (METHODS.md, section 5).
 
     Attributes:
-        zeroed: xi_1, what the layer writes to the residual stream: weights and biases of its output projections.
-        removed: xi_2, all else of the layer.
-        kept: v.
+        zeroed: xi_1, the weights and biases of the layer's output projections, which write to the residual stream.
+        removed: xi_2, the layer's other weights.
+        kept: v, the weights outside the layer.
     """
 
     zeroed: tuple[str, ...]
@@ -82,8 +82,8 @@ def partition(model: PreTrainedModel, layer: int) -> Partition:
     """Splits the names of a model's parameters; tied ones have one name.
 
     Args:
-        model: of a supported family.
-        layer: position of the layer that is to go, of the decoder if there is one.
+        model: a model of a supported family.
+        layer: the position of the layer that is to go, in the decoder if there is one.
 
     Raises:
         UnsupportedModelError: the model is of no such family, or its layer lacks an output projection.

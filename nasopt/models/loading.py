@@ -1,4 +1,4 @@
-"""Reads models from folders and from the hub, always in a known dtype and never running code that was not asked for."""
+"""Reads models from folders and from the hub, always in a known dtype, and runs no code that was not asked for."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def load(path: str | Path, device: torch.device | str | None = None) -> tuple[Pr
 
     Args:
         path: the folder.
-        device: where the model goes; None for the CPU.
+        device: the device to put the model on; None for the CPU.
 
     Returns:
         The model, in eval mode and in the dtype it was stored in, and its tokenizer.
@@ -76,7 +76,7 @@ def load(path: str | Path, device: torch.device | str | None = None) -> tuple[Pr
         pooler = [name for name in report["missing_keys"] if name.startswith("pooler.")]
         check_report(str(folder), model, report, may_lack=pooler)
     if pooler:
-        model.pooler = None  # an encoder of vectors that are pooled otherwise: random weights would be of no use
+        model.pooler = None  # such an encoder's vectors are pooled otherwise, so a random pooler is of no use
     model = model.to(target) if not options else model
     tokenizer = load_tokenizer(str(folder), None, False)
     check_vocabulary(str(folder), tokenizer, config.vocab_size)
@@ -90,7 +90,7 @@ def _auto_class(config: PretrainedConfig) -> Any:
 
 
 def load_config(source: str, revision: str | None, trust_remote_code: bool) -> PretrainedConfig:
-    """The configuration of a model: a folder, or an id on the hub.
+    """The configuration of a model in a folder, or with an id on the hub.
 
     Raises:
         UnsupportedModelError: there is none, or it cannot be read without running the model's own code.
@@ -131,7 +131,7 @@ def has_head(config: PretrainedConfig) -> bool:
 
 @dataclass(frozen=True)
 class Head:
-    """A head for sequence classification, as Hugging Face's configurations say it: labels in the order of their ids."""
+    """A head for sequence classification, as in Hugging Face's configurations: its labels in the order of their ids."""
 
     labels: tuple[str, ...]
     problem_type: str
@@ -144,10 +144,10 @@ def load_base(
 
     Args:
         source: a folder, or an id on the hub.
-        head: what the head is for.
+        head: the head that the model is to have.
         revision: branch, tag or commit on the hub.
         trust_remote_code: whether code that comes with the model may run.
-        new_head: start with a random head (drawn from torch's generator) though the checkpoint may have one.
+        new_head: whether to start with a random head (drawn from torch's generator) even if the checkpoint has one.
 
     Raises:
         UnsupportedModelError: the model does not exist, is no encoder that can be cut, or lacks weights or has others.
@@ -199,7 +199,7 @@ def load_headless(source: str, *, revision: str | None = None, trust_remote_code
 
 
 def blank_headless(source: str, revision: str | None, trust_remote_code: bool) -> PreTrainedModel:
-    """The modules of :func:`load_headless`'s model on the device `meta`: their sizes, without any weights.
+    """The modules of :func:`load_headless`'s model on the device `meta`, which have sizes but no weights.
 
     Raises:
         UnsupportedModelError: the model does not exist, or cannot be cut.
@@ -210,7 +210,7 @@ def blank_headless(source: str, revision: str | None, trust_remote_code: bool) -
 
 
 def blank_model(config: PretrainedConfig, source: str = "", trust_remote_code: bool = False) -> PreTrainedModel:
-    """The modules that a configuration describes on the device `meta`, without a head for classification."""
+    """The modules that a configuration describes, on the device `meta`, without a head for classification."""
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModel
     with _quiet(), _explained(source), torch.device("meta"):
         model: PreTrainedModel = auto.from_config(config, trust_remote_code=trust_remote_code)
@@ -218,7 +218,7 @@ def blank_model(config: PretrainedConfig, source: str = "", trust_remote_code: b
 
 
 def blank_base(source: str, head: Head, revision: str | None, trust_remote_code: bool) -> PreTrainedModel:
-    """The modules of :func:`load_base`'s model on the device `meta`: their sizes, without any weights.
+    """The modules of :func:`load_base`'s model on the device `meta`, which have sizes but no weights.
 
     Raises:
         UnsupportedModelError: the model does not exist, or is no encoder that can be cut.
@@ -242,7 +242,7 @@ def _config_with(head: Head, source: str, revision: str | None, trust_remote_cod
 
 
 def _head_names(model: PreTrainedModel) -> list[str]:
-    """The weights of the head and of the pooling below it, which a new head may draw anew."""
+    """The names of the weights of the head and of the pooler below it, which may be random if the head is new."""
     encoder = f"{model.base_model_prefix}."
     return [name for name in model.state_dict() if not name.startswith(encoder) or name.startswith(f"{encoder}pooler.")]
 
@@ -259,7 +259,7 @@ def _draw_head(model: PreTrainedModel) -> None:
 
 
 def _check_source(source: str) -> None:
-    """A path that does not exist is told as such, not as an unknown id on the hub."""
+    """Refuses a path that does not exist, which would else be reported as an unknown id on the hub."""
     looks_like_path = source.startswith((".", "~", "/")) or source.count("/") > 1 or "\\" in source
     if looks_like_path and not Path(source).is_dir():
         raise UnsupportedModelError(f"model {source!r}: there is no such folder")
@@ -267,7 +267,7 @@ def _check_source(source: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps transformers from drawing its own progress bars and reporting the head, which is missing on purpose."""
+    """Keeps transformers from drawing progress bars and from reporting the head, which is missing on purpose."""
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -282,7 +282,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _explained(source: str, error_type: type[Exception] = UnsupportedModelError) -> Iterator[None]:
-    """Turns what transformers and the hub's client raise into one line."""
+    """Turns the errors of transformers and of the hub's client into one line."""
     try:
         yield
     except UnsupportedModelError as error:

@@ -23,24 +23,24 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
 CONVOLUTIONS = {"conv1": (1, 1), "conv3": (3, 1), "conv5": (5, 1), "dilconv3": (3, 2)}
-"""Kernel size and dilation over the token axis, by operation."""
+"""The kernel size and the dilation over the token axis, by operation."""
 POOLS = ("maxpool", "avgpool")
 
 
 class AdaBertConfig(PretrainedConfig):
-    """Sizes of a frozen student.
+    """The configuration of a frozen student.
 
     Args:
         vocab_size: rows of the embedding.
         hidden_size: H, the width of all cells.
         embedding_rank: r of an embedding stored as two matrices, vocab_size x r and r x H; None for one matrix.
-        cells: the operation of each cell; none: the model is a bag of embeddings.
-        pad_token_id: the tokenizer's.
+        cells: the operation of each cell; without any the model is a bag of embeddings.
+        pad_token_id: the id of the tokenizer's padding token.
         max_position_embeddings: the longest text the model was made for. It has no positions, and reads any length.
-        kwargs: `num_labels` and all else that transformers' configurations have.
+        kwargs: `num_labels` and all other values of transformers' configurations.
 
     Raises:
-        ValueError: an operation that does not exist.
+        ValueError: an operation does not exist.
     """
 
     model_type = "nasopt-adabert"
@@ -69,8 +69,8 @@ class AdaBertConfig(PretrainedConfig):
 class Convolution(nn.Module):
     """1-D convolution over the tokens, ReLU, LayerNorm; zeros stand for padding and beyond the ends.
 
-    AdaBERT's order is ReLU, convolution, BatchNorm. Here the ReLU comes after the convolution: what follows the last
-    cell is a mean and a linear map, and a convolution without a nonlinearity after it would be averaged to a bag of
+    AdaBERT's order is ReLU, convolution, BatchNorm. Here the ReLU comes after the convolution, because a mean and a
+    linear map follow the last cell, and a convolution without a nonlinearity after it would be averaged to a bag of
     words. LayerNorm stands for BatchNorm because the latter's statistics would take in padding and depend on the batch.
     """
 
@@ -82,9 +82,9 @@ class Convolution(nn.Module):
         self.norm = nn.LayerNorm(hidden_size)
 
     def forward(self, hidden: Tensor, real: Tensor) -> Tensor:
-        """(B, T, H) -> (B, T, H); `real` is 1 for tokens and 0 for padding, (B, T, 1), in the dtype of `hidden`."""
-        # NOTE: on a transposed view nothing is copied. In fp32, 8 x 64 tokens, one AVX512 thread, this took 0.30 ms at
-        # 128 units and kernel 3 (unfold + linear 0.50, a product per tap 0.54), and 1.1 ms (2.0, 2.1) at 256.
+        """Maps (B, T, H) to (B, T, H); `real`, (B, T, 1), is 1 for tokens and 0 for padding, in `hidden`'s dtype."""
+        # NOTE: a transposed view copies nothing. In fp32, 8 x 64 tokens, one AVX512 thread, this took 0.30 ms at 128
+        # units and kernel 3 (unfold + linear 0.50, a product per tap 0.54), and 1.1 ms (2.0, 2.1) at 256 units.
         mixed = self.convolution((hidden * real).transpose(1, 2)).transpose(1, 2)  # (B, T, H)
         normed: Tensor = self.norm(functional.relu(mixed))
         return normed
@@ -112,7 +112,7 @@ class AveragePool(nn.Module):
 
 
 class Skip(nn.Module):
-    """Identity."""
+    """The identity."""
 
     def forward(self, hidden: Tensor, real: Tensor) -> Tensor:
         """See :meth:`Convolution.forward`."""
@@ -120,7 +120,7 @@ class Skip(nn.Module):
 
 
 def _neighbours(values: Tensor, beyond: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The left neighbour of each token, the token, and its right neighbour: (B, T, ...) each."""
+    """The left neighbour of each token, the token, and its right neighbour, each of shape (B, T, ...)."""
     padded = functional.pad(values, (0, 0, 1, 1), value=beyond)
     return padded[:, :-2], values, padded[:, 2:]
 
@@ -135,7 +135,7 @@ def make_operation(name: str, hidden_size: int) -> nn.Module:
 class AdaBertEmbeddings(nn.Module):
     """Word embeddings, from one table or from two factors, with a LayerNorm.
 
-    The norm puts what skips and pools pass on and what convolutions give on one scale. There are no positions.
+    The norm puts the outputs of skips and pools on one scale with those of convolutions. There are no positions.
     """
 
     def __init__(self, config: AdaBertConfig) -> None:
@@ -146,7 +146,7 @@ class AdaBertEmbeddings(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """(B, T) -> (B, T, H)."""
+        """Maps token ids (B, T) to embeddings (B, T, H)."""
         embedded: Tensor = self.norm(self.projection(self.word_embeddings(input_ids)))
         return embedded
 
@@ -166,7 +166,7 @@ class _AdaBertPreTrained(PreTrainedModel):
     base_model_prefix = "adabert"
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        # See modeling_nasopt.py: transformers 5 cannot undo its conversion of bitsandbytes weights, and need not.
+        # As in modeling_nasopt.py: transformers 5 cannot undo its conversion of bitsandbytes weights, and need not.
         super().save_pretrained(save_directory, **{"save_original_format": False, **kwargs})
 
 

@@ -1,6 +1,6 @@
 """Encoders whose layers keep different numbers of attention heads and FFN neurons.
 
-Published BERT-like configurations say one number of heads and one FFN width for all layers, so a pruned model needs
+Published BERT-like configurations have one number of heads and one FFN width for all layers, so a pruned model needs
 its own configuration: `layer_heads` and `layer_ffn`, one count per layer, 0 for a block that is gone. A block without
 heads or neurons adds its output bias and nothing else, as it would if all its units were masked.
 
@@ -26,12 +26,12 @@ MODEL_TYPE_PREFIX = "nasopt-"
 
 @dataclass(frozen=True)
 class LayerParts:
-    """Where the parts of an encoder are: `layers` below the base model, all others below one layer.
+    """The names of an encoder's parts: `layers` below the base model, all others below one layer.
 
     `attention` is the module that returns (output, attention weights); `attention_output`, the projection of the heads'
     outputs to the hidden size, may be part of it (DistilBERT) or not. `projections` are the linear layers whose rows
-    belong to heads; those that a model of the family lacks do not matter. They, and `up`, may hold several matrices of
-    the same height one below the other (ModernBERT's query, key and value).
+    belong to heads; a model of the family may lack some. They, and `up`, may hold several matrices of the same height
+    one below the other (ModernBERT's query, key and value).
     """
 
     layers: str
@@ -104,11 +104,11 @@ LAYER_PARTS = {
         down="mlp.Wo",
     ),
 }
-"""By the model type of the configuration."""
+"""The parts of each family, by the model type of its configuration."""
 
 
 class OutputBias(nn.Module):
-    """What is left of an output projection whose inputs are all gone: its bias, at every position."""
+    """The rest of an output projection whose inputs are all gone: its bias, at every position."""
 
     def __init__(self, bias: Tensor) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class OutputBias(nn.Module):
 
 
 class NoOutput(nn.Module):
-    """What is left of an output projection without a bias: zeros of its size."""
+    """The rest of an output projection without a bias whose inputs are all gone: zeros of its size."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class NoOutput(nn.Module):
 
 
 class NoAttention(nn.Module):
-    """Stands where self-attention was. Its child, if it has one, is the output projection that was part of it."""
+    """A module in place of self-attention. Its child, if it has one, is the rest of the projection that was inside."""
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
         for projection in self.children():
@@ -142,11 +142,11 @@ class MPNetHeads(MPNetSelfAttention):
     """MPNet's self-attention with some of its heads.
 
     All layers add one shared bias to their attention scores, of shape (batch, heads of the full model, tokens, tokens);
-    each takes what belongs to its own heads.
+    each takes the part of its own heads.
     """
 
     def __init__(self, attention: MPNetSelfAttention, heads: Sequence[int]) -> None:
-        """Takes over the parts of `attention`, which are those of `heads` (in the full model's numbering) already."""
+        """Takes over the parts of `attention`, which has only `heads` (in the full model's numbering) already."""
         nn.Module.__init__(self)
         for name, module in attention.named_children():
             self.add_module(name, module)
@@ -164,7 +164,7 @@ class MPNetHeads(MPNetSelfAttention):
         **kwargs: Any,
     ) -> tuple[Tensor, ...]:
         if position_bias is not None:
-            # Slices, not an index: this costs no copy from host to device, and nothing where all heads are kept.
+            # Slices, unlike an index, cost no copy from host to device, and nothing where all heads are kept.
             runs = [position_bias[:, first:end] for first, end in _runs(self.kept_heads)]
             position_bias = runs[0] if len(runs) == 1 else torch.cat(runs, dim=1)
         outputs: tuple[Tensor, ...] = super().forward(hidden_states, attention_mask, position_bias, **kwargs)
@@ -203,7 +203,7 @@ def remove_ffn(layer: nn.Module, parts: LayerParts) -> None:
 
 
 def note_heads(layer: nn.Module, parts: LayerParts, heads: Sequence[int], head_size: int) -> None:
-    """Tells the attention of a layer which heads, in the full model's numbering, its projections have now."""
+    """Updates the attention of a layer to the heads, in the full model's numbering, that its projections have now."""
     attention = layer.get_submodule(parts.attention)
     if isinstance(attention, MPNetSelfAttention):
         layer.set_submodule(parts.attention, MPNetHeads(attention, heads))
@@ -227,7 +227,7 @@ def _resized(linear: nn.Module, in_features: int, out_features: int) -> nn.Linea
 
 
 def _shape_encoder(model: nn.Module, config: Any) -> None:
-    """Gives the layers of a full-size model, whose weights do not matter yet, the sizes that its configuration says."""
+    """Gives the layers of a full-size model, whose weights do not matter yet, the sizes in its configuration."""
     parts = LAYER_PARTS[config.model_type.removeprefix(MODEL_TYPE_PREFIX)]
     hidden_size, head_size = config.hidden_size, config.hidden_size // config.num_attention_heads
     kept = getattr(config, "layer_kept_heads", None) or [range(heads) for heads in config.layer_heads]
@@ -254,9 +254,9 @@ def _shape_encoder(model: nn.Module, config: Any) -> None:
 
 
 class _LayerCounts(PretrainedConfig):
-    """Configuration with `layer_heads` and `layer_ffn`: what each layer keeps. None for all.
+    """A configuration with `layer_heads` and `layer_ffn`, the numbers that each layer keeps. None stands for all.
 
-    Subclasses define `__init__` though it does nothing: transformers would give them another one.
+    Subclasses define an `__init__` that does nothing, because transformers would give them another one.
     """
 
     def __init__(self, layer_heads: list[int] | None = None, layer_ffn: list[int] | None = None, **kwargs: Any) -> None:
@@ -273,26 +273,26 @@ class _LayerCounts(PretrainedConfig):
 
 
 class _Shaped(PreTrainedModel):
-    """Model whose layers have the sizes that a :class:`_LayerCounts` says."""
+    """A model whose layers have the sizes of a :class:`_LayerCounts`."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         _shape_encoder(self, config)
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        # transformers 5 cannot undo its conversion of bitsandbytes weights when it saves, and need not: they are stored
-        # as they are. Without quantisation these models have no other format either.
+        # transformers 5 cannot undo its conversion of bitsandbytes weights when it saves, and need not: they are
+        # stored as they are. Without quantisation these models have no other format either.
         super().save_pretrained(save_directory, **{"save_original_format": False, **kwargs})
 
 
 def _models(config: Any, *bases: Any, shaped: type = _Shaped) -> tuple[Any, ...]:
-    """The models of a family whose layers have the sizes that a configuration of the class `config` says."""
+    """The models of a family whose layers have the sizes in a configuration of the class `config`."""
     values = {"config_class": config, "__module__": __name__}
     return tuple(type(f"Nasopt{base.__name__}", (shaped, base), values) for base in bases)
 
 
 def _config(base: Any) -> Any:
-    """The configuration of a family that needs to say nothing but the counts of its layers."""
+    """The configuration of a family that needs no other values than the counts of its layers."""
 
     class Config(_LayerCounts, base):
         model_type = f"{MODEL_TYPE_PREFIX}{base.model_type}"
@@ -326,7 +326,7 @@ NasoptElectraModel, NasoptElectraForSequenceClassification = _models(
 
 
 class NasoptMPNetConfig(_LayerCounts, transformers.MPNetConfig):
-    """With `layer_kept_heads` too: the heads of each layer, for the layers share a bias that has a column per head."""
+    """A configuration that also has the heads of each layer, because the layers share a bias with a column per head."""
 
     model_type = "nasopt-mpnet"
 
@@ -351,7 +351,10 @@ NasoptDebertaV2Model, NasoptDebertaV2ForSequenceClassification = _models(
 
 
 class NasoptModernBertConfig(_LayerCounts, transformers.ModernBertConfig):
-    """With `first_layer_norm` too: only the first layer of the full model takes the embeddings as they are."""
+    """A configuration that also says whether the first layer normalises its input.
+
+    Only the first layer of the full model takes the embeddings as they are.
+    """
 
     model_type = "nasopt-modernbert"
 

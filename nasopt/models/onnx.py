@@ -1,6 +1,6 @@
-"""Models as ONNX files, and ONNX files as models: torch's exporter and ONNX Runtime, each called in one place.
+"""Converts models to ONNX files, and runs ONNX files as models: torch's exporter and ONNX Runtime are called here only.
 
-Batch and length stay open in a file. Nothing here verifies one: see :mod:`nasopt.export.onnx`.
+Batch and length stay open in a file. Files are verified in :mod:`nasopt.export.onnx`, not here.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class OnnxModel(nn.Module):
         """Reads the file, which is not needed afterwards.
 
         Args:
-            file: with the inputs' names and one output, batch and length open, as :func:`convert` writes it.
-            threads: of one operation on the CPU; None for as many as torch uses.
-            device: where it runs, and where its inputs and outputs are.
-            tf32: CUDA: whether fp32 matrix products may be computed in TF32.
+            file: an ONNX file with the inputs' names and one output, batch and length open, as :func:`convert` writes.
+            threads: the threads of one operation on the CPU; None for as many as torch uses.
+            device: the device that the model runs on, with its inputs and outputs.
+            tf32: whether fp32 matrix products may be computed in TF32 on CUDA.
         """
         import onnxruntime
 
@@ -61,7 +61,7 @@ class OnnxModel(nn.Module):
         self.output_name: str = self.session.get_outputs()[0].name
 
     def forward(self, **inputs: Tensor) -> SequenceClassifierOutput | BaseModelOutput:
-        """Logits (batch, outputs), or of an encoder without a head its last hidden states (batch, tokens, hidden size).
+        """The logits (batch, outputs), or an encoder's last hidden states (batch, tokens, hidden size) without a head.
 
         Inputs are int64, of shape (batch, tokens); segments may be left out.
         """
@@ -77,7 +77,7 @@ class OnnxModel(nn.Module):
         return BaseModelOutput(last_hidden_state=found)
 
     def _run_on_gpu(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Without a copy: inputs and outputs stay where they are. Returns when the GPU is done."""
+        """Runs on the GPU without a copy: inputs and outputs stay where they are. Returns when the GPU is done."""
         output = self.session.get_outputs()[0]
         given = inputs["input_ids"].shape
         shape = [size if isinstance(size, int) else given[axis] for axis, size in enumerate(output.shape)]
@@ -120,13 +120,13 @@ def check_cuda_provider() -> None:
 
 
 def convert(model: nn.Module, example: Mapping[str, Tensor], file: Path) -> None:
-    """Writes a model as one ONNX file that gives `logits`, or of an encoder without a head `last_hidden_state`.
+    """Writes a model as one ONNX file that gives `logits`, or `last_hidden_state` for an encoder without a head.
 
     Args:
-        model: in eval mode, on the CPU, in fp32 or fp16.
+        model: a model in eval mode, on the CPU, in fp32 or fp16.
         example: inputs of shape (batch, tokens), in the order in which the file takes them. No size may be 0 or 1,
-            which would be taken for fixed ones.
-        file: to be written; its weights may have 2 GB at most.
+            because the exporter would take it for a fixed one.
+        file: the file to write; its weights may have 2 GB at most.
 
     Raises:
         ExportError: torch's exporter cannot convert the model.
@@ -152,13 +152,15 @@ def convert(model: nn.Module, example: Mapping[str, Tensor], file: Path) -> None
 
 
 def output_name(model: nn.Module) -> str:
-    """What a file gives of a model: see :func:`convert`."""
+    """The name of the output of a model's file; see :func:`convert`."""
     return LOGITS if type(model).__name__.endswith("ForSequenceClassification") else "last_hidden_state"
 
 
 def _strip(model: Any) -> None:
-    """Removes the exporter's notes from every part of an `onnx_ir.Model`: a third of a small file is stack traces, with
-    this machine's paths."""
+    """Removes the exporter's notes from every part of an `onnx_ir.Model`.
+
+    They are stack traces with this machine's paths, and a third of a small file.
+    """
     nodes = list(model.graph.all_nodes())
     values = [*model.graph.inputs, *model.graph.initializers.values(), *(out for node in nodes for out in node.outputs)]
     for part in (model, model.graph, *nodes, *values):
@@ -167,7 +169,7 @@ def _strip(model: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the exporter from telling of packages it could use and of its own deprecated parts."""
+    """Keeps the exporter from warning about packages it could use and its own deprecated parts."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)

@@ -1,16 +1,17 @@
-"""Gaussian posteriors over a model's weights, and what is left of one when part of the model goes.
+"""Gaussian posteriors over a model's weights, and the posterior that is left when part of the model goes.
 
 The theorem (METHODS.md, section 5): weights `u = (xi_1, xi_2, v) ~ N(m, S)`. Removing a layer is conditioning on
-`xi_1 = 0` (what it writes) and marginalising `xi_2` (its other weights):
+`xi_1 = 0` (the weights that write its output) and marginalising `xi_2` (its other weights):
 
     v ~ N(m_v - S_v1 S_11^-1 m_1,  S_vv - S_v1 S_11^-1 S_1v)
 
-Three structures of S: `point` (no covariance: u is what it is), `diagonal`, and `low_rank`, `S = D + c R R^T` with K
-columns in R, the form of SWAG (Maddox et al. 2019: D half the variances, `c = 1 / (2 (K - 1))`). No p x p matrix is
-ever formed: by Woodbury's identity the posterior given `xi_1 = 0` is `D_v + c R'_v R'_v^T` with `R'_v = R_v L^-T`, the
-same form again. `L^-T` is K x K and is all that is kept of a step: R is shared by all posteriors made of one.
+S has one of three structures: `point` (no covariance: u is known exactly), `diagonal`, and `low_rank`,
+`S = D + c R R^T` with K columns in R, the form of SWAG (Maddox et al. 2019: D half the variances,
+`c = 1 / (2 (K - 1))`). No p x p matrix is ever formed: by Woodbury's identity the posterior given `xi_1 = 0` is
+`D_v + c R'_v R'_v^T` with `R'_v = R_v L^-T`, the same form again. Only `L^-T`, which is K x K, is kept of a step: R is
+shared by all posteriors that are made from one.
 
-Shapes: p weights in all, K columns. K x K algebra is float64; the rest in the dtype of the tensors given.
+Shapes: p weights in all, K columns. K x K algebra is float64; the rest is in the dtype of the tensors given.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Structure: TypeAlias = Literal["point", "diagonal", "low_rank"]
 STRUCTURES: tuple[Structure, ...] = get_args(Structure)
 
 VARIANCE_FLOOR = 1e-10
-"""The stated epsilon: no weight's own variance (D) is less, so that every covariance can be inverted."""
+"""The least variance (D) of a weight: the stated epsilon, by which every covariance can be inverted."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class Posterior:
 
     Attributes:
         mean: m, by name.
-        variance: D, each of the shape of its mean; None for `point`.
-        deviations: columns of R before any conditioning, each (K, *shape); None but for `low_rank`.
-        transform: T, (K, K) in float64: R' = R T. None but for `low_rank`.
+        variance: D, by name, each of the shape of its mean; None for `point`.
+        deviations: the columns of R before any conditioning, each (K, *shape); None except for `low_rank`.
+        transform: T, (K, K) in float64, with R' = R T; None except for `low_rank`.
     """
 
     mean: Mapping[str, Tensor]
@@ -54,31 +55,31 @@ class Posterior:
 
     @property
     def scale(self) -> float:
-        """c."""
+        """The factor c of the module's docstring."""
         assert self.transform is not None
         return 1.0 / (2.0 * (len(self.transform) - 1))
 
 
 def point(mean: Mapping[str, Tensor]) -> Posterior:
-    """All that is known of the weights is where they are."""
+    """A posterior without covariance: only the weights themselves are known."""
     return Posterior(dict(mean))
 
 
 def diagonal(mean: Mapping[str, Tensor], variance: Mapping[str, Tensor]) -> Posterior:
-    """Independent weights; variances below :data:`VARIANCE_FLOOR` are raised to it."""
+    """A posterior of independent weights; variances below :data:`VARIANCE_FLOOR` are raised to it."""
     return Posterior(dict(mean), _floored(variance))
 
 
 def low_rank(mean: Mapping[str, Tensor], variance: Mapping[str, Tensor], deviations: Mapping[str, Tensor]) -> Posterior:
-    """`D + R R^T / (2 (K - 1))`.
+    """A posterior with the covariance `D + R R^T / (2 (K - 1))`.
 
     Args:
         mean: m.
-        variance: D (of SWAG: *half* the variances); values below :data:`VARIANCE_FLOOR` are raised to it.
+        variance: D (for SWAG *half* the variances); values below :data:`VARIANCE_FLOOR` are raised to it.
         deviations: the K columns of R, each tensor (K, *shape), K at least 2.
 
     Raises:
-        ValueError: fewer than two columns.
+        ValueError: there are fewer than two columns.
     """
     columns = {len(tensor) for tensor in deviations.values()}
     if len(columns) != 1 or min(columns) < 2:
@@ -95,12 +96,12 @@ def condition(posterior: Posterior, zeroed: Collection[str], removed: Collection
     Several calls one after another, in any order, give the same as one call with all names.
 
     Args:
-        posterior: of all weights; unchanged, and R is shared with the result.
-        zeroed: names of xi_1.
-        removed: names of xi_2.
+        posterior: the posterior of all weights; it is not changed, and its R is shared with the result.
+        zeroed: the names of xi_1.
+        removed: the names of xi_2.
 
     Raises:
-        KeyError: a name that the posterior does not have.
+        KeyError: the posterior does not have one of the names.
     """
     gone = {*zeroed, *removed}
     unknown = sorted(gone - set(posterior.mean))
@@ -113,7 +114,7 @@ def condition(posterior: Posterior, zeroed: Collection[str], removed: Collection
         posterior.transform,
     )
     if kept.deviations is None or posterior.transform is None:
-        return kept  # S_v1 = 0: the others do not feel it
+        return kept  # S_v1 = 0: the others do not change
     factor, projection = _woodbury(posterior, zeroed)
     # c T M^-1 g, the coordinates of the shift along the columns of R
     solved = torch.cholesky_solve(projection[:, None], factor)[:, 0]
@@ -127,9 +128,9 @@ def condition(posterior: Posterior, zeroed: Collection[str], removed: Collection
 
 
 def distance_to_zero(posterior: Posterior, zeroed: Collection[str]) -> float | None:
-    """How far zero lies from the posterior of some weights: `m_1^T S_11^-1 m_1`, the squared Mahalanobis distance.
+    """The squared Mahalanobis distance of zero from the posterior of some weights: `m_1^T S_11^-1 m_1`.
 
-    Were the weights drawn around zero it would be about their number. None for `point`, which says nothing of it.
+    If the weights were drawn around zero it would be about their number. It is None for `point`, which has no variance.
     """
     if posterior.variance is None:
         return None
@@ -142,7 +143,7 @@ def distance_to_zero(posterior: Posterior, zeroed: Collection[str]) -> float | N
 
 
 def on_device(posterior: Posterior, device: torch.device) -> Posterior:
-    """The same with its large tensors on a device; K x K algebra stays on the CPU."""
+    """The same posterior with its large tensors on a device; K x K algebra stays on the CPU."""
 
     def moved(tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
         return None if tensors is None else {name: tensor.to(device) for name, tensor in tensors.items()}
@@ -186,7 +187,7 @@ def _woodbury(posterior: Posterior, zeroed: Collection[str]) -> tuple[Tensor, Te
 def factorised(gram: Tensor) -> Tensor:
     """The lower Cholesky factor of `I + gram`, (K, K).
 
-    Rounding can make a huge and nearly singular `gram` indefinite by a little: then as much is added to its diagonal.
+    Rounding can make a huge and nearly singular `gram` slightly indefinite: then as much is added to its diagonal.
     """
     identity = torch.eye(len(gram), dtype=gram.dtype)
     matrix = identity + (gram + gram.T) / 2

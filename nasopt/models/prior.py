@@ -1,8 +1,8 @@
 """A teacher's posterior as the prior of a student: the penalties that training adds to the likelihood.
 
-METHODS.md, section 5, "Low rank, without forming Sigma". With `A = D^-1 R'`, `N = I + c R'^T A` Woodbury's identity is
-`S^-1 = D^-1 - c A N^-1 A^T`, and `log det S = sum log D + log det N`. A `point` posterior says nothing of the widths:
-it counts as variance 1 everywhere, so that its penalty is the distance from the start (L2-SP, Li et al. 2018).
+See METHODS.md, section 5, "Low rank, without forming Sigma". With `A = D^-1 R'`, `N = I + c R'^T A` Woodbury's identity
+is `S^-1 = D^-1 - c A N^-1 A^T`, and `log det S = sum log D + log det N`. A `point` posterior has no variances; they
+count as 1 everywhere, so that its penalty is the distance from the start (L2-SP, Li et al. 2018).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from nasopt.models.posterior import Posterior, factorised
 
 
 class Prior:
-    """A posterior with what every step of a training needs of it, worked out once.
+    """A posterior with the values that every step of a training needs, computed once.
 
-    Holds, beside the posterior, one tensor of each weight's shape: the diagonal of S^-1.
+    It holds, beside the posterior, one tensor of each weight's shape: the diagonal of S^-1.
 
     Args:
-        posterior: of all weights that are trained, by name; on the device of the training.
+        posterior: the posterior of all weights that are trained, by name; on the device of the training.
     """
 
     def __init__(self, posterior: Posterior) -> None:
@@ -37,10 +37,10 @@ class Prior:
             self.precision[name] = self._precision(name)
 
     def map_penalty(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """`1/2 d^T S^-1 d` at `d = w - m`: what the logarithm of the prior density lacks of its maximum.
+        """The penalty `1/2 d^T S^-1 d` at `d = w - m`: the log density at its maximum minus that at w.
 
         Args:
-            parameters: w; those that the posterior does not have (a new head) are free.
+            parameters: w, by name; those that the posterior does not have (a new head) are free.
 
         Returns:
             A scalar, differentiable in the parameters; 0 at the mean.
@@ -49,11 +49,11 @@ class Prior:
         return self._distance(differences) / 2
 
     def kl_divergence(self, mean: Mapping[str, Tensor], log_variance: Mapping[str, Tensor]) -> Tensor:
-        """KL( N(mean, diag exp(log_variance)) || prior ), a scalar, differentiable in both.
+        """The divergence KL( N(mean, diag exp(log_variance)) || prior ), a scalar, differentiable in both.
 
         Args:
-            mean: of q; at least the posterior's names.
-            log_variance: log s, of the same shapes.
+            mean: the means of q, by name, for at least the posterior's names.
+            log_variance: the logarithms of q's variances, of the same shapes.
         """
         names = list(self.posterior.mean)
         size = sum(self.posterior.mean[name].numel() for name in names)
@@ -63,7 +63,7 @@ class Prior:
         return (spread + self._distance(differences) - size + self._log_determinant - entropy) / 2
 
     def _distance(self, differences: Mapping[str, Tensor]) -> Tensor:
-        """`d^T S^-1 d`."""
+        """The squared distance `d^T S^-1 d`."""
         scaled = {name: tensor / self._variance(name) for name, tensor in differences.items()}
         distance = torch.stack([(scaled[name] * differences[name]).sum() for name in scaled]).sum()
         deviations = self.posterior.deviations
@@ -95,7 +95,7 @@ class Prior:
         return 2.0 * float(factor.diagonal().log().sum())
 
     def _precision(self, name: str) -> Tensor:
-        """The diagonal of S^-1 in the place of one tensor; in (0, 1 / D] but for rounding."""
+        """The part of the diagonal of S^-1 that belongs to one tensor; in (0, 1 / D] except for rounding."""
         mean = self.posterior.mean[name]
         if self.posterior.variance is None:
             return torch.ones_like(mean)

@@ -1,4 +1,4 @@
-"""Storing a model in fewer bits.
+"""Stores a model in fewer bits.
 
 ====  ==========================================================================================================
 fp32  as trained
@@ -11,13 +11,13 @@ int4  linear layers of the encoder in bitsandbytes' NF4 (one scale per 64 weight
 ====  ==========================================================================================================
 
 Only linear layers are quantised: the convolutions of AdaBERT's students stay in bfloat16, as embeddings do, so that
-int8 and int4 gain next to nothing there. The head (what stands above the encoder: the pooler is part of the encoder,
+int8 and int4 gain next to nothing there. The head (the modules above the encoder: the pooler is part of the encoder,
 the classifier is not) is never quantised. On GPUs without bfloat16 "the rest" is in float16.
 
 On CPUs with AVX512-BF16 bitsandbytes packs NF4 weights in blocks of 32 outputs x 64 inputs, and crashes on anything
-else. So int4 leaves linear layers whose `in_features` are no multiple of 64 or whose `out_features` are no multiple of
-32 in bfloat16, on every device, so that a model is the same wherever it is made. This concerns pruned attention: with
-heads of size 32 (MiniLM) an odd number of heads leaves the output projection in bfloat16.
+else. Therefore int4 leaves linear layers whose `in_features` are no multiple of 64 or whose `out_features` are no
+multiple of 32 in bfloat16, on every device, so that a model is the same wherever it is made. This concerns pruned
+attention: with heads of size 32 (MiniLM) an odd number of heads leaves the output projection in bfloat16.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def bitsandbytes() -> ModuleType:
     """The package bitsandbytes, imported so that it fetches nothing.
 
     On CPUs with AVX512-BF16 its first import asks the package `kernels`, if that is installed, for code from the hub.
-    For the time of the import that package is not to be found; afterwards transformers may use it as it likes.
+    That package is hidden during the import; afterwards transformers may use it.
     """
     missing = object()
     kernels = sys.modules.get("kernels", missing)
@@ -74,9 +74,9 @@ def quantize(model: PreTrainedModel, precision: Precision, device: torch.device 
     Weights are quantised on the CPU whatever the device, so that the bits do not depend on it.
 
     Args:
-        model: in fp32; not changed.
-        precision: see the table above.
-        device: where the copy goes. It decides between bf16 and fp16 for what int8 and int4 do not quantise.
+        model: a model in fp32; not changed.
+        precision: one of the table in the module's docstring.
+        device: the copy's device. It decides between bf16 and fp16 for tensors that int8 and int4 do not quantise.
     """
     device = torch.device(device)
     smaller: PreTrainedModel = copy.deepcopy(model).eval().requires_grad_(False)
@@ -97,8 +97,10 @@ def quantize(model: PreTrainedModel, precision: Precision, device: torch.device 
 
 
 def _converted(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
-    """Moves and converts, in place, what is stored. Tables that are computed (ModernBERT's angles) stay as they are, as
-    they do where `from_pretrained` computes them."""
+    """Moves all tensors in place, and converts those that are stored.
+
+    Tables that are computed (ModernBERT's angles) keep their dtype, as they do where `from_pretrained` computes them.
+    """
     stored = model.state_dict().keys()
     computed = {name: buffer for name, buffer in model.named_buffers() if name not in stored}
     model.to(device=device, dtype=dtype)
@@ -110,7 +112,7 @@ def _converted(model: PreTrainedModel, device: torch.device, dtype: torch.dtype)
 
 @cache
 def check_kernels(precision: Precision, device: torch.device) -> None:
-    """Runs one small layer in a precision, to see whether bitsandbytes knows this machine.
+    """Runs one small layer in a precision, to see whether bitsandbytes works on this machine.
 
     Raises:
         MissingToolError: it does not.
@@ -131,7 +133,7 @@ def check_kernels(precision: Precision, device: torch.device) -> None:
 
 
 def rest_dtype(device: torch.device) -> torch.dtype:
-    """The dtype of what int8 and int4 leave unquantised: bf16, or fp16 on GPUs that do not know bf16."""
+    """The dtype of tensors that int8 and int4 do not quantise: bf16, or fp16 on GPUs that lack bf16."""
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16
     return torch.bfloat16
@@ -145,8 +147,8 @@ def is_nf4_legal(linear: nn.Linear) -> bool:
 def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Exactly the tensors that export writes: parameters, persistent buffers, and the scales of quantised weights.
 
-    A parameter that stands in several places is there once, under its first name. Call it before the first
-    forward pass: on some CPUs that one repacks NF4 weights in place, and rounds their scales.
+    A parameter in several places is there once, under its first name. Call it before the first forward pass, because
+    on some CPUs that pass repacks NF4 weights in place and rounds their scales.
     """
     seen: set[int] = set()
     repeated = set()
@@ -167,10 +169,10 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def check_storable(model: nn.Module, precision: Precision) -> None:
-    """Refuses what a user's quantisation function may return but an exported folder cannot hold.
+    """Refuses a model that a user's quantisation function returned if an exported folder cannot hold it.
 
     Raises:
-        NasoptError: a kind of module or tensor that safetensors and `from_pretrained` do not bring back as it was.
+        NasoptError: safetensors and `from_pretrained` do not restore one of its modules or tensors as it was.
     """
     if not isinstance(model, PreTrainedModel):
         raise NasoptError(
@@ -205,7 +207,7 @@ def quantization_settings(model: nn.Module) -> dict[str, Any] | None:
     """The `quantization_config` with which `from_pretrained` builds the same modules; None if none is quantised.
 
     Raises:
-        NasoptError: modules that are quantised in different ways.
+        NasoptError: modules are quantised in different ways.
     """
     bnb = bitsandbytes()
     found: list[dict[str, Any]] = []
@@ -246,13 +248,13 @@ def _not_storable(precision: Precision, name: str, what: str) -> NasoptError:
 
 
 def _float_dtypes(model: nn.Module) -> dict[torch.dtype, None]:
-    """In order of appearance. Packed NF4 weights may be stored in a float type too; they do not count."""
+    """The dtypes of float weights, in order of appearance, except packed NF4 weights, which may have one too."""
     packed = bitsandbytes().nn.Params4bit
     return {p.dtype: None for p in model.parameters() if p.is_floating_point() and not isinstance(p, packed)}
 
 
 def _encoder_linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """Linear layers below the head, by name."""
+    """The linear layers below the head, by name."""
     inside = {id(module) for module in model.base_model.modules()}
     return {
         name: module for name, module in model.named_modules() if type(module) is nn.Linear and id(module) in inside
@@ -284,7 +286,7 @@ def _nf4_linear(linear: nn.Linear, device: torch.device, rest: torch.dtype) -> n
     weight = bnb.nn.Params4bit(
         linear.weight.detach().cpu().clone(), requires_grad=False, compress_statistics=False, quant_type="nf4"
     ).to("cpu")
-    weight.quant_state.dtype = rest  # what dequantising gives
+    weight.quant_state.dtype = rest  # the dtype after dequantising
     module.weight = weight.to(device)
     module.weight.module = module
     module.quant_state = module.weight.quant_state

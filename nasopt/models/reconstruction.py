@@ -1,9 +1,10 @@
-"""Output projections of a cut encoder, refitted so that each block writes what the base model's block wrote.
+"""Refits the output projections of a cut encoder, so that each block writes what the base model's block wrote.
 
-Removing heads or neurons leaves the sum over the others; what is gone correlates with what stays, so part of it can be
-given back without any training: linear least squares for each output projection, one block after the other, on the
-inputs that the smaller model itself gives it (Kwon et al. 2022, "A fast post-training pruning framework for
-transformers", section 3.3, who refit a scale for each unit; here whole matrices, drawn towards what they were).
+Removing heads or neurons leaves the sum over the others. The units that are gone correlate with those that stay, so
+part of their output can be given back without any training: by linear least squares for each output projection, one
+block after the other, on the inputs that the smaller model itself gives it. Kwon et al. 2022, "A fast post-training
+pruning framework for transformers", section 3.3, refit a scale for each unit; this module refits whole matrices, with a
+penalty on their change.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel
 from nasopt.models.families import encoder_family_of
 
 Forward = Callable[[nn.Module, Mapping[str, Tensor]], object]
-"""(model, inputs) -> anything: one forward pass, in whatever precision."""
+"""(model, inputs) -> anything: runs one forward pass, in any precision."""
 
 
 @torch.no_grad()
@@ -32,19 +33,19 @@ def reconstruct(
     forward: Forward = lambda model, inputs: model(**inputs),
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Refits, in place, every output projection of `model`: of attention, then of the FFN, layer by layer.
+    """Refits, in place, every output projection of `model`: that of attention, then that of the FFN, layer by layer.
 
-    Minimises `||X W' + b - Y||^2 + ridge * s * ||(W', b) - (W'_0, b_0)||^2` over the real tokens, where X is what the
-    projection reads in `model`, Y what its counterpart writes in `base_model`, and s the mean square of X's columns.
+    Minimises `||X W' + b - Y||^2 + ridge * s * ||(W', b) - (W'_0, b_0)||^2` over the real tokens, where X is the input
+    of the projection in `model`, Y the output of its counterpart in `base_model`, and s the mean square of X's columns.
 
     Args:
         model: an encoder cut out of `base_model`.
-        base_model: on the same device; not changed.
-        layers: which of its layers those of `model` are (:attr:`Architecture.kept_layers`).
+        base_model: the full-size model, on the same device; not changed.
+        layers: the layers of the base model that `model` keeps (:attr:`Architecture.kept_layers`).
         batches: inputs of both models, with their `attention_mask`, on their device.
-        ridge: above 0.
-        forward: how both are run.
-        on_step: told how many projections of how many are done.
+        ridge: the weight of the penalty on the change, above 0.
+        forward: runs either model on a batch.
+        on_step: called with the number of projections that are done, and the number of all.
     """
     parts = encoder_family_of(model).parts
     full = parts.encoder_layers(base_model)
@@ -62,13 +63,13 @@ def reconstruct(
 
 
 class _Stop(Exception):
-    """Ends a forward pass where all that is wanted has been seen."""
+    """An exception that ends a forward pass once the wanted input has been seen."""
 
 
 def _outputs(
     model: nn.Module, modules: Sequence[nn.Module], batches: Sequence[Mapping[str, Tensor]], forward: Forward
 ) -> list[Tensor]:
-    """What each module gives for the real tokens of all batches, (tokens, hidden)."""
+    """The outputs of each module for the real tokens of all batches, shape (tokens, hidden)."""
     seen: list[list[Tensor]] = [[] for _ in modules]
     masks = (inputs["attention_mask"].bool() for inputs in batches)
     for inputs, mask in zip(batches, masks, strict=True):
@@ -84,7 +85,7 @@ def _outputs(
 def _inputs(
     model: nn.Module, module: nn.Module, batches: Sequence[Mapping[str, Tensor]], forward: Forward
 ) -> Iterator[Tensor]:
-    """What the module reads of the real tokens of each batch, (tokens, inputs)."""
+    """The inputs of a module for the real tokens of each batch, shape (tokens, inputs)."""
     for inputs in batches:
         seen: list[Tensor] = []
 

@@ -1,7 +1,7 @@
-"""Makes transformers' Auto classes know the model types that it lacks, without importing transformers for it.
+"""Makes transformers' Auto classes know the model types that it lacks, without importing transformers itself.
 
-They are those of our own exported models, and those of other packages. Such a package names, in the entry-point group
-:data:`ENTRY_POINTS`, a module that defines `MODELS`: by configuration class, the encoder without a head and the
+These are the types of our own exported models, and of other packages' models. Such a package names, in the entry-point
+group :data:`ENTRY_POINTS`, a module that defines `MODELS`: by configuration class, the encoder without a head and the
 classifier. The module's file is copied into exported folders, so it imports torch and transformers only.
 """
 
@@ -22,11 +22,11 @@ TRIGGER = "transformers.models.auto.modeling_auto"
 OWN_MODULES = ("nasopt.models.modeling_nasopt", "nasopt.models.modeling_adabert")
 
 ENTRY_POINTS = "nasopt.models"
-"""Other packages' modelling modules: the value is the module; the name, such as the model type, is for its readers."""
+"""Entry points of other packages' modelling modules: the value is the module; the name is only shown to people."""
 
 
 def modeling_modules() -> tuple[str, ...]:
-    """Names of the modules whose models transformers does not have: ours, then those of other packages."""
+    """The names of the modules with models that transformers lacks: ours, then those of other packages."""
     from importlib.metadata import entry_points  # slow to import, and needed with transformers only
 
     points = sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name)
@@ -57,13 +57,13 @@ def register_with_transformers() -> None:
 
 def _register() -> None:
     for name in modeling_modules():
-        # One that is there is what imports the Auto classes just now, and is not complete: `families` registers it.
+        # A module that is there imports the Auto classes right now, so it is not complete: `families` registers it.
         if name not in sys.modules:
             register_models(import_module(name))
 
 
 class _RegisterAfterImport(MetaPathFinder):
-    """Finds the trigger the ordinary way, once, and wraps its loader."""
+    """A finder that finds the trigger the ordinary way, once, and wraps its loader."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -1,13 +1,13 @@
-"""How much each attention head and each FFN neuron matters, to first order, and what to keep by it.
+"""Estimates how much each attention head and each FFN neuron matters, to first order, and keeps those that matter most.
 
-Setting a weight to zero changes the loss by about ``|w * dL/dw|`` (METHODS.md, section 4). Two readings of how the
-weights of a unit add up:
+Setting a weight to zero changes the loss by about ``|w * dL/dw|`` (METHODS.md, section 4). The weights of a unit add up
+in one of two readings:
 
 * ``gate``: ``mean_b |sum over the unit's columns of W_O of w * dL_b/dw|``, the size of the gradient of a gate on the
   unit (Michel et al. 2019, "Are Sixteen Heads Really Better than One?", section 4.1);
 * ``weights``: ``sum over all weights of the unit of |w * mean_b dL_b/dw|``.
 
-W_O is the projection of the heads' outputs to the hidden size, for neurons the second matrix of the FFN.
+W_O is the projection of the heads' outputs to the hidden size, or the second matrix of the FFN for neurons.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ LossOfBatch: TypeAlias = Callable[[Any, Any], Tensor]
 
 @dataclass(frozen=True)
 class Saliency:
-    """What the units of each encoder layer that a model has are worth; more is more.
+    """The saliency of the units of each encoder layer that a model has; units with more matter more.
 
     Attributes:
-        heads: of each layer, shape (heads of the layer,), float64.
-        neurons: of each layer, shape (FFN neurons of the layer,), float64.
+        heads: the values of each layer's heads, shape (heads of the layer,), float64.
+        neurons: the values of each layer's neurons, shape (FFN neurons of the layer,), float64.
     """
 
     heads: tuple[Tensor, ...]
@@ -52,7 +52,7 @@ class Saliency:
         return Saliency(tuple(map(_unit_norm, self.heads)), tuple(map(_unit_norm, self.neurons)))
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """For a safetensors file."""
+        """The values as named tensors, for a safetensors file."""
         layers = enumerate(zip(self.heads, self.neurons, strict=True))
         return {f"{name}_{index}": values for index, pair in layers for name, values in zip(_NAMES, pair, strict=True)}
 
@@ -76,15 +76,15 @@ def saliency(
 ) -> Saliency:
     """The saliency of every head and neuron of a full or cut encoder, over some batches.
 
-    The model comes back in eval mode, on `device`, otherwise unchanged: weights, gradients, what is frozen.
+    The model comes back in eval mode, on `device`, with its weights, gradients and frozen parameters unchanged.
 
     Args:
-        model: of a supported family.
-        batches: what `loss_function` takes; every one counts the same.
-        loss_function: the task's or the ranking loss. (Never one that compares the model with itself as its teacher:
-            the gradient of that is zero.)
-        reading: see the module.
-        device: where it runs; where the model is, if None.
+        model: a model of a supported family.
+        batches: the batches that `loss_function` takes; every one has the same weight.
+        loss_function: the task's or the ranking loss, but not one that compares the model with itself as its teacher,
+            because the gradient of that is zero.
+        reading: `gate` or `weights`, as the module's docstring defines them.
+        device: the device to run on; the model's, if None.
 
     Raises:
         UnsupportedModelError: the model is not an encoder that can be cut.
@@ -134,13 +134,13 @@ class _Block:
         return [self.outgoing.weight, *(rows if reading == "weights" else [])]
 
     def gate(self) -> np.ndarray[Any, Any]:
-        """`|sum over W_O's columns of w * dL/dw|` of each unit."""
+        """The values `|sum over W_O's columns of w * dL/dw|`, one for each unit."""
         if self.outgoing is None:
             return np.zeros(0)
         return _per_unit(_first_order(self.outgoing.weight).sum(dim=0), self.size).abs().cpu().numpy()
 
     def weights(self) -> np.ndarray[Any, Any]:
-        """`sum |w * sum_b dL_b/dw|` of each unit, over its rows, their biases and its columns of W_O."""
+        """The values `sum |w * sum_b dL_b/dw|` over each unit's rows, their biases and its columns of W_O."""
         if self.outgoing is None:
             return np.zeros(0)
         channels = _first_order(self.outgoing.weight).abs().sum(dim=0)
@@ -153,7 +153,7 @@ class _Block:
 
 
 def _units_of(model: PreTrainedModel) -> list[tuple[_Block, _Block]]:
-    """Heads and neurons of each layer that the model has."""
+    """The heads and the neurons of each layer that the model has."""
     parts = encoder_family_of(model).parts
     head_size = encoder_shape(model.config).head_size
     blocks = []
@@ -183,7 +183,7 @@ def _unit_norm(values: Tensor) -> Tensor:
 
 @contextmanager
 def _gradients_of(model: nn.Module, parameters: Sequence[Tensor]) -> Iterator[None]:
-    """Only these get gradients, and afterwards everything is as before."""
+    """Lets only these parameters get gradients inside the block; afterwards everything is as before."""
     before: list[tuple[Tensor, bool, Tensor | None]] = [
         (parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()
     ]
@@ -202,20 +202,20 @@ def _gradients_of(model: nn.Module, parameters: Sequence[Tensor]) -> Iterator[No
 
 
 Kept: TypeAlias = int | Sequence[int]
-"""How many units to keep: in all layers together, ranked globally, or of each layer."""
+"""The number of units to keep: one for all layers together, ranked globally, or one for each layer."""
 
 
 def keep_salient(values: Saliency, current: Architecture, heads: Kept, neurons: Kept) -> Architecture:
     """The architecture that keeps the units that matter most. It keeps all layers of `current`, some with empty blocks.
 
-    FFN widths are multiples of :data:`FFN_STEP` (or what the layer has): neurons are ranked within their layer, and go
-    in blocks of that many, by the blocks' mean saliency. The total is as near to what is asked for as blocks allow.
+    FFN widths are multiples of :data:`FFN_STEP` (or the layer's own): neurons are ranked within their layer, and go in
+    blocks of that many, by the blocks' mean saliency. The total is as near to the number asked for as blocks allow.
 
     Args:
-        values: of the model whose architecture is `current`.
-        current: what that model keeps.
-        heads: to keep; one number for all layers or one for each.
-        neurons: to keep, likewise.
+        values: the saliency of the model whose architecture is `current`.
+        current: the architecture of that model.
+        heads: how many heads to keep; one number for all layers or one for each.
+        neurons: how many neurons to keep; one number for all layers or one for each.
 
     Raises:
         ValueError: more is to be kept than there is.
@@ -231,7 +231,7 @@ def keep_salient(values: Saliency, current: Architecture, heads: Kept, neurons: 
 
 
 def _kept(scores: Sequence[Tensor], owned: Sequence[tuple[int, ...]], wanted: Kept, step: int) -> list[tuple[int, ...]]:
-    """Which units each layer keeps, in the base model's numbering."""
+    """The units that each layer keeps, in the base model's numbering."""
     arrays = [item.numpy() for item in scores]
     if isinstance(wanted, int):
         chosen = _largest(arrays, wanted, step)
@@ -258,7 +258,7 @@ def _largest(scores: Sequence[np.ndarray[Any, Any]], target: int, step: int) -> 
 
 
 def random_units(architecture: Architecture, shape: EncoderShape, seed: int) -> Architecture:
-    """As many heads and neurons in each layer, but random ones: the control of every choice by saliency."""
+    """An architecture with as many heads and neurons in each layer, drawn at random: the control of saliency."""
     rng = np.random.default_rng(seed)
 
     def draw(available: int, kept: int) -> tuple[int, ...]:
@@ -281,14 +281,14 @@ def prune_iteratively(
     rounds: int,
     estimate: Callable[[PreTrainedModel], Saliency],
 ) -> Architecture:
-    """What to keep if it is decided in equal steps, with the saliency of what is left estimated before each.
+    """Chooses the units to keep in equal steps, and estimates the saliency of the units that are left before each.
 
     Args:
-        model: what `current` describes; not changed.
-        current: what it keeps.
-        heads, neurons: to keep in the end; see :func:`keep_salient`.
-        rounds: steps, at least 1 (which is :func:`keep_salient` itself).
-        estimate: model -> its saliency.
+        model: the model that `current` describes; not changed.
+        current: the architecture of that model.
+        heads, neurons: how many to keep in the end; see :func:`keep_salient`.
+        rounds: the number of steps, at least 1 (which is :func:`keep_salient` itself).
+        estimate: a function from a model to its saliency.
 
     Raises:
         ValueError: more is to be kept than there is, or there are no rounds.
@@ -320,7 +320,10 @@ def _check_counts(current: Architecture, heads: Kept, neurons: Kept) -> None:
 
 
 def _towards(sizes: Sequence[int], target: Kept, steps: int) -> Kept:
-    """What the first of so many equal steps keeps. Blocks of neurons may have taken a step too far: then no more go."""
+    """The number that the first of `steps` equal steps keeps.
+
+    Blocks of neurons may have made the step before too large; then no more units go.
+    """
     if isinstance(target, int):
         return _step(sum(sizes), target, steps)
     return [_step(size, wanted, steps) for size, wanted in zip(sizes, target, strict=True)]

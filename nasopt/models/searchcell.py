@@ -2,8 +2,8 @@
 
 Shapes: B texts, T tokens (padding included), H hidden units, C cells, V words, 7 operations.
 
-Skips and pools have no norm of their own, as their names say; convolutions end in one, so they take inputs of any
-scale, and a chain of any operations trains.
+Skips and pools have no norm of their own, as their names say. Convolutions end in one, so they take inputs of any
+scale, and a chain of any operations can be trained.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nasopt.models.modeling_adabert import (
 )
 
 FrozenAdaBERT = AdaBertForSequenceClassification
-"""METHODS.md's name for what :func:`freeze` gives."""
+"""METHODS.md's name for the students that :func:`freeze` gives."""
 
 
 class SearchCell(nn.Module):
@@ -42,12 +42,12 @@ class SearchCell(nn.Module):
         """Mixes the operations.
 
         Args:
-            hidden: (B, T, H).
-            mask: 1 for real tokens, (B, T).
-            weights: alpha, (7,), in the order of :data:`OPERATIONS`.
+            hidden: the cell's input, shape (B, T, H).
+            mask: 1 for real tokens, shape (B, T).
+            weights: alpha, shape (7,), in the order of :data:`OPERATIONS`.
 
         Returns:
-            (B, T, H); real tokens do not depend on what stands at padding, nor on how much of it there is.
+            Shape (B, T, H); real tokens depend neither on the values at padding nor on the amount of padding.
         """
         real = token_weights(mask, hidden)
         mixed = torch.zeros_like(hidden)
@@ -56,7 +56,7 @@ class SearchCell(nn.Module):
         return mixed
 
     def apply_one(self, operation: Operation, hidden: Tensor, mask: Tensor) -> Tensor:
-        """One operation alone, at its cost: (B, T, H) -> (B, T, H)."""
+        """Applies one operation alone, at its own cost: (B, T, H) -> (B, T, H)."""
         output: Tensor = self.operations[operation](hidden, token_weights(mask, hidden))
         return output
 
@@ -72,8 +72,8 @@ class Supernet(nn.Module):
     """Embedding -> a chain of :class:`SearchCell` -> mean over the real tokens -> linear classifier.
 
     Args:
-        config: of the students; its `cells` do not matter.
-        num_cells: C.
+        config: the configuration of the students; its `cells` do not matter.
+        num_cells: C, the number of cells.
     """
 
     def __init__(self, config: AdaBertConfig, num_cells: int) -> None:
@@ -93,17 +93,17 @@ class Supernet(nn.Module):
         generator: torch.Generator | None = None,
         operations: Sequence[Operation] | None = None,
     ) -> SupernetOutput:
-        """One forward pass.
+        """Runs the network, with all operations mixed or along one path.
 
         In training mode the operations are mixed by `softmax((a + g) / tau)` with fresh Gumbel noise `g` for each cell;
         in evaluation mode by `theta = softmax(a)`, without noise and tau.
 
         Args:
-            input_ids: (B, T).
-            attention_mask: 1 for real tokens, (B, T).
-            tau: temperature of the mixture, above 0.
-            generator: of the noise, on the CPU whatever the device; None for torch's own.
-            operations: one for each cell: only this path is computed, unmixed, and no architecture weight takes part.
+            input_ids: token ids, shape (B, T).
+            attention_mask: 1 for real tokens, shape (B, T).
+            tau: the temperature of the mixture, above 0.
+            generator: draws the noise, on the CPU whatever the device; None for torch's own.
+            operations: one for each cell: only this path is computed, unmixed and without the architecture logits.
 
         Raises:
             ValueError: `tau` is not positive, or there is not one operation for each cell.
@@ -125,7 +125,7 @@ class Supernet(nn.Module):
         return SupernetOutput(self.classifier(pooled), states)
 
     def _mixture(self, tau: float, generator: torch.Generator | None) -> Tensor:
-        """alpha, (C, 7)."""
+        """The mixture's weights alpha, shape (C, 7)."""
         if not tau > 0:
             raise ValueError(f"`tau` must be above 0, but is {tau}")
         if not self.training:
@@ -135,11 +135,11 @@ class Supernet(nn.Module):
         return torch.softmax((logits + noise) / tau, dim=-1)
 
     def theta(self) -> Tensor:
-        """The probabilities of the operations, `softmax(a)`, (C, 7)."""
+        """The probabilities of the operations, `softmax(a)`, shape (C, 7)."""
         return torch.softmax(self.architecture_logits, dim=-1)
 
     def entropy(self) -> Tensor:
-        """The entropy of theta in nats, (C,): ln 7 = 1.946 where nothing is decided, 0 where all is."""
+        """The entropy of theta in nats, shape (C,): ln 7 = 1.946 for equal probabilities, 0 for a settled cell."""
         theta = self.theta()
         return -(theta * torch.log_softmax(self.architecture_logits, dim=-1)).sum(dim=-1)
 
@@ -148,19 +148,19 @@ class Supernet(nn.Module):
         return [self.architecture_logits]
 
     def network_parameters(self) -> list[nn.Parameter]:
-        """All others: what the operations compute with."""
+        """All parameters except the architecture logits."""
         return [parameter for parameter in self.parameters() if parameter is not self.architecture_logits]
 
 
 def gumbel(shape: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
-    """Standard Gumbel noise, `-log(-log U)` with U uniform on (0, 1), on the CPU."""
+    """Standard Gumbel noise of a shape, `-log(-log U)` with U uniform on (0, 1), on the CPU."""
     # NOTE: `rand` can give 0, whose logarithm is not finite.
     uniform = torch.rand(tuple(shape), generator=generator, dtype=torch.float64).clamp(min=1e-12)
     return -torch.log(-torch.log(uniform)).float()
 
 
 def student_config(teacher: PretrainedConfig, hidden_size: int, embedding_rank: int | None = None) -> AdaBertConfig:
-    """The configuration of students of a teacher: its vocabulary and labels, other sizes."""
+    """The configuration of students of a teacher, with its vocabulary and labels but other sizes."""
     return AdaBertConfig(
         vocab_size=teacher.vocab_size,
         hidden_size=hidden_size,
@@ -174,7 +174,7 @@ def student_config(teacher: PretrainedConfig, hidden_size: int, embedding_rank: 
 
 
 def frozen_config(config: AdaBertConfig, architecture: CellArchitecture) -> AdaBertConfig:
-    """The configuration of a student of these cells, with the vocabulary and labels of `config`."""
+    """The configuration of a student with an architecture's cells, and the vocabulary and labels of `config`."""
     frozen = copy.deepcopy(config)
     frozen.hidden_size, frozen.embedding_rank = architecture.hidden_size, architecture.embedding_rank
     frozen.cells = [architecture.cells[index] for index in architecture.kept_cells]
@@ -182,9 +182,9 @@ def frozen_config(config: AdaBertConfig, architecture: CellArchitecture) -> AdaB
 
 
 def freeze(supernet: Supernet, architecture: CellArchitecture) -> AdaBertForSequenceClassification:
-    """The student of one operation in each cell, with copies of the supernet's weights, in eval mode and in fp32.
+    """The student with one operation in each cell and copies of the supernet's weights, in eval mode and in fp32.
 
-    Cells that are skipped are gone, and nothing of the other operations is left.
+    It has no skipped cells, and none of the other operations.
 
     Raises:
         ValueError: the architecture's sizes are not the supernet's.
@@ -204,28 +204,28 @@ def freeze(supernet: Supernet, architecture: CellArchitecture) -> AdaBertForSequ
 
 
 def strongest(supernet: Supernet) -> CellArchitecture:
-    """The most probable operation of each cell."""
+    """The architecture with the most probable operation of each cell."""
     winners = supernet.architecture_logits.detach().argmax(dim=-1).tolist()
     config = supernet.config
     return CellArchitecture(tuple(OPERATIONS[index] for index in winners), config.hidden_size, config.embedding_rank)
 
 
 def embeddings_from_teacher(weight: Tensor, hidden_size: int, rank: int | None = None) -> dict[str, Tensor]:
-    """A student's embedding that starts as its teacher's, projected by principal component analysis.
+    """The state of a student's embedding: its teacher's, projected by principal component analysis.
 
     The table is centred first: word embeddings share a large mean vector (Mu & Viswanath 2018, "All-but-the-Top"),
-    which tells words apart from nothing, but would take the first direction, and most of each vector's norm before the
+    which does not tell words apart, but would take the first direction, and most of each vector's norm before the
     LayerNorm. Where no projection is needed (equal widths and no rank) the table is taken as it is; equal widths with a
     rank keep the teacher's axes, so that hidden states still compare unit by unit.
 
     Args:
-        weight: the teacher's word embeddings, (V, H_T).
+        weight: the teacher's word embeddings, shape (V, H_T).
         hidden_size: H. Units beyond H_T start at 0.
         rank: r of the factors (V, r) and (r, H); None for one table. Their product is the best approximation of rank r
             (Eckart & Young 1936) of the table that `rank=None` gives, up to its mean where the widths are equal.
 
     Returns:
-        State for :class:`AdaBertEmbeddings`, on the CPU.
+        The state of :class:`AdaBertEmbeddings`, on the CPU.
 
     Raises:
         ValueError: the rank is above `hidden_size` or H_T.
@@ -251,19 +251,19 @@ def embeddings_from_teacher(weight: Tensor, hidden_size: int, rank: int | None =
 
 
 def _principal_directions(centred: Tensor) -> Tensor:
-    """Right singular vectors, strongest first, as columns; the largest entry of each is positive, on every machine."""
+    """The right singular vectors, strongest first, as columns; the largest entry of each is made positive."""
     vectors: Tensor = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(dims=(1,))
     largest = vectors.abs().argmax(dim=0, keepdim=True)
     return vectors * vectors.gather(0, largest).sign()
 
 
 class KDProjections(nn.Module):
-    """One learned linear map for each layer pair, from the student's width to the teacher's; identities if equal.
+    """Learned linear maps, one for each layer pair, from the student's width to the teacher's; identities if equal.
 
     Args:
         pairs: (student, teacher) indices of hidden states that are compared.
-        hidden_size: H of the student.
-        teacher_size: H_T.
+        hidden_size: H, the student's width.
+        teacher_size: H_T, the teacher's width.
     """
 
     def __init__(self, pairs: Sequence[tuple[int, int]], hidden_size: int, teacher_size: int) -> None:
@@ -274,7 +274,7 @@ class KDProjections(nn.Module):
         )
 
     def forward(self, students: Sequence[Tensor]) -> list[Tensor]:
-        """The student's hidden states, one (B, T, H) for each pair in its order, as (B, T, H_T)."""
+        """Maps the student's hidden states, one (B, T, H) for each pair in its order, to (B, T, H_T)."""
         return [project(hidden) for project, hidden in zip(self.maps, students, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""What a folder of sentence-transformers says of the way from hidden states to a text's vector."""
+"""Reads how a folder of sentence-transformers turns hidden states into a text's vector."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nasopt.errors import UnsupportedModelError
 
 MODULES = "modules.json"
 FOLDER = re.compile(r"\d+_(\w+)")
-"""A module's own folder, for example `1_Pooling`."""
+"""The name of a module's own folder, for example `1_Pooling`."""
 MODES = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
 """Keys of a pooling's configuration, with our words for them."""
 
@@ -25,8 +25,8 @@ class SentenceModules:
     """The modules after the encoder.
 
     Attributes:
-        pooling: `mean`, `cls`, or as the folder calls another kind; None where there is none.
-        others: folders of what nasopt does not know, for example `2_Dense`.
+        pooling: `mean`, `cls`, or the folder's name for another kind; None where there is no pooling.
+        others: the folders of modules that nasopt does not know, for example `2_Dense`.
     """
 
     pooling: str | None = None
@@ -34,10 +34,10 @@ class SentenceModules:
 
 
 def sentence_modules(source: str, revision: str | None) -> SentenceModules:
-    """What a folder, or a repository on the hub, says; nothing where it is not one of sentence-transformers.
+    """The modules of a folder, or of a repository on the hub; none where it is not one of sentence-transformers.
 
     Raises:
-        UnsupportedModelError: a file of it is damaged.
+        UnsupportedModelError: one of its files is damaged.
     """
     kinds = _kinds(source, revision)
     poolings = [folder for folder, kind in kinds.items() if kind == "Pooling"]
@@ -69,7 +69,7 @@ def _mode(settings: Mapping[str, Any]) -> str | None:
 
 
 def _read(source: str, revision: str | None, name: str) -> Any:
-    """A JSON file; None if it is not there, or the hub cannot be asked."""
+    """The content of a JSON file; None if it is not there, or the hub cannot be reached."""
     found = cached_file(
         source,
         name,

@@ -2,8 +2,8 @@
 
 Cutting goes through torch-pruning's dependency graph where the graph understands the model: it finds out itself that a
 head of the query projection belongs to rows of the key and value projections and to columns of the output projection.
-Measured on MiniLM (6 layers, hidden size 384) with one thread: 17 ms to trace the graph (130 ms the first time in a
-process) and under 1 ms per group, so the graph costs next to nothing. Where it does not (a bias that layers share, a
+The graph is cheap: on MiniLM (6 layers, hidden size 384) with one thread it took 17 ms to trace (130 ms the first time
+in a process) and under 1 ms per group. Where the graph does not understand the model (a bias that layers share, a
 matrix that holds several projections; see :class:`nasopt.models.families.Family`) weights are gathered by the same
 table of indices that :func:`expand` scatters them with.
 """
@@ -42,14 +42,14 @@ _Shrinking: TypeAlias = tuple[nn.Module, KeptUnits, KeptUnits]
 def cut(model: PreTrainedModel, target: Architecture, current: Architecture | None = None) -> PreTrainedModel:
     """Removes, in place, the layers, heads, FFN neurons and tokens that `target` does not keep.
 
-    Exact: the outputs are those of the model with the removed units masked; tokens get new numbers. The configuration's
-    number of layers and of tokens follows; the sizes of pruned layers cannot be said in a standard configuration (see
-    :mod:`nasopt.export`).
+    The cut is exact: the outputs are those of the model with the removed units masked; tokens get new numbers. The
+    configuration's numbers of layers and tokens are updated; a standard configuration has no place for the sizes of
+    pruned layers (see :mod:`nasopt.export`).
 
     Args:
         model: a model of a supported family, with any head.
-        target: what to keep; its precision does not matter.
-        current: what the model has now; None for the full base model.
+        target: the architecture to cut to; its precision does not matter.
+        current: the architecture that the model has now; None for the full base model.
 
     Raises:
         UnsupportedModelError: the model cannot be cut, or it is a decoder's heads or neurons that are to go.
@@ -93,8 +93,8 @@ def expand(base_model: PreTrainedModel, weights: Mapping[str, Tensor], architect
 
     Args:
         base_model: the full-size model; not changed.
-        weights: state dict of a model that was cut out of it.
-        architecture: what that model keeps.
+        weights: the state dict of a model that was cut out of it.
+        architecture: the architecture of that model.
 
     Raises:
         CheckpointError: the weights are not those of such a model.
@@ -118,20 +118,20 @@ def expand(base_model: PreTrainedModel, weights: Mapping[str, Tensor], architect
 def choose_units(
     model: PreTrainedModel, parent: Architecture, params: Mapping[str, Any], select: UnitSelector
 ) -> Architecture:
-    """Which heads and neurons a child keeps, given how many.
+    """The architecture of a child: chooses the heads and neurons that it keeps, given how many.
 
     A block that shrinks keeps some of the parent's units; one that grows keeps all of them and takes back some of
     those the parent lacks; in a layer that the parent lacks all of the base model's units are candidates.
 
     Args:
         model: the parent's weights in full size (see :func:`expand`).
-        parent: what the parent keeps.
+        parent: the architecture of the parent.
         params: the child's genotype: ``layer_<i>``, ``heads_<i>``, ``ffn_<i>``, ``precision``. Counts of removed
             layers do not matter.
-        select: who stays; called only where there is a choice.
+        select: chooses the units that stay; called only where there is a choice.
 
     Raises:
-        NasoptError: `select` returned something else than `keep` different candidates.
+        NasoptError: `select` did not return `keep` different candidates.
         ValueError: the genotype keeps no layer.
     """
     shape = encoder_shape(model.config)
@@ -150,7 +150,7 @@ def choose_units(
 
 
 def keep_largest(model: nn.Module, layer: int, block: Block, candidates: tuple[int, ...], keep: int) -> tuple[int, ...]:
-    """The units with the largest weights: L2 norm over all that is cut with the unit, biases included."""
+    """The units with the largest weights, by the L2 norm of all weights that are cut with the unit, biases included."""
     assert isinstance(model, PreTrainedModel)
     parts = family_of(model).parts
     module = parts.encoder_layers(model)[layer]
@@ -170,12 +170,12 @@ def keep_largest(model: nn.Module, layer: int, block: Block, candidates: tuple[i
 
 
 def keep_first(model: nn.Module, layer: int, block: Block, candidates: tuple[int, ...], keep: int) -> tuple[int, ...]:
-    """The first ones: the published mutation, which prunes the last heads."""
+    """The first units, as in the published mutation, which prunes the last heads."""
     return candidates[:keep]
 
 
 def layer_counts(model: PreTrainedModel) -> tuple[list[int], list[int]]:
-    """How many heads and how many FFN neurons each layer of a model has, whether it was cut or not."""
+    """The numbers of heads and of FFN neurons of each layer of a model, whether it was cut or not."""
     family, shape = family_of(model), encoder_shape(model.config)
     parts, head_size = family.parts, shape.head_size
     if family.is_encoder_decoder:  # whole layers only
@@ -199,7 +199,7 @@ def _refuse_parts(family: Family, target: Architecture, current: Architecture) -
 
 
 def _token_positions(wanted: Sequence[int], owned: Sequence[int] | None) -> Sequence[int]:
-    """The numbers that tokens of the base model have in a model with some of them (None: all)."""
+    """The numbers that tokens of the base model have in a model that has `owned` ones (None for all)."""
     if owned is None:
         return wanted
     numbers = {token: number for number, token in enumerate(owned)}
@@ -239,7 +239,7 @@ def _prune_units(model: PreTrainedModel, blocks: list[_Shrinking], parts: LayerP
 
 
 def _gather_units(model: PreTrainedModel, blocks: list[_Shrinking], parts: LayerParts, head_size: int) -> None:
-    """Does the same without the graph. Units are counted among those that a block has now."""
+    """Does the same as :func:`_prune_units` without the graph, by positions among the units that a block has now."""
     with torch.inference_mode(False), torch.no_grad():
         for layer, before, after in blocks:
             positions = KeptUnits(
@@ -263,14 +263,17 @@ def _prune(graph: Any, linear: nn.Module, channels: list[int]) -> None:
 
 
 def _positions_gone(before: tuple[int, ...], after: tuple[int, ...]) -> list[int]:
-    """Positions, among the units that a block has now, of those that go. Empty for a block that goes altogether."""
+    """The positions of the units that go, among those that a block has now; empty for a block that goes altogether."""
     stay = set(after)
     return [position for position, unit in enumerate(before) if unit not in stay] if after else []
 
 
 @contextmanager
 def _traceable(model: PreTrainedModel) -> Iterator[None]:
-    """The graph is read off the gradient functions of one forward pass: no dropout, and nothing may be frozen."""
+    """Turns off dropout and unfreezes all parameters inside the block.
+
+    torch-pruning reads its graph off the gradient functions of one forward pass.
+    """
     training = model.training
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     try:
@@ -286,7 +289,7 @@ def _traceable(model: PreTrainedModel) -> Iterator[None]:
 def _places(
     model: PreTrainedModel, full_names: Mapping[str, Tensor], architecture: Architecture
 ) -> dict[str, tuple[str, tuple[Any, ...]]]:
-    """For each weight of a smaller model, its full-size tensor's name and where it goes in it."""
+    """For each weight of a smaller model, the name of its full-size tensor and its place there."""
     family = family_of(model)
     parts = family.parts
     layers = parts.encoder_layers(model)
@@ -318,9 +321,9 @@ def _places(
 def _indices(
     layer: nn.Module, parts: LayerParts, units: KeptUnits, head_size: int
 ) -> dict[str, tuple[Any, ...] | None]:
-    """Where the weights of some of a layer's units are in its parameters; None for weights without any.
+    """The places of the weights of some of a layer's units in its parameters; None for weights without any units.
 
-    A block that the layer does not have is left out, as are parameters that do not depend on the units.
+    A block that the layer does not have is left out, and so are parameters that do not depend on the units.
     """
     indices: dict[str, tuple[Any, ...] | None] = {}
     modules = dict(layer.named_modules())
@@ -344,7 +347,7 @@ def _indices(
 
 
 def _channels(heads: Sequence[int], head_size: int) -> Tensor:
-    """Rows of the query projection that belong to some heads."""
+    """The rows of the query projection that belong to some heads."""
     return (torch.tensor(heads, dtype=torch.long)[:, None] * head_size + torch.arange(head_size)).flatten()
 
 
@@ -368,7 +371,7 @@ def _choose(
 def _selected(
     model: PreTrainedModel, layer: int, block: Block, candidates: tuple[int, ...], keep: int, select: UnitSelector
 ) -> tuple[int, ...]:
-    """What `select` says, checked; it is a user's function."""
+    """The units that `select`, which is a user's function, returns; they are checked."""
     if keep in (0, len(candidates)):
         return candidates[:keep]
     chosen = [int(unit) for unit in select(model, layer, block, candidates, keep)]

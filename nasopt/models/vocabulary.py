@@ -1,14 +1,14 @@
-"""Dropping tokens that are not needed, of a tokenizer and of the embeddings, so that nothing else changes.
+"""Drops tokens that are not needed from a tokenizer and from the embeddings, so that nothing else changes.
 
 For multilingual models most weights are the embeddings of other languages: a cut from LaBSE to its English and Russian
 tokens made it about four times smaller at no loss (METHODS.md, section 4). Kept tokens are renumbered in their order.
 On the texts that the kept tokens were taken from, the cut tokenizer gives the same token strings as before:
 
-* WordPiece takes the longest piece that fits. What it took is kept, so it is still the longest.
+* WordPiece takes the longest piece that fits. The pieces that it took are kept, so they are still the longest.
 * BPE applies the merge of the lowest rank. All merges that lead to a kept token are kept, those that were applied among
-  them; fewer others cannot come before them.
-* Unigram takes the best path. It is kept, and others only go. (The least score is kept too: unknown characters cost
-  that much and ten more.)
+  them; no other merge is added that could come before them.
+* Unigram takes the best path. That path is kept, and others only go. (The token of the least score is kept too, because
+  unknown characters cost ten more than that.)
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from nasopt.models.families import FAMILIES
 from nasopt.models.loading import load_tokenizer
 
 SCRIPT_SHARE = 0.001
-"""A script is in use if at least this share of a text collection's letters is of it: names of languages, each in its
-own script, do not bring in all of them."""
+"""A script is in use if at least this share of a text collection's letters belongs to it, so that a list of languages,
+each named in its own script, does not bring in all scripts."""
 COMMON_SIGNS = ((0x21, 0x7F), (0xA0, 0xC0), (0x2000, 0x2070), (0x20A0, 0x20D0), (0x2100, 0x2150))
 """Code points of signs that every script uses: ASCII, Latin-1, general punctuation, currencies, letterlike symbols."""
 
 Document = dict[str, Any]
-"""A fast tokenizer as its `tokenizer.json` says it."""
+"""The content of a fast tokenizer's `tokenizer.json`."""
 
 
 def vocabulary_of(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> tuple[int, ...]:
-    """What of a vocabulary some texts need.
+    """The part of a vocabulary that some texts need.
 
     These are the tokens that occur in the texts, special and added tokens, single characters (at the start of a word
-    and inside it) of the scripts in use in the texts, common signs and digits, bytes, and what merges need.
+    and inside it) of the scripts in use in the texts, common signs and digits, bytes, and the tokens that merges need.
 
     Args:
         tokenizer: a fast one: WordPiece, BPE (of characters or bytes), Unigram or WordLevel.
-        texts: as the model is to read them, prefixes included.
+        texts: the texts as the model is to read them, prefixes included.
 
     Returns:
-        Ids, ascending.
+        The ids of the tokens, ascending.
 
     Raises:
         UnsupportedModelError: the tokenizer is of another kind.
@@ -94,11 +94,11 @@ def cut_tokenizer(tokenizer: PreTrainedTokenizerBase, kept: Sequence[int]) -> Pr
 
     Args:
         tokenizer: a fast one.
-        kept: ids, ascending, special and added tokens among them; see :func:`vocabulary_of`.
+        kept: the ids to keep, ascending, special and added tokens among them; see :func:`vocabulary_of`.
 
     Raises:
-        UnsupportedModelError: the tokenizer is of a kind that cannot be cut, or would change otherwise.
-        ValueError: special or added tokens, or bytes, are not kept.
+        UnsupportedModelError: the tokenizer is of a kind that cannot be cut, or would number its tokens otherwise.
+        ValueError: the ids are not ascending, or special or added tokens are not kept.
     """
     document = _document(tokenizer)
     new_ids = {old: new for new, old in enumerate(kept)}
@@ -133,13 +133,13 @@ def tokenizer_of(tokenizer: PreTrainedTokenizerBase, architecture: CandidateArch
 
 
 def cut_embeddings(model: PreTrainedModel, kept: Sequence[int]) -> None:
-    """Drops, in place, the rows of the embeddings (tied or not), and of all that gives a number for each token.
+    """Drops, in place, rows of the embeddings (tied or not), and of all other tensors with a part for each token.
 
-    Token ids in the configuration follow; those of tokens that are gone become None.
+    Token ids in the configuration are updated; those of tokens that are gone become None.
 
     Args:
-        model: with or without a head, encoder or encoder-decoder with one vocabulary.
-        kept: ids, ascending, in the model's present numbering.
+        model: an encoder, with or without a head, or an encoder-decoder with one vocabulary.
+        kept: the ids to keep, ascending, in the model's present numbering.
 
     Raises:
         UnsupportedModelError: the model counts positions from its padding token's number, which would change.
@@ -155,7 +155,7 @@ def cut_embeddings(model: PreTrainedModel, kept: Sequence[int]) -> None:
             tensor = tensors[name]
             if id(tensor) not in smaller:  # one that several modules share is cut once, for all of them
                 rows = tensor.data.index_select(dimension, index)
-                # NOTE: a new parameter: autograd may still hold the old one's shape, from an earlier pass.
+                # NOTE: a new parameter is made because autograd may still hold the old one's shape.
                 is_parameter = isinstance(tensor, nn.Parameter)
                 smaller[id(tensor)] = nn.Parameter(rows, tensor.requires_grad) if is_parameter else rows
             owner, _, own_name = name.rpartition(".")
@@ -175,7 +175,7 @@ def cut_embeddings(model: PreTrainedModel, kept: Sequence[int]) -> None:
 
 
 def vocabulary_dimensions(model: PreTrainedModel) -> dict[str, int]:
-    """Names of the model's tensors with a part for each token, and the dimension that counts them.
+    """The names of the model's tensors with a part for each token, and the dimension that counts tokens.
 
     These are the input embeddings and whatever shares their weights, the output embeddings and their bias, and the
     bias of the logits that encoder-decoders keep in a buffer.
@@ -194,7 +194,7 @@ def vocabulary_dimensions(model: PreTrainedModel) -> dict[str, int]:
 
 
 def scripts_in_use(texts: Iterable[str]) -> set[str]:
-    """The scripts of at least :data:`SCRIPT_SHARE` of the letters, as Unicode's names of characters begin."""
+    """The scripts of at least :data:`SCRIPT_SHARE` of the letters, by the first word of a letter's name in Unicode."""
     characters: Counter[str] = Counter()
     for text in texts:
         characters.update(text)
@@ -206,7 +206,7 @@ def scripts_in_use(texts: Iterable[str]) -> set[str]:
 
 
 def _script(character: str) -> str | None:
-    """``CYRILLIC``, ``LATIN``, ...; None for what is no letter and no mark."""
+    """The script of a character, ``CYRILLIC``, ``LATIN``, ...; None if it is neither a letter nor a mark."""
     if unicodedata.category(character)[0] not in "LM":
         return None
     return unicodedata.name(character, "").partition(" ")[0] or None
@@ -232,7 +232,7 @@ def _document(tokenizer: PreTrainedTokenizerBase) -> Document:
 
 
 def _vocabulary(document: Document) -> dict[str, int]:
-    """Ids by token, without those that were added beside the model's."""
+    """The ids by token, without tokens that were added to the model's own."""
     vocabulary = document["model"]["vocab"]
     return vocabulary if isinstance(vocabulary, dict) else {token: i for i, (token, _) in enumerate(vocabulary)}
 
@@ -246,9 +246,9 @@ def _unknown_id(document: Document) -> int | None:
 
 
 def _single_character(document: Document) -> Callable[[str], str | None]:
-    """(token) -> its one character, without the marks of a word's start, inside or end; None for longer ones.
+    """A function from a token to its one character, without the marks of a word's start, inside or end.
 
-    The empty string stands for what is always kept: a byte, or a mark by itself.
+    It gives None for longer tokens, and the empty string for those that are always kept: a byte, or a mark by itself.
     """
     model = document["model"]
     prefix, suffix = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
@@ -283,7 +283,10 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 def _pieces_before_unknown(backend: Tokenizer, model: Document, text: str) -> set[int]:
-    """Pieces that WordPiece takes of words it then fails on: without them it would take others and might not fail."""
+    """The pieces that WordPiece takes before it fails on a word.
+
+    Without them it would take others, and might not fail.
+    """
     if backend.normalizer is not None:
         text = backend.normalizer.normalize_str(text)
     words = backend.pre_tokenizer.pre_tokenize_str(text) if backend.pre_tokenizer is not None else [(text, (0, 0))]
@@ -305,7 +308,7 @@ def _pieces_before_unknown(backend: Tokenizer, model: Document, text: str) -> se
 
 
 def _merges(model: Document) -> Iterator[tuple[str, str, str]]:
-    """Both parts and the result of each merge, in their order."""
+    """Gives both parts and the result of each merge, in their order."""
     prefix = model.get("continuing_subword_prefix") or ""
     for merge in model["merges"]:
         left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
@@ -313,7 +316,7 @@ def _merges(model: Document) -> Iterator[tuple[str, str, str]]:
 
 
 def _add_merge_parts(model: Document, vocabulary: Mapping[str, int], kept: set[int]) -> None:
-    """Adds what kept tokens are merged from, down to single characters."""
+    """Adds the parts that kept tokens are merged from, down to single characters."""
     # The parts of a token come from earlier merges, or from none.
     for left, right, result in reversed(list(_merges(model))):
         if vocabulary.get(result) in kept:
@@ -364,7 +367,7 @@ def _renumber_config(config: PretrainedConfig, new_ids: Mapping[int, int]) -> No
 
 
 def _check_positions(config: PretrainedConfig, new_ids: Mapping[int, int]) -> None:
-    """RoBERTa and MPNet count positions from their padding token's number on."""
+    """Refuses a cut that would move positions, which RoBERTa and MPNet count from their padding token's number on."""
     family = FAMILIES.get(config.model_type)
     padding = getattr(config, "pad_token_id", None)
     if (
@@ -375,5 +378,5 @@ def _check_positions(config: PretrainedConfig, new_ids: Mapping[int, int]) -> No
     ):
         raise UnsupportedModelError(
             f"the vocabulary of the {config.model_type!r} model cannot be cut so: its padding token must keep the "
-            f"number {padding}, for positions are counted from there"
+            f"number {padding}, because positions are counted from there"
         )

@@ -1,4 +1,4 @@
-"""How many units each block keeps under a time budget (METHODS.md, section 6).
+"""Chooses how many units each block keeps under a time budget (METHODS.md, section 6).
 
 Frantar and Alistarh 2022, "SPDY: accurate pruning with speedup guarantees", section 3.1: a dynamic programme over time,
 exact up to the width of its bins.
@@ -17,22 +17,23 @@ from numpy.typing import ArrayLike, NDArray
 Floats: TypeAlias = NDArray[np.float64]
 
 BINS = 1000
-"""Steps in which time is counted."""
+"""Number of steps in which time is counted."""
 
 LOWEST_SHARE = 0.1
 """Where a ladder of shares ends unless it is said."""
 
 _ROUNDING = 1e-12
-"""Relative: sums of the same times in another order differ by less."""
+"""Sums of the same times in another order differ by less than this share."""
 
 
 @dataclass(frozen=True)
 class BlockCosts:
-    """What each number of kept units costs in one block.
+    """The cost of each number of kept units in one block.
 
     Args:
-        errors: for 0, 1, ..., all units, (units + 1,); minimised.
-        times: likewise, in any unit that all blocks share, 0 or more. They need neither be linear nor rise.
+        errors: the error with 0, 1, ..., all units, shape (units + 1,); minimised.
+        times: the times with as many units, shape (units + 1,), in any unit that all blocks share, 0 or more. They need
+            neither be linear nor rise.
 
     Raises:
         ValueError: the two differ in length, are empty, or hold values that are not finite, or a negative time.
@@ -71,10 +72,10 @@ def choose_counts(blocks: Sequence[BlockCosts], fixed_time: float, share: float,
     errors is at most the best one of a budget that is smaller by one bin for each block. Time is O(counts x bins).
 
     Args:
-        blocks: of all layers.
-        fixed_time: what is spent in any case, in the unit of the blocks' times, 0 or more.
-        share: of the whole model's time, in (0, 1].
-        bins: in which the time between the fastest choice and the budget is counted, 1 or more.
+        blocks: the costs of each block of all layers.
+        fixed_time: the time that is spent in any case, in the unit of the blocks' times, 0 or more.
+        share: the budget as a share of the whole model's time, in (0, 1].
+        bins: the number of steps in which the time between the fastest choice and the budget is counted, 1 or more.
 
     Returns:
         One count for each block.
@@ -100,13 +101,13 @@ def choose_counts(blocks: Sequence[BlockCosts], fixed_time: float, share: float,
 
 
 def _best(errors: Floats, times: Floats) -> int:
-    """The count with the smallest error; of several the fastest."""
+    """The count with the smallest error; the fastest if there are several."""
     return int(np.lexsort((times, errors))[0])
 
 
 def _programme(blocks: Sequence[BlockCosts], width: float, bins: int) -> list[int]:
     """Counts with the smallest sum of errors whose times above the fastest choice's take at most `bins` bins."""
-    best = np.zeros(bins + 1)  # smallest sum of errors of the blocks so far, within so many bins
+    best = np.zeros(bins + 1)  # smallest sum of errors of the blocks so far, within that many bins
     chosen = np.zeros((len(blocks), bins + 1), dtype=np.int64)
     costs = []
     for index, block in enumerate(blocks):

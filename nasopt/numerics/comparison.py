@@ -23,9 +23,9 @@ from nasopt.numerics.resampling import FloatArray, class_scores, pearson, spearm
 Verdict: TypeAlias = Literal["better", "worse", "no difference shown"]
 
 RESAMPLES = 4_000
-"""For classes; the ends of the interval then vary by about 1 % of its width from seed to seed."""
+"""Resamples for classes; the ends of the interval then vary by about 1 % of its width from seed to seed."""
 NUMBER_RESAMPLES = 2_000
-"""For numbers, where a resample costs time in proportion to the examples."""
+"""Resamples for numbers, where each costs time in proportion to the examples."""
 CONFIDENCE = 0.95
 SEED = 0
 _BLOCK_CELLS = 100_000
@@ -33,7 +33,7 @@ _BLOCK_CELLS = 100_000
 
 @dataclass(frozen=True)
 class Difference:
-    """Metric of a minus metric of b, and its confidence interval."""
+    """The metric of a minus the metric of b, and its confidence interval."""
 
     value: float
     low: float
@@ -58,15 +58,15 @@ def class_difference(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Difference:
-    """Of two classifiers.
+    """The difference between two classifiers.
 
     Args:
         labels: the right class of each example, shape (examples,), below `classes`.
-        a: the predicted class, likewise.
-        b: the other model's.
-        classes: how many there are.
+        a: one model's predicted classes, shape (examples,), below `classes`.
+        b: the other model's, of the same shape.
+        classes: how many classes there are.
         metric: `accuracy`, `f1`, `f1_macro`, `f1_micro` or `matthews_correlation`.
-        positive: the class that `f1` is of where there are two.
+        positive: the class whose F1 score `f1` is, where there are two.
     """
     columns = [np.asarray(column, dtype=np.int64) for column in (labels, a, b)]
     if metric in (
@@ -104,7 +104,7 @@ def number_scores(
 
     Args:
         labels: the right number of each example, shape (examples,).
-        models: the predicted numbers of each model, likewise.
+        models: the predicted numbers of each model, each of shape (examples,).
         metric: `pearsonr` or `spearmanr`; NaN where one side is constant.
     """
     correlations = {"pearsonr": pearson, "spearmanr": spearman}
@@ -122,12 +122,12 @@ def number_scores(
 
 
 def score_difference(a: FloatArray, b: FloatArray) -> Difference:
-    """From two rows of :func:`number_scores`."""
+    """The difference between two rows of :func:`number_scores`, each of shape (1 + resamples,)."""
     return _interval((a - b)[:1], (a - b)[1:])
 
 
 def _interval(observed: FloatArray, resampled: FloatArray) -> Difference:
-    """Resamples in which the metric is not defined do not count."""
+    """The difference with its interval; resamples in which the metric is not defined do not count."""
     tail = (1 - CONFIDENCE) / 2
     low, high = np.nanquantile(resampled, [tail, 1 - tail])
     return Difference(float(observed[0]), float(low), float(high))

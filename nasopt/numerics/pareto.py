@@ -4,8 +4,8 @@ Every function takes `points`, an array of shape `(n_points, n_objectives)`, **a
 maximised first. NaN raises `ValueError`. Infinities are ordered like any other number, except in :func:`hypervolume`.
 
 `violations`, of shape `(n_points,)`, is each point's total constraint violation; 0 or less means feasible, and None
-that all are. Domination is then constrained domination (Deb et al. 2002, section VI): a feasible point dominates an
-infeasible one, and of two infeasible points the one with the smaller violation dominates.
+means that all points are. Domination is then constrained domination (Deb et al. 2002, section VI): a feasible point
+dominates an infeasible one, and of two infeasible points the one with the smaller violation dominates.
 
 References:
     K. Deb, A. Pratap, S. Agarwal, T. Meyarivan (2002): A fast and elitist multiobjective genetic algorithm: NSGA-II.
@@ -23,7 +23,7 @@ IntArray = NDArray[np.int64]
 
 
 def pareto_mask(points: ArrayLike, violations: ArrayLike | None = None) -> NDArray[np.bool_]:
-    """Which points no other point dominates; shape `(n_points,)`. Equal points are all kept."""
+    """True for the points that no other point dominates; shape `(n_points,)`. Equal points are all kept."""
     array = _checked(points)
     if len(array) == 0:
         return np.zeros(0, dtype=np.bool_)
@@ -57,14 +57,14 @@ def non_domination_ranks(points: ArrayLike, violations: ArrayLike | None = None)
 
 
 def crowding_distance(points: ArrayLike, ranks: ArrayLike | None = None) -> FloatArray:
-    """How far each point's neighbours in its own front are apart, summed over the objectives; shape `(n_points,)`.
+    """The distance between each point's neighbours in its own front, summed over the objectives; shape `(n_points,)`.
 
-    In each objective: the gap between the next smaller and the next larger value, divided by the front's width; the two
-    extremes get infinity; an objective in which the whole front is equal counts nothing (section III-B of the paper).
+    In each objective it is the gap between the next smaller and the next larger value, divided by the front's width.
+    The two extremes get infinity; an objective in which the whole front is equal adds 0 (section III-B of the paper).
 
     Args:
         points: `(n_points, n_objectives)`, all minimised.
-        ranks: `(n_points,)`, the front of each point; None: they all form one front.
+        ranks: `(n_points,)`, the front of each point; None if they all form one front.
     """
     array = _checked(points)
     fronts = np.zeros(len(array), dtype=np.int64) if ranks is None else np.asarray(ranks, dtype=np.int64)
@@ -81,7 +81,7 @@ def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
     Points that are not strictly better than the reference in every objective add nothing.
 
     Raises:
-        ValueError: a NaN, a value of minus infinity, or a reference of another width than the points.
+        ValueError: there is a NaN or a value of minus infinity, or the reference has another width than the points.
     """
     array = _checked(points)
     corner = np.asarray(reference, dtype=np.float64)
@@ -112,7 +112,7 @@ def _gaps(values: FloatArray, fronts: IntArray) -> FloatArray:
 
 
 def _ordinal(points: FloatArray) -> FloatArray:
-    """The points, or where some are infinite, points of the same order.
+    """The points; where some are infinite, other points of the same order.
 
     NOTE: moocore 0.3.2 gives wrong fronts for infinities and can crash the process on minus infinity. Domination
     depends on the order of values only, so their positions serve as well.

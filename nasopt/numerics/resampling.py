@@ -17,7 +17,7 @@ FloatArray: TypeAlias = NDArray[np.float64]
 
 
 def resample_weights(examples: int, resamples: int, seed: int | Sequence[int]) -> FloatArray:
-    """How often each example occurs; shape (1 + resamples, examples): ones first, then draws with replacement."""
+    """The number of times each example is drawn; shape (1 + resamples, examples): ones, then draws with replacement."""
     drawn = np.random.default_rng(seed).integers(examples, size=(resamples, examples))
     drawn += examples * np.arange(resamples)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=resamples * examples).reshape(resamples, examples)
@@ -29,8 +29,8 @@ def roc_auc(weights: FloatArray, positive: ArrayLike, scores: ArrayLike) -> Floa
 
     Args:
         weights: shape (rows, examples).
-        positive: which examples are of the positive class, shape (examples,).
-        scores: higher means more likely positive, shape (examples,).
+        positive: true for the examples of the positive class, shape (examples,).
+        scores: each example's score, shape (examples,); a higher one means more likely positive.
 
     Returns:
         Shape (rows,); NaN where a class does not occur.
@@ -56,12 +56,12 @@ def class_scores(
     """The metric of each row of counts, as :mod:`nasopt.tasks.metrics` defines it; shape (rows,).
 
     Args:
-        counts: shape (rows, cells): how many examples have the cell's label and prediction.
-        labels: shape (cells,).
-        predicted: shape (cells,).
-        classes: how many there are.
-        metric: the name of one for classes.
-        positive: the class that `f1` is of where there are two.
+        counts: how many examples have the cell's label and prediction, shape (rows, cells).
+        labels: each cell's label, shape (cells,).
+        predicted: each cell's prediction, shape (cells,).
+        classes: how many classes there are.
+        metric: the name of a metric for classes.
+        positive: the class whose F1 score `f1` is, where there are two.
     """
     total = counts.sum(axis=1)
     correct = counts @ (labels == predicted).astype(np.float64)
@@ -83,7 +83,16 @@ def class_scores(
 
 
 def pearson(weights: FloatArray, labels: FloatArray, models: Sequence[FloatArray]) -> FloatArray:
-    """Weights of shape (rows, examples) to correlations of shape (models, rows)."""
+    """Pearson's correlation of each model with the labels, in each row of the weights.
+
+    Args:
+        weights: how often each example was drawn, shape (rows, examples).
+        labels: the right numbers, shape (examples,).
+        models: each model's predictions, shape (examples,).
+
+    Returns:
+        Shape (models, rows); NaN where one side is constant.
+    """
     y = labels - labels.mean()
     total = weights.sum(axis=1)
     found = []
@@ -96,7 +105,8 @@ def pearson(weights: FloatArray, labels: FloatArray, models: Sequence[FloatArray
 
 
 def spearman(weights: FloatArray, labels: FloatArray, models: Sequence[FloatArray]) -> FloatArray:
-    """Likewise. Ranks have the mean (examples + 1) / 2 in every resample, whatever the ties."""
+    """Spearman's correlation of each model with the labels, shape (models, rows); arguments as in :func:`pearson`."""
+    # Ranks have the mean (examples + 1) / 2 in every resample, whatever the ties.
     middle = (weights.shape[1] + 1) / 2
     weighted = weighted_ranks(weights, labels)
     weighted -= middle
@@ -142,5 +152,5 @@ def _correlation(covariance: FloatArray, spread: FloatArray) -> FloatArray:
 
 
 def ratio(above: FloatArray, below: FloatArray) -> FloatArray:
-    """Where nothing is below, 0: as scikit-learn's `zero_division` has it."""
+    """`above` / `below`, and 0 where `below` is 0, which is scikit-learn's default `zero_division`."""
     return np.divide(above, below, out=np.zeros_like(above), where=below > 0)

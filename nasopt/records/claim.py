@@ -1,4 +1,4 @@
-"""Which study an artifact folder belongs to, as the file `study.json` in it says."""
+"""The claim of a study to its artifact folder: the file `study.json` in it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ CLAIM = "study.json"
 
 @dataclass(frozen=True)
 class Claim:
-    """A study, named so that no other one is: neither a copy of it, nor one that comes after it under its name.
+    """The identity of a study, which neither a copy of it has, nor a later study of its name.
 
     Attributes:
         id: the study's random text; a copy of the study carries it, too.
-        number: by which its database knows the study; a copy has another one.
-        database: what tells its database from all others: the path of an SQLite file.
+        number: the study's number in its database; a copy has another one.
+        database: the text that tells its database from all others, for example the path of an SQLite file.
         relative: the path of an SQLite file, as seen from the artifact folder; None for other databases.
         study: the study's name when the file was written, for people.
         place: the database, without a password, for people.
@@ -52,10 +52,10 @@ class Claim:
         return json.dumps(asdict(self), indent=1) + "\n"
 
     def database_from(self, folder: Path) -> str:
-        """What tells its database from all others, as seen from the folder in which the claim lies now.
+        """The text that tells its database from all others, as seen from the folder in which the claim lies now.
 
-        An SQLite file and its artifact folder that were moved, or copied, together belong together: then the file is
-        where it was as seen from the folder.
+        An SQLite file and its artifact folder that were moved or copied together belong together: the file then lies
+        where it lay relative to the folder.
         """
         if self.relative is not None and (beside := Path(os.path.normpath(folder / self.relative))).is_file():
             return str(beside.resolve())

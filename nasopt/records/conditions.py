@@ -1,4 +1,4 @@
-"""Choosing a trial by a condition on its values: ``memory_mb<60 and latency_ms<=5``."""
+"""Chooses a trial by a condition on its values: ``memory_mb<60 and latency_ms<=5``."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def best_trial(trials: Sequence[FrozenTrial], condition: str, metric_names: Sequ
     """The trial of the highest quality among those that satisfy every part of a condition.
 
     Args:
-        trials: complete ones.
+        trials: complete trials.
         condition: comparisons joined by ``and``; an empty one holds for every trial.
-        metric_names: names of the trials' values, quality first.
+        metric_names: the names of the trials' values, quality first.
 
     Raises:
         TrialNotFoundError: the condition cannot be read, or no trial satisfies it.
@@ -41,7 +41,7 @@ def best_trial(trials: Sequence[FrozenTrial], condition: str, metric_names: Sequ
 
 
 def parse_condition(condition: str, metric_names: Sequence[str]) -> list[Condition]:
-    """The comparisons of a condition: which value, how, and with what."""
+    """The comparisons of a condition: the index of each value, the operator, and the number to compare with."""
     parts: list[Condition] = []
     for text in re.split(r"\band\b", condition) if condition.strip() else []:
         match = CONDITION.fullmatch(text)

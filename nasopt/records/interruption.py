@@ -1,4 +1,4 @@
-"""Trials that were stopped before they ended: what is stored of one, and how often it is tried again."""
+"""Records of trials that were stopped before they ended, and how often such a trial is tried again."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from nasopt.records import names, queries
 from nasopt.records.trial import TrialRecord
 
 RETRIES = 3
-"""An interrupted trial is tried again at most so often; what interrupts it each time is taken to be its own fault."""
+"""The most retries of an interrupted trial; one that is interrupted each time is taken to be the cause itself."""
 
 
 def may_be_retried(trial: BaseTrial, trials: Sequence[FrozenTrial]) -> bool:
     """Whether a trial has retries left.
 
     Args:
-        trial: of the study.
-        trials: all of the study's, by number.
+        trial: a trial of the study.
+        trials: all trials of the study, by number.
     """
     return _retries_behind(trial, trials) < RETRIES
 
 
 def interruption(trial: BaseTrial, trials: Sequence[FrozenTrial], reason: str) -> TrialRecord:
-    """What is stored of a trial that Ctrl-C, SIGTERM or the end of its process stopped.
+    """The record of a trial that Ctrl-C, SIGTERM or the end of its process stopped.
 
-    The last retry of a trial is failed with its reason, and counts as any failed trial does.
+    The last retry of a trial fails with the reason, and counts as any failed trial does.
 
     Args:
-        trial: under way.
-        trials: all of the study's, by number.
-        reason: what stopped it; begins with `interrupted`.
+        trial: the trial that was running.
+        trials: all trials of the study, by number.
+        reason: the cause of the interruption; begins with `interrupted`.
     """
     if may_be_retried(trial, trials):
         return TrialRecord(interrupted=True, failure=reason)
@@ -39,12 +39,12 @@ def interruption(trial: BaseTrial, trials: Sequence[FrozenTrial], reason: str) -
 
 
 def was_interrupted(trial: BaseTrial) -> bool:
-    """Whether a trial was stopped before it ended, be it to be tried again or not."""
+    """Whether a trial was stopped before it ended, whether it is tried again or not."""
     return queries.is_interrupted(trial) or (queries.failure_of(trial) or "").startswith("interrupted")
 
 
 def _retries_behind(trial: BaseTrial, trials: Sequence[FrozenTrial]) -> int:
-    """0 for a first try, 1 for its retry, and so on."""
+    """The number of earlier tries: 0 for a first try, 1 for its retry, and so on."""
     count, number = 0, trial.user_attrs.get(names.RETRY_OF)
     while number is not None:
         count, number = count + 1, trials[number].user_attrs.get(names.RETRY_OF)

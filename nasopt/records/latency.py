@@ -1,8 +1,8 @@
 """A trial's latency as it is stored: measured on the device at hand, or predicted for another one.
 
 Records are frozen and go to JSON and back without loss, also those of older studies: a field that a study did not store
-is None and is not written, and fields that this version does not know stay in `extra`. A value for a device that was
-not there is never shown without the words that say so (:attr:`PredictedLatency.caveat`).
+is None and is not written, and fields that this version does not know stay in `extra`. A predicted value is never shown
+without the words that say so (:attr:`PredictedLatency.caveat`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self, TypeAlias
 from nasopt.errors import StorageError
 
 USED = {"tf32": "TF32", "cuda_graph": "CUDA graph"}
-"""Fields of a measurement that say what else ran the model, in words."""
+"""The words for fields of a measurement that say how else the model was run."""
 
 
 def device_identity(name: str, threads: int, is_gpu: bool = False) -> str:
@@ -40,14 +40,14 @@ class StoredLatency(ABC):
     Attributes:
         value_ms: the objective's value: `ratio` times the base model's latency at trial 0.
         median_ms: the candidate's own time for one forward pass of one batch.
-        base_median_ms: the base model's, from the same source.
+        base_median_ms: the base model's time, from the same source.
         ratio: candidate / base; below 1 is faster than the base model.
-        device: model name of the CPU or GPU, or name of the profile.
+        device: the model name of the CPU or GPU, or the name of the profile.
         dtype: the candidate's precision (``fp32``, ``int8`` ...).
-        batch_size: sequences in one batch.
-        sequence_length: tokens in each sequence, or the most of them.
+        batch_size: the number of sequences in a batch.
+        sequence_length: the number of tokens in each sequence, or in the longest where lengths differ.
         lengths: ``fixed`` or ``validation``; None in older records, and where measured lengths are fixed.
-        runtime: what ran the model; None in records that are older than the choice.
+        runtime: the runtime that ran the model; None in records that are older than the choice.
         extra: stored fields that this version does not know.
     """
 
@@ -101,12 +101,12 @@ class StoredLatency(ABC):
     @property
     @abstractmethod
     def source_words(self) -> str:
-        """`measured`, or `predicted, a100-40gb, +-12 %` with what is beyond the calibration."""
+        """`measured`, or `predicted, a100-40gb, +-12 %` with the parts of the shape beyond the calibration."""
 
     @property
     @abstractmethod
     def caveat(self) -> str:
-        """Words, in brackets after a blank, that stand beside the value wherever it is shown; empty if none need to."""
+        """Words, in brackets after a blank, that are shown beside the value; empty if none are needed."""
 
     @property
     @abstractmethod
@@ -130,14 +130,14 @@ class StoredLatency(ABC):
 
     @property
     def batch_words(self) -> str:
-        """The shape, `32 x 128 tokens`, or what stands in its place."""
+        """The batch's shape, `32 x 128 tokens`, or the words for lengths that differ."""
         if self.lengths == "validation":
             return f"{self.batch_size} x texts of the validation split, at most {self.sequence_length} tokens"
         return f"{self.batch_size} x {self.sequence_length} tokens"
 
     @property
     def runtime_words(self) -> str:
-        """The runtime with all that was used of it; `eager` in studies that are older than the choice."""
+        """The runtime with its version and options; `eager` in studies that are older than the choice."""
         return self.runtime or "eager"
 
     @property
@@ -151,13 +151,13 @@ class MeasuredLatency(StoredLatency):
 
     Attributes:
         p10_ms, p90_ms: percentiles of the candidate's times.
-        repetitions: pairs of candidate and base model that were timed.
-        ratio_low, ratio_high: ends of the 95 % interval of `ratio`.
-        driver: version of the GPU's driver; empty for a CPU.
-        torch_version: with its build (``2.13.0+cpu``).
-        threads: of one operation on the CPU.
-        runtime_version: where the runtime is not torch.
-        batches: how many were measured, where lengths are those of the validation split.
+        repetitions: the number of pairs of candidate and base model that were timed.
+        ratio_low, ratio_high: the ends of the 95 % interval of `ratio`.
+        driver: the version of the GPU's driver; empty for a CPU.
+        torch_version: torch's version with its build (``2.13.0+cpu``).
+        threads: the threads of one operation on the CPU.
+        runtime_version: the runtime's version, where it is not torch.
+        batches: how many batches were measured, where lengths are those of the validation split.
         mean_length: their mean padded length, in tokens.
         tf32, cuda_graph: True, or None where they were not used.
     """
@@ -220,12 +220,12 @@ class PredictedLatency(StoredLatency):
     """A latency that was predicted from a device's profile, or looked up in a table that was measured elsewhere.
 
     Attributes:
-        profile: name of the device's profile, or the identity of the table.
-        fitted: date of the fit, or of the table.
-        low_ms, high_ms: ends of the interval of `median_ms`.
+        profile: the name of the device's profile, or the identity of the table.
+        fitted: the date of the fit, or of the table.
+        low_ms, high_ms: the ends of the interval of `median_ms`.
         interval_percent: the `x` of "+-x %".
-        beyond: what of the shape lies beyond the calibration; empty if nothing does.
-        threads: those of the table; None where a profile predicts.
+        beyond: the parts of the shape that lie beyond the calibration; empty if none do.
+        threads: the CPU threads of the table; None where a profile predicts.
     """
 
     source: ClassVar[str] = "predicted"
@@ -284,7 +284,7 @@ class Confirmation:
     """A latency that was looked up in the search, and measured afterwards.
 
     Attributes:
-        measured: what was measured.
+        measured: the latency that was measured.
         predicted_ms: the objective's value as it was looked up, which stays the trial's.
         predicted_ratio: candidate / base, as it was looked up.
     """
@@ -313,20 +313,20 @@ class Confirmation:
 
     @property
     def error(self) -> float:
-        """Predicted / measured - 1, of the objective's value."""
+        """The relative error of the objective's value: predicted / measured - 1."""
         return self.predicted_ms / self.measured.value_ms - 1
 
     @property
     def ratio_error(self) -> float:
-        """The same of the ratio to the base model, which is free of what slows the machine as a whole."""
+        """The relative error of the ratio to the base model, on which the load of the machine has no effect."""
         return self.predicted_ratio / self.measured.ratio - 1
 
 
 def latency_from_json(document: Mapping[str, Any]) -> LatencyRecord:
-    """One stored latency.
+    """The record of a stored latency.
 
     Raises:
-        StorageError: it is of a source that is not known, or lacks a field.
+        StorageError: its source is not known, or it lacks a field.
     """
     kind = KINDS.get(document.get("source", ""))
     if kind is None:
@@ -358,7 +358,7 @@ def confirmations_from_json(document: Mapping[str, Mapping[str, Any]]) -> dict[s
 
 
 def predicted_words(latencies: Latencies) -> str | None:
-    """Which of a trial's latencies are predicted, for what and how well; None if none is."""
+    """Names a trial's predicted latencies, with the profile and interval of each; None if none is predicted."""
     found = {name: item.source_words for name, item in latencies.items() if isinstance(item, PredictedLatency)}
     if len(latencies) == 1:
         return next(iter(found.values()), None)

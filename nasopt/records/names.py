@@ -1,4 +1,4 @@
-"""Names of what nasopt stores in an Optuna study beside parameters and values."""
+"""Names of the attributes that nasopt stores in an Optuna study beside parameters and values."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ ID = "nasopt:id"
 """Random text that the study's artifact folder names, too."""
 
 CREATOR = "nasopt:creator"
-"""The process that created the study: one without a configuration is half made, or its creator is still at work."""
+"""The process that created the study. A study without a configuration is half made, or its creator is at work."""
 
 ARTIFACTS = "nasopt:artifacts"
-"""The folder that holds the study's own; if it is relative, to the folder of the SQLite file."""
+"""The folder that holds the study's own folder; a relative one starts from the folder of the SQLite file."""
 
 FOLDER = "nasopt:folder"
 """Name of the study's own folder, where that is not the configuration's name."""
@@ -24,7 +24,7 @@ BASE = "nasopt:base"
 """Number of the base trial."""
 
 TFIDF = "nasopt:tfidf"
-"""What TF-IDF and a linear model reach: `{"quality": ..., "metric": ..., "seconds": ...}`."""
+"""The result of TF-IDF and a linear model: `{"quality": ..., "metric": ..., "seconds": ...}`."""
 
 REFERENCE_POINT = "nasopt:reference_point"
 """The hypervolume's reference point, in the units of the objectives."""
@@ -33,18 +33,18 @@ LADDER = "ladder"
 """Parameters of the sub-networks that a search starts with, the largest first; a method's own attribute."""
 
 CONFIRMED = "confirmed:"
-"""With a trial's number: its latencies, measured, where its values were looked up."""
+"""Prefix of a trial's number: the trial's latencies as measured, where its values were looked up."""
 
 # Trial user attributes.
 CHECKPOINT = "checkpoint"
 
 CONTROL = "control"
-"""What a control is, in a word: a trial without parameters that the search is compared with."""
+"""A control's kind, in a word. A control is a trial without parameters that the search is compared with."""
 
 CONTROL_DEPTH = "control_depth"
 
 CONTROL_RECIPE = "control_recipe"
-"""What is needed to make a control: equal recipes are the same one."""
+"""The data that a control is made from; equal recipes make the same control."""
 
 ARCHITECTURE = "architecture"
 """The candidate's shape in a few words."""
@@ -60,10 +60,10 @@ IS_BASE = "base"
 LATENCY = "latency"
 
 DEVICE_CHANGE = "device_change"
-"""From what device to what other one a study had come, as the user accepted."""
+"""The change of device that the user accepted, in words: from one device to another."""
 
 QUALITY_DETAILS = "quality_details"
-"""What a quality is made of, by name: the tasks of a benchmark, a signature."""
+"""The parts of a quality, by name: the tasks of a benchmark, a signature."""
 
 MEMORY = "memory"
 """`{"weights_mb": ..., "peak_mb": ..., "device": ...}`, whichever of them is the objective."""
@@ -88,7 +88,7 @@ TRAINING_BUDGET = "training_budget"
 """Examples times forward-backward passes behind the weights, each weighted by its share of the base model's FLOPs."""
 
 REJECTED = "rejected"
-"""Why a candidate was not built: it breaks a constraint that needs no training to be known."""
+"""The reason why a candidate was not built: it breaks a constraint that can be checked without training."""
 
 REPEATS = "repeats"
 """Number of the trial whose work this one would have done again; its values are that one's."""
@@ -98,7 +98,7 @@ RETRY_OF = "retry_of"
 WORKER = "worker"
 
 PURPOSE = (IS_BASE, CONTROL, CONTROL_RECIPE, CONTROL_DEPTH)
-"""What a trial is for, if it is not the search: who tries it again must say so, too."""
+"""The attributes of a trial that is not part of the search; a retry of it must have them, too."""
 
 REFERENCE_MARGIN = 1.1
 """The hypervolume's reference point lies this factor beyond the base model's latency and memory."""
@@ -113,7 +113,7 @@ SAMPLER_EXHAUSTED = "nasopt:exhausted"
 SAMPLER_SEED = "nasopt:seed"
 
 SAMPLER_WORKER = "nasopt:worker"
-"""The process that asked for the trial; the user attribute `worker` is the one that runs it."""
+"""The process that asked for the trial; the user attribute `worker` names the one that runs it."""
 
 FIXED_PARAMS = "fixed_params"
-"""Optuna's own name for what `enqueue_trial` asks for."""
+"""Optuna's own name for the parameters that `enqueue_trial` asks for."""

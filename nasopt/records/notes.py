@@ -1,7 +1,6 @@
 """The text of a trial's note, in Markdown, as optuna-dashboard shows it.
 
-A note has one line for each encoder layer, so its size is bounded by
-the base model's.
+A note has one line for each encoder layer, so its size is bounded by the base model's.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ EM_SPACE = "\N{EM SPACE}"
 
 @dataclass(frozen=True)
 class TrialView:
-    """A measured trial as its note and attachments show it: what it stores, beside what is compared with it.
+    """A measured trial as its note and attachments show it, with the base model's shape and values to compare with.
 
     Attributes:
-        record: what the trial stores.
-        architecture: what the candidate keeps, and its precision.
-        shape: the base model's.
+        record: the trial's record.
+        architecture: the candidate's shape and precision.
+        shape: the base model's shape.
         values: the objectives by name, in their order.
-        base_values: the base model's; empty for the base model itself.
-        metric: what `quality` is.
+        base_values: the base model's values; empty for the base model itself.
+        metric: the name of the metric that `quality` is.
         trained: how it was trained in this trial (``none``, ``finetune``, ``distill``).
     """
 
@@ -40,7 +39,7 @@ class TrialView:
 
     @property
     def latencies(self) -> Latencies:
-        """By objective; empty where nothing was measured or predicted."""
+        """The latencies by objective; empty where nothing was measured or predicted."""
         return self.record.latencies or {}
 
 
@@ -65,7 +64,7 @@ def note_text(view: TrialView) -> str:
 
 def failure_text(reason: str, parent: int | None) -> str:
     """The note of a failed trial, in Markdown."""
-    # As code, so that nothing in an error message is taken for Markdown.
+    # The reason is shown as code, so that nothing in an error message is taken for Markdown.
     shown = reason.replace("`", "'")
     origin = "" if parent is None else f"\n\nChild of trial {parent}."
     return f"**Failed:** `{shown}`{origin}"
@@ -79,7 +78,7 @@ def in_words(view: TrialView) -> str:
 
 
 def _origin(view: TrialView) -> str:
-    """Where the weights came from, and how they were trained."""
+    """Says where the weights came from, and how they were trained."""
     record = view.record
     epochs = {
         "fine-tuning": record.finetune_epochs,
@@ -125,7 +124,7 @@ def _value_row(view: TrialView, name: str, value: float) -> list[str]:
 
 
 def _latency_table(latencies: Latencies) -> str:
-    """How and where each latency was obtained; a column for each."""
+    """A table that says how and where each latency was obtained, with a column for each."""
     rows: dict[str, Callable[[LatencyRecord], str]] = {
         "source": lambda item: item.source_words,
         "device": lambda item: item.device_words,

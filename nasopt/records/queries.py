@@ -1,6 +1,6 @@
-"""Questions to a study: which trials count, which is the base model, which no other one dominates.
+"""Questions to a study: the trials that count, the base model, the Pareto front.
 
-The first ones read a single attribute of a trial, for loops over many trials; all that a trial stores is in
+The first functions read a single attribute of a trial, for loops over many trials; everything that a trial stores is in
 :class:`nasopt.records.trial.TrialRecord`.
 """
 
@@ -23,7 +23,7 @@ from nasopt.records.latency import Confirmation, Latencies, confirmations_from_j
 
 
 def is_base(trial: BaseTrial) -> bool:
-    """Whether the trial is one of the base model; only a complete one is what others are compared with."""
+    """Whether the trial is one of the base model; others are compared with a complete one only."""
     return bool(trial.user_attrs.get(names.IS_BASE))
 
 
@@ -38,12 +38,12 @@ def is_interrupted(trial: BaseTrial) -> bool:
 
 
 def is_rejected(trial: BaseTrial) -> bool:
-    """Whether the candidate was not built, since it breaks a constraint."""
+    """Whether the candidate was not built because it breaks a constraint."""
     return names.REJECTED in trial.user_attrs
 
 
 def found_nothing(trial: BaseTrial) -> bool:
-    """Whether the trial ended without a candidate, since the sampler had nothing left to propose."""
+    """Whether the trial ended without a candidate because the sampler had nothing left to propose."""
     return bool(trial.user_attrs.get(names.EXHAUSTED))
 
 
@@ -64,13 +64,13 @@ def is_retry(trial: BaseTrial) -> bool:
 
 
 def stored_parent(trial: BaseTrial) -> int | None:
-    """Number of the trial whose weights were, or are to be, inherited; what a sampler proposes is not looked at."""
+    """Number of the trial whose weights were, or are to be, inherited; a sampler's proposal does not count."""
     number: int | None = trial.user_attrs.get(names.PARENT)
     return number
 
 
 def checkpoint_of(trial: BaseTrial) -> str | None:
-    """Key of the trial's fp32 weights; they need not be kept."""
+    """Key of the trial's fp32 weights, which may have been removed."""
     key: str | None = trial.user_attrs.get(names.CHECKPOINT)
     return key
 
@@ -91,7 +91,7 @@ def parameters_of(trial: BaseTrial) -> int | None:
 
 
 def recipe_of(trial: BaseTrial) -> Mapping[str, Any] | None:
-    """What is needed to make the control that the trial is; None if it is none."""
+    """The recipe of the control that the trial is; None if it is no control."""
     recipe: Mapping[str, Any] | None = trial.user_attrs.get(names.CONTROL_RECIPE)
     return recipe
 
@@ -103,19 +103,19 @@ def worker_of(trial: FrozenTrial) -> Mapping[str, Any] | None:
 
 
 def label_of(control: BaseTrial) -> str | None:
-    """A control in a word; None for what is none."""
+    """The kind of a control, in a word; None for a trial that is no control."""
     label: str | None = control.user_attrs.get(names.CONTROL)
     return label
 
 
 def control_depth_of(control: BaseTrial) -> int | None:
-    """How many layers a control keeps; None where it has no such thing."""
+    """The number of layers that a control keeps; None for one without layers."""
     depth: int | None = control.user_attrs.get(names.CONTROL_DEPTH)
     return depth
 
 
 def failure_of(trial: BaseTrial) -> str | None:
-    """Why the trial failed, on one line."""
+    """The reason why the trial failed, on one line."""
     reason: str | None = trial.user_attrs.get(names.FAILURE)
     return reason
 
@@ -131,10 +131,10 @@ def study_detail(study: optuna.Study, name: str) -> Any:
 
 
 def confirmation_of(study: optuna.Study, number: int) -> dict[str, Confirmation] | None:
-    """What was measured of a trial whose latencies were looked up, by objective; None if nothing was.
+    """The measured latencies, by objective, of a trial whose latencies were looked up; None if none were measured.
 
     Raises:
-        StorageError: it cannot be read.
+        StorageError: they cannot be read.
     """
     stored = study.user_attrs.get(f"{names.CONFIRMED}{number}")
     return None if stored is None else confirmations_from_json(stored)
@@ -146,7 +146,7 @@ def recipe_key(recipe: Mapping[str, Any]) -> str:
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials a user counts: complete or failed, without the base model, controls and what was interrupted."""
+    """Trials that a user counts: complete or failed ones, without the base model, controls and interrupted ones."""
     trials = study.get_trials(deepcopy=False)
     tried_again = retried(trials)
     return [
@@ -159,7 +159,7 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def retried(trials: Sequence[FrozenTrial]) -> set[int]:
-    """Numbers of the trials that others are a second try of."""
+    """Numbers of the trials that were tried again."""
     numbers = (trial.user_attrs.get(names.RETRY_OF) for trial in trials)
     return {number for number in numbers if number is not None}
 
@@ -177,7 +177,7 @@ def complete_controls(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def feasible(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Those that violate no constraint."""
+    """The trials that violate no constraint."""
     return [trial for trial in trials if all(value <= 0 for value in trial.constraints.values())]
 
 
@@ -190,7 +190,7 @@ def pareto_front(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def precision_of(trial: FrozenTrial) -> Precision:
-    """In which precision a complete trial's model is stored."""
+    """The precision in which a complete trial's model is stored."""
     precision: Precision = trial.user_attrs.get(names.PRECISION) or trial.params.get("precision", "fp32")
     return precision
 
@@ -205,12 +205,12 @@ def base_of(study: optuna.Study) -> FrozenTrial | None:
 
 
 def reference_of(base: FrozenTrial) -> tuple[float, ...]:
-    """The hypervolume's reference point, in the units of the objectives, by the base trial's values."""
+    """The hypervolume's reference point by the base trial's values, in the units of the objectives."""
     return (0.0, *[value * names.REFERENCE_MARGIN for value in base.values[1:]])
 
 
 def reference_point(study: optuna.Study) -> tuple[float, ...] | None:
-    """The hypervolume's reference point as it is fixed, else by the base trial; None before there is one."""
+    """The hypervolume's reference point as stored, else by the base trial's values; None before there is one."""
     stored = study.user_attrs.get(names.REFERENCE_POINT)
     if stored is not None:
         return tuple(stored)

@@ -1,4 +1,4 @@
-"""Everything that a study stores beside its trials, as one frozen record: written by it, read through it."""
+"""A frozen record of everything that a study stores beside its trials, by which it is written and read."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TfidfRecord:
-    """What TF-IDF and a linear model reach on the study's data.
+    """The result of TF-IDF and a linear model on the study's data.
 
     Attributes:
-        quality: on the validation split.
-        metric: what the quality is.
-        seconds: of fitting.
+        quality: the quality on the validation split.
+        metric: the metric that the quality is.
+        seconds: how long the fit took.
     """
 
     quality: float
@@ -41,20 +41,20 @@ class TfidfRecord:
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """Everything that a study stores beside its trials. What it has not (yet) stored is None.
+    """Everything that a study stores beside its trials. A field that it has not (yet) stored is None.
 
     Attributes:
-        creator: the process that created the study, as :func:`nasopt.host.identity.worker_identity` says it.
+        creator: the process that created the study (see :func:`nasopt.host.identity.worker_identity`).
         id: random text that the study's artifact folder names, too.
         configuration: the study file with all defaults, as JSON.
-        artifacts: the folder that holds the study's own; if it is relative, to the folder of the SQLite file.
+        artifacts: the folder that holds the study's own folder; a relative one starts from the SQLite file's folder.
         folder: name of the study's own folder, where that is not the configuration's name.
-        data: content hashes of the local data and models, by kind; None for what is not local.
+        data: content hashes of the local data and models, by kind; None for those that are not local.
         base: number of the base trial.
-        reference_point: the hypervolume's, in the units of the objectives, quality first.
-        tfidf: what TF-IDF and a linear model reach.
+        reference_point: the hypervolume's reference point, in the units of the objectives, quality first.
+        tfidf: the result of TF-IDF and a linear model.
         confirmations: by number of the trial, its latencies by objective, measured where they had been looked up.
-        details: the method's own attributes, and any other that is not known by its name and form.
+        details: the method's own attributes, and all others whose name or form is not known.
     """
 
     creator: Mapping[str, Any] | None = None
@@ -71,15 +71,15 @@ class StudyRecord:
 
     @classmethod
     def of(cls, study: HasAttributes) -> StudyRecord:
-        """What a study, or its summary, stores."""
+        """The record of a study, or of its summary."""
         return cls.of_attributes(study.user_attrs)
 
     @classmethod
     def stored(cls, storage: BaseStorage, study_id: int) -> StudyRecord:
-        """What a study of a database stores, by its id there.
+        """The record of a study in a database, by its id there.
 
         Raises:
-            KeyError: there is none.
+            KeyError: there is no such study.
         """
         return cls.of_attributes(storage.get_study_user_attrs(study_id))
 
@@ -109,12 +109,12 @@ class StudyRecord:
         return dict(self._items())
 
     def write_to(self, study: TakesAttributes) -> None:
-        """Stores the record; what it does not say stays as it is in the study."""
+        """Stores the record; the study's other attributes stay as they are."""
         for name, value in self._items():
             study.set_user_attr(name, value)
 
     def _items(self) -> Iterator[tuple[str, Any]]:
-        # The configuration last of what a new study gets: a study that has one is whole.
+        # The configuration comes last of the attributes of a new study: a study that has one is whole.
         plain = {
             names.CREATOR: self.creator,
             names.ID: self.id,
@@ -152,7 +152,7 @@ _FIELDS = {
 
 
 def _confirmation(key: str, value: Any) -> tuple[int, Mapping[str, Confirmation]] | None:
-    """A trial's number and what was confirmed of it; None where an attribute is no such thing."""
+    """A trial's number and its confirmations; None for an attribute of another kind."""
     number = key.removeprefix(names.CONFIRMED)
     if number == key or not number.isdecimal() or str(int(number)) != number:
         return None
@@ -161,9 +161,9 @@ def _confirmation(key: str, value: Any) -> tuple[int, Mapping[str, Confirmation]
 
 
 def fix_base(study: Study) -> None:
-    """Fixes, once, what later trials are compared with: the base trial, and the hypervolume's reference point.
+    """Fixes, once, the base trial and the hypervolume's reference point, which later trials are compared with.
 
-    To be called when the base trial has been completed; before that, and later on, it does nothing.
+    Call it when the base trial is complete; before that, and once both are fixed, it does nothing.
     """
     if StudyRecord.of(study).base is not None:
         return
@@ -173,7 +173,7 @@ def fix_base(study: Study) -> None:
 
 
 def store_details(study: Study, details: Mapping[str, Any]) -> None:
-    """Stores a method's own attributes with a study; those that are there already are not written again."""
+    """Stores a method's own attributes with a study; those that it has already are not written again."""
     stored = study.user_attrs
     changed = {name: value for name, value in details.items() if name not in stored or stored[name] != value}
     StudyRecord(details=changed).write_to(study)

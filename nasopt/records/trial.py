@@ -1,4 +1,4 @@
-"""Everything that a trial stores, as one frozen record: written by it, read through it.
+"""A frozen record of everything that a trial stores, by which it is written and read.
 
 A trial's user attributes come one after another while it runs, so a record may be partial: a trial that failed half way
 has an architecture and no latency. An attribute that is not there is None in the record, and is not written.
@@ -18,14 +18,14 @@ T = TypeVar("T")
 
 
 class HasAttributes(Protocol):
-    """Anything of Optuna's with user attributes: a trial, running or frozen; a study or its summary."""
+    """An object of Optuna's with user attributes: a trial, running or frozen, a study or its summary."""
 
     @property
     def user_attrs(self) -> dict[str, Any]: ...
 
 
 class TakesAttributes(Protocol):
-    """A running trial, or a study."""
+    """An object of Optuna's that takes user attributes: a running trial, or a study."""
 
     def set_user_attr(self, key: str, value: Any) -> None: ...
 
@@ -35,9 +35,9 @@ class MemoryRecord:
     """A model's memory in MB (10^6 bytes), whichever of the two is the objective.
 
     Attributes:
-        weights_mb: of the weights as they are stored for inference.
-        peak_mb: at its highest in one forward pass.
-        device: where that pass ran.
+        weights_mb: the size of the weights as they are stored for inference.
+        peak_mb: the highest use of memory in one forward pass.
+        device: the device on which that pass ran.
     """
 
     weights_mb: float
@@ -63,9 +63,9 @@ class ControlRecord:
     """A control: a trial without parameters that the search is compared with.
 
     Attributes:
-        label: what it is, in a word.
-        recipe: what is needed to make it, as JSON; equal recipes are the same control.
-        depth: how many layers it keeps; None where it has no such thing.
+        label: its kind, in a word.
+        recipe: the data that it is made from, as JSON; equal recipes make the same control.
+        depth: the number of layers that it keeps; None for one without layers.
     """
 
     label: str
@@ -75,36 +75,36 @@ class ControlRecord:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """Everything that a trial stores beside its parameters and values. What it has not (yet) stored is None.
+    """Everything that a trial stores beside its parameters and values. A field that it has not (yet) stored is None.
 
     Attributes:
         checkpoint: key of the fp32 weights.
         architecture: the candidate's shape in a few words.
-        precision: in which the model is measured and exported.
+        precision: the one in which the model is measured and exported.
         parent: number of the trial whose weights were inherited.
         finetune_epochs: epochs on the task's loss, over the whole line of parents.
         distill_epochs: epochs of distillation, over the whole line of parents.
         search_epochs: epochs of the network of many candidates that the weights come from.
         training_budget: examples times passes behind the weights, each weighted by its share of the base's FLOPs; None
             in trials of older versions.
-        training_result: what the training in this trial took; empty if there was none.
+        training_result: steps, tokens, seconds and loss of the training in this trial; empty if there was none.
         parameters: number of weights.
-        flops: of one forward pass of the first latency's batch.
-        latencies: by objective.
-        memory: of the weights, and at its highest.
-        quality_details: what the quality is made of, by name.
+        flops: FLOPs of one forward pass of the first latency's batch.
+        latencies: the latencies by objective.
+        memory: the memory of the weights, and the highest use in one pass.
+        quality_details: the parts of the quality, by name.
         is_base: whether it is the base model.
-        control: what the control is, if it is one.
-        failure: why it failed, on one line.
+        control: the control's record, if it is a control.
+        failure: the reason why it failed, on one line.
         interrupted: whether it was stopped before it ended.
-        rejected: why the candidate was not built.
+        rejected: the reason why the candidate was not built.
         repeats: number of the trial whose work it would have done again.
         retry_of: number of the interrupted trial that it tries again.
         worker: the process that ran it (see :func:`nasopt.host.identity.worker_identity`).
         exhausted: whether the sampler had nothing left to propose.
-        device_change: from what device to what other one the study had come.
-        details: the method's own attributes, and any other that is not known by its name and form.
-        nulls: names of the attributes that are stored as null; `parent` is in the base model's trial.
+        device_change: the change of device that the user accepted, in words.
+        details: the method's own attributes, and all others whose name or form is not known.
+        nulls: names of the attributes that are stored as null, such as `parent` in the base model's trial.
     """
 
     checkpoint: str | None = None
@@ -136,7 +136,7 @@ class TrialRecord:
 
     @classmethod
     def of(cls, trial: HasAttributes) -> TrialRecord:
-        """What a trial stores; writing it gives the same attributes again, those of former versions included."""
+        """The record of a trial; writing it gives the same attributes again, those of former versions included."""
         attributes = trial.user_attrs
         nulls = frozenset(name for name in _KNOWN if name in attributes and attributes[name] is None)
         left = {name: value for name, value in attributes.items() if name not in nulls}
@@ -150,7 +150,7 @@ class TrialRecord:
         return cls(**values, details=left, nulls=nulls)
 
     def as_retry(self, number: int, parent: int | None) -> TrialRecord:
-        """What a second try stores before it begins: what the trial of this number is for, and its parent."""
+        """The record that a retry stores before it begins: the purpose of the trial of this number, and its parent."""
         nulls = self.nulls & set(names.PURPOSE)
         marks = TrialRecord(retry_of=number, is_base=self.is_base, control=self.control, **with_parent(parent))
         return replace(marks, nulls=marks.nulls | nulls)
@@ -160,11 +160,11 @@ class TrialRecord:
         return dict(self._items())
 
     def write_to(self, trial: TakesAttributes) -> None:
-        """Stores the record in a running trial; what it does not say stays as it is there."""
+        """Stores the record in a running trial; the trial's other attributes stay as they are."""
         self.write_with(trial.set_user_attr)
 
     def write_with(self, set_attribute: Callable[[str, Any], None]) -> None:
-        """Stores the record by a function of an attribute's name and value: in a trial whose process is gone."""
+        """Stores the record with a function of an attribute's name and value, for a trial whose process is gone."""
         for name, value in self._items():
             set_attribute(name, value)
 
@@ -184,13 +184,13 @@ class TrialRecord:
 
 
 def control_marks(label: str, recipe: Mapping[str, Any], depth: int | None) -> TrialRecord:
-    """What a control stores before it begins; a depth that it does not have is stored as null."""
+    """The record that a control stores before it begins; a depth that it does not have is stored as null."""
     nulls = frozenset({names.CONTROL_DEPTH}) if depth is None else frozenset()
     return TrialRecord(control=ControlRecord(label, recipe, depth), nulls=nulls)
 
 
 def with_parent(parent: int | None) -> dict[str, Any]:
-    """Fields of a record whose parent is known: none at all is stored as null."""
+    """The fields of a record whose parent is known; None is stored as null."""
     return {"parent": parent, "nulls": frozenset({names.PARENT}) if parent is None else frozenset()}
 
 
@@ -232,7 +232,7 @@ _KNOWN = (*_PLAIN.values(), *_CONTROL, *(key for _, key, _ in _TYPED))
 
 
 def read_as(read: Callable[[Any], T], document: Any) -> T | None:
-    """The record of a document; None if it has another form, so that it is kept as it is."""
+    """The record that `read` makes of a document; None if the document has another form."""
     try:
         return None if document is None else read(document)
     except (AttributeError, KeyError, StorageError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""What was looked up against what was measured afterwards."""
+"""Compares latencies that were looked up with those that were measured afterwards."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def confirmation_columns(names: Sequence[str]) -> dict[str, str]:
 
 
 def with_summary(opened: OpenStudy, record: Record) -> Record:
-    """What `study show` tells, with how far the look-up table was off if anything was confirmed."""
+    """The record that `study show` prints, with how far the look-up table was off if anything was confirmed."""
     found = confirmation_summary(opened)
     return record if found is None else {**record, "confirmed": found}
 
 
 def confirmation_summary(opened: OpenStudy) -> Record | None:
-    """How far the look-up table was off, as shares, on the trials that were measured afterwards; None if none was.
+    """Errors of the look-up table, as shares, on the trials that were measured afterwards; None if none was.
 
     The ratio to the base model is free of what slows the machine as a whole.
     """

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 NUMBER = re.compile(r"/(\d{1,18})(?:/|$)")
-"""In the path of a request: the study's number comes first."""
+"""The pattern of a request's path in which the study's number comes first."""
 OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d{1,5})?", re.IGNORECASE)
 STUDY_PATH = re.compile(r"/api/studies/(\d+)/?")
 
@@ -56,7 +56,7 @@ def make_dashboard(url: URL, port: int, artifacts: Path | None = None) -> WSGISe
     Args:
         url: the database.
         port: to listen on.
-        artifacts: where the studies' files are; where each study says if None.
+        artifacts: where the studies' files are; None for the place that each study names.
 
     Raises:
         StorageError: the database cannot be opened.
@@ -86,7 +86,7 @@ def make_dashboard(url: URL, port: int, artifacts: Path | None = None) -> WSGISe
 
 
 class _Folders:
-    """Where the files of a database's studies are."""
+    """The folders that hold the files of a database's studies."""
 
     def __init__(self, storage: BaseStorage, override: Path | None, default: Path) -> None:
         self._storage = storage
@@ -144,7 +144,7 @@ class _Renewed:
             return self._application
 
     def _identity(self, study_id: int) -> Hashable:
-        """What a study has that another one of its number has not: its name, and the moment when its trials began."""
+        """The identity of a study among those that had its number: its name, and the moment when its trials began."""
         try:
             name = self._database.get_study_name_from_id(study_id)
         except KeyError:
@@ -157,7 +157,7 @@ class _Renewed:
 
 
 def _for_this_machine(application: Application) -> Application:
-    """Answers only what was asked of this machine by its loopback names, and what no page of another site asked.
+    """Answers only requests that name this machine by its loopback names and that no page of another site made.
 
     A site may point a name of its own at 127.0.0.1; its pages could then read and delete studies. A request says which
     name it was sent to. The port is not compared: a tunnel may have another one at its end.
@@ -176,7 +176,7 @@ def _for_this_machine(application: Application) -> Application:
 def _with_deletion(application: Application, folders: _Folders) -> Application:
     """Deletes a study's files, checkpoints included, when the study is deleted in the dashboard.
 
-    Only those that are the study's own, though: a copy of a study names the files of its original.
+    It deletes only files that are the study's own: a copy of a study names the files of its original.
     """
 
     def run(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:

@@ -20,7 +20,7 @@ from nasopt.samplers.history import known_draws
 from nasopt.study.opening import OpenStudy
 
 PROVENANCE_COLUMNS = {"latency is": "predicted", "device has changed": "device_change"}
-"""Shown where there is something to say: a value that is not measured on the study's own device says so."""
+"""Columns shown only where they say something: that a value was not measured on the study's own device."""
 
 
 def pareto_trials(opened: OpenStudy) -> list[FrozenTrial]:
@@ -29,7 +29,7 @@ def pareto_trials(opened: OpenStudy) -> list[FrozenTrial]:
 
 
 def trial_record(trial: FrozenTrial, metric_names: Sequence[str]) -> Record:
-    """What is shown of a trial; `values` is None unless it is complete."""
+    """The record that is shown of a trial; `values` is None unless it is complete."""
     record = TrialRecord.of(trial)
     latencies = record.latencies or {}
     complete = trial.state == TrialState.COMPLETE
@@ -52,7 +52,7 @@ def trial_record(trial: FrozenTrial, metric_names: Sequence[str]) -> Record:
 
 
 def study_record(opened: OpenStudy) -> Record:
-    """What `study show` tells of a study, and `study list` of each."""
+    """The record that `study show` prints of a study, and `study list` of each."""
     study, config = opened.study, opened.config
     trials = study.get_trials(deepcopy=False)
     names = config.metric_names
@@ -82,7 +82,7 @@ def study_record(opened: OpenStudy) -> Record:
 
 
 def not_trained(trials: Sequence[FrozenTrial]) -> Record:
-    """How much work was not done: candidates that break a constraint by what is known beforehand, and known ones."""
+    """Counts work that was not done: candidates that break a constraint by what is known beforehand, and known ones."""
     return {
         "rejected": sum(queries.is_rejected(trial) for trial in trials),
         "repeated": sum(queries.is_repeat(trial) for trial in trials),
@@ -144,7 +144,7 @@ def with_totals(record: Record) -> Record:
     kept = {name.removeprefix("layer_") for name in layers if params[name]}
     totals = {"layers": len(kept)} if layers else {}
     for part in ("heads", "ffn"):
-        # Of all layers together, or layer by layer; those of removed layers do not count.
+        # Totals of all layers, or numbers layer by layer; those of removed layers do not count.
         counts = {name.removeprefix(f"{part}_"): value for name, value in params.items() if name.startswith(f"{part}_")}
         if counts:
             totals[part] = sum(value for layer, value in counts.items() if not layers or layer in kept)

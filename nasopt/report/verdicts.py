@@ -1,4 +1,4 @@
-"""Whether the members of a Pareto front beat their controls: the best one of their own cost or depth, and TF-IDF."""
+"""Tells whether members of a Pareto front beat their controls: the best one of their own cost or depth, and TF-IDF."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VERBS = {"does": "do", "has": "have"}
 
 
 class Comparisons:
-    """How the members of a study's Pareto front compare with their controls.
+    """The members of a study's Pareto front, compared with their controls.
 
     Args:
         opened: the study.
@@ -53,7 +53,7 @@ class Comparisons:
         names: list[int | str] = [*self._best, *rivals, *([] if self._tfidf is None else [TFIDF])]
         if base is not None and self._best:
             names.append(base.number)
-        # Those in another study's folder are of other models.
+        # Predictions in another study's folder are of other models.
         store = PredictionStore(opened.folder) if opened.place.standing().is_own else None
         stored = {name: None if store is None else store.read(name) for name in dict.fromkeys(names)}
         self._stored = {name: found for name, found in stored.items() if found is not None}
@@ -62,7 +62,7 @@ class Comparisons:
         self._scores = _scores_of_numbers(self._stored, self._metric)
 
     def record(self, trial: FrozenTrial) -> Record | None:
-        """How a trial of the front compares with its best control; None for the base model, or if it has none.
+        """Compares a trial of the front with its best control; None for the base model, or if it has none.
 
         `difference` is the trial's quality minus the control's, `low` and `high` its 95 % interval (None where
         predictions are not stored; the verdict then is `unknown`).
@@ -81,7 +81,7 @@ class Comparisons:
         }
 
     def against_base(self, trial: FrozenTrial, names: Sequence[str]) -> Record | None:
-        """How a trial of the front compares with the base model; None for the base model itself.
+        """Compares a trial of the front with the base model; None for the base model itself.
 
         `faster` (by latency) and `smaller` are ratios; `points` is the difference in quality, in points, `low` and
         `high` its 95 % interval (None where predictions are not stored).
@@ -106,7 +106,7 @@ class Comparisons:
         return trial.number in self._best
 
     def tfidf_line(self) -> str | None:
-        """Which members do not beat TF-IDF, in a sentence; None where that is not known."""
+        """A sentence about the members that do not beat TF-IDF; None where that is not known."""
         if self._tfidf is None:
             return None
         found = {number: self._difference(number, TFIDF) for number in self._best}
@@ -117,7 +117,7 @@ class Comparisons:
         return line if None in found.values() else f"{line}; every member beats them"
 
     def _difference(self, mine: int, other: int | str) -> Difference | None:
-        """None where the predictions of one of them are not stored, or are of other data."""
+        """Compares two sets of predictions; None where one of them is not stored, or is of other data."""
         a, b = self._stored.get(mine), self._stored.get(other)
         if a is None or b is None or a.split != b.split:
             return None
@@ -150,7 +150,7 @@ def is_comparable(member: FrozenTrial, control: FrozenTrial, family: Controls | 
 
 
 def _scores_of_numbers(stored: Mapping[int | str, Predictions], metric: str) -> dict[int | str, FloatArray]:
-    """Of regressions, the metric on resamples, which are the same for all predictions of one split."""
+    """The metric of regressions on resamples, which are the same for all predictions of one split."""
     scores: dict[int | str, FloatArray] = {}
     for split in {item.split for item in stored.values() if not item.classes}:
         names = [name for name, item in stored.items() if item.split == split]
@@ -186,7 +186,7 @@ def with_ratios(record: Record) -> Record:
 
 
 def front_columns(names: Sequence[str]) -> dict[str, str]:
-    """Columns of the table of a Pareto front: the values beside what they are of the base model's."""
+    """Columns of the table of a Pareto front: the values, and how they compare with the base model's."""
     latencies = [name for name in names if name.startswith("latency_ms")]
     columns = {"trial": "number", "quality": "values.quality", "points from base": "points"}
     for name in latencies:
@@ -220,12 +220,12 @@ VERDICT_COLUMNS = {
 
 
 def summary_lines(comparisons: Comparisons, records: Sequence[Record], name: str) -> list[str]:
-    """What the comparisons come to, in sentences.
+    """The result of the comparisons, in sentences.
 
     Args:
-        comparisons: of the front.
-        records: of its trials.
-        name: the study's.
+        comparisons: those of the front.
+        records: those of its trials.
+        name: the study's name.
     """
     members = comparisons.members
     if not members:
@@ -281,7 +281,7 @@ def _control_record(trial: FrozenTrial, names: Sequence[str]) -> Record:
 
 
 def print_front(opened: OpenStudy, form: Format, console: Console) -> list[str]:
-    """Prints the Pareto front on stdout, with the comparisons, and returns what they come to, in sentences."""
+    """Prints the Pareto front on stdout, with the comparisons, and returns their result, in sentences."""
     names, front = opened.config.metric_names, pareto_trials(opened)
     comparisons = Comparisons(opened, front)
     records = [with_confirmation(opened, record) for record in pareto_records(comparisons, front, names)]

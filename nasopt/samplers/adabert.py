@@ -27,7 +27,7 @@ SUPERNET = "nasopt:supernet"
 """Study user attribute: the record of the supernet's training; `logits` are the architecture weights a, (cells, 7)."""
 
 _DRAWS = 64
-"""Random architectures drawn before the systematic look for one that is not known."""
+"""The number of random architectures drawn before the systematic look for one that is not known."""
 
 
 def gumbel_max(logits: FloatArray, temperature: float, rng: np.random.RandomState) -> int:
@@ -42,10 +42,10 @@ def gumbel_max(logits: FloatArray, temperature: float, rng: np.random.RandomStat
 
 
 def by_probability(costs: Sequence[FloatArray]) -> Iterator[tuple[int, ...]]:
-    """Every choice of one entry from each row, cheapest sum first, lazily.
+    """Yields every choice of one entry from each row, cheapest sum first.
 
     Args:
-        costs: for each cell the costs of its operations, shape `(n,)` each: minus the logits, and the most probable
+        costs: for each cell the costs of its operations, shape `(n,)` each; with minus the logits, the most probable
             choice comes first.
     """
     orders = [np.argsort(row, kind="stable") for row in costs]
@@ -73,7 +73,7 @@ class AdaBERTSampler(ProposingSampler, RandomSampler):
     study's user attribute `nasopt:supernet`; before it is there, every operation is equally likely. The first proposal
     is the most probable architecture (argmax a, without noise) unless somebody has tried it already; the others are
     drawn cell by cell by Gumbel-max, `argmax(a / T + g)`. Architectures that were tried, are under way or wait are
-    never proposed. When draws give known ones only, the most probable one that is left is taken; when none is left, the
+    never proposed. When all draws are known, the most probable one that is left is taken; when none is left, the
     trial gets the system attribute `nasopt:exhausted`: see :func:`nasopt.samplers.history.is_exhausted`.
 
     What a trial draws depends on `seed` and the trial's number only, the seed is recorded in the trial, and state comes
@@ -81,7 +81,7 @@ class AdaBERTSampler(ProposingSampler, RandomSampler):
 
     Args:
         temperature:
-            T above; 1 samples the learnt distribution, a small one the most probable architectures.
+            T above; 1 samples the learnt distribution, a small T the most probable architectures.
         seed:
             Seed of the study, below 2^32. :obj:`None` takes fresh entropy for every trial.
     """
@@ -150,14 +150,15 @@ class AdaBERTSampler(ProposingSampler, RandomSampler):
 
 
 class _CellHistory(History):
-    """Students inherit from the one supernet, so that equal cells are the same work whatever parent a trial names."""
+    """A history in which equal cells are the same work whatever parent a trial names, because all students inherit from
+    the one supernet."""
 
     def identity(self, params: Mapping[str, Any], parent: int | None) -> Hashable:
         return super().identity(params, None)
 
 
 def _cells(space: Space) -> dict[str, CategoricalDistribution]:
-    """Those parameters that are cells."""
+    """The parameters that are cells."""
     return {
         name: distribution
         for name, distribution in space.items()
@@ -166,7 +167,7 @@ def _cells(space: Space) -> dict[str, CategoricalDistribution]:
 
 
 def _logits(study: Study, cells: Mapping[str, CategoricalDistribution]) -> list[FloatArray]:
-    """For each cell the learnt weights of its choices; empty before there are any."""
+    """The learnt weights of each cell's choices; empty before there are any."""
     record = study_detail(study, SUPERNET)
     if record is None:
         return []

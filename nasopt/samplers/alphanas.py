@@ -57,8 +57,11 @@ def score_preference(
 
 @dataclass(frozen=True)
 class ThinnedMasks:
-    """Initial population: the full mask, then random layers of every depth: 1 to L - 1 in as many equal parts as there
-    are masks, thin ones first, each part with a random depth in it."""
+    """Gives the initial population: the full mask, then random layers of every depth.
+
+    The depths 1 to L - 1 are cut into as many equal parts as there are masks, thin ones first, and each mask has a
+    random depth of its part.
+    """
 
     population_size: int
 
@@ -69,8 +72,8 @@ class ThinnedMasks:
         bits = _bits(space)
         if position == 0 or len(bits) < 2:
             return full
-        # NOTE: by depth, for random bits would nearly all keep about half of the layers; and in parts, for the thin end
-        # of a front is found late, one bit at a time, where it has not been seen at the start.
+        # NOTE: masks are drawn by depth, because random bits would nearly all keep about half of the layers; and in
+        # parts, because the thin end of a front is found late, one bit at a time, if it is not seen at the start.
         part = (position - 1 + rng.rand()) / (self.population_size - 1)
         depth = 1 + int(part * (len(bits) - 1))
         removed = [str(name) for name in rng.permutation(bits)[depth:]]
@@ -92,7 +95,7 @@ class BitFlips:
         return _flipped(parent.genotype, [str(name) for name in rng.permutation(bits)[:count]])
 
     def neighbours(self, parent: Parent, space: Space, rng: np.random.RandomState) -> Iterator[Genotype]:
-        """Every mask there is, the nearest ones first."""
+        """Yields every mask there is, the nearest ones first."""
         bits = _bits(space)
         for count in range(1, len(bits) + 1):
             for flipped in combinations(bits, count):
@@ -119,13 +122,13 @@ class AlphaNASSampler(EvolutionSampler):
     apart.
 
     Constraints are those that the objective sets with :meth:`optuna.trial.Trial.set_constraint`: trials that violate
-    one survive only for want of better ones.
+    one survive only where better ones are lacking.
 
     Args:
         population_size:
             Size of the initial population, and number of survivors; at least 2.
         max_flips:
-            Bits that one mutation flips at most.
+            The most bits that one mutation flips.
         selection:
             `"pareto"`: non-dominated sort and crowding distance. `"score"`: `Q_alpha = A - lambda * N`; the first
             direction must be maximize, and every complete trial needs the user attribute `parameters`.

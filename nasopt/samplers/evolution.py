@@ -1,4 +1,4 @@
-"""What the evolutionary samplers of nasopt share: a steady-state NSGA-II over all completed trials."""
+"""The base class of nasopt's evolutionary samplers: a steady-state NSGA-II over all completed trials."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ __all__ = [
 ]
 
 _DRAWS = 64
-"""Random children drawn before the systematic look for one that is not known."""
+"""The number of random children drawn before the systematic look for one that is not known."""
 
 InitialPopulation: TypeAlias = Callable[[int, Space, np.random.RandomState], Genotype | None]
-"""`(position, space, rng)`: the genotype that trial number `position` starts with; None once the children begin."""
+"""`(position, space, rng)` -> the genotype that trial number `position` starts with; None once the children begin."""
 
 Selection: TypeAlias = Callable[[FloatArray, np.random.RandomState], int]
-"""`(keys, rng)`: index of a parent; `keys` as the preference gives them, `(n_parents, n_keys)`."""
+"""`(keys, rng)` -> the index of a parent; `keys` are those of the preference, `(n_parents, n_keys)`."""
 
 
 @dataclass(frozen=True)
 class Parent:
-    """One of the elite. `trial` is the number whose weights its children inherit; None: they get the base model's."""
+    """A member of the elite. `trial` numbers the trial whose weights its children inherit; None: the base model's."""
 
     trial: int | None
     genotype: Genotype
@@ -68,7 +68,7 @@ class Variation(Protocol):
         """One child at random; None where these draws lead to none."""
 
     def neighbours(self, parent: Parent, space: Space, rng: np.random.RandomState) -> Iterator[Genotype]:
-        """Every child there can be, for the day on which random ones are all known."""
+        """Yields every child there can be; asked when all random ones are known."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ class EvolutionSampler(ProposingSampler, NSGAIISampler):
     genotype's (see :func:`nasopt.samplers.genotype.is_own`):
 
     * Parents come from *all* completed trials, enqueued and late ones too: (mu + lambda) with lambda = 1. Trials join
-      the elite in order of completion; who leaves it never returns, except where a trial of another worker that
-      completed earlier is seen late.
+      the elite in order of completion; a trial that leaves it never returns, except where a trial of another worker
+      that completed earlier is seen late.
     * A known child (same canonical genotype, training and parent) is never proposed. When none is left, the trial gets
       the system attribute `nasopt:exhausted` and a known point: see :func:`nasopt.samplers.history.is_exhausted`.
     * The random numbers of a trial depend on `seed` and the trial's number only; the seed is recorded in the trial.
@@ -134,7 +134,7 @@ class EvolutionSampler(ProposingSampler, NSGAIISampler):
         self._random_sampler._rng = self._rng
 
     def elite(self, study: Study) -> list[FrozenTrial]:
-        """The trials that are parents now, in order of completion, read fresh from the database. Not to be changed."""
+        """The trials that are parents now, in order of completion, read fresh from the database; do not change them."""
         with self._lock:
             return list(self._history_of(study, use_cache=False).elite.trials)
 
@@ -156,9 +156,9 @@ class EvolutionSampler(ProposingSampler, NSGAIISampler):
     def _children(
         self, study: Study, history: History, own: Space, number: int
     ) -> Iterator[tuple[int | None, Genotype]]:
-        """Pairs of a parent's number and a child to try: at random first, then all there are, the best parent's first.
+        """Yields pairs of a parent's number and a child: random ones, then all there are, the best parent's first.
 
-        At least one, if only a copy of a parent.
+        There is at least one, if only a copy of a parent.
         """
         if not own:
             yield from repeat((None, {}), FOREIGN_DRAWS)
@@ -187,7 +187,7 @@ class EvolutionSampler(ProposingSampler, NSGAIISampler):
         yield parent.trial, parent.genotype
 
     def _draw_foreign(self, study: Study, trial: FrozenTrial, history: History, space: Space) -> dict[str, Any]:
-        """Values of the parameters that are not the genotype's: by NSGA-II, at random until the elite is full."""
+        """Values of the parameters that are not the genotype's, by NSGA-II; at random until the elite is full."""
         names = {name: distribution for name, distribution in space.items() if not is_own(name, distribution)}
         searched = {name: distribution for name, distribution in names.items() if not distribution.single()}
         params: dict[str, Any] = {}

@@ -30,7 +30,7 @@ LOWEST_QUALITY = 1e-6
 
 _LOWEST_COST = float(np.finfo(np.float64).tiny)
 _BLIND_DRAWS = 16
-"""How often a mutation that cannot list its outcomes is tried in the systematic look for an unknown child."""
+"""The number of tries of a mutation that cannot list its outcomes, in the systematic look for an unknown child."""
 
 
 def log_fitness(values: ArrayLike, exponents: Sequence[float] = (5.0, 1.0, 1.0)) -> FloatArray:
@@ -69,13 +69,13 @@ def fitness(values: ArrayLike, exponents: Sequence[float] = (5.0, 1.0, 1.0)) -> 
 def fitness_preference(
     exponents: Sequence[float], trials: Sequence[FrozenTrial], points: FloatArray, violations: FloatArray
 ) -> FloatArray:
-    """Keys `(violation, -ln F)`, shape `(n, 2)`; `points` is `(n, n_objectives)`, quality negated, all minimised."""
+    """Keys `(violation, -ln F)`, shape `(n, 2)`; `points` are `(n, n_objectives)`, quality negated, all minimised."""
     values = np.hstack([-points[:, :1], points[:, 1:]])
     return np.stack([violations, -log_fitness(values, exponents)], axis=1)
 
 
 def full_first(position: int, space: Space, rng: np.random.RandomState) -> Genotype | None:
-    """Initial population: the base model itself; everything after it is a child."""
+    """Gives the initial population: the base model itself, and only children after it."""
     return fit({}, space) if position == 0 else None
 
 
@@ -107,7 +107,7 @@ class GeneticVariation:
         return None if child is None else _trained(child, space, bool(mutates), bool(crosses))
 
     def neighbours(self, parent: Parent, space: Space, rng: np.random.RandomState) -> Iterator[Genotype]:
-        """Every child there can be (of mutations that do not list their outcomes, some), the smallest steps first."""
+        """Yields every child there can be, the smallest steps first; only some where a mutation lists no outcomes."""
         for crosses in _cases(self.crossover_prob):
             for mutates in _cases(self.mutation_prob):
                 pruned = self._outcomes(parent.genotype, space, rng) if mutates else iter([parent.genotype])
@@ -130,12 +130,12 @@ class GeneticVariation:
 
 
 def _cases(probability: float) -> list[bool]:
-    """Whether something of this probability happens: what is possible, "no" first."""
+    """The possible answers to whether something of this probability happens, "no" first."""
     return [happens for happens in (False, True) if (probability > 0 if happens else probability < 1)]
 
 
 def _trained(genotype: Genotype, space: Space, mutates: bool, crosses: bool) -> Genotype | None:
-    """The child with the training its operators mean; None where the space does not offer that training."""
+    """The child with the training that its operators imply; None where the space does not offer that training."""
     training: Training = "distill" if crosses else "finetune" if mutates else "none"
     distribution = space.get("training")
     if distribution is None:
@@ -162,14 +162,14 @@ class GeneticSampler(EvolutionSampler):
         quantization_prob:
             Probability that a child gets another precision.
         crossover_prob:
-            Probability that a child is distilled from the base model. Of the three at least one happens.
+            Probability that a child is distilled from the base model. At least one of the three happens.
         mutations:
             Callables `(genotype, space, rng) -> genotype | None`, each equally likely; see
             :mod:`nasopt.samplers.mutations`.
         max_layers:
-            Layers that one of nasopt's own mutations removes at most (K1).
+            The most layers that one of nasopt's own mutations removes (K1).
         max_heads:
-            Heads that one of nasopt's own mutations removes at most (K2).
+            The most heads that one of nasopt's own mutations removes (K2).
         selection:
             `"pareto"`: non-dominated sort and crowding distance. `"fitness"`: F; it needs the directions maximize (of
             quality), then minimize for one or more latencies and for memory.

@@ -1,7 +1,7 @@
-"""The flat genotype as samplers see it: which parameters are theirs, their full values, bounds and identity.
+"""The flat genotype as samplers see it: the parameters that belong to it, their full values, bounds and identity.
 
-A genotype is a mapping from parameter names to values, a space one from names to Optuna distributions. What is said of
-names and canonical form stands in :mod:`nasopt.architecture.encoder`.
+A genotype is a mapping from parameter names to values, a space one from names to Optuna distributions. Names and
+canonical form are explained in :mod:`nasopt.architecture.encoder`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Genotype: TypeAlias = dict[str, Any]
 Space: TypeAlias = dict[str, BaseDistribution]
 
 _CHOICES: dict[str, tuple[str, ...]] = {"precision": PRECISIONS, "training": TRAININGS, "cell": OPERATIONS}
-"""What categorical parameters may hold, by name or by what stands before their number."""
+"""The values that categorical parameters may hold, by name or by the part of it before the number."""
 
 
 def is_own(name: str, distribution: BaseDistribution) -> bool:
-    """Whether a parameter belongs to the genotype: its name, and a distribution of the kind that goes with it."""
+    """Whether a parameter belongs to the genotype, by its name and the kind of distribution that goes with it."""
     if GENOTYPE_NAME.fullmatch(name) is None:
         return False
     choices = _CHOICES.get(name.partition("_")[0])
@@ -35,9 +35,9 @@ def is_own(name: str, distribution: BaseDistribution) -> bool:
 
 
 def full_value(distribution: BaseDistribution) -> Any:
-    """The base model's value: everything that can be kept; fp32, and no training, where they are to be had.
+    """The base model's value: everything that can be kept; fp32 and no training, where the choices include them.
 
-    Of a cell, which the base model does not have, the first operation.
+    For a cell, which the base model does not have, it is the first operation.
     """
     if isinstance(distribution, CategoricalDistribution):
         return next((choice for choice in distribution.choices if choice in ("fp32", "none")), distribution.choices[0])
@@ -75,6 +75,6 @@ def kept_layers(genotype: Mapping[str, Any]) -> list[int]:
 
 
 def identity(params: Mapping[str, Any], parent: int | None) -> Hashable:
-    """What makes two trials the same work: canonical genotype, training (one of the parameters) and parent."""
+    """The key that is equal for trials of the same work: canonical genotype (with the training) and parent."""
     items = sorted(canonical(params).items())
     return parent, tuple((name, value if isinstance(value, Hashable) else repr(value)) for name, value in items)

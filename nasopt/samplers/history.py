@@ -1,4 +1,4 @@
-"""What a sampler knows of a study: its elite, its search space and every child ever proposed, from the database alone.
+"""A sampler's knowledge of a study: its elite, its search space and every child ever proposed, from the database alone.
 
 All of it is a function of the trials in the database, computed incrementally: a new process arrives at the same state,
 and a long study costs a trial no more than a short one.
@@ -24,15 +24,15 @@ from nasopt.samplers.genotype import Genotype, Space, fit, identity, is_own
 FloatArray: TypeAlias = NDArray[np.float64]
 
 Preference: TypeAlias = Callable[[Sequence[FrozenTrial], FloatArray, FloatArray], FloatArray]
-"""`(trials, points, violations) -> keys`: `n` trials, their values `(n, n_objectives)` all minimised and `(n,)`, to
-`(n, n_keys)`; of two trials the one whose row of keys comes first in lexicographic order is better."""
+"""`(trials, points, violations) -> keys`: for `n` trials, points `(n, n_objectives)`, all minimised, violations `(n,)`
+and keys `(n, n_keys)`. The better of two trials is the one whose row of keys comes first in lexicographic order."""
 
 _SNAPSHOT_EVERY = 64
 _NOTHING = np.zeros(0)
 
 
 def parent_of(trial: BaseTrial | FrozenTrial) -> int | None:
-    """Number of the trial whose weights this one starts from; None: the base model's.
+    """The number of the trial whose weights this one starts from; None for the base model's.
 
     The sampler's own proposal counts first; enqueued and retried trials carry theirs in the user attribute `parent`.
     """
@@ -53,7 +53,7 @@ def is_exhausted(trial: BaseTrial | FrozenTrial) -> bool:
 
 
 def known_draws(trial: FrozenTrial) -> int:
-    """How many known children the sampler drew, and did not propose, before this one."""
+    """The number of known children that the sampler drew, and did not propose, before this one."""
     return int(trial.system_attrs.get(PROPOSAL, {}).get("known", 0))
 
 
@@ -75,7 +75,7 @@ def _params(trial: FrozenTrial) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Elite:
-    """Members in order of completion; `points` all minimised, `keys` as the preference gives them."""
+    """The members of an elite in order of completion; `points` are all minimised, `keys` are the preference's."""
 
     trials: tuple[FrozenTrial, ...]
     points: FloatArray
@@ -104,7 +104,7 @@ class EliteFold:
         return self._elite
 
     def add(self, trials: Iterable[FrozenTrial]) -> None:
-        """Lets complete trials join. Those with values that are not finite, or of another number, are left out."""
+        """Lets complete trials join, except those whose values are not finite, or not as many as the objectives."""
         entries = sorted(
             (trial.datetime_complete or datetime.min, trial.number, trial)
             for trial in trials
@@ -131,7 +131,7 @@ class EliteFold:
         violations = np.append(self._elite.violations, violation)
         keys = self._preference(trials, points, violations)
         if len(trials) > self._size:
-            worst = int(np.lexsort(keys.T[::-1])[-1])  # of equals the last to come
+            worst = int(np.lexsort(keys.T[::-1])[-1])  # the last to come among equals
             if worst == len(trials) - 1:
                 return
             trials = trials[:worst] + trials[worst + 1 :]
@@ -153,8 +153,8 @@ class History:
         self._own: Space | None = None
         self._own_number = -1
         self._provisional: Space = {}
-        self._blocks: dict[int, Genotype] = {}  # of complete trials: what they keep
-        self._origin: dict[int | None, int | None] = {}  # of those that have another one's weights: whose
+        self._blocks: dict[int, Genotype] = {}  # the blocks that each complete trial keeps
+        self._origin: dict[int | None, int | None] = {}  # for trials with another one's weights, that one's number
 
     @property
     def elite(self) -> _Elite:
@@ -164,8 +164,8 @@ class History:
     def space(self) -> Space:
         """The parameters to propose, by name.
 
-        The genotype's: those in every complete trial that has any, with the latest distribution; before there is such
-        a trial, those seen in any. Others as NSGA-II takes them: those that all complete trials have in common.
+        The genotype's are those in every complete trial that has any, with the latest distribution; before there is
+        such a trial, those seen in any. The others are, as in NSGA-II, those that all complete trials have in common.
         """
         own = self._provisional if self._own is None else self._own
         return dict(sorted({**(self._foreign or {}), **own}.items()))
@@ -193,7 +193,7 @@ class History:
         self._fold.add(complete)
 
     def identity(self, params: Mapping[str, Any], parent: int | None) -> Hashable:
-        """What makes two trials the same work: genotype, training, and the weights that the parent has.
+        """The key that is equal for trials of the same work: genotype, training, and the weights that the parent has.
 
         A trial that changed nothing but the precision has its parent's weights: its children are its parent's, too.
         """
@@ -204,7 +204,7 @@ class History:
         return key in self._finished or any(key == other for _, other in self._others(number))
 
     def position(self, number: int) -> int:
-        """How many trials before `number` proposed something or still may."""
+        """The number of trials before `number` that proposed something or still may."""
         controls = sum(is_control(trial) for trial, _ in self._open.values() if trial.number < number)
         return number - bisect_left(self._skipped, number) - controls
 

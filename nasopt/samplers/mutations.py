@@ -25,14 +25,14 @@ Changes: TypeAlias = list[dict[str, Any]]
 
 
 class Mutation(Protocol):
-    """See the module."""
+    """A callable that changes a genotype, or gives None where it finds nothing to change."""
 
     def __call__(self, genotype: Genotype, space: Space, rng: np.random.RandomState) -> Genotype | None: ...
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one mutation removes at most: `layers` is K1 of METHODS.md, `heads` K2."""
+    """The most that one mutation removes: `layers` is K1 of METHODS.md, `heads` is K2."""
 
     layers: int = 1
     heads: int = 2
@@ -43,8 +43,8 @@ class BlockMutation:
     """Draws one kind of change at random, then one change of that kind.
 
     Args:
-        kinds: `(genotype, space, limits)` to the possible changes, by kind; kinds may be empty.
-        limits: how much one mutation removes at most.
+        kinds: `(genotype, space, limits)` -> the possible changes, by kind; kinds may be empty.
+        limits: the most that one mutation removes.
     """
 
     kinds: Callable[[Genotype, Space, Limits], list[Changes]]
@@ -58,7 +58,7 @@ class BlockMutation:
         return _apply(genotype, changes[rng.randint(len(changes))], space)
 
     def outcomes(self, genotype: Genotype, space: Space) -> Iterator[Genotype]:
-        """Every genotype that this mutation can make."""
+        """Yields every genotype that this mutation can make."""
         for changes in self.kinds(genotype, space, self.limits):
             for change in changes:
                 yield _apply(genotype, change, space)
@@ -89,7 +89,7 @@ def _any_heads(genotype: Genotype, space: Space, limits: Limits) -> list[Changes
 
 
 def _ffn(genotype: Genotype, space: Space, limits: Limits) -> list[Changes]:
-    """1, 2, 4, 8... blocks of one layer, so that wide layers do not take a mutation for each block."""
+    """Removes 1, 2, 4, 8... blocks of one layer, so that wide layers do not take a mutation for each block."""
     return [_narrower_ffn(genotype, space, index) for index in kept_layers(genotype)]
 
 
@@ -117,22 +117,22 @@ def _precision(genotype: Genotype, space: Space, limits: Limits) -> list[Changes
 
 
 remove_last = BlockMutation(_last)
-"""The published one: the last 1..K1 remaining layers, or 1..K2 heads of the last remaining layer, equally likely."""
+"""Removes the last 1..K1 remaining layers, or 1..K2 heads of the last one, equally likely: the published mutation."""
 
 remove_any_layer = BlockMutation(_any_layer)
-"""One layer, wherever it is."""
+"""Removes one layer, wherever it is."""
 
 remove_any_heads = BlockMutation(_any_heads)
-"""1..K2 heads of one layer, wherever it is."""
+"""Removes 1..K2 heads of one layer, wherever it is."""
 
 remove_ffn = BlockMutation(_ffn)
-"""FFN neurons of one layer, in multiples of the distribution's step."""
+"""Removes FFN neurons of one layer, in multiples of the distribution's step."""
 
 restore = BlockMutation(_restore)
-"""A removed layer as the base model has it, or all heads, or all FFN neurons, of a thinned one."""
+"""Restores a removed layer as the base model has it, or all heads, or all FFN neurons, of a thinned one."""
 
 quantize = BlockMutation(_precision)
-"""Another precision."""
+"""Changes the precision."""
 
 MUTATIONS: dict[str, Mutation] = {
     "remove_last": remove_last,

@@ -30,8 +30,8 @@ def named_sampler(name: SamplerName, seed: int | None, population_size: int) -> 
 
     Args:
         name: `nsga2` (Deb et al. 2002), `tpe` (Ozaki et al. 2022), `gp` or `random`.
-        seed: of its draws; None for fresh ones.
-        population_size: of NSGA-II; as many trials are drawn at random before TPE and GP begin to model.
+        seed: decides its draws; None for fresh ones.
+        population_size: NSGA-II's; as many trials are drawn at random before TPE and GP begin to model.
     """
     return NamedSampler(sampler_maker(name, population_size), seed)
 
@@ -48,7 +48,7 @@ def sampler_maker(name: SamplerName, population_size: int) -> Callable[[int], Ba
 
 
 class NamedSampler(BaseSampler):
-    """See the module. State comes from the database alone.
+    """One of Optuna's samplers, with a seed of its own for each trial; state comes from the database alone.
 
     Args:
         make: seed -> one of Optuna's samplers.
@@ -72,7 +72,7 @@ class NamedSampler(BaseSampler):
         return self._current[1]
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        # First of all, so that a trial whose process is killed at any later moment can be told from one under way.
+        # This comes first, so that a trial whose process is killed at any later moment can be told from one under way.
         study._storage.set_trial_system_attr(trial._trial_id, SAMPLER_WORKER, worker_identity())
         if self._seed is not None and SAMPLER_SEED not in trial.system_attrs:
             study._storage.set_trial_system_attr(trial._trial_id, SAMPLER_SEED, trial_seed(self._seed, trial.number))

@@ -1,4 +1,4 @@
-"""What our samplers share: a trial's parameters are proposed as a whole, once, and never twice.
+"""The base class of nasopt's own samplers: a trial's parameters are proposed as a whole, once, and never twice.
 
 Proposals are written to the database before anyone else takes them, so that workers do not do the same work; what a
 trial draws depends on the seed and its number only, so that a resumed study goes on as if it had not stopped.
@@ -27,9 +27,9 @@ from nasopt.samplers.genotype import Genotype, Space, fit, is_own
 from nasopt.samplers.history import FloatArray, History, is_fixed
 
 _REVISIONS = 8
-"""How often a proposal gives way to an equal one that another worker made at the same moment."""
+"""The number of times that a proposal gives way to an equal one that another worker made at the same moment."""
 FOREIGN_DRAWS = 16
-"""Children drawn where no parameter is a genotype's, and nothing can be looked through."""
+"""The number of children drawn where no parameter is a genotype's, so that there is no list to look through."""
 
 
 def trial_seed(seed: int | None, number: int) -> int:
@@ -43,7 +43,7 @@ def trial_seed(seed: int | None, number: int) -> int:
 
 
 class ProposingSampler(BaseSampler):
-    """Proposes whole genotypes, and no known one; to be mixed into one of Optuna's samplers.
+    """Proposes whole genotypes, and no known one; a mixin for Optuna's samplers.
 
     A known child (see :meth:`nasopt.samplers.history.History.identity`) is never proposed. When none is left, the trial
     gets the system attribute `nasopt:exhausted` and a known point: see :func:`nasopt.samplers.history.is_exhausted`.
@@ -55,7 +55,7 @@ class ProposingSampler(BaseSampler):
     _seed: int | None
 
     def _start(self, seed: int | None) -> None:
-        """To be called by `__init__`, after Optuna's."""
+        """Sets the state; subclasses call it in `__init__`, after Optuna's."""
         self._seed = seed
         self._lock = threading.RLock()
         self._history: tuple[Any, int, History] | None = None
@@ -76,18 +76,18 @@ class ProposingSampler(BaseSampler):
     def _children(
         self, study: Study, history: History, own: Space, number: int
     ) -> Iterator[tuple[int | None, Genotype]]:
-        """Pairs of a parent's number and a child to try, at least one; it ends when all there can be were given."""
+        """Yields pairs of a parent's number and a child to try, at least one, until there are no more."""
 
     @abstractmethod
     def _draw_foreign(self, study: Study, trial: FrozenTrial, history: History, space: Space) -> dict[str, Any]:
-        """Values of those parameters of the space that are not the genotype's."""
+        """Values of the space's parameters that are not the genotype's."""
 
     def _space(self, study: Study, history: History) -> Space:
         """The parameters to propose, by name."""
         return history.space
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        # First of all, so that a trial whose process is killed at any later moment can be told from one under way.
+        # This comes first, so that a trial whose process is killed at any later moment can be told from one under way.
         study._storage.set_trial_system_attr(trial._trial_id, SAMPLER_WORKER, worker_identity())
         seed = trial.system_attrs.get(SAMPLER_SEED)  # a retried trial has one already
         if seed is None:
@@ -97,8 +97,8 @@ class ProposingSampler(BaseSampler):
         super().before_trial(study, trial)
         if is_fixed(trial) or PROPOSAL in trial.system_attrs:
             return
-        # NOTE: proposed here and not with the first parameter, so that the objective knows the parent, and whether the
-        # space is exhausted, before it does anything.
+        # NOTE: the proposal is made here and not with the first parameter, so that the objective knows the parent, and
+        # whether the space is exhausted, before it does anything.
         with self._lock:
             history = self._history_of(study)
             space = self._space(study, history)
@@ -114,7 +114,8 @@ class ProposingSampler(BaseSampler):
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Space) -> dict[str, Any]:
         with self._lock:
             if is_fixed(trial):
-                # What was not asked for: the base model's values of the genotype (`sample_independent`), others drawn.
+                # Of what was not asked for, the genotype gets the base model's values (`sample_independent`); the rest
+                # is drawn.
                 return self._draw_foreign(study, trial, self._history_of(study), search_space)
             if PROPOSAL in trial.system_attrs:
                 params = trial.system_attrs[PROPOSAL]["params"]
@@ -139,7 +140,7 @@ class ProposingSampler(BaseSampler):
             proposal = {"parent": parent, "params": params, "known": known}
             study._storage.set_trial_system_attr(trial._trial_id, PROPOSAL, proposal)
             trial.system_attrs[PROPOSAL] = proposal  # the caller's copy, which `sample_relative` gets
-            if history.is_known(key, trial.number):  # there was none left
+            if history.is_known(key, trial.number):  # no unknown child is left
                 break
             # Workers that write first and look afterwards cannot both miss the other. Whether there are others is
             # part of the question, so this looks even where none was seen before.
@@ -153,9 +154,9 @@ class ProposingSampler(BaseSampler):
     def _unknown_child(
         self, study: Study, trial: FrozenTrial, history: History, space: Space
     ) -> tuple[dict[str, Any], int | None, Hashable, int]:
-        """`(params, parent, key, known)` of a child that is not known, or where there is none, of the last one drawn.
+        """`(params, parent, key, known)` of a child that is not known, or, if there is none, of the last one drawn.
 
-        `known` is how many were drawn in vain before it.
+        `known` is the number of children drawn in vain before it.
         """
         own = {name: distribution for name, distribution in space.items() if is_own(name, distribution)}
         foreign = {name: distribution for name, distribution in space.items() if name not in own}

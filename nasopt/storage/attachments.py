@@ -1,4 +1,4 @@
-"""Small JSON files that belong to trials, and where they lie: Optuna artifacts, as optuna-dashboard shows them.
+"""Small JSON files that belong to trials, stored as Optuna artifacts, which optuna-dashboard shows.
 
 A study's attachments lie in a folder inside the study's own, so they go with it. There are no lists of neurons in them
 (the checkpoint knows which ones it keeps): a trial's attachments are a few kB, whatever the model.
@@ -28,7 +28,7 @@ UPLOADS = ".uploads"
 
 
 def documents(view: TrialView) -> dict[str, Any]:
-    """JSON documents by file name; a few kB together, whatever the model."""
+    """The documents to attach to a trial, by file name; a few kB together, whatever the model."""
     counts = {"parameters": view.record.parameters, "flops": view.record.flops}
     return {
         "architecture.json": {**counts, **view.architecture.summary(view.shape)},
@@ -99,7 +99,7 @@ def remove_uploads(study: optuna.Study, folders: Sequence[Path]) -> None:
     """Deletes the files that readers uploaded for a study or its trials in the dashboard.
 
     Args:
-        study: theirs.
+        study: the study whose files go.
         folders: the artifact folders to look in.
     """
     if not any((folder / UPLOADS).is_dir() for folder in folders):

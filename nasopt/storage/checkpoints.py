@@ -29,14 +29,14 @@ FOLDER = "checkpoints"
 SUFFIX = ".safetensors"
 
 ARCHITECTURE_KEY = "architecture"
-"""Of a file's metadata."""
+"""The key of the architecture in a file's metadata."""
 
 
 class CheckpointStore:
     """The checkpoints of one study, in one folder, which need not exist until the first one is written.
 
     Args:
-        folder: theirs alone.
+        folder: a folder for these checkpoints alone.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,7 +54,7 @@ class CheckpointStore:
         self._is_writable = True
 
     def lock(self) -> FileLock:
-        """Held while a checkpoint is published, and from the decision which ones go until they are gone.
+        """The lock held while a checkpoint is published, and from the decision which ones go until they are gone.
 
         Raises:
             MachineError: the study's folder is gone.
@@ -71,8 +71,8 @@ class CheckpointStore:
 
         Args:
             weights: a state dict; tensors may share storage (it is written once for each name).
-            architecture: the candidate's that the weights belong to. Its precision is not part of the content.
-            announce: told the key before the checkpoint is there. A caller that records there which trial needs it
+            architecture: the architecture that the weights belong to. Its precision is not part of the content.
+            announce: told the key before the checkpoint is there. A caller that records which trial needs it there
                 leaves no checkpoint behind that nobody knows, and collection spares it.
 
         Raises:
@@ -140,7 +140,7 @@ class CheckpointStore:
     def collect(self, candidates: Iterable[str], keep: set[str]) -> int:
         """Deletes the `candidates` that are not in `keep`, and returns how many went.
 
-        To be called under :meth:`lock`, with candidates and `keep` found out under it.
+        Call it while holding :meth:`lock`, with `candidates` and `keep` found out under the same lock.
         """
         dropped = (set(candidates) & self.keys()) - keep
         for key in dropped:

@@ -48,7 +48,7 @@ def number_of(study: optuna.Study) -> int:
 
 
 def study_key(study: optuna.Study) -> Hashable:
-    """What tells two studies of this process apart, as long as both are held.
+    """A key that tells two studies of this process apart, as long as both are held.
 
     `Study._study_id`: a study that was deleted and another of its name have different ones; names are used again.
     """
@@ -102,7 +102,7 @@ def make_dashboard_linear(read_note: ReadNote) -> None:
     functions differently stays as it is.
 
     Args:
-        read_note: gives what `get_note_from_system_attrs` gives.
+        read_note: gives the same as `get_note_from_system_attrs`.
     """
     from optuna_dashboard import _note, _serializer
 

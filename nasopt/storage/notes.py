@@ -12,11 +12,11 @@ import optuna
 from nasopt.storage.internals import note_id, set_study_system_attrs
 
 PIECE_LENGTH = 2045
-"""Characters of one piece of a note: optuna-dashboard's `SYSTEM_ATTR_MAX_LENGTH`."""
+"""The length of one piece of a note in characters: optuna-dashboard's `SYSTEM_ATTR_MAX_LENGTH`."""
 
 
 def save_note(trial: optuna.Trial, text: str) -> None:
-    """Stores a trial's note as `optuna_dashboard.save_note` does. Once for each trial.
+    """Stores a trial's note as `optuna_dashboard.save_note` does; call it once for each trial.
 
     NOTE: that function reads every note of the study, twice, to find out how often this one has been saved.
 

@@ -1,4 +1,4 @@
-"""Which artifact folder is whose: a study and its folder name each other, and both must say the same.
+"""The ownership of artifact folders: a study and its folder name each other, and both must say the same.
 
 A study has a random id, stored with it and, with the database and the study's number there, in `study.json` of its
 folder. All three must match, because a copy of a study (`optuna.copy_study`, a copied database) carries the id along.
@@ -31,7 +31,7 @@ IDENTITY = {
     "|| '/' || current_schema() FROM pg_control_system()",
     "mysql": "SELECT CONCAT(@@server_uuid, '/', DATABASE())",
 }
-"""What a server calls a database, whatever name the server itself goes by from here."""
+"""Queries for the name that a server gives a database, whatever name the server itself goes by from here."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Database:
     """The database of a study.
 
     Attributes:
-        key: what tells it from all others.
+        key: tells it from all others.
         path: its file, for SQLite.
-        shown: for people, without a password.
+        shown: its name for people, without a password.
     """
 
     key: str
@@ -69,23 +69,24 @@ class Database:
         return cls(key, None, shown(url))
 
     def folder(self, stored: str) -> Path:
-        """A folder as studies of this database name it: if it is relative, then to the folder of the SQLite file."""
+        """The path of a folder that a study of this database names; relative ones are relative to the SQLite file."""
         return Path(stored) if self.path is None else self.path.parent / stored
 
     def stored(self, folder: Path) -> str:
-        """How a study names a folder: the default one as seen from the SQLite file, so that both can be moved."""
+        """The name that a study stores for a folder: relative to the SQLite file for the default one, so that both can
+        be moved."""
         if self.path is not None and folder == artifact_folder(parse_url(f"sqlite:///{self.path}")):
             return folder.name
         return str(folder)
 
 
 class Standing(Enum):
-    """How a study stands to the folder that it takes for its own."""
+    """The relation of a study to the folder that it takes for its own."""
 
     OWN = auto()
     """The folder names exactly this study."""
     INHERITED = auto()
-    """It names one that is no more, and this study is what was made of it: it was renamed, or the only copy."""
+    """It names a study that is no more, and this one was made from it: renamed, or the only copy."""
     OLDER = auto()
     """The study has no id yet, and no other one uses the folder: an earlier version made both."""
     FOREIGN = auto()
@@ -128,11 +129,11 @@ class StudyPlace:
 
     @property
     def database(self) -> Database:
-        """Where the study is stored."""
+        """The database that the study is stored in."""
         return Database.of(storage_of(self.study))
 
     def standing(self) -> Standing:
-        """How the study stands to its folder now.
+        """The present relation of the study to its folder.
 
         Raises:
             ArtifactFolderError: the folder's `study.json` cannot be read.
@@ -164,7 +165,7 @@ class StudyPlace:
         )
 
     def explain(self) -> str:
-        """Why the folder is not the study's own, and how it gets one, in a line."""
+        """Says in one line why the folder is not the study's own, and how the study gets one."""
         folder, name, claim = self.folder, self.study.study_name, read_claim(self.folder)
         own_copy = f"`nasopt study optimize {name} --artifacts OTHER --adopt` gives it a copy of its own in OTHER"
         if claim is not None:
@@ -182,7 +183,7 @@ class StudyPlace:
         )
 
     def claim(self) -> StudyPlace:
-        """Gives the study a new id and this folder, which is made if need be, whoever it belonged to.
+        """Gives the study a new id and this folder, which is made if need be, whichever study it belonged to.
 
         Returns:
             The same place.
@@ -199,7 +200,7 @@ class StudyPlace:
     def settle(self) -> None:
         """Writes down that the folder is the study's where that is known without having been written.
 
-        To be called by commands that write.
+        Commands that write call it.
         """
         if self.standing() is Standing.OLDER:
             with self._locked():
@@ -224,11 +225,11 @@ class StudyPlace:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One process at a time gives the folder to a study."""
+        """A lock, so that one process at a time gives the folder to a study."""
         lock = FileLock(self.artifacts / f".{self.name}.lock")
         with lock:
             yield
-            # A process that waits for it finds everything done, as one does that makes the file anew.
+            # A process that waited for the lock, or makes its file anew, finds everything done.
             Path(lock.lock_file).unlink(missing_ok=True)
 
     def _claimant(self, claim: Claim) -> str | None:
@@ -267,14 +268,14 @@ class StudyPlace:
 def _may_be_a_studys(folder: Path) -> bool:
     """Whether a folder that names no study holds what an earlier version left in one.
 
-    The database alone says where a study's folder is, and whoever wrote to it may have named anybody's.
+    The database alone says where a study's folder is, and anybody with access to it may have named another one.
     """
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     return bool(names & {"base.json", "checkpoints"}) or names <= {"data", "attachments"}
 
 
 def read_claim(folder: Path) -> Claim | None:
-    """What a folder says whose it is; None if it does not say.
+    """The claim in a folder, which says whose it is; None if there is none.
 
     Raises:
         ArtifactFolderError: its `study.json` cannot be read.
@@ -291,7 +292,7 @@ def read_claim(folder: Path) -> Claim | None:
 
 
 def place_of(study: optuna.Study, artifacts: Path | None = None) -> StudyPlace | None:
-    """Where a study that names a folder has it; None for a study that names none.
+    """The place of a study that names a folder; None for a study that names none.
 
     Args:
         study: the study.
@@ -306,9 +307,7 @@ def place_of(study: optuna.Study, artifacts: Path | None = None) -> StudyPlace |
 
 
 def new_place(study: optuna.Study, artifacts: Path, name: str) -> StudyPlace:
-    """A folder for a new study: that of its name, or another one where something lies in that.
-
-    The folder is made and says that it is the study's.
+    """Makes and claims a folder for a new study: the one of its name, or another one where that is not empty.
 
     Raises:
         ArtifactFolderError: it cannot be written.
@@ -324,7 +323,7 @@ def new_place(study: optuna.Study, artifacts: Path, name: str) -> StudyPlace:
 def _living(storage: BaseStorage, claim: Claim, folder: Path) -> str | None:
     """The name of the study that a claim names, if its database still has it.
 
-    A folder was copied by hand, and the claim with it, where the study has another one that is there.
+    If the study has another folder that exists, then this one was copied by hand, claim and all.
     """
     try:
         found = StudyRecord.stored(storage, claim.number)

@@ -27,16 +27,16 @@ DEFAULT_URL = "sqlite:///nasopt.db"
 HEARTBEAT_SECONDS = 20
 GRACE_SECONDS = 120
 CONNECT_TIMEOUT_SECONDS = 10
-"""A server that does not answer is waited for this long; its driver would wait for minutes."""
+"""The wait for a server that does not answer; its driver would wait for minutes."""
 
 DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
-"""The drivers that the extras install, for URLs that name none; SQLAlchemy's own choices are others."""
+"""The drivers that the extras install, for URLs that name none; SQLAlchemy would choose others."""
 SECRETS = ("password", "passwd", "sslpassword")
-"""Keys of a URL's query that no message shows."""
+"""The keys of a URL's query that no message shows."""
 EXTRAS = {"postgresql": "postgres", "mysql": "mysql"}
 
 TABLE_LOCKS = {"postgresql": "SELECT pg_advisory_lock(1851879280)", "mysql": "SELECT GET_LOCK('nasopt', 60)"}
-"""Held while the tables of a new database are made; the number is only ours."""
+"""Statements that take the lock under which the tables of a new database are made; no other program uses its number."""
 
 StaleTrialCallback = Callable[["optuna.Study", "optuna.trial.FrozenTrial"], None]
 
@@ -55,9 +55,9 @@ class Storage(RDBStorage):
 
 
 def resolve_url(option: str | None) -> str:
-    """`--storage`, else `$NASOPT_STORAGE`, else `sqlite:///nasopt.db` in the current folder.
+    """The URL that `--storage` gives, else `$NASOPT_STORAGE`, else `sqlite:///nasopt.db` in the current folder.
 
-    Either may be ``@FILE``: the first line of that file is the URL, and no password is in the list of processes.
+    Either may be ``@FILE``: the first line of that file is the URL, so that no password is in the list of processes.
 
     Raises:
         StorageError: the file cannot be read.
@@ -79,7 +79,7 @@ def parse_url(url: str) -> URL:
     """The parsed URL, with the path of an SQLite file made absolute, and a driver that is installed.
 
     Raises:
-        StorageError: not a database URL, or one whose password cannot be told from what follows.
+        StorageError: it is not a database URL, or its password cannot be told from what follows.
     """
     try:
         parsed = make_url(url)
@@ -90,7 +90,7 @@ def parse_url(url: str) -> URL:
             "postgresql://user:password@host:5432/database (special characters in a password as %40 and the like)"
         ) from None
     if parsed.get_backend_name() != "sqlite" and url.count("@") > 1:
-        # NOTE: what follows the first @ would be taken for the host, and shown.
+        # NOTE: the text after the first @ would be taken for the host, and shown.
         raise StorageError(
             "--storage: the URL has several @, so that user, password and host cannot be told apart: "
             "write the @ of a password as %40 (and : / ? # as %3A %2F %3F %23)"
@@ -111,13 +111,13 @@ def sqlite_path(url: URL) -> Path | None:
 
 
 def artifact_folder(url: URL) -> Path:
-    """Where a study's files go unless the user says otherwise: beside an SQLite file, else in the current folder."""
+    """The default folder of studies' files: beside an SQLite file, else in the current folder."""
     path = sqlite_path(url)
     return Path(f"{path}.artifacts") if path is not None else Path("nasopt-artifacts").resolve()
 
 
 def holds_password(url: URL) -> bool:
-    """Whether a URL says a password, in its place or in its query."""
+    """Whether a URL holds a password, in its place or in its query."""
     return url.password is not None or any(key in url.query for key in SECRETS)
 
 
@@ -188,10 +188,10 @@ def _check_file(url: URL, path: Path, must_exist: bool) -> None:
 
 @contextmanager
 def explaining_failures(url: URL) -> Iterator[None]:
-    """Makes one line of an error of a database that was open already: its server ends, its disk is full.
+    """Turns an error of a database that was already open (its server ends, its disk is full) into one line.
 
     Raises:
-        MachineError: with that line.
+        MachineError: the database failed.
     """
     try:
         yield
@@ -222,7 +222,7 @@ def _engine_arguments(url: URL) -> dict[str, Any]:
 
 
 def _reading_arguments(url: URL) -> dict[str, Any]:
-    """Engine options with which the database itself refuses changes."""
+    """Engine options that make the database itself refuse changes."""
     path = sqlite_path(url)
     if path is not None:
         # Without a pool: the files that SQLite keeps beside an open database go with each connection.
@@ -234,7 +234,7 @@ def _reading_arguments(url: URL) -> dict[str, Any]:
 
 
 def _has_all_tables(url: URL, path: Path | None, arguments: dict[str, Any]) -> bool:
-    """Whether Optuna has nothing to make in the database any more; its version is what it writes last."""
+    """Whether Optuna has nothing left to make in the database; it writes its version last."""
     if path is not None and not path.exists():
         return False
     engine = sqlalchemy.create_engine(url, **arguments)
@@ -249,12 +249,12 @@ def _has_all_tables(url: URL, path: Path | None, arguments: dict[str, Any]) -> b
 
 @contextmanager
 def _alone(url: URL, path: Path | None, arguments: dict[str, Any]) -> Iterator[None]:
-    """One process at a time makes the tables of a new database: several would trip over each other's."""
+    """A lock for making the tables of a new database: processes that made them at once would trip over each other's."""
     if path is not None:
         lock = FileLock(path.with_name(f".{path.name}.lock"))
         with lock:
             yield
-            # A process that waits for it finds the tables there, as one does that makes the file anew.
+            # A process that waited for the lock, or makes its file anew, finds the tables there.
             Path(lock.lock_file).unlink(missing_ok=True)
         return
     statement = TABLE_LOCKS.get(url.get_backend_name())
@@ -263,7 +263,7 @@ def _alone(url: URL, path: Path | None, arguments: dict[str, Any]) -> Iterator[N
         return
     engine = sqlalchemy.create_engine(url, **arguments)
     try:
-        with engine.connect() as connection:  # the lock goes with it
+        with engine.connect() as connection:  # the lock ends with the connection
             connection.exec_driver_sql(statement)
             yield
     finally:
@@ -271,13 +271,13 @@ def _alone(url: URL, path: Path | None, arguments: dict[str, Any]) -> Iterator[N
 
 
 def _refuse_foreign_database(url: URL, arguments: dict[str, Any]) -> bool:
-    """Optuna would create its tables inside anybody's database: look before it does.
+    """Looks into the database before Optuna does, which would create its tables inside anybody's.
 
     Returns:
         Whether the database holds no table.
 
     Raises:
-        StorageError: it holds tables of somebody else.
+        StorageError: it holds tables of another program.
     """
     engine = sqlalchemy.create_engine(url, **arguments)
     try:
@@ -292,7 +292,7 @@ def _refuse_foreign_database(url: URL, arguments: dict[str, Any]) -> bool:
 
 
 def _make_concurrent(engine: sqlalchemy.Engine) -> None:
-    """WAL and immediate transactions: popping a waiting trial is then atomic, and 20x faster than SQLite's defaults."""
+    """Sets WAL and immediate transactions: popping a waiting trial is then atomic, and 20x faster than by default."""
 
     def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
         connection.isolation_level = None  # SQLAlchemy, not sqlite3, begins transactions
@@ -306,11 +306,11 @@ def _make_concurrent(engine: sqlalchemy.Engine) -> None:
 
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)
-    engine.dispose()  # the connections that RDBStorage opened before the listeners were there
+    engine.dispose()  # closes the connections that RDBStorage opened before the listeners were there
 
 
 def _try_to_write(engine: sqlalchemy.Engine) -> None:
-    """Changes no row; a database that cannot be written refuses even that."""
+    """Tries an update that changes no row, which a database that cannot be written refuses."""
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE studies SET study_name = study_name WHERE 1 = 0")
 

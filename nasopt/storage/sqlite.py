@@ -36,7 +36,7 @@ def connect_for_reading(path: Path) -> sqlite3.Connection:
 
 
 def _access(path: Path) -> str:
-    """How to open the file, as a part of its URI."""
+    """The part of the file's URI that says how to open it."""
     if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
         return "mode=rw"
     log, index, journal = (Path(f"{path}-{kind}") for kind in ("wal", "shm", "journal"))

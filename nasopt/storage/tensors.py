@@ -1,4 +1,4 @@
-"""Tensors in a file that knows its own checksum: what a study makes once, and what a training goes on from.
+"""Tensors in a file that knows its own checksum: those that a study makes once, or that a training goes on from.
 
 The file is safetensors. Its metadata hold a SHA-256 of names, sizes and values, so that damage that leaves the
 structure whole is seen too. It is written in a folder with a temporary name and renamed (:mod:`nasopt.host.files`).
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHECKSUM = "sha256"
-"""In the file's metadata, beside the writer's own."""
+"""The key of the checksum in the file's metadata, beside the writer's own."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

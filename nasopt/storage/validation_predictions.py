@@ -24,9 +24,9 @@ FOLDER = "predictions"
 """Folder of the predictions, inside the study's own."""
 SUFFIX = ".npz"
 TFIDF = "tfidf"
-"""Name of the file of the control that is no trial."""
+"""The file name of the control that is no trial."""
 REPLICATES = -1
-"""In the place of a number of classes: the values are the metric itself on resamples."""
+"""The number of classes that says that the values are the metric itself on resamples."""
 
 logger = logging.getLogger("nasopt")
 
@@ -37,11 +37,11 @@ class Predictions:
 
     Attributes:
         values: shape (examples,): the predicted class, or the number.
-        labels: shape (examples,): the right one.
-        classes: how many classes there are; 0 for regression; :data:`REPLICATES` where `values` are the metric itself
+        labels: shape (examples,): the right class or number.
+        classes: the number of classes; 0 for regression; :data:`REPLICATES` where `values` are the metric itself
             on paired resamples (see :class:`nasopt.tasks.base.Evaluation`) and there are no labels.
         split: identifies examples and labels; predictions of different splits cannot be paired.
-        positive: of two classes the one that F1 is of.
+        positive: the class whose F1 is computed, where there are two.
     """
 
     values: NDArray[np.generic]
@@ -60,7 +60,7 @@ class Predictions:
         classes: bool,
         positive: int = 1,
     ) -> Predictions:
-        """From a model's outputs, shape (examples, outputs): logits if `classes`, else the first one is the number."""
+        """Predictions from outputs, (examples, outputs): logits if `classes`, else the first one is the number."""
         if not classes:
             return cls(outputs[:, 0].astype(np.float32), labels.astype(np.float32), 0, split)
         smallest = np.min_scalar_type(outputs.shape[1] - 1)
@@ -68,7 +68,7 @@ class Predictions:
 
     @classmethod
     def of_replicates(cls, replicates: NDArray[np.float64], split: str) -> Predictions:
-        """From the metric on the whole split and on resamples of it, shape (1 + resamples,)."""
+        """Predictions that hold the metric on the whole split and on resamples of it, shape (1 + resamples,)."""
         return cls(replicates.astype(np.float32), np.empty(0, dtype=np.float32), REPLICATES, split)
 
 
@@ -98,7 +98,7 @@ class PredictionStore:
         self._publish(name, save)
 
     def read(self, name: int | str) -> Predictions | None:
-        """The predictions of that name; None if there are none, or the file is damaged."""
+        """The predictions of that name; None if there are none, or if the file is damaged."""
         try:
             with np.load(self._path(name), allow_pickle=False) as arrays:
                 positive = int(arrays["positive"]) if "positive" in arrays else 1  # earlier versions knew no other

@@ -1,4 +1,4 @@
-"""A study in a database, created.
+"""Creates a study in a database.
 
 The database alone resumes a study: configuration, artifact folder and everything a sampler needs are in it.
 """
@@ -47,7 +47,7 @@ def read_study_file(path: str | Path, name: str | None = None) -> StudyConfig:
     """Reads a study file and checks all of it, the method's options included.
 
     Raises:
-        StudyFileError: with every error in it.
+        StudyFileError: it has errors; the message names every one.
     """
     document = read_toml(path)
     if name is not None:
@@ -75,7 +75,7 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
 
     Raises:
         StudyExistsError: a study of that name exists (and, with `skip_if_exists`, differs).
-        NasoptError: anything else that the user can mend.
+        NasoptError: there is something else that the user can mend.
     """
     config = _resolve_paths(config)
     created = _create(config, url, artifacts, skip_if_exists)
@@ -145,10 +145,10 @@ def _is_there(storage: RDBStorage, config: StudyConfig, url: URL, skip_if_exists
 
 
 def _checked(config: StudyConfig, objective: Objective) -> Task:
-    """The study's task; refuses now what trials would stumble over: devices and runtimes that are not here, models.
+    """Gives the study's task; refuses now the devices, runtimes and models that trials would stumble over.
 
     Raises:
-        NasoptError: what the user can mend.
+        NasoptError: there is something that the user can mend.
     """
     from nasopt.measurement.estimating import EstimatingSource
     from nasopt.measurement.lookup.source import LookupSource
@@ -165,6 +165,8 @@ def _checked(config: StudyConfig, objective: Objective) -> Task:
         if isinstance(source, LookupSource):
             source.check_model(task.blank_model().config)
     objective.method.check(task, config)
+    if Path(config.task.model).is_dir():
+        task.load_model()  # weights that are damaged, or another model's, are told now and not before the first trial
     return task
 
 

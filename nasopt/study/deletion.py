@@ -31,7 +31,7 @@ class Deletion:
     """A study that is to be deleted.
 
     Attributes:
-        study: as Optuna loads it; its configuration need not be readable.
+        study: the study as Optuna loads it; its configuration need not be readable.
         url: the database.
         place: where its files are; None if it names no place.
         folder: the folder that goes with it; None if there is none, or if it is not the study's alone.
@@ -50,8 +50,8 @@ class Deletion:
 
         Args:
             url: the database.
-            name: the study's.
-            artifacts: where the study's files are; where it says if None.
+            name: the study's name.
+            artifacts: where the study's files are; None for the place that the study names.
 
         Raises:
             StorageError: the database cannot be opened, or holds no such study of ours.
@@ -70,7 +70,7 @@ class Deletion:
 
         Raises:
             StorageError: a process is running trials of it.
-            ArtifactFolderError: its files cannot be removed; then nothing is.
+            ArtifactFolderError: its files cannot be removed; then nothing is deleted.
         """
         _refuse_running(self.study)
         if self.folder is not None:

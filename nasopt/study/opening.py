@@ -1,4 +1,4 @@
-"""A study in a database, opened.
+"""Opens a study in a database.
 
 The database alone resumes a study: configuration, artifact folder and everything a sampler needs are in it.
 """
@@ -43,7 +43,7 @@ class OpenStudy:
     Attributes:
         study: Optuna's view of it.
         config: its configuration.
-        place: the folder of its files; whether that is its own is to be asked (:meth:`StudyPlace.standing`).
+        place: the folder of its files; :meth:`StudyPlace.standing` tells whether that is its own.
         url: the database.
     """
 
@@ -79,13 +79,13 @@ def open_study(url: URL, name: str, artifacts: Path | None = None, *, read_only:
     Args:
         url: the database.
         name: the study's.
-        artifacts: where the study's files are; where it says if None.
+        artifacts: where the study's files are; None for the place that the study names.
         read_only: refuse every change to the database, which need not be writable then.
 
     Raises:
         StorageError: the database cannot be opened.
         StudyNotFoundError: it holds no such study, or one that nasopt did not make.
-        StudyFileError: what it holds of the study is not what nasopt writes.
+        StudyFileError: its record of the study is not one that nasopt writes.
     """
     storage = open_storage(url, read_only=read_only, must_exist=True, stale_trial_callback=retry)
     config = stored_config(storage, name, find(storage, url, name))
@@ -104,7 +104,7 @@ def list_studies(url: URL, artifacts: Path | None = None) -> tuple[list[OpenStud
     """Every study of ours in a database, by name, to be read only.
 
     Returns:
-        Those that can be read; and by name why the others cannot.
+        The studies that can be read; and, by name, why the others cannot.
     """
     storage = open_storage(url, read_only=True)
     summaries = optuna.get_all_study_summaries(storage, include_best_trial=False)
@@ -122,7 +122,7 @@ def with_data(opened: OpenStudy, path: str | None) -> OpenStudy:
     """The study with its data (and model) where they are on this machine.
 
     Raises:
-        StorageError: what is there is not what the study was created with.
+        StorageError: the data or the model there are not those that the study was created with.
     """
     from nasopt.tasks.datasets import content_hash, resolve_path
 
@@ -224,7 +224,7 @@ def is_half_made(study: optuna.Study) -> bool:
 
 
 def require_ours(study: optuna.Study) -> None:
-    """Makes sure that nasopt made a study, be it to its half.
+    """Makes sure that nasopt made a study, even if it is only half made.
 
     Raises:
         StudyNotFoundError: it did not.
@@ -260,7 +260,7 @@ def unreadable(name: str, why: object) -> StudyFileError:
 
 
 def places(config: StudyConfig) -> dict[str, str]:
-    """What a study is made from and must not change, in words, with where it is."""
+    """The things that a study is made from and that must not change, in words, each with its place."""
     tables = {f"look-up table of {latency.objective_name}": latency.lut for latency in config.latency}
     task = config.task
     places = {"dataset": task.dataset.path, "model": task.model, "encodechka": task.similarity.encodechka, **tables}

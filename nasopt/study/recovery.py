@@ -1,7 +1,8 @@
 """Interrupted trials: found, failed with their reason, and queued again, a few times.
 
 A trial is interrupted by Ctrl-C or SIGTERM (its own process records it) or by the end of its process (another one finds
-it). Who finds it settles it under a lock in the study's folder, so that workers never queue the same trial twice.
+it). The process that finds it settles it under a lock in the study's folder, so that workers never queue the same trial
+twice.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def settle_interrupted(study: optuna.Study, folder: Path) -> None:
     Trials of live processes are left alone. A process on another host counts as dead when its heartbeat has stopped
     for the storage's grace period.
 
-    To be called between trials: one that this process began is not under way.
+    Call it between trials: a trial that this process began is then not under way any more.
 
     Args:
         folder: the study's artifact folder, which its workers share.
@@ -88,7 +89,7 @@ def fail_interrupted(study: optuna.Study, trial: FrozenTrial, reason: str) -> No
 
 
 def under_way(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that some process is at, as far as can be told."""
+    """Trials that a process is running, as far as can be told."""
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     return [trial for trial in running if _why_dead(study, trial) is None]
 
@@ -102,7 +103,7 @@ def was_given_up(study: optuna.Study, number: int) -> bool:
 
 
 def _why_dead(study: optuna.Study, trial: FrozenTrial) -> str | None:
-    """Why a running trial is under way no more; None if it is, as far as can be told."""
+    """Says why a running trial is under way no more; None if it still is, as far as can be told."""
     worker = queries.worker_of(trial)
     if worker is None:
         assert trial.datetime_start is not None

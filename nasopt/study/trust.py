@@ -1,9 +1,9 @@
-"""Which studies may run code of their own here.
+"""Decides which studies may run code of their own here.
 
 A study names code in three places: functions among the method's options, `trust_remote_code`, and the model whose code
-that is. Who can write to a database could name any, so a study that names code runs only where somebody has said that
-this very code may run: by creating the study from a file, or by `--trust-study`. That is recorded outside the database,
-for the study's id, in a file of the user's own; other code, or changed code, is asked for again.
+that is. Anyone who can write to a database could name any code, so a study that names code runs only where somebody has
+said that this very code may run: by creating the study from a file, or by `--trust-study`. That is recorded outside the
+database, for the study's id, in a file of the user's own; other code, or changed code, is asked for again.
 
 Studies that name no code need no trust, and looking at a study runs nothing that it names.
 """
@@ -35,7 +35,7 @@ def code_of(config: StudyConfig) -> dict[str, str]:
     """The code that a study names: each place, in words, with a SHA-256 over the code's files. Runs none of it.
 
     A function's files are those that its import runs; a model's are all modules in its folder, and which of their
-    classes its JSON files name. Of a model on the hub id and revision are known only.
+    classes its JSON files name. For a model on the hub only id and revision are known.
     """
     named = named_functions(find(config.method), config.method_options)
     code = {f"method_options.{option} = {name}": _digest(source_files(name)) for option, name in named.items()}
@@ -60,7 +60,7 @@ def record(opened: OpenStudy) -> None:
 
 
 def require(opened: OpenStudy, *, accept: bool) -> None:
-    """Makes sure that the code which a study names may run here. To be called before anything of the study's runs.
+    """Makes sure that the code which a study names may run here. Call it before anything of the study's runs.
 
     Args:
         opened: the study.
@@ -85,7 +85,7 @@ def require(opened: OpenStudy, *, accept: bool) -> None:
 
 
 def _trusted(opened: OpenStudy) -> Mapping[str, str]:
-    """What may run, by place; nothing where there is no record, or none that can be read."""
+    """The code that may run, by place; empty where there is no record, or none that can be read."""
     try:
         trusted = json.loads(_file_of(opened).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -100,20 +100,20 @@ def _file_of(opened: OpenStudy) -> Path:
 
 
 def _identity(opened: OpenStudy) -> str:
-    """The study's id; of one that has none yet, its database and name."""
+    """The study's id; for a study that has none yet, its database and name."""
     identifier = StudyRecord.of(opened.study).id
     return str(identifier) if identifier is not None else f"{shown(opened.url)} {opened.name}"
 
 
 def state_folder() -> Path:
-    """Where this user's lasting notes lie: `$XDG_STATE_HOME/nasopt`, else `~/.local/state/nasopt`."""
+    """The folder of this user's lasting notes: `$XDG_STATE_HOME/nasopt`, else `~/.local/state/nasopt`."""
     base = os.environ.get("XDG_STATE_HOME")
     root = Path(base) if base and Path(base).is_absolute() else Path.home() / ".local" / "state"
     return root / "nasopt"
 
 
 def _model_digest(folder: Path) -> str:
-    """Over the modules in a model's folder and the classes that its JSON files name; over nothing for a hub id."""
+    """A hash of the modules in a model's folder and the classes that its JSON files name; of nothing for a hub id."""
     if not folder.is_dir():
         return _digest(())
     named = {path.name: auto_map for path in sorted(folder.glob("*.json")) if (auto_map := _auto_map(path)) is not None}

@@ -51,7 +51,7 @@ def find_trial(opened: OpenStudy, number: int) -> FrozenTrial:
 
 
 def precision_of(trial: FrozenTrial) -> str | None:
-    """What the trial's weights are stored in, if it says so."""
+    """The precision of the trial's stored weights, if the trial says so."""
     if trial.state == TrialState.COMPLETE:
         return queries.precision_of(trial)
     return trial.params.get("precision")

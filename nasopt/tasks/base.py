@@ -1,4 +1,4 @@
-"""What a task is to the rest of nasopt: data, a base model with its tokenizer, a loss and a quality."""
+"""The interface of tasks: data, a base model with its tokenizer, a loss and a quality."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from nasopt.tasks.batches import Examples
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One pass over a split. What two models are compared by is either `outputs` or `replicates`.
+    """The result of one pass over a split. Two models are compared by either their `outputs` or their `replicates`.
 
     Attributes:
-        quality: the metric.
-        outputs: shape (examples, outputs), in the order of the split; None where the metric is not of such.
-        replicates: the metric, then on resamples of the examples that are the same for every model (the paired
+        quality: the metric's value.
+        outputs: the model's outputs, shape (examples, outputs), in the order of the split; None where the metric is not
+            computed from outputs of single examples.
+        replicates: the metric on the examples, then on resamples that are the same for every model (the paired
             bootstrap), shape (1 + resamples,).
-        details: what else was found, by name, for the trial's attributes.
+        details: other results, by name, for the trial's attributes.
     """
 
     quality: float
@@ -39,9 +40,9 @@ class Evaluation:
 
 
 class Task(ABC):
-    """Data and base model of a study. Making one opens and checks the data; it loads no weights.
+    """The data and the base model of a study. Making one opens and checks the data; it loads no weights.
 
-    A task declares what it can do, so that nobody outside asks for its type: what the study file may say of it in
+    A task declares what it can do, so that no other code asks for its type: the settings that a study file may have in
     :data:`nasopt.config.task.TRAITS`, the rest in the members of its class.
 
     Args:
@@ -54,7 +55,7 @@ class Task(ABC):
     """
 
     tokenizer: PreTrainedTokenizerBase
-    """The base model's."""
+    """The base model's tokenizer."""
     _data: Mapping[str, Dataset]
     """The raw examples, by role."""
 
@@ -81,22 +82,22 @@ class Task(ABC):
 
     @property
     def positive_class(self) -> int:
-        """Of two classes the one that F1 is of."""
+        """The class that F1 is computed for, of two."""
         return 1
 
     @property
     def quality_name(self) -> str:
-        """The metric, and what it is of where that is one class of two."""
+        """The metric, with the class that it is computed for where that is one of two."""
         return self.config.metric
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """How the data were read where it could be otherwise, in sentences."""
+        """Sentences about the ways in which the data were read where others were possible."""
         return ()
 
     @property
     def settled(self) -> TaskConfig:
-        """`[task]` with what is not said there and was settled by the data."""
+        """`[task]` with the values that it leaves open and that the data settled."""
         return self.config
 
     @property
@@ -121,12 +122,12 @@ class Task(ABC):
 
     @property
     def usage(self) -> str:
-        """Python code for the model card, to go on after `model` and `tokenizer` are loaded; empty if there is none."""
+        """Python code for the model card that uses `model` and `tokenizer` after they are loaded; empty for none."""
         return ""
 
     @property
     def num_outputs(self) -> int:
-        """Logits of one text: classes, 1 for regression, 0 for a model without such a head."""
+        """The number of logits of one text: the number of classes, 1 for regression, 0 for a model without a head."""
         return 0
 
     @abstractmethod
@@ -134,11 +135,12 @@ class Task(ABC):
         """Tokenises every split, or reads what an earlier call left in `folder` (an Arrow cache).
 
         Args:
-            folder: of the cache.
-            tokenizer: a candidate's, where it has another vocabulary than the base model.
+            folder: the folder of the cache.
+            tokenizer: the candidate's tokenizer, where its vocabulary is not the base model's.
 
         Returns:
-            By role the tokens of all examples in flat arrays; see :class:`nasopt.tasks.batches.EncodedSplit`.
+            By role the tokens of all examples in flat arrays, shape (total_tokens,) each; see
+            :class:`nasopt.tasks.batches.EncodedSplit`.
         """
 
     def count(self, role: str) -> int:
@@ -146,7 +148,7 @@ class Task(ABC):
         return len(self._data[role])
 
     def texts_read(self, role: str) -> list[str]:
-        """Every text of a split as a tokenizer gets it, prefix included: one column after the other."""
+        """Every text of a split as a tokenizer gets it, prefix included, one column after the other."""
         prefix = self.config.similarity.prefix
         return [prefix + str(text) for column in self.config.dataset.text for text in self._data[role][column]]
 
@@ -156,7 +158,7 @@ class Task(ABC):
 
     @abstractmethod
     def blank_model(self) -> PreTrainedModel:
-        """The base model's modules on torch's device `meta`: sizes without weights."""
+        """The base model's modules on torch's device `meta`, which have sizes but no weights."""
 
     @abstractmethod
     def evaluate(
@@ -176,36 +178,42 @@ class Task(ABC):
     @property
     @abstractmethod
     def shape(self) -> EncoderShape:
-        """The base model's."""
+        """The base model's shape."""
 
     @property
     @abstractmethod
     def max_positions(self) -> int:
-        """Tokens the model reads at most."""
+        """The largest number of tokens that the model reads."""
 
     @abstractmethod
     def loss_of(self, outputs: Sequence[Any], batch: Any) -> Tensor:
-        """The task's loss, averaged over the batch, from what :meth:`run` gave; a tensor of shape ()."""
+        """The task's loss, averaged over the batch; a tensor of shape ().
+
+        Args:
+            outputs: the outputs that :meth:`run` gave, one for each of the batch's sides.
+            batch: the batch that they belong to, with inputs of shape (batch, tokens).
+        """
 
     def loss_terms(self, examples: Examples) -> Tensor:
-        """How many terms each example adds to the mean that :meth:`loss_of` is, shape (examples,): one unless said."""
+        """The number of terms that each example adds to :meth:`loss_of`'s mean, shape (examples,); 1 by default."""
         return torch.ones(len(examples), dtype=torch.int64)
 
     def run(self, model: nn.Module, batch: Any, hidden_states: bool = False) -> list[Any]:
-        """The model's outputs (of transformers) for each text of a batch, with hidden states where they are wanted.
+        """The model's outputs (transformers' objects) for each side of a batch, with hidden states if asked for.
 
-        Each has `logits` of shape (batch, outputs), or `last_hidden_state` of shape (batch, tokens, hidden); hidden
-        states are the embeddings' and then each layer's, (batch, tokens, hidden).
+        Inputs are of shape (batch, tokens). Each output has `logits` of shape (batch, outputs), or `last_hidden_state`
+        of shape (batch, tokens, hidden); hidden states are the embeddings and then the output of each layer, each of
+        shape (batch, tokens, hidden).
         """
         options = {"output_hidden_states": True} if hidden_states else {}
         return [model(**side.inputs, **options) for side in batch.sides]
 
     def training_loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """The task's loss of a model on a batch; a tensor of shape ()."""
+        """The task's loss of a model on a batch with inputs of shape (batch, tokens); a tensor of shape ()."""
         return self.loss_of(self.run(model, batch), batch)
 
     def workload(self, model: nn.Module) -> nn.Module:
-        """The module whose call on a batch of texts is timed: the model, unless a task says more.
+        """The module whose call on a batch of texts is timed: the model, unless a task has another.
 
         It takes the model's inputs, each of shape (batch, tokens).
         """
@@ -221,15 +229,15 @@ class LabelledTask(Task):
 
     @abstractmethod
     def texts(self, role: str) -> list[str]:
-        """The raw texts of a split, those of one example joined by a blank."""
+        """The raw texts of a split, one for each example: its texts joined by a blank."""
 
     @abstractmethod
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The task's loss, averaged over the batch; a tensor of shape ().
 
         Args:
-            outputs: logits, or the one number, of each example, shape (batch, outputs).
-            labels: shape (batch,), int64 for classes and float32 for numbers.
+            outputs: the logits, or the one number, of each example, shape (batch, outputs).
+            labels: the examples' labels, shape (batch,), int64 for classes and float32 for numbers.
         """
 
     @abstractmethod
@@ -237,8 +245,8 @@ class LabelledTask(Task):
         """The metric, to be maximised.
 
         Args:
-            outputs: shape (examples, outputs).
-            labels: shape (examples,).
+            outputs: the model's outputs, shape (examples, outputs).
+            labels: the examples' labels, shape (examples,).
         """
 
 
@@ -254,8 +262,13 @@ class EmbeddingTask(Task):
     @property
     @abstractmethod
     def pooling(self) -> Literal["mean", "cls"]:
-        """How the hidden states of a text become its vector."""
+        """The way in which the hidden states of a text become its vector."""
 
     @abstractmethod
     def vectors(self, outputs: Sequence[Any], batch: Any) -> list[Tensor]:
-        """The vectors of both texts from what :meth:`run` gave, each of shape (batch, hidden), float32."""
+        """The vectors of both texts, each of shape (batch, hidden), float32.
+
+        Args:
+            outputs: the outputs that :meth:`run` gave, with `last_hidden_state` of shape (batch, tokens, hidden).
+            batch: the batch that they belong to, with inputs of shape (batch, tokens).
+        """

@@ -1,7 +1,7 @@
 """Tokenised examples as flat arrays, and batches of them that hold little padding.
 
-Padding is what most of the time goes into when short texts are batched at random (66 % of the tokens on SST-2,
-against 4 % here), so batches are made of texts of about equal length and padded to their own longest one.
+Most of the time goes into padding when short texts are batched at random (66 % of the tokens on SST-2, against 4 %
+here), so batches are made of texts of about equal length and padded to their own longest one.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ POOL_BATCHES = 50
 
 @dataclass(frozen=True)
 class Batch:
-    """One padded batch.
+    """A padded batch.
 
     Attributes:
-        inputs: what the model takes, each of shape (batch, tokens).
-        labels: shape (batch,); int64 for classes, float32 for regression.
-        indices: positions of the examples in their split, shape (batch,).
+        inputs: the model's inputs by name, each of shape (batch, tokens).
+        labels: the examples' labels, shape (batch,); int64 for classes, float32 for regression.
+        indices: the positions of the examples in their split, shape (batch,).
     """
 
     inputs: dict[str, Tensor]
@@ -35,11 +35,12 @@ class Batch:
 
     @property
     def attention_mask(self) -> Tensor:
+        """1 for real tokens and 0 for padding, shape (batch, tokens)."""
         return self.inputs["attention_mask"]
 
     @property
     def sides(self) -> tuple[Batch, ...]:
-        """The batches that a model reads in one pass each: this one itself."""
+        """The batches that a model reads in one pass each: only this one."""
         return (self,)
 
     def to(self, device: torch.device) -> Batch:
@@ -56,10 +57,12 @@ class PairBatch:
 
     @property
     def labels(self) -> Tensor:
+        """The examples' labels, shape (batch,)."""
         return self.first.labels
 
     @property
     def indices(self) -> Tensor:
+        """The positions of the examples in their split, shape (batch,)."""
         return self.first.indices
 
     @property
@@ -80,11 +83,11 @@ class Examples(Protocol):
 
     @property
     def lengths(self) -> Tensor:
-        """Tokens of each example, shape (examples,)."""
+        """The number of tokens of each example, shape (examples,)."""
 
     @property
     def labels(self) -> Tensor:
-        """Shape (examples,); zeros where there are none."""
+        """The label of each example, shape (examples,); zeros where there are none."""
 
     @property
     def fingerprint(self) -> str:
@@ -92,10 +95,10 @@ class Examples(Protocol):
 
     @property
     def sides(self) -> tuple[EncodedSplit, ...]:
-        """The texts that a model reads one by one: one of each example, or two."""
+        """The splits of the texts that a model reads one by one: one text of each example, or two."""
 
     def batch(self, indices: Tensor) -> Any:
-        """The examples at `indices`, a :class:`Batch` or a :class:`PairBatch`."""
+        """The examples at `indices`, shape (batch,), as a :class:`Batch` or a :class:`PairBatch`."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +106,11 @@ class EncodedSplit:
     """The tokenised examples of one split.
 
     Attributes:
-        columns: for each input of the model (but the mask) all values of all examples in a row, shape (total_tokens,).
-        padding: for each of them the value that pads.
-        offsets: example i has the positions offsets[i] to offsets[i + 1], shape (examples + 1,).
-        labels: shape (examples,).
+        columns: for each input of the model (except the mask) the values of all examples in a row, shape
+            (total_tokens,).
+        padding: the value that pads each of them.
+        offsets: the examples' bounds, shape (examples + 1,): example i has the positions offsets[i] to offsets[i + 1].
+        labels: the label of each example, shape (examples,).
     """
 
     columns: dict[str, Tensor]
@@ -127,7 +131,7 @@ class EncodedSplit:
 
     @cached_property
     def lengths(self) -> Tensor:
-        """Tokens of each example, shape (examples,)."""
+        """The number of tokens of each example, shape (examples,)."""
         return self.offsets.diff()
 
     @cached_property
@@ -139,7 +143,7 @@ class EncodedSplit:
         return digest.hexdigest()
 
     def batch(self, indices: Tensor) -> Batch:
-        """The examples at `indices`, padded to the longest of them."""
+        """The examples at `indices`, shape (batch,), padded to the longest of them."""
         positions, mask = gather_positions(self.offsets, indices)
         inputs = {
             name: values[positions].to(torch.int64).masked_fill_(~mask, self.padding[name])
@@ -150,8 +154,7 @@ class EncodedSplit:
 
 @dataclass(frozen=True)
 class PairedSplit:
-    """Examples of two texts, which a model reads one by one; `references` are the second ones as they were written,
-    for tasks that need them."""
+    """Examples of two texts, which a model reads one by one; `references` are the second ones as they were written."""
 
     first: EncodedSplit
     second: EncodedSplit
@@ -166,10 +169,12 @@ class PairedSplit:
 
     @cached_property
     def lengths(self) -> Tensor:
+        """The number of tokens of each example's two texts together, shape (examples,)."""
         return self.first.lengths + self.second.lengths
 
     @property
     def labels(self) -> Tensor:
+        """The label of each example, shape (examples,)."""
         return self.first.labels
 
     @cached_property
@@ -181,18 +186,19 @@ class PairedSplit:
         return (self.first, self.second)
 
     def batch(self, indices: Tensor) -> PairBatch:
+        """The examples at `indices`, shape (batch,), each side padded to its own longest text."""
         return PairBatch(self.first.batch(indices), self.second.batch(indices))
 
 
 def gather_positions(offsets: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the tokens of some examples lie in the flat arrays.
+    """The positions, in the flat arrays, of the tokens of some examples.
 
     Args:
-        offsets: shape (examples + 1,).
-        indices: shape (batch,).
+        offsets: the bounds of the examples in the flat arrays, shape (examples + 1,).
+        indices: the examples that are wanted, shape (batch,).
 
     Returns:
-        Positions, shape (batch, tokens), any valid one where there is no token; and the mask of real tokens.
+        The positions, any valid one where there is no token, and the mask of real tokens; shape (batch, tokens) each.
     """
     starts = offsets[indices]
     lengths = offsets[indices + 1] - starts
@@ -202,7 +208,13 @@ def gather_positions(offsets: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def training_batches(lengths: Tensor, batch_size: int, generator: torch.Generator) -> list[Tensor]:
-    """Random batches of about equal length: every example once, indices of shape (<= batch_size,) each."""
+    """The indices of random batches of texts of about equal length, shape (<= batch_size,) each; every example once.
+
+    Args:
+        lengths: the number of tokens of each example, shape (examples,).
+        batch_size: the number of examples in a batch, fewer in the last ones.
+        generator: draws the order.
+    """
     order = torch.randperm(len(lengths), generator=generator)
     batches: list[Tensor] = []
     for pool in torch.split(order, batch_size * POOL_BATCHES):
@@ -211,5 +223,8 @@ def training_batches(lengths: Tensor, batch_size: int, generator: torch.Generato
 
 
 def sorted_batches(lengths: Tensor, batch_size: int) -> Sequence[Tensor]:
-    """Batches by descending length, for passes without training: the same ones every time."""
+    """The indices of batches by descending length, for passes without training; shape (<= batch_size,) each.
+
+    `lengths` is the number of tokens of each example, shape (examples,).
+    """
     return torch.split(lengths.argsort(descending=True, stable=True), batch_size)

@@ -14,16 +14,16 @@ ORDERS = 4
 def bleu_replicates(
     translations: Sequence[str], references: Sequence[str], resamples: int, seed: int
 ) -> tuple[NDArray[np.float64], str]:
-    """BLEU, then BLEU of resamples of the sentences (Koehn 2004: paired where the seed is the same).
+    """BLEU, then BLEU of resamples of the sentences, which are paired where the seed is the same (Koehn 2004).
 
     Args:
-        translations: of the sentences, detokenised.
-        references: one for each.
-        resamples: how many.
-        seed: of the drawing.
+        translations: the translated sentences, detokenised.
+        references: a reference for each of them.
+        resamples: the number of resamples.
+        seed: decides which sentences are drawn.
 
     Returns:
-        Shape (1 + resamples,), in percent; and sacrebleu's signature.
+        The scores in percent, shape (1 + resamples,), and sacrebleu's signature.
     """
     metric = BLEU()
     counts = np.array([_counts(metric, mine, right) for mine, right in zip(translations, references, strict=True)])

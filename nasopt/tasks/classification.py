@@ -95,7 +95,7 @@ class TextClassification(LabelledTask):
 
     @property
     def settled(self) -> TaskConfig:
-        """`[task]` with the class that F1 is of."""
+        """`[task]` with the class that F1 is computed for."""
         positive = self._labels.names[self.positive_class] if self._is_binary_f1 else None
         return self.config.model_copy(update={"positive_label": positive})
 
@@ -118,7 +118,7 @@ class TextClassification(LabelledTask):
             )
 
     def _check_positive(self) -> None:
-        """Settles which class F1 is of."""
+        """Settles the class that F1 is computed for."""
         self._positive = 1
         if self._is_binary_f1:
             self._positive = positive_class(self._labels.names, self.config.positive_label)
@@ -139,7 +139,7 @@ class TextClassification(LabelledTask):
             )
 
     def _target(self, values: Sequence[str | int | float]) -> Tensor:
-        """Ids of classes (int64), or numbers (float32); shape (examples,)."""
+        """The ids of classes (int64), or numbers (float32); shape (examples,)."""
         if self.is_classification:
             return torch.tensor([self._labels.ids[str(value)] for value in values], dtype=torch.int64)
         return torch.tensor(values, dtype=torch.float32)
@@ -175,19 +175,25 @@ class TextClassification(LabelledTask):
         }
 
     def _padding(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-        """The tokenizer's outputs that the model reads, but the mask: segments only if it tells them apart."""
+        """The value that pads each input of the model except the mask; segments only if the model has several."""
         segments = getattr(self._model_config, "type_vocab_size", 0) or 0
         padding = {"input_ids": int(tokenizer.pad_token_id), "token_type_ids": 0}
         wanted = {"input_ids"} | ({"token_type_ids"} if segments > 1 else set())
         return {name: padding[name] for name in tokenizer.model_input_names if name in wanted}
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy for classes, mean squared error for numbers; see :class:`nasopt.tasks.base.LabelledTask`."""
+        """Cross-entropy for classes, mean squared error for numbers; a tensor of shape ().
+
+        Args:
+            outputs: shape (batch, outputs).
+            labels: shape (batch,), int64 for classes and float32 for numbers.
+        """
         if self.is_classification:
             return functional.cross_entropy(outputs.float(), labels)
         return functional.mse_loss(outputs.float().squeeze(-1), labels)
 
     def quality(self, outputs: NDArray[np.float32], labels: NDArray[np.generic]) -> float:
+        """The metric of outputs of shape (examples, outputs) by labels of shape (examples,)."""
         metric = partial(f1, positive=self.positive_class) if self._is_binary_f1 else METRICS[self.config.metric]
         return metric(outputs, labels)
 
@@ -199,6 +205,7 @@ class TextClassification(LabelledTask):
         device: torch.device,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> Evaluation:
+        """The metric on a split, with the model's outputs of shape (examples, outputs)."""
         model.eval()
         outputs = np.empty((len(examples), self._labels.num_outputs), dtype=np.float32)
         for indices in sorted_batches(examples.lengths, EVALUATION_BATCH):
@@ -207,4 +214,5 @@ class TextClassification(LabelledTask):
         return Evaluation(self.quality(outputs, examples.labels.numpy()), outputs)
 
     def loss_of(self, outputs: Sequence[Any], batch: Batch) -> Tensor:
+        """The loss of logits of shape (batch, outputs) by labels of shape (batch,); a tensor of shape ()."""
         return self.loss(outputs[0].logits, batch.labels)

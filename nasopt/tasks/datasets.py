@@ -1,4 +1,4 @@
-"""Opening a data set: hub ids, local folders and files, with errors that say what exists."""
+"""Opens data sets (hub ids, local folders and files), with errors that say what exists."""
 
 from __future__ import annotations
 
@@ -42,11 +42,12 @@ def load_splits(config: DatasetConfig, columns: Sequence[str]) -> dict[str, Data
     """Opens the splits a study uses, under the keys ``train``, ``validation`` and, if named, ``test``.
 
     Args:
-        config: where they are.
-        columns: which ones each must have.
+        config: the data set and its splits.
+        columns: the columns that each split must have.
 
     Raises:
-        DatasetError: the data set, a split or a column does not exist, a split is empty, or a text is none.
+        DatasetError: the data set, a split or a column does not exist, a split is empty, or a text is missing or of
+            another type.
     """
     names = {"train": config.splits.train, "validation": config.splits.validation}
     if config.splits.test is not None:
@@ -97,7 +98,7 @@ def _sliced(split: Dataset, name: str, base: str) -> Dataset:
 
 
 def _undecoded(config: DatasetConfig, base: str) -> str | None:
-    """Which text file of a split is not UTF-8, in words; None if that is not what is wrong."""
+    """Names the text file of a split that is not UTF-8, and the line; None if all of them are UTF-8."""
     root = Path(config.path)
     files = split_files(config, base) if root.is_dir() else [root]
     return not_utf8([file for file in files if file.is_file() and file.suffix.lower() != ".parquet"])
@@ -105,7 +106,7 @@ def _undecoded(config: DatasetConfig, base: str) -> str | None:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keeps the library `datasets` from telling in its own words what our one line says, too; not while debugging."""
+    """Keeps the library `datasets` from reporting errors that our one line reports; not while debugging."""
     before = datasets.logging.get_verbosity()
     if not logging.getLogger("nasopt").isEnabledFor(logging.DEBUG):
         datasets.logging.set_verbosity(logging.CRITICAL)

@@ -25,10 +25,10 @@ def pool(hidden: Tensor, mask: Tensor, pooling: Pooling, normalize: bool) -> Ten
     """One vector for each text, in float32, shape (batch, hidden).
 
     Args:
-        hidden: last hidden states, (batch, tokens, hidden).
-        mask: 1 for real tokens, (batch, tokens); there is one in every text.
+        hidden: last hidden states, shape (batch, tokens, hidden).
+        mask: 1 for real tokens, shape (batch, tokens); every text has one.
         pooling: the mean over the real tokens, or the first token.
-        normalize: to length 1.
+        normalize: whether vectors are scaled to length 1.
     """
     states = hidden.float()
     if pooling == "cls":
@@ -40,15 +40,16 @@ def pool(hidden: Tensor, mask: Tensor, pooling: Pooling, normalize: bool) -> Ten
 
 
 def translation_ranking(first: Tensor, second: Tensor, scale: float) -> Tensor:
-    """Translation ranking with in-batch negatives, both directions averaged (METHODS.md section 4, loss i).
+    """The loss of translation ranking with in-batch negatives, averaged over both directions; a tensor of shape ().
 
-    Each text has to find its translation among those of the batch: cross-entropy over the scaled cosines. After Guo et
-    al. 2018 (arXiv 1807.11906) and, for both directions, Yang et al. 2019 (arXiv 1902.08564), without their margin.
+    Each text has to find its translation among those of the batch: cross-entropy over the scaled cosines (METHODS.md
+    section 4, loss i). After Guo et al. 2018 (arXiv 1807.11906) and, for both directions, Yang et al. 2019 (arXiv
+    1902.08564), without their margin.
 
     Args:
-        first: vectors of any length, (batch, hidden).
-        second: of their translations, in the same order, (batch, hidden).
-        scale: of the cosines.
+        first: vectors of any length, shape (batch, hidden).
+        second: the vectors of their translations, in the same order, shape (batch, hidden).
+        scale: the factor that cosines are multiplied by.
     """
     cosines = functional.normalize(first.float(), dim=-1) @ functional.normalize(second.float(), dim=-1).T
     right = torch.arange(len(first), device=first.device)
@@ -62,13 +63,13 @@ class TextEncoder:
 
     Attributes:
         model: an encoder.
-        tokenizer: its.
-        device: where the model is.
-        padding: the inputs that the model reads (but the mask), with the value that pads each.
-        limit: tokens of a sentence; what is longer is cut.
-        word_limit: tokens of a text whose words are wanted.
+        tokenizer: the model's tokenizer.
+        device: the device that the model is on.
+        padding: the inputs that the model reads (except the mask), with the value that pads each.
+        limit: the largest number of tokens of a sentence; longer ones are cut.
+        word_limit: the same for a text whose words are wanted.
         pooling, normalize: see :func:`pool`.
-        prefix: put before every sentence.
+        prefix: the text that is put before every sentence.
     """
 
     model: nn.Module
@@ -82,12 +83,12 @@ class TextEncoder:
     prefix: str = ""
 
     def sentences(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of texts, shape (texts, hidden)."""
+        """The vectors of some texts, shape (texts, hidden)."""
         encoded = self.tokenizer([self.prefix + text for text in texts], truncation=True, max_length=self.limit)
         return self.vectors(_flat(encoded, self.padding))
 
     def vectors(self, split: EncodedSplit) -> NDArray[np.float32]:
-        """Vectors of texts that are tokens already (prefix and all), shape (texts, hidden)."""
+        """The vectors of texts that are tokenised already, prefix included; shape (texts, hidden)."""
         result: NDArray[np.float32] | None = None
         for indices, hidden, batch in self._passes(split):
             pooled = pool(hidden, batch.attention_mask, self.pooling, self.normalize).cpu().numpy()
@@ -97,7 +98,7 @@ class TextEncoder:
         return np.empty((0, 0), dtype=np.float32) if result is None else result
 
     def words(self, texts: Sequence[Sequence[str]]) -> list[NDArray[np.float32]]:
-        """Vectors of words, shape (words, hidden) for each text: means over a word's tokens, zeros past the limit."""
+        """The words' vectors, (words, hidden) for each text: the mean over a word's tokens, zeros past the limit."""
         encoded = self.tokenizer(
             [list(words) for words in texts], is_split_into_words=True, truncation=True, max_length=self.word_limit
         )
@@ -113,7 +114,11 @@ class TextEncoder:
 
     @torch.inference_mode()
     def _passes(self, split: EncodedSplit) -> Iterator[tuple[Tensor, Tensor, Batch]]:
-        """Indices, last hidden states and the batch, for batches of about equal length."""
+        """Runs batches of texts of about equal length.
+
+        Yields:
+            The indices, shape (batch,), the last hidden states, shape (batch, tokens, hidden), and the batch.
+        """
         self.model.eval()
         for indices in sorted_batches(split.lengths, EVALUATION_BATCH):
             batch = split.batch(indices).to(self.device)
@@ -131,7 +136,10 @@ def _flat(encoded: Mapping[str, list[list[int]]], padding: Mapping[str, int]) ->
 
 
 def _means(states: NDArray[np.float32], word_of: NDArray[np.int64], words: int) -> NDArray[np.float32]:
-    """Means of the rows of each word; `word_of` is -1 for tokens of none, shape (tokens,)."""
+    """The means over each word's rows of states (tokens, hidden), shape (words, hidden).
+
+    `word_of`, shape (tokens,), is the word of each token, -1 for tokens of no word.
+    """
     inside = word_of >= 0
     sums = np.zeros((words, states.shape[1]), dtype=np.float32)
     np.add.at(sums, word_of[inside], states[: len(word_of)][inside])

@@ -1,8 +1,8 @@
 """encodechka, a benchmark of Russian sentence encoders: its ten tasks from a local folder of its data.
 
-Protocol: METHODS.md section 4. Data: github.com/avidale/encodechka (MIT), folder `encodechka_eval/data`. Each task has
-its own small class, which says what it reads and how it is scored; :class:`Encodechka` embeds the texts of all of them
-at once, each distinct text a single time, whatever the number of tasks that use it.
+Protocol: METHODS.md section 4. Data: github.com/avidale/encodechka (MIT), folder `encodechka_eval/data`. Tasks of one
+kind share a small class that reads and scores them; :class:`Encodechka` embeds the texts of all of them at once, each
+distinct text a single time, whatever the number of tasks that use it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ SPLIT_SEED = 1
 SOURCE = "github.com/avidale/encodechka, folder encodechka_eval/data (MIT)"
 
 Embed = Callable[[Sequence[str]], Embeddings]
-"""Texts to unit vectors, shape (texts, hidden)."""
+"""A function from texts to their unit vectors, shape (texts, hidden)."""
 EmbedWords = Callable[[Sequence[Sequence[str]]], Sequence[Embeddings]]
-"""Texts as lists of words to vectors of shape (words, hidden) for each text: the mean over the word's tokens, zeros for
-a word that the model does not reach."""
+"""A function from texts, as lists of words, to the words' vectors, shape (words, hidden) for each text: the mean over a
+word's tokens, zeros for a word that the model does not reach."""
 Lookup = Callable[[Sequence[str]], Embeddings]
 
 
@@ -40,9 +40,9 @@ class _SentenceTask(ABC):
     """One of the eight tasks about sentences.
 
     Attributes:
-        texts: what it embeds.
+        texts: the texts that it embeds.
         examples: how many examples it is scored on.
-        evaluated: name of the file these come from; tasks on the same file are resampled alike.
+        evaluated: the name of the file that these come from; tasks on the same file are resampled alike.
     """
 
     texts: Sequence[str]
@@ -51,11 +51,11 @@ class _SentenceTask(ABC):
 
     @abstractmethod
     def score(self, weights: FloatArray, embeddings: Lookup) -> FloatArray:
-        """The score of each row of weights of shape (rows, examples); shape (rows,)."""
+        """The score of each row of weights of shape (rows, examples); shape (rows,). Vectors are (texts, hidden)."""
 
 
 class _Pairs(_SentenceTask):
-    """Two columns of texts and a target, all in one file; the target is a class unless `numeric`."""
+    """A task on pairs of texts with a target, all in one file; the target is a class unless `numeric`."""
 
     def __init__(self, folder: Path, file: str, first: str, second: str, target: str, *, numeric: bool) -> None:
         columns = _read_csv(folder / file, (first, second, target))
@@ -69,7 +69,7 @@ class _Pairs(_SentenceTask):
 
 
 class _Classes(_SentenceTask):
-    """Texts and classes in a file to learn from and one to be scored on; the classes are 0 and 1 if `numeric`."""
+    """A task on texts with classes, in a file to learn from and one to score; classes are 0 and 1 if `numeric`."""
 
     def __init__(self, folder: Path, files: str, target: str, *, numeric: bool, learn_from: str = "text") -> None:
         train_file, test_file = (folder / f"{files}_{part}.csv" for part in ("train", "test"))
@@ -86,7 +86,7 @@ class _Classes(_SentenceTask):
 
 
 class _Entities:
-    """Texts with entities: half of them to learn from, half to be scored on."""
+    """A task on texts with entities, one half to learn from and the other to score."""
 
     def __init__(self, folder: Path, file: str) -> None:
         from sklearn.model_selection import train_test_split
@@ -101,6 +101,7 @@ class _Entities:
         self.examples, self.evaluated = len(self.test), file
 
     def score(self, weights: FloatArray, embed_words: EmbedWords) -> FloatArray:
+        """The score of each row of weights of shape (rows, examples); shape (rows,)."""
         vectors = embed_words([*self.train, *self.test])
         split = len(self.train)
         return scores.entity_f1(
@@ -133,11 +134,11 @@ class Encodechka:
     """Chosen tasks of the benchmark, read into memory.
 
     Args:
-        folder: where the benchmark's files lie.
-        tasks: of :data:`TASKS`; by default the eight about sentences.
+        folder: the folder of the benchmark's files.
+        tasks: names in :data:`TASKS`; by default the eight tasks about sentences.
 
     Raises:
-        DatasetError: an unknown task; a file that is missing, malformed or has no such column.
+        DatasetError: a task is unknown, or a file is missing, is malformed or lacks a column.
     """
 
     def __init__(self, folder: str | Path, tasks: Sequence[str] = SENTENCE_TASKS) -> None:
@@ -159,11 +160,16 @@ class Encodechka:
         return list(dict.fromkeys(text for texts in sentences for text in texts))
 
     def evaluate(self, embed: Embed, embed_words: EmbedWords, *, resamples: int = RESAMPLES) -> dict[str, FloatArray]:
-        """Scores of one encoder; `embed` is called once, with :attr:`texts`, `embed_words` once a word task.
+        """The scores of an encoder.
+
+        Args:
+            embed: gives vectors of shape (texts, hidden); called once, with :attr:`texts`.
+            embed_words: gives vectors of shape (words, hidden) for each text; called once for each word task.
+            resamples: the number of resamples.
 
         Returns:
-            For each task shape (1 + resamples,): its score, then scores on resamples of the examples it is scored on,
-            the same ones for every encoder, so that differences of two encoders have an interval.
+            For each task its score, then its scores on resamples of the examples, shape (1 + resamples,). Resamples are
+            the same for every encoder, so that the difference of two encoders has an interval.
         """
         texts = self.texts
         embeddings = embed(texts) if texts else np.empty((0, 0), dtype=np.float32)
@@ -184,13 +190,13 @@ class Encodechka:
 
 
 def mean_scores(of_tasks: Mapping[str, FloatArray]) -> FloatArray:
-    """The mean over the tasks of what :meth:`Encodechka.evaluate` gives; shape (1 + resamples,)."""
+    """The mean over the tasks of the scores of :meth:`Encodechka.evaluate`, each of shape (1 + resamples,)."""
     mean: FloatArray = np.mean(list(of_tasks.values()), axis=0)
     return mean
 
 
 def _read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
-    """Those columns of a file, of equal length."""
+    """Some columns of a csv file."""
     _check_exists(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -209,7 +215,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _read_entities(path: Path) -> tuple[list[str], list[list[Entity]]]:
-    """Texts, and the entities of each."""
+    """The texts of a file, and the entities of each."""
     _check_exists(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

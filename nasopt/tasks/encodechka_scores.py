@@ -34,13 +34,27 @@ def dot_products(first: Embeddings, second: Embeddings) -> NDArray[np.float32]:
 
 
 def pair_correlation(weights: FloatArray, first: Embeddings, second: Embeddings, target: FloatArray) -> FloatArray:
-    """STS and PI: Spearman correlation of the dot products with the target of shape (pairs,)."""
+    """STS and PI: Spearman correlation of the dot products with the target, shape (rows,).
+
+    Args:
+        weights: shape (rows, pairs).
+        first: vectors of the first texts, shape (pairs, hidden).
+        second: vectors of the second texts, shape (pairs, hidden).
+        target: the pairs' scores, shape (pairs,).
+    """
     scores: FloatArray = spearman(weights, target, [dot_products(first, second).astype(np.float64)])[0]
     return scores
 
 
 def pair_accuracy(weights: FloatArray, first: Embeddings, second: Embeddings, labels: Labels) -> FloatArray:
-    """NLI: accuracy of a logistic regression on the dot product, by cross-validation; `labels` of shape (pairs,)."""
+    """NLI: accuracy of a logistic regression on the dot product, by cross-validation; shape (rows,).
+
+    Args:
+        weights: shape (rows, pairs).
+        first: vectors of the first texts, shape (pairs, hidden).
+        second: vectors of the second texts, shape (pairs, hidden).
+        labels: the pairs' classes, shape (pairs,).
+    """
     folds = KFold(n_splits=FOLDS, shuffle=True, random_state=SEED)
     feature = dot_products(first, second)[:, None]
     predicted = cross_val_predict(LogisticRegression(max_iter=MAX_ITERATIONS), feature, labels, cv=folds)
@@ -52,7 +66,15 @@ def best_accuracy(
 ) -> FloatArray:
     """SA, IC and ICX: accuracy of logistic regression or of the nearest neighbours, the better one in each row.
 
-    Labels are of shape (examples,).
+    Args:
+        weights: shape (rows, evaluation examples).
+        train: vectors of the training texts, shape (training examples, hidden).
+        train_labels: their classes, shape (training examples,).
+        test: vectors of the evaluation texts, shape (evaluation examples, hidden).
+        test_labels: their classes, shape (evaluation examples,).
+
+    Returns:
+        Shape (rows,).
     """
     classifiers = (
         LogisticRegression(max_iter=MAX_ITERATIONS),
@@ -65,7 +87,10 @@ def best_accuracy(
 def class_separation(
     weights: FloatArray, train: Embeddings, train_labels: FloatArray, test: Embeddings, test_labels: FloatArray
 ) -> FloatArray:
-    """TI and II: area under the ROC curve of a logistic regression's probability of class 1; labels (examples,)."""
+    """TI and II: area under the ROC curve of a logistic regression's probability of class 1.
+
+    Arguments and result have the shapes of :func:`best_accuracy`'s; labels are 0 and 1.
+    """
     model = LogisticRegression(max_iter=MAX_ITERATIONS).fit(train, train_labels)
     return roc_auc(weights, test_labels == 1, model.predict_proba(test)[:, 1])
 
@@ -78,15 +103,18 @@ def entity_f1(
     test_labels: Labels,
     text_of_word: NDArray[np.int64],
 ) -> FloatArray:
-    """NE1 and NE2: F1 averaged over the labels other than O that occur, of a linear classifier of word vectors.
+    """NE1 and NE2: F1 of a linear classifier of word vectors, averaged over the labels that occur, except O.
 
     Args:
-        weights: shape (rows, texts): texts are drawn, because the words of one text belong together.
+        weights: shape (rows, texts); texts are drawn, because the words of one text belong together.
         train: vectors of the words of the training texts, shape (words, hidden).
         train_labels: BIO labels, shape (words,).
         test: vectors of the words of the evaluation texts, shape (words, hidden).
         test_labels: their BIO labels, shape (words,).
-        text_of_word: the evaluation text of each word, shape (words,), below `texts`.
+        text_of_word: the number of each word's evaluation text, shape (words,).
+
+    Returns:
+        Shape (rows,).
     """
     model = SGDClassifier(loss="log_loss", random_state=SEED, tol=SGD_TOLERANCE).fit(train, train_labels)
     predicted = model.predict(test)

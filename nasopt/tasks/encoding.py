@@ -1,4 +1,4 @@
-"""Tokenising a column of texts (or two together) into flat arrays, once: the result lies in an Arrow cache."""
+"""Tokenises a column of texts (or two together) into flat arrays, once: the result lies in an Arrow cache."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ logger = logging.getLogger("nasopt")
 
 @dataclass(frozen=True)
 class Encoder:
-    """How texts become tokens.
+    """A tokenizer with the settings by which it turns texts into tokens.
 
     Attributes:
         tokenizer: a fast one.
-        identity: what it is, in one string that tokenising does not change.
-        limit: tokens; what is longer is cut.
-        padding: the inputs that a model reads (but the mask), with the value that pads each.
-        prefix: put before every text.
-        is_target: whether texts are what a model is to generate, for tokenizers that tell both sides apart.
+        identity: the tokenizer's identity, a string that tokenising does not change.
+        limit: the largest number of tokens; longer texts are cut.
+        padding: the inputs that a model reads (except the mask), with the value that pads each.
+        prefix: the text that is put before every text.
+        is_target: whether a model is to generate the texts, for tokenizers that tell both sides apart.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -48,14 +48,18 @@ class Encoder:
     is_target: bool = False
 
     def encode(self, split: Dataset, columns: Sequence[str], role: str, folder: Path, labels: Tensor) -> EncodedSplit:
-        """The texts of one column, or of two as pairs that a model reads together.
+        """Tokenises the texts of one column, or of two as pairs that a model reads together.
 
         Args:
             split: the texts.
-            columns: one, or two.
-            role: of the split; names the cache, and of `train` it is said when more than 1 % of the texts are cut.
-            folder: of the cache.
-            labels: shape (examples,).
+            columns: one column, or two.
+            role: the split's role, which names the cache; for `train` a warning says if more than 1 % of the texts are
+                cut.
+            folder: the folder of the cache.
+            labels: the label of each example, shape (examples,).
+
+        Returns:
+            The tokens of all examples in flat arrays, shape (total_tokens,) each.
 
         Raises:
             DatasetError: a text has no tokens.
@@ -75,7 +79,7 @@ class Encoder:
         return encoded
 
     def _table(self, split: Dataset, columns: Sequence[str], cache: Path) -> Dataset:
-        """The tokens, from their file if it is whole."""
+        """The tokens of each text, from the cache if its file is whole."""
         if cache.is_file() and not checksum_matches(cache):
             logger.warning("%s: damaged, or not of this version; the texts are tokenised again", cache)
             cache.unlink()
@@ -106,15 +110,15 @@ class Encoder:
 
 
 def identity_of(tokenizer: PreTrainedTokenizerBase) -> str:
-    """All that a tokenizer consists of, as a text. Ask before it is used: tokenising leaves traces in it."""
+    """Everything that a tokenizer consists of, as a text. Call it before the first use, which leaves traces there."""
     return str(tokenizer.backend_tokenizer.to_str())
 
 
 def open_tokenizer(config: TaskConfig, model_config: PretrainedConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer of a task's model, after the model's files are looked through.
+    """The tokenizer of a task's model, after a check of the model's files.
 
     Raises:
-        UnsupportedModelError: there is none, it is not the model's or cannot be used; or there are no weights to read.
+        UnsupportedModelError: there is no tokenizer, it is not the model's or cannot be used, or there are no weights.
     """
     check_files(config.model, config.revision)
     tokenizer = loading.load_tokenizer(config.model, config.revision, config.trust_remote_code)
@@ -123,15 +127,15 @@ def open_tokenizer(config: TaskConfig, model_config: PretrainedConfig) -> PreTra
 
 
 def check_texts(tokenizer: PreTrainedTokenizerBase, splits: Mapping[str, Dataset], columns: Sequence[str]) -> None:
-    """Refuses empty texts where a tokenizer makes no tokens of them: a model cannot read none.
+    """Refuses empty texts if a tokenizer makes no tokens of them, because a model needs at least one.
 
     Args:
         tokenizer: a fast one.
-        splits: by role.
-        columns: of the texts that are read together.
+        splits: the splits by role.
+        columns: the columns of the texts that are read together.
 
     Raises:
-        DatasetError: says how many there are, and where the first is.
+        DatasetError: there are such texts; the message counts them and names the first.
     """
     if tokenizer.backend_tokenizer.encode("").ids:
         return

@@ -1,8 +1,8 @@
-"""Local data files: which of them hold a split, and their rows as they are written.
+"""Finds the local files that hold a split, and reads their rows as they are written.
 
 A folder holds split x as `x.csv`, `x.tsv`, `x.json`, `x.jsonl` or `x.parquet`, as a folder `x/` that `datasets` saved,
-or in parts as on the hub, `x-00000-of-00002.parquet`; below `data/`, or below a folder named as `task.dataset.name`,
-too. Cells of csv files are read as text; only the labels become numbers, where all of them are plain ones.
+or in parts as on the hub, `x-00000-of-00002.parquet`. The files may also lie in `data/`, or in a folder named like
+`task.dataset.name`. Cells of csv files are read as text; only labels become numbers, if all of them are plain ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nasopt.errors import DatasetError, choices
 BUILDERS: Mapping[str, str] = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 DELIMITERS: Mapping[str, str] = {".csv": ",", ".tsv": "\t"}
 SAVED_FOLDER, SAVED_SPLITS = "state.json", "dataset_dict.json"
-"""In a folder that `datasets` saved: of one split, and of several."""
+"""The file by which a folder that `datasets` saved is known: one with a single split, and one with several."""
 
 _PART = re.compile(r"-(\d{5})-of-(\d{5})(-[0-9a-f]+)?$")
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)")
@@ -31,7 +31,7 @@ _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d*)?([eE][-+]?\d+)?|[-+]?(inf|nan)", re
 
 
 def read_local(config: DatasetConfig, base: str) -> Dataset:
-    """All rows of a split that lies on this machine, whatever slice of it is wanted.
+    """All rows of a local split, whatever slice of it is wanted.
 
     Args:
         config: the data set, whose path exists.
@@ -39,7 +39,7 @@ def read_local(config: DatasetConfig, base: str) -> Dataset:
 
     Raises:
         DatasetError: there is no such split, there are two, or a part of it is missing.
-        ValueError: a file is malformed; so are `OSError`, `csv.Error` and errors of `datasets`.
+        ValueError: a file is malformed, which may also raise `OSError`, `csv.Error` or an error of `datasets`.
     """
     root = Path(config.path)
     if (root / SAVED_SPLITS).is_file():
@@ -60,7 +60,7 @@ def read_local(config: DatasetConfig, base: str) -> Dataset:
     if suffix in DELIMITERS:
         return _read_cells(files, config.delimiter or DELIMITERS[suffix], config.label)
     table = _load(BUILDERS[suffix], files)
-    table.data.table.validate(full=True)  # bytes that are no UTF-8 would be told only when a text is looked at
+    table.data.table.validate(full=True)  # else bytes that are not UTF-8 would fail only when a text is read
     return table
 
 
@@ -87,7 +87,7 @@ def no_such_split(config: DatasetConfig, name: str, existing: Any) -> DatasetErr
 
 
 def not_utf8(files: Sequence[Path]) -> str | None:
-    """Which line of which file is not UTF-8, in words; None if all of them are."""
+    """Names the first line that is not UTF-8, and its file; None if all files are UTF-8."""
     for file in files:
         content = file.read_bytes()
         try:
@@ -99,7 +99,7 @@ def not_utf8(files: Sequence[Path]) -> str | None:
 
 
 def _splits_of(folder: Path) -> dict[str, dict[str, list[Path]]]:
-    """What a folder holds: by split and kind of file, the files."""
+    """The data files of a folder, by split and kind of file."""
     found: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.is_dir() and (path / SAVED_FOLDER).is_file():
@@ -112,7 +112,11 @@ def _splits_of(folder: Path) -> dict[str, dict[str, list[Path]]]:
 
 
 def _only_source(config: DatasetConfig, base: str, sources: Mapping[str, list[Path]]) -> list[Path]:
-    """The files of the one source of a split; they are complete."""
+    """The files of a split, which has a single source with no part missing.
+
+    Raises:
+        DatasetError: there are several sources, or a part is missing.
+    """
     if len(sources) > 1:
         first = [str(files[0].relative_to(config.path)) for files in sources.values()]
         raise DatasetError(
@@ -135,7 +139,7 @@ def _load(builder: str, files: Sequence[Path], **options: Any) -> Dataset:
 
 
 def _read_cells(files: Sequence[Path], delimiter: str, label: str) -> Dataset:
-    """The rows of csv files, all cells as text; the labels as numbers, where they are."""
+    """The rows of csv files, with all cells as text, except labels that are all numbers."""
     names = _first_line(files, delimiter)
     features = datasets.Features({name: datasets.Value("string") for name in names})
     table = _load(
@@ -153,7 +157,7 @@ def _first_line(files: Sequence[Path], delimiter: str) -> list[str]:
     """The names of the columns.
 
     Raises:
-        DatasetError: there are none, or the first row has more cells than they are.
+        DatasetError: there are none, or the first row has more cells than there are names.
     """
     for file in files:
         with file.open(encoding="utf-8-sig", newline="") as stream:
@@ -171,12 +175,12 @@ def _first_line(files: Sequence[Path], delimiter: str) -> list[str]:
 
 
 def _with_numbers(table: Dataset, column: str) -> Dataset:
-    """The table with a column as numbers if every cell is one as a person writes it; `01` is a code."""
+    """The table with a column as numbers if every cell is one as a person writes it, which `01`, a code, is not."""
     cells = [cell.strip() if cell else "" for cell in table[column][:]]
     if not cells or not all(map(_NUMBER.fullmatch, cells)):
         return table
     read = int if all(map(_WHOLE.fullmatch, cells)) else float
     try:
         return table.remove_columns(column).add_column(column, [read(cell) for cell in cells])
-    except OverflowError:  # digits beyond 64 bits number something, but count nothing
+    except OverflowError:  # a number beyond 64 bits is an identifier
         return table

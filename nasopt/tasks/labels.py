@@ -1,4 +1,4 @@
-"""The column of labels: how it is read, as classes or as numbers, and how classes become those of a trained head."""
+"""Reads the column of labels, as classes or as numbers, and maps classes to those of a trained head."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class Labels:
-    """How a data set's labels are read.
+    """The classes of a data set's labels, and the class of each label.
 
     Attributes:
-        names: of the classes, in the order of their ids; none for regression.
+        names: the classes, in the order of their ids; empty for regression.
         ids: the class of each label, by the label as it is written.
-        remarks: what was decided where it could be otherwise, in sentences.
+        remarks: sentences about decisions that could have been made otherwise.
     """
 
     names: tuple[str, ...]
@@ -42,7 +42,7 @@ class Labels:
 
     @property
     def num_outputs(self) -> int:
-        """Outputs of a model: one for each class, one for numbers."""
+        """The number of a model's outputs: one for each class, one for numbers."""
         return len(self.names) or 1
 
 
@@ -50,18 +50,18 @@ class LabelColumn:
     """The labels of every split, cleaned and checked, as classes (texts) or as numbers.
 
     Args:
-        data: the splits, by role.
-        config: what is said of the labels.
+        data: the splits by role.
+        config: the study file's `[task]`.
 
     Attributes:
         is_classification: whether they are classes.
         values: by role, a text or a finite number for each row.
         declared: the classes in an order that the data set itself gives; None where it gives none.
-        order: the classes in the order of their ids; none for numbers.
-        remarks: as those of :class:`Labels`.
+        order: the classes in the order of their ids; empty for numbers.
+        remarks: sentences about decisions, as in :class:`Labels`.
 
     Raises:
-        DatasetError: a label is missing, or is none; numbers are wanted and there are others, or all are equal.
+        DatasetError: a label is missing or of another kind, or numbers are wanted and some are not, or all are equal.
     """
 
     def __init__(self, data: Mapping[str, Dataset], config: TaskConfig) -> None:
@@ -107,13 +107,13 @@ class LabelColumn:
         if fractions and len(set(train)) == 2:
             shown = choices(sorted(set(train), key=str))
             self.remarks.append(
-                f"the labels {shown} are read as numbers (regression), for they are written with a fraction; "
+                f"the labels {shown} are read as numbers (regression), because they have a fraction; "
                 'task.kind = "classification" makes them classes'
             )
         return not fractions
 
     def _classes(self, values: Sequence[Label], role: str) -> list[str]:
-        """Labels as they are written; 1.0 is the class 1."""
+        """The labels as they are written; 1.0 is the class 1."""
         fractions = [isinstance(value, float) and not value.is_integer() for value in values]
         refuse_rows("label", role, self._column, fractions, "fractional", "the others are classes; see task.kind")
         return [_written(value) for value in values]
@@ -135,14 +135,14 @@ class LabelColumn:
 
 
 def read_labels(column: LabelColumn, head: PretrainedConfig | None) -> Labels:
-    """Classes as the data name them, or as the trained head does; no classes for regression.
+    """The classes as the data name them, or as the trained head does; no classes for regression.
 
     Args:
-        column: the labels.
+        column: the labels of every split.
         head: the configuration of the model, if its head is to be used.
 
     Raises:
-        DatasetError: the training split has one class only, or labels are not the head's.
+        DatasetError: the training split has one class only, or labels are not the head's classes.
         UnsupportedModelError: the head gives several labels.
     """
     if head is not None:
@@ -167,10 +167,10 @@ def read_labels(column: LabelColumn, head: PretrainedConfig | None) -> Labels:
 
 
 def positive_class(names: Sequence[str], wanted: str | None) -> int:
-    """The class, of two, that F1 is of: the one that is wanted, or that the names themselves call the positive one.
+    """The class, of two, that F1 is computed for: the one that is wanted, else the one that the names call positive.
 
     Raises:
-        DatasetError: it is no class, or the names do not settle it.
+        DatasetError: the wanted one is no class, or the names do not settle it.
     """
     if wanted == SECOND_CLASS:
         return 1
@@ -248,8 +248,11 @@ def _of_head(head: PretrainedConfig, column: LabelColumn, remarks: tuple[str, ..
 
 
 def _by_number(used: set[str], names: Sequence[str], declared: Sequence[str] | None) -> dict[str, int]:
-    """Classes by number: if the labels are whole numbers, every one that the head has, or if the head only counts its
-    classes (LABEL_0) and the data set declares as many in an order; else none."""
+    """The classes by number, if labels and head allow it; else none.
+
+    They do if the labels are all the numbers of the head's classes, or if the head only counts its classes (LABEL_0)
+    and the data set declares as many in an order.
+    """
     if all(map(_WHOLE.fullmatch, used)) and {int(name) for name in used} == set(range(len(names))):
         return {name: int(name) for name in sorted(used, key=int)}
     is_counted = all(name == f"LABEL_{index}" for index, name in enumerate(names))
@@ -274,13 +277,13 @@ def _pairs(ids: Mapping[str, int], names: Sequence[str]) -> str:
 
 
 def _in_order(train: Iterable[Label]) -> tuple[str, ...]:
-    """Distinct labels: numbers by size, before texts by the alphabet."""
+    """The distinct labels: numbers by size, before texts by the alphabet."""
     distinct = sorted(set(train), key=lambda value: (isinstance(value, str), value))
     return tuple(dict.fromkeys(map(_written, distinct)))
 
 
 def _alike(names: Sequence[str]) -> list[str]:
-    """A remark on classes that differ in case or blanks only."""
+    """A remark on classes that differ only in case or blanks, if there are any."""
     found = defaultdict(list)
     for name in names:
         found[plain_name(name)].append(name)

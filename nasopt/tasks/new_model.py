@@ -16,7 +16,7 @@ from nasopt.config.task import NewModelConfig
 
 BEGIN, PADDING, END, UNKNOWN = "<s>", "<pad>", "</s>", "<unk>"
 SPECIAL = (BEGIN, PADDING, END, UNKNOWN)
-"""In the order of their ids, which is that of fairseq's models."""
+"""The special tokens in the order of their ids, which is that of fairseq's models."""
 
 
 def new_config(model_type: str, settings: NewModelConfig, max_positions: int) -> PretrainedConfig:
@@ -50,7 +50,7 @@ def new_config(model_type: str, settings: NewModelConfig, max_positions: int) ->
 
 
 def new_model(config: PretrainedConfig) -> PreTrainedModel:
-    """A model with weights drawn from torch's generator, in fp32."""
+    """A model in fp32 with weights that are drawn from torch's generator."""
     model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
     return model
 
@@ -61,10 +61,10 @@ def train_tokenizer(
     """A tokenizer in SentencePiece's manner (Kudo and Richardson 2018): blanks become part of the pieces.
 
     Args:
-        texts: of both languages.
-        vocabulary: tokens, the four special ones included.
+        texts: the texts of both languages.
+        vocabulary: the number of tokens, the four special ones included.
         kind: byte-pair encoding (Sennrich et al. 2016) or a unigram language model (Kudo 2018).
-        max_positions: tokens that the model reads at most.
+        max_positions: the largest number of tokens that the model reads.
     """
     trainer: trainers.Trainer
     if kind == "bpe":

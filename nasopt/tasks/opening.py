@@ -1,4 +1,4 @@
-"""From the type of a task to its class, and a study's task from its configuration."""
+"""Finds the class of a type of task, and opens a study's task."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ CLASSES: Mapping[TaskType, tuple[str, str]] = {
     "sentence-similarity": ("nasopt.tasks.similarity", "SentenceSimilarity"),
     "translation": ("nasopt.tasks.translation", "Translation"),
 }
-"""Module and name of each task's class, which is imported when it is asked for: it brings torch and transformers."""
+"""Module and name of each task's class, which is imported only when asked for, because it imports torch."""
 
 
 def open_task(config: StudyConfig, folder: Path | None = None) -> Task:
-    """The task of a study: opens and checks data and model, loads no weights.
+    """Opens the task of a study: checks its data and model, and loads no weights.
 
     Args:
         config: the study's configuration.

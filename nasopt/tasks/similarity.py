@@ -42,7 +42,7 @@ from nasopt.tasks.texts import check_pairs
 RESAMPLES = 1000
 SEED = 0
 SIMILARITY_BLOCK = 1024
-"""Texts whose cosines with all others are in memory at a time."""
+"""The number of texts whose cosines with all others are in memory at a time."""
 
 
 VECTORS = """
@@ -61,7 +61,7 @@ logger = logging.getLogger("nasopt")
 
 
 class SentenceSimilarity(EmbeddingTask):
-    """Pairs of texts of like meaning; quality is how well a model's vectors tell such pairs.
+    """Pairs of texts of like meaning; quality says how well a model's vectors recognise such pairs.
 
     Raises:
         DatasetError, UnsupportedModelError: see :class:`nasopt.tasks.base.Task`.
@@ -79,7 +79,7 @@ class SentenceSimilarity(EmbeddingTask):
         self._pooling = _pooling_of(config)
         self._tokenizer_identity = identity_of(self.tokenizer)
         if self._has_benchmark:
-            _ = self.benchmark  # missing files are told now, not after a training
+            _ = self.benchmark  # so that missing files are an error now, not after a training
 
     @cached_property
     def benchmark(self) -> Encodechka:
@@ -173,13 +173,16 @@ class SentenceSimilarity(EmbeddingTask):
         return min(self.config.max_length, self.max_positions)
 
     def _padding(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-        """Segments are left out: a text alone has one, which models take for granted."""
+        """The value that pads each input; segments are left out, because a text alone has one, the models' default."""
         return {"input_ids": int(tokenizer.pad_token_id)}
 
     def text_encoder(
         self, model: nn.Module, device: torch.device, tokenizer: PreTrainedTokenizerBase | None = None
     ) -> TextEncoder:
-        """Vectors by a model that is on `device`; `tokenizer` as in :meth:`encode`."""
+        """An encoder that gives vectors of shape (texts, hidden), by a model that is on `device`.
+
+        `tokenizer` is as in :meth:`encode`.
+        """
         used, settings = tokenizer or self.tokenizer, self.config.similarity
         return TextEncoder(
             model,
@@ -194,6 +197,7 @@ class SentenceSimilarity(EmbeddingTask):
         )
 
     def vectors(self, outputs: Sequence[Any], batch: PairBatch) -> list[Tensor]:
+        """Pools hidden states of shape (batch, tokens, hidden) to the vectors of both texts, (batch, hidden) each."""
         settings = self.config.similarity
         return [
             pool(output.last_hidden_state, side.attention_mask, self.pooling, settings.normalize)
@@ -201,6 +205,7 @@ class SentenceSimilarity(EmbeddingTask):
         ]
 
     def loss_of(self, outputs: Sequence[Any], batch: PairBatch) -> Tensor:
+        """The translation-ranking loss of hidden states of shape (batch, tokens, hidden); a tensor of shape ()."""
         first, second = self.vectors(outputs, batch)
         return translation_ranking(first, second, self.config.similarity.scale)
 
@@ -212,7 +217,10 @@ class SentenceSimilarity(EmbeddingTask):
         device: torch.device,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> Evaluation:
-        """As the base class says; with `encodechka`, `details` has the score of each of its tasks by name."""
+        """Runs the model over a split; see :meth:`nasopt.tasks.base.Task.evaluate`.
+
+        Replicates are of shape (1 + resamples,). With `encodechka`, `details` has the score of each of its tasks.
+        """
         assert isinstance(examples, PairedSplit)
         encoder = self.text_encoder(model, device, tokenizer)
         if self._has_benchmark:
@@ -239,7 +247,7 @@ def pair_correlation(
         weights: shape (rows, pairs), see :mod:`nasopt.numerics.resampling`.
         first: unit vectors, shape (pairs, hidden).
         second: unit vectors of the other texts, shape (pairs, hidden).
-        scores: shape (pairs,).
+        scores: the pairs' scores, shape (pairs,).
     """
     cosines = np.einsum("ij,ij->i", first, second).astype(np.float64)
     found: FloatArray = spearman(weights, scores, [cosines])[0]
@@ -253,15 +261,16 @@ def retrieval_accuracy(
     first_ids: NDArray[np.int64],
     second_ids: NDArray[np.int64],
 ) -> FloatArray:
-    """How often the nearest text of the other side is the right one, mean of both directions, for each row of weights.
+    """The share of texts whose nearest text of the other side is the right one, mean of both directions, for each row.
 
-    What is drawn are the questions; the texts to choose from stay the same.
+    Resamples draw the questions; the texts to choose from stay the same.
 
     Args:
         weights: shape (rows, pairs), see :mod:`nasopt.numerics.resampling`.
         first: unit vectors, shape (pairs, hidden).
         second: unit vectors of the other texts, shape (pairs, hidden).
-        first_ids: equal for equal texts, which are right for one another, shape (pairs,).
+        first_ids: numbers of the first texts, equal for equal ones, which count as right for one another; shape
+            (pairs,).
         second_ids: the same for the other texts, shape (pairs,).
 
     Returns:
@@ -274,7 +283,7 @@ def retrieval_accuracy(
 
 
 def distinct_texts(split: EncodedSplit) -> NDArray[np.int64]:
-    """A number for each text of a split, the same for those with the same tokens; shape (texts,)."""
+    """A number for each text of a split, the same for texts with the same tokens; shape (texts,)."""
     tokens, ends = split.columns["input_ids"].numpy(), split.offsets.tolist()
     numbers: dict[bytes, int] = {}
     texts = (tokens[start:stop].tobytes() for start, stop in pairwise(ends))
@@ -282,7 +291,7 @@ def distinct_texts(split: EncodedSplit) -> NDArray[np.int64]:
 
 
 def _nearest(questions: NDArray[np.float32], answers: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The answer with the largest cosine for each question, the first of several; unit vectors (texts, hidden)."""
+    """The first answer with the largest cosine for each question, shape (questions,); unit vectors (texts, hidden)."""
     blocks = range(0, len(questions), SIMILARITY_BLOCK)
     found: NDArray[np.int64] = np.concatenate(
         [(questions[start : start + SIMILARITY_BLOCK] @ answers.T).argmax(axis=1) for start in blocks]
@@ -309,7 +318,7 @@ def _checked_scores(values: Sequence[Any], role: str, column: str) -> Tensor:
 
 
 def _pooling_of(config: TaskConfig) -> Pooling:
-    """What the study file says, else the model's own files, else the mean.
+    """The pooling that the study file names, else the model's own files, else the mean.
 
     Raises:
         UnsupportedModelError: the model makes its vectors in a way that nasopt does not know.
@@ -335,7 +344,7 @@ def _pooling_of(config: TaskConfig) -> Pooling:
 
 
 def _without_pooler(model: PreTrainedModel) -> PreTrainedModel:
-    """Vectors are pooled from hidden states: a pooler (often not even in the checkpoint) would only take memory."""
+    """The model without its pooler, which vectors do not need, and which is often missing in the checkpoint."""
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
     return model

@@ -1,4 +1,4 @@
-"""Columns of texts and labels, checked before anything is made of them: the first bad row is named, and how many."""
+"""Checks of columns of texts and labels; the errors count the bad rows and name the first."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from datasets import Dataset, Value
 from nasopt.errors import DatasetError
 
 ABSENT = "empty"
-"""What a missing value is called."""
+"""The adjective for missing values in error messages."""
 
 
 def check_texts(split: Dataset, role: str, columns: Sequence[str]) -> None:
     """Refuses rows whose text is missing, or is no text (a list of tokens, for example). Numbers count as texts.
 
     Raises:
-        DatasetError: says how many, and where the first is.
+        DatasetError: there are such rows; the message counts them and names the first.
     """
     for column in columns:
         if _is_whole(split, column):
@@ -32,16 +32,16 @@ def check_texts(split: Dataset, role: str, columns: Sequence[str]) -> None:
 
 
 def _is_whole(split: Dataset, column: str) -> bool:
-    """Whether a column is declared to be text and misses none, which is known without looking at every row."""
+    """Whether a column is declared to be text and has no null, which is known without a look at every row."""
     rows = split.select_columns(column).with_format("arrow")[:].column(column)
     return split.features[column] in (Value("string"), Value("large_string")) and rows.null_count == 0
 
 
 def check_pairs(split: Dataset, role: str, columns: Sequence[str]) -> None:
-    """Refuses pairs of which one half is blank.
+    """Refuses pairs with a blank text.
 
     Raises:
-        DatasetError: says how many, and where the first is.
+        DatasetError: there are such pairs; the message counts them and names the first.
     """
     for column in columns:
         blank = [not str(text).strip() for text in split[column][:]]
@@ -55,14 +55,14 @@ def refuse_rows(
 
     Args:
         key: `text` or `label`, the column's key in `[task.dataset]`.
-        role: of the split.
-        column: its name.
-        bad: which rows are, shape (rows,).
-        adjective: what they are.
-        cure: what to do about it.
+        role: the split's role.
+        column: the column's name.
+        bad: true for each bad row, shape (rows,).
+        adjective: the word that says what is wrong with them.
+        cure: the advice that ends the message.
 
     Raises:
-        DatasetError: says how many rows are bad, and where the first is.
+        DatasetError: there are bad rows; the message counts them and names the first.
     """
     if any(bad):
         raise DatasetError(
@@ -72,7 +72,7 @@ def refuse_rows(
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value says that there is none: null, or not a number."""
+    """Whether a value is null or NaN."""
     return value is None or (isinstance(value, float) and value != value)
 
 

@@ -1,4 +1,4 @@
-"""TF-IDF and a linear model: what a task can do without a language model."""
+"""TF-IDF and a linear model, which show how well a task can be done without a language model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nasopt.tasks.batches import Examples
 
 @dataclass(frozen=True)
 class TfidfResult:
-    """The metric on the validation split, the outputs of shape (examples, outputs), and what it took."""
+    """The metric on the validation split, the outputs of shape (examples, outputs), and the seconds of the fit."""
 
     quality: float
     outputs: NDArray[np.float32]
@@ -25,10 +25,11 @@ class TfidfResult:
 def fit_tfidf(task: LabelledTask, splits: Mapping[str, Examples]) -> TfidfResult:
     """Fits logistic regression (ridge regression for numbers) on word 1- and 2-grams of the raw training texts.
 
-    Term frequencies are sublinear, everything else is scikit-learn's default.
+    Term frequencies are sublinear, everything else is scikit-learn's default. The result's outputs are of shape
+    (validation examples, outputs).
 
     Raises:
-        ValueError: there is nothing to learn: no words, or one class only.
+        ValueError: there are no words, or there is one class only.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression, Ridge

@@ -1,4 +1,4 @@
-"""Translation by encoder-decoders (Hugging Face's `translation`): quality is BLEU, latency that of generating."""
+"""Translation by encoder-decoders (Hugging Face's `translation`): quality is BLEU, latency the time of generation."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from nasopt.tasks.texts import check_pairs
 
 EVALUATION_BATCH = 64
 IGNORED = -100
-"""Label of positions that no loss looks at."""
+"""The label of positions that no loss counts."""
 RESAMPLES = 1000
 
 
 class Generation(nn.Module):
-    """Translates a batch greedily into a fixed number of tokens, with the KV cache: the call that is timed.
+    """A module that translates a batch greedily into a fixed number of tokens, with the KV cache; its call is timed.
 
     Args:
         model: an encoder-decoder.
-        tokens: that are generated for each text, whatever the model thinks of ending.
+        tokens: how many tokens are generated for each text, even where the model would end earlier.
     """
 
     def __init__(self, model: nn.Module, tokens: int) -> None:
@@ -47,7 +47,7 @@ class Generation(nn.Module):
         self._tokens = tokens
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Token ids, shape (batch, 1 + tokens)."""
+        """The token ids that are generated from inputs of shape (batch, tokens read); shape (batch, 1 + tokens)."""
         assert isinstance(self.model, PreTrainedModel)
         generated: Tensor = self.model.generate(
             **inputs, min_new_tokens=self._tokens, max_new_tokens=self._tokens, num_beams=1, do_sample=False
@@ -62,9 +62,9 @@ print(tokenizer.batch_decode(model.generate(**texts), skip_special_tokens=True))
 
 
 class Translation(Task):
-    """Texts and their translations; quality is BLEU of what an encoder-decoder generates.
+    """Texts and their translations; quality is BLEU of the translations that an encoder-decoder generates.
 
-    The tokenizer of a new model is kept in the study's folder, and trained anew before there is one.
+    The tokenizer of a new model is kept in the study's folder; while there is no folder it is trained each time.
 
     Raises:
         DatasetError, UnsupportedModelError: see :class:`nasopt.tasks.base.Task`.
@@ -95,7 +95,7 @@ class Translation(Task):
         family_of(self._model_config)
 
     def _set_languages(self) -> None:
-        """Tells the tokenizer of a multilingual model which languages it reads and writes."""
+        """Sets the languages that the tokenizer of a multilingual model reads and writes."""
         settings, tokenizer = self.config.translation, self.tokenizer
         for attribute, code in (("src_lang", settings.source_language), ("tgt_lang", settings.target_language)):
             if code is None:
@@ -108,7 +108,10 @@ class Translation(Task):
         return new_config(self.config.model, settings, self.config.max_length)
 
     def _own_tokenizer(self, settings: NewModelConfig) -> PreTrainedTokenizerBase:
-        """Trained on both languages of the training split; kept in the study's folder, so that it stays the same."""
+        """The new model's tokenizer, trained on both languages of the training split.
+
+        It is kept in the study's folder, so that it stays the same.
+        """
         train = self._data["train"]
         texts = [str(text) for column in self.config.dataset.text for text in train[column]]
         key = hashlib.sha256("\0".join([settings.tokenizer, str(settings.vocabulary), *texts]).encode()).hexdigest()
@@ -175,18 +178,24 @@ class Translation(Task):
         return loading.blank_model(self._model_config, self.config.model, self.config.trust_remote_code)
 
     def run(self, model: nn.Module, batch: PairBatch, hidden_states: bool = False) -> list[Any]:
-        """One pass of both halves, the decoder's input being the target text (teacher forcing)."""
+        """One pass of encoder and decoder, which reads the target text (teacher forcing).
+
+        The output has `logits` of shape (batch, target tokens, vocabulary); see :meth:`nasopt.tasks.base.Task.run`.
+        """
         options = {"output_hidden_states": True} if hidden_states else {}
         # NOTE: given labels in place of the decoder's input, the model would compute the loss a second time.
         read = decoder_inputs(model, labels_of(batch))
         return [model(**batch.first.inputs, decoder_input_ids=read, use_cache=False, **options)]
 
     def loss_of(self, outputs: Sequence[Any], batch: PairBatch) -> Tensor:
-        """Cross-entropy of the target tokens with label smoothing, averaged over tokens; a tensor of shape ()."""
+        """Cross-entropy of the target tokens with label smoothing, averaged over tokens; a tensor of shape ().
+
+        Logits are of shape (batch, target tokens, vocabulary).
+        """
         return token_cross_entropy(outputs[0].logits, labels_of(batch), self.config.translation.label_smoothing)
 
     def loss_terms(self, examples: Examples) -> Tensor:
-        """The target tokens of each example, shape (examples,)."""
+        """The number of target tokens of each example, shape (examples,)."""
         return examples.sides[1].lengths
 
     @torch.inference_mode()
@@ -197,6 +206,7 @@ class Translation(Task):
         device: torch.device,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> Evaluation:
+        """BLEU of the translations of a split, with replicates of shape (1 + resamples,)."""
         assert isinstance(examples, PairedSplit)
         translations = self.translate(model, examples, device, self.config.translation.beams)
         replicates, signature = bleu_replicates(translations, examples.references, RESAMPLES, seed=0)
@@ -204,7 +214,7 @@ class Translation(Task):
 
     @torch.inference_mode()
     def translate(self, model: nn.Module, examples: PairedSplit, device: torch.device, beams: int) -> list[str]:
-        """The translations of the source texts, in the order of the split."""
+        """The translations of the source texts, one for each example, in the order of the split."""
         assert isinstance(model, PreTrainedModel)
         model.eval()
         translations = [""] * len(examples)
@@ -218,18 +228,18 @@ class Translation(Task):
         return translations
 
     def workload(self, model: nn.Module) -> nn.Module:
-        """A module that generates token ids of shape (batch, 1 + tokens)."""
+        """A module that generates token ids of shape (batch, 1 + tokens) from inputs of shape (batch, tokens read)."""
         return Generation(model, self.config.translation.latency_tokens)
 
 
 def labels_of(batch: PairBatch) -> Tensor:
-    """The target tokens, shape (batch, tokens), :data:`IGNORED` at padding."""
+    """The ids of the target tokens, shape (batch, tokens), :data:`IGNORED` at padding."""
     target = batch.second
     return target.inputs["input_ids"].masked_fill(target.attention_mask == 0, IGNORED)
 
 
 def decoder_inputs(model: nn.Module, labels: Tensor) -> Tensor:
-    """The decoder's input, (batch, tokens): labels of that shape, shifted the way the model's family does it."""
+    """The decoder's input, shape (batch, tokens): labels of that shape, shifted as the model's family does it."""
     assert isinstance(model, PreTrainedModel)
     shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if shift is not None:
@@ -243,9 +253,9 @@ def token_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Ten
     """Cross-entropy averaged over the tokens that are not :data:`IGNORED`; a tensor of shape ().
 
     Args:
-        logits: shape (batch, tokens, vocabulary).
-        labels: shape (batch, tokens).
-        smoothing: share of the probability that goes to all tokens alike.
+        logits: the model's outputs, shape (batch, tokens, vocabulary).
+        labels: the right tokens, shape (batch, tokens).
+        smoothing: the share of the probability that is spread evenly over all tokens.
     """
     return functional.cross_entropy(
         logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, label_smoothing=smoothing

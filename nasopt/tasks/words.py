@@ -1,6 +1,6 @@
 """Words of a text as razdel cuts Russian texts, and BIO labels of words from spans of characters.
 
-The rules are those of razdel's `tokenize` (github.com/natasha/razdel, MIT), but for its special case "yahoo!".
+The rules are those of razdel's `tokenize` (github.com/natasha/razdel, MIT), except for its special case "yahoo!".
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _ATOM = re.compile(
 _SMILE = re.compile(r"[=:;]-?[)(]{1,3}$")
 
 Entity = tuple[str, int, int]
-"""Kind, first character, one past the last character."""
+"""An entity's kind, its first character, and one past its last character."""
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word and where it lies: the characters start to stop of its text."""
+    """A word of a text, and its place there: the characters from `start` up to `stop`."""
 
     text: str
     start: int
@@ -34,7 +34,7 @@ class Word:
 
 
 def split_words(text: str) -> list[Word]:
-    """The words and marks of a text in their order; white space belongs to none."""
+    """The words and marks of a text in their order; white space belongs to none of them."""
     atoms = list(_ATOM.finditer(text))
     starts: list[int] = []
     for index, atom in enumerate(atoms):
@@ -57,7 +57,7 @@ def _joins(word: str, atoms: list[re.Match[str]], index: int) -> bool:
 
 
 def _joins_around_mark(atoms: list[re.Match[str]], index: int) -> bool:
-    """A dash or underscore between words (`кто-то`), a point, comma or slash between digits (`3,14`)."""
+    """Whether a dash or underscore joins words (`кто-то`), or a point, comma or slash joins digits (`3,14`)."""
     for mark, before, after in ((index - 1, index - 2, index), (index, index - 1, index + 1)):
         if atoms[mark].lastgroup != "mark" or before < 0 or after >= len(atoms):
             continue
@@ -72,7 +72,7 @@ def _joins_around_mark(atoms: list[re.Match[str]], index: int) -> bool:
 
 
 def _joins_marks(word: str, left: re.Match[str], right: re.Match[str]) -> bool:
-    """Smiles, `?!`, `...`, `--` and `**`."""
+    """Whether marks belong together: smiles, `?!`, `...`, `--` and `**`."""
     if left.lastgroup != "mark" or right.lastgroup != "mark":
         return False
     pair = left.group() + right.group()
@@ -82,13 +82,13 @@ def _joins_marks(word: str, left: re.Match[str], right: re.Match[str]) -> bool:
 
 
 def _joins_letters(left: re.Match[str], right: re.Match[str]) -> bool:
-    """Signs and letters of other scripts cling to letters (`Δσ`)."""
+    """Whether two atoms join because a sign or a letter of another script clings to letters (`Δσ`)."""
     kinds = {left.lastgroup, right.lastgroup}
     return "other" in kinds and kinds <= {"other", "russian", "latin"}
 
 
 def bio_labels(words: list[Word], entities: Iterable[Entity]) -> list[str]:
-    """One label a word: `B-kind` for the first word of an entity, `I-kind` for its others, else `O`.
+    """A label for each word: `B-kind` for the first word of an entity, `I-kind` for its others, else `O`.
 
     As in encodechka, an earlier entity keeps its words, and the first word of a text is never labelled.
     """

@@ -1,4 +1,4 @@
-"""What every latency source keeps to."""
+"""The rules that every latency source keeps to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nasopt.measurement.subject import Subject
 
 TOKENS = 24
-"""Of each text of the subject's split, at most."""
+"""The most tokens of a text of the subject's split."""
 
 
 class LatencySourceTestCase:
@@ -29,7 +29,7 @@ class LatencySourceTestCase:
     """
 
     TOLERANCE = 0.3
-    """By which the base model's ratio to itself may differ from 1, and a smaller model's may exceed it."""
+    """The amount by which the base model's ratio to itself may differ from 1, and a smaller model's may exceed it."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -54,7 +54,7 @@ class LatencySourceTestCase:
     @pytest.fixture(scope="class")
     @classmethod
     def record(cls, source: LatencySource, subject: Subject) -> LatencyRecord:
-        """Of the subject, where the base model took 10 ms at trial 0."""
+        """The subject's record, where the base model took 10 ms at trial 0."""
         return source.record(subject, 10.0)
 
     def test_its_identity_is_stable(self, make: Callable[[], LatencySource], source: LatencySource) -> None:
@@ -106,7 +106,7 @@ class LatencySourceTestCase:
 
 
 def small_subject() -> Subject:
-    """See :meth:`LatencySourceTestCase.subject`."""
+    """Makes the subject of :meth:`LatencySourceTestCase.subject`."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 

@@ -1,4 +1,4 @@
-"""What every method keeps to."""
+"""The rules that every method keeps to."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class MethodTestCase:
     @pytest.fixture(scope="class")
     @classmethod
     def folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """Where the study is."""
+        """The folder of the study."""
         return tmp_path_factory.mktemp("conformance")
 
     @pytest.fixture(scope="class")
@@ -73,7 +73,7 @@ class MethodTestCase:
     @pytest.fixture(scope="class")
     @classmethod
     def proposals(cls, study: SmallStudy) -> list[Proposal]:
-        """Of the study's trials."""
+        """The proposals of the study's trials."""
         assert study.proposals, "no trial of the study came to be trained"
         return list(study.proposals)
 
@@ -86,7 +86,7 @@ class MethodTestCase:
     @pytest.fixture(scope="class")
     @classmethod
     def controls(cls, study: SmallStudy) -> Controls:
-        """The method's; what needs some is skipped where there are none."""
+        """The method's controls; tests that need some are skipped where there are none."""
         if study.method.controls is None:
             pytest.skip("the method has no controls")
         return study.method.controls
@@ -269,7 +269,7 @@ class MethodTestCase:
             assert bool((outputs_of(first.model) == outputs_of(second.model)).all())
 
     def test_a_resumed_study_goes_on_with_other_trials(self, study: SmallStudy, folder: Path) -> None:
-        """Last, because it changes the study."""
+        """This test comes last, because it changes the study."""
         first = [trial.params for trial in study.found()[: self.TRIALS]]
         resumed = SmallStudy.reopened(folder, study.opened.config.name)
         assert [trial.params for trial in resumed.found()[: self.TRIALS]] == first
@@ -296,7 +296,7 @@ def _candidate(study: SmallStudy, proposal: Proposal) -> Candidate:
 
 
 def _quality(study: SmallStudy, candidate: Candidate) -> float:
-    """Of the artifact, on the validation split."""
+    """The quality of the artifact on the validation split."""
     context = study.context
     artifact = make_artifact(candidate, context.device, study.method.plan.quantizer)
     view = context.view(candidate.architecture)
@@ -316,5 +316,5 @@ def _control(controls: Controls, control: Control, study: SmallStudy) -> Candida
 
 
 def _files(folder: Path) -> dict[Path, int]:
-    """What was written when, without locks."""
+    """The files of a folder without locks, each with the time at which it was written."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}

@@ -35,7 +35,7 @@ class Proposal:
     Attributes:
         params: its parameters.
         context: the study's, with the trial under way.
-        architecture: what the method made of them.
+        architecture: the architecture that the method made of them.
     """
 
     params: Mapping[str, Any]
@@ -50,7 +50,7 @@ class SmallStudy:
     Attributes:
         opened: the study, in a database file of its own.
         objective: runs its trials.
-        proposals: of the trials that were neither rejected nor known already.
+        proposals: those of the trials that were neither rejected nor known already.
     """
 
     opened: OpenStudy
@@ -76,12 +76,12 @@ class SmallStudy:
 
     @property
     def method(self) -> Method:
-        """The study's, with its options."""
+        """The study's method, with its options."""
         return self.objective.method
 
     @property
     def context(self) -> Context:
-        """What the study has prepared for its trials."""
+        """The context that the study has prepared for its trials."""
         return self.objective.prepare(self.opened.study)
 
     def run(self, count: int) -> list[FrozenTrial]:
@@ -97,11 +97,11 @@ class SmallStudy:
         return [trial for trial in trials if base is None or trial.number != base.number]
 
     def source(self, proposal: Proposal) -> WeightSource:
-        """Where the weights of a proposal come from."""
+        """The source of a proposal's weights."""
         return self.method.weights(proposal.params, proposal.context)
 
     def _listen(self) -> None:
-        """Notes what the method is asked for."""
+        """Notes each proposal that the method describes."""
         method, proposals = self.method, self.proposals
         describe = method.architecture
 
@@ -138,7 +138,7 @@ def shapes_of(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
 
 
 def outputs_of(model: PreTrainedModel) -> Tensor:
-    """What a model, on the CPU and in eval mode, gives for a batch of random tokens: logits, or hidden states."""
+    """The outputs of a model, on the CPU and in eval mode, for a batch of random tokens: logits, or hidden states."""
     import torch
 
     from nasopt.export.folder import fixed_batch

@@ -1,4 +1,4 @@
-"""What every task keeps to."""
+"""The rules that every task keeps to."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TaskTestCase:
     @pytest.fixture(scope="class")
     @classmethod
     def folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """Where what is tokenised lies."""
+        """The folder of the tokenised data."""
         return tmp_path_factory.mktemp("encoded")
 
     @pytest.fixture(scope="class")
@@ -55,7 +55,7 @@ class TaskTestCase:
     @pytest.fixture(scope="class")
     @classmethod
     def evaluation(cls, task: Task, model: PreTrainedModel, splits: Mapping[str, Examples]) -> Evaluation:
-        """Of the base model."""
+        """The evaluation of the base model."""
         return _evaluate(task, model, splits)
 
     def test_there_are_examples_to_train_on_and_to_validate_with(self, splits: Mapping[str, Examples]) -> None:

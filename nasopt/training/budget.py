@@ -1,4 +1,4 @@
-"""What a pass through a model costs, so that controls can be given the budget of the models they are compared with."""
+"""The cost of a pass through a model, so that controls get the budget of the models they are compared with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Run: TypeAlias = Callable[[nn.Module, Any], Any]
 """(model, batch) -> its outputs."""
 
 EXAMPLES = 8
-"""Examples of the batch that is counted; the same ones for every model."""
+"""The number of examples in the batch that is counted; they are the same for every model."""
 
 
 class _Pass(nn.Module):
@@ -33,9 +33,9 @@ def pass_flops(model: nn.Module, split: Examples, run: Run) -> int:
     """FLOPs of one forward pass over the first examples of a split, where the model is; a multiply-add is 2.
 
     Args:
-        model: left in the mode that it is in.
-        split: tokens as the model reads them.
-        run: one pass.
+        model: any module that `run` can call; it stays in its mode.
+        split: tokens as the model reads them; its first B examples of T tokens make one batch, inputs (B, T).
+        run: makes one pass over that batch.
     """
     device = next(model.parameters()).device
     batch = split.batch(torch.arange(min(EXAMPLES, len(split)))).to(device)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lineage:
-    """How a candidate's weights were trained, from the base model on.
+    """The history of a candidate's weights: their parent and their training, from the base model on.
 
     Attributes:
         parent: number of the trial whose weights were inherited; None for the base model.
@@ -38,7 +38,7 @@ class Lineage:
         Args:
             training: what the epochs count as.
             epochs: passes over the training split.
-            epoch_cost: of one of them (see :meth:`nasopt.training.context.Context.epoch_cost`).
+            epoch_cost: the cost of one of them (see :meth:`nasopt.training.context.Context.epoch_cost`).
         """
         budget = self.budget + epochs * epoch_cost
         if training == "distill":
@@ -52,10 +52,10 @@ class Candidate:
 
     Attributes:
         model: physically small, fp32, in eval mode.
-        architecture: what it keeps of the base model, and the precision it is to be stored in.
-        lineage: where its weights came from.
-        training: what the last training took; empty if there was none.
-        details: what else is to be told of it, by the name of a user attribute; JSON.
+        architecture: its shape, and the precision it is to be stored in.
+        lineage: how its weights were trained.
+        training: the steps, tokens and seconds of its training, and the last loss; empty if there was none.
+        details: further findings to store with the trial, by the name of a user attribute; JSON.
     """
 
     model: PreTrainedModel
@@ -66,10 +66,10 @@ class Candidate:
 
 
 class RejectedCandidateError(Exception):
-    """A candidate that need not be built: what is known of it beforehand breaks a constraint.
+    """A candidate that need not be built, because it is known beforehand to break a constraint.
 
     Args:
-        reason: what it breaks, with both numbers.
+        reason: names the constraint, with both numbers.
         constraints: by name, above 0 where violated, for Optuna.
     """
 

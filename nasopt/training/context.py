@@ -1,4 +1,4 @@
-"""What a study has prepared for its trials, and what one of them starts from."""
+"""The context of a study's trials: models, data and stores that they share, and the trial that is under way."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nasopt.training.teacher import Teacher
 
 PhaseCallback = Callable[[str, int, int], None]
-"""(what is being done, steps done, steps in all; 0 of 0 where that is not known)."""
+"""(name of the phase, steps done, steps in all; 0 of 0 where that is not known)."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class BaseTrial:
     """The study's base model as its trial 0 (or the first that completed) found it.
 
     Attributes:
-        number: of the trial.
+        number: the trial's number.
         values: quality, latencies in ms, memory in MB.
-        latencies: what is stored of each latency, by objective.
+        latencies: the record of each latency, by objective.
     """
 
     number: int
@@ -60,8 +60,8 @@ class Parent:
     """A trial whose weights another one may inherit.
 
     Attributes:
-        number: of the trial.
-        checkpoint: its weights; they may be gone.
+        number: the trial's number.
+        checkpoint: the key of its weights, which may be gone.
         lineage: how they were trained.
     """
 
@@ -72,21 +72,21 @@ class Parent:
 
 @dataclass
 class Context:
-    """What a study has prepared for its trials, made once per process, and which trial is under way.
+    """The context of a study's trials, made once per process: what they share, and the trial that is under way.
 
     Attributes:
         config: the study's configuration.
         task: data, metric and loss.
         splits: the tokenised data by role (train, validation, maybe test).
         base_model: the trained base model, fp32; never changed, copy it.
-        base_key: its checkpoint.
-        shape: its shape.
+        base_key: the key of the base model's checkpoint.
+        shape: the base model's shape.
         checkpoints: weights of the trials.
         folder: the study's artifact folder.
         device: where candidates are trained and evaluated.
-        on_phase: told what is being done.
+        on_phase: told the phase and the steps done in it.
         base: the base trial; None before it has completed.
-        number: of the trial under way; -1 between trials.
+        number: the number of the trial under way; -1 between trials.
         parent: the trial that the one under way descends from; None: the base model.
     """
 
@@ -109,7 +109,7 @@ class Context:
     _flops: dict[str, int] = field(default_factory=dict)
 
     def for_trial(self, number: int, parent: Parent | None) -> Context:
-        """The same for one trial; what has been made is shared."""
+        """The same context for one trial; what has been made is shared."""
         return replace(self, number=number, parent=parent)
 
     @property
@@ -120,12 +120,12 @@ class Context:
     def epoch_cost(
         self, architecture: CandidateArchitecture, model: nn.Module | None = None, run: Run | None = None
     ) -> float:
-        """What an epoch of a candidate counts in a budget: the training examples, times its share of the base's FLOPs.
+        """The cost of an epoch of a candidate in a budget: the training examples, times its share of the base's FLOPs.
 
         Args:
             architecture: the candidate's.
             model: the candidate; one of that architecture is made, and thrown away, if none is given.
-            run: (model, batch) -> one pass; the task's if None.
+            run: makes one pass over a batch, inputs (B, T); the task's if None.
         """
         from nasopt.models.building import build
         from nasopt.training.budget import pass_flops
@@ -138,7 +138,10 @@ class Context:
         return len(split) * flops / self._flops[self.base_key]
 
     def view(self, architecture: CandidateArchitecture) -> View:
-        """The splits tokenised for a candidate: the base model's, unless it has a smaller vocabulary."""
+        """The splits tokenised for a candidate: the base model's, unless it has a smaller vocabulary.
+
+        A batch of either has inputs of shape (B, T), B examples of T tokens.
+        """
         from nasopt.models.vocabulary import cut_tokenizer
 
         kept = getattr(architecture, "vocabulary", None)
@@ -152,7 +155,8 @@ class Context:
     def teachers(self, layers: Sequence[int] = (-1,)) -> list[Teacher]:
         """The base model's outputs on the training split: logits and the hidden states of `layers` (0: embeddings).
 
-        One teacher for each side of an example (see :class:`nasopt.tasks.batches.Examples`).
+        There is one teacher for each side of an example (see :class:`nasopt.tasks.batches.Examples`). For a batch of B
+        texts of T tokens it gives logits (B, C) and hidden states (layers, B, T, H).
         """
         from nasopt.training.teacher import make_teacher
 

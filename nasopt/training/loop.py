@@ -1,7 +1,9 @@
-"""The one training loop.
+"""The one training loop, with a loss function that the caller gives.
 
-Fast by construction: batches of about equal length (little padding), bf16 autocast where the device computes in it,
-a fused optimizer, no gradients for what is frozen. What is trained towards is a function of the caller's.
+It is fast by construction: batches of about equal length (little padding), bf16 autocast where the device computes in
+it, a fused optimizer, and no gradients for what is frozen.
+
+Shapes: N examples in the split, B examples in a batch, T tokens (padding included).
 """
 
 from __future__ import annotations
@@ -23,24 +25,24 @@ from nasopt.tasks.batches import Examples, training_batches
 from nasopt.training.state import TrainingState, load_state, save_state
 
 LossFunction = Callable[[Any, Any], Tensor]
-"""(model, batch) -> scalar loss, averaged over the batch."""
+"""(model, batch of B examples) -> loss, a scalar of shape (), averaged over the batch."""
 StepCallback = Callable[[int, int], None]
 """(optimizer steps done, optimizer steps in all)."""
 EpochCallback = Callable[[TrainingState], None]
 
 FINITE_CHECK_STEPS = 20
-"""On a GPU, looking at a loss waits for it: look at the sum of this many."""
+"""Losses on a GPU that are summed before the sum is looked at, because looking waits for the GPU."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training took."""
+    """The steps, tokens and seconds of a training, and its last loss."""
 
     steps: int
     tokens: int
     seconds: float
     loss: float
-    """Mean over the last epoch."""
+    """The mean over the last epoch."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -53,11 +55,11 @@ class SecondOptimizer:
     Adam with a constant learning rate and without decay steps after each step of the first optimizer.
 
     Attributes:
-        parameters: what it trains; the first optimizer leaves them alone.
-        learning_rate: constant.
-        examples: positions in the split that its batches are made of; None: it steps on the gradients of the first
-            optimizer's batches.
-        first_epoch: before it (0: the first one) these parameters stay as they are.
+        parameters: those that it trains; the first optimizer leaves them alone.
+        learning_rate: the constant learning rate.
+        examples: positions in the split that its batches are made of, int64, (n,) with n <= N; None: it steps on the
+            gradients of the first optimizer's batches.
+        first_epoch: the epoch (0: the first one) before which these parameters stay as they are.
     """
 
     parameters: list[nn.Parameter]
@@ -82,20 +84,20 @@ def train(
 ) -> TrainingResult:
     """Trains the model in place, on `device`, and leaves it in eval mode.
 
-    The global random state is as before afterwards.
+    The global random state is restored afterwards.
 
     Args:
         model: one of transformers', or any module with a `get_input_embeddings` like theirs.
-        split: the training split.
-        loss_function: what is minimised.
+        split: the training split, of N examples; its batches have inputs of shape (B, T).
+        loss_function: gives the loss that is minimised, a scalar of shape ().
         settings: epochs, batch size, learning rate and the like.
         device: where it is trained.
-        seed: of the order of the examples, and of what the model draws.
+        seed: decides the order of the examples, and what the model draws.
         on_step: told after each step.
-        examples: positions in the split that are trained on; None for all.
+        examples: positions in the split that are trained on, int64, (n,) with n <= N; None for all.
         second: parameters with an optimizer of their own.
-        on_epoch: given, after each epoch, what is needed to go on from there (its tensors change with the next step).
-        start: what `on_epoch` was given once: training goes on there, and ends as if it had not stopped.
+        on_epoch: given, after each epoch, the state to go on from (its tensors change with the next step).
+        start: a state that `on_epoch` was given: training goes on there, and ends as if it had not stopped.
 
     Raises:
         TrainingDivergedError: the loss is not finite.
@@ -150,7 +152,7 @@ class _Run:
         self.loss = math.nan
 
     def epoch(self, epoch: int, on_step: StepCallback | None) -> None:
-        """Every example once."""
+        """Trains on every example once."""
         watch = _LossWatch(self._device)
         together, others = [self._first], None
         if self._second is not None and self._other is not None and epoch >= self._second.first_epoch:
@@ -170,7 +172,7 @@ class _Run:
         self.epochs_done = epoch + 1
 
     def state(self) -> TrainingState:
-        """What :meth:`resume` needs, at the end of an epoch."""
+        """The state that :meth:`resume` needs, at the end of an epoch."""
         return save_state(self._model, self._optimizers(), self._generator, self._device, self.epochs_done, self.done)
 
     def resume(self, state: TrainingState) -> None:
@@ -186,7 +188,7 @@ class _Run:
         return [item for item in (self._first, self._other) if item is not None]
 
     def _batches(self, examples: Tensor) -> list[Tensor]:
-        """Positions in the split, in batches of about equal length."""
+        """Positions in the split, (B,) for each batch, in batches of about equal length."""
         lengths = self._split.lengths[examples]
         return [examples[batch] for batch in training_batches(lengths, self._settings.batch_size, self._generator)]
 
@@ -210,12 +212,15 @@ class _Run:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """bf16 where the device is fast in it. For training and for teachers, never for evaluation or measurement."""
+    """Autocast to bf16 where the device is fast in it; for training and teachers, never for evaluation or measurement.
+
+    Matrix products within it give bf16 tensors, whose shapes are the same.
+    """
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=supports_bf16(device))
 
 
 def _first_optimizer(model: Any, settings: TrainingConfig, apart: Collection[nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW over all that is trained but what is `apart`; biases and LayerNorms (vectors) do not decay."""
+    """AdamW over all trained parameters except those that are `apart`; biases and LayerNorms (vectors) do not decay."""
     model.get_input_embeddings().requires_grad_(not settings.freeze_word_embeddings)
     others = {id(parameter) for parameter in apart}
     trainable = [

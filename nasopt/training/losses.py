@@ -20,6 +20,9 @@ def prediction_kl(student: Tensor, teacher: Tensor, temperature: float, scale_by
         teacher: logits, (B, C).
         temperature: t > 0.
         scale_by_t2: multiply by t^2 (Hinton et al. 2015, section 2.1): gradients keep their size when t is searched.
+
+    Returns:
+        A scalar of shape ().
     """
     divergence = functional.kl_div(
         functional.log_softmax(student.float() / temperature, dim=-1),
@@ -52,6 +55,9 @@ def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
         student: hidden states, projected to the teacher's width, (B, T, H).
         teacher: hidden states, (B, T, H); anything finite at padding.
         mask: 1 for real tokens, (B, T).
+
+    Returns:
+        A scalar of shape ().
     """
     per_token = (student.float() - teacher.float()).square().mean(dim=-1)
     weights = mask.to(per_token.dtype)
@@ -65,6 +71,9 @@ def layer_matched_mse(students: Sequence[Tensor], teachers: Iterable[Tensor], ma
         students: one (B, T, H) for each pair, projected to the teacher's width.
         teachers: one (B, T, H) for each pair, or all of them (pairs, B, T, H).
         mask: 1 for real tokens, (B, T).
+
+    Returns:
+        A scalar of shape ().
     """
     pairs = zip(students, teachers, strict=True)
     return torch.stack([hidden_mse(student, teacher, mask) for student, teacher in pairs]).mean()

@@ -1,4 +1,4 @@
-"""What is made once per study and kept in its artifact folder, keyed by what it was made from."""
+"""Tensors that are made once per study and kept in its artifact folder, keyed by what they were made from."""
 
 from __future__ import annotations
 
@@ -21,13 +21,18 @@ logger = logging.getLogger("nasopt")
 def made_once(
     folder: Path, kind: str, made_from: Iterable[Any], make: Callable[[], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """What `make` gives, from its file if there is a whole one. Workers that start together make it in turn.
+    """The tensors that `make` gives, read from their file if there is a whole one.
+
+    Workers that start together come in turn, so that only the first makes them.
 
     Args:
-        folder: of such files; made if need be.
-        kind: what it is, in the name of the file.
-        made_from: everything that it depends on, JSON; another one is another file.
-        make: gives tensors by name.
+        folder: holds such files; made if need be.
+        kind: the first part of the file's name.
+        made_from: everything that the tensors depend on, JSON; other values lead to another file.
+        make: gives tensors of any shape by name.
+
+    Returns:
+        The same tensors by name, with the same shapes, on the CPU.
     """
     key = hashlib.sha256(json.dumps(list(made_from)).encode()).hexdigest()[:16]
     folder.mkdir(exist_ok=True)

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def refit_projections(model: PreTrainedModel, architecture: Architecture, examples: int, context: Context) -> None:
-    """:func:`nasopt.models.reconstruction.reconstruct`, in place, on a sample of the training split.
+    """Calls :func:`nasopt.models.reconstruction.reconstruct`, in place, on a sample of the training split.
 
-    In bf16 where that is fast.
+    The models run in bf16 where that is fast, on batches with inputs of shape (B, T): B examples of T tokens.
 
     Args:
-        model: cut out of the base model.
-        architecture: what it keeps.
-        examples: how many training examples are read.
+        model: cut out of the base model; its projections keep their shapes.
+        architecture: the model's.
+        examples: the number of training examples that are read.
         context: the study's base model and data.
     """
     config, device, split = context.config, context.device, context.splits["train"]

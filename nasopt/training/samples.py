@@ -12,12 +12,12 @@ from nasopt.tasks.batches import Examples, training_batches
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """On what something is estimated.
+    """A random sample of a split, in batches.
 
     Attributes:
-        examples: of the training split, drawn at random; all there are if it has fewer.
+        examples: the number of examples that are drawn; all there are if the split has fewer.
         batch_size: examples of one batch.
-        seed: of the draw.
+        seed: decides the draw.
     """
 
     examples: int
@@ -25,7 +25,7 @@ class SampleSettings:
     seed: int
 
     def batches(self, split: Examples) -> list[Tensor]:
-        """Positions in the split, in batches of about equal length."""
+        """Positions in the split, in batches of about equal length: int64, (B,) each, with B <= `batch_size`."""
         generator = torch.Generator().manual_seed(self.seed)
         sample = torch.randperm(len(split), generator=generator)[: self.examples]
         return [sample[batch] for batch in training_batches(split.lengths[sample], self.batch_size, generator)]

@@ -1,8 +1,10 @@
-"""How sensitive a study's base model is to the loss of its units: found once per study and kept in its artifact folder.
+"""The sensitivity of a study's base model to the loss of its units, found once and kept in the study's artifact folder.
 
-Fisher information is of the task's loss on training examples, each one's own (METHODS.md, section 6). Sentence
-similarity has none of one example: its ranking loss sets the texts of a batch against each other, so that sums over
-batches of :data:`RANKING_BATCH` are squared instead. The optimal brain surgeon reads the same examples.
+Fisher information squares the derivatives of the task's loss on each training example (METHODS.md, section 6). Sentence
+similarity has no loss of a single example, because its ranking loss sets the texts of a batch against each other: sums
+over batches of :data:`RANKING_BATCH` are squared instead. The optimal brain surgeon reads the same examples.
+
+Shapes: L layers, N units (heads or neurons) of one layer, B examples in a batch, T tokens (padding included).
 """
 
 from __future__ import annotations
@@ -47,19 +49,23 @@ REFIT_INPUTS: dict[Criterion, Literal["own", "base"]] = {"fisher": "own", "obs":
 """What output projections read in the refit: the errors of `obs` are those that its own correction leaves."""
 
 RANKING_BATCH = 16
-"""Pairs in a batch whose derivatives are added up before they are squared."""
+"""The number of pairs in a batch whose derivatives are added up before they are squared."""
 
 
 def study_sensitivity(criterion: Criterion, settings: SampleSettings, context: Context) -> Sensitivity:
     """The units of every block of the base model, most important first, and what each number of them costs.
 
-    In bf16 where that is fast. From the artifact folder if it was found there before from the same.
+    The model runs in bf16 where that is fast, on inputs (B, T). The result is read from the artifact folder if it was
+    made before from the same base model, examples and settings.
 
     Args:
         criterion: `fisher`, or `obs`, whose units of neurons are those of the Fisher order, and whose expected losses
             are weighted by the Fisher information of each block.
-        settings: how many training examples; for sentence similarity `batch_size` is that of the calibration alone.
+        settings: the sample of the training split; for sentence similarity only the calibration uses `batch_size`.
         context: the study's base model and data.
+
+    Returns:
+        For each of the L layers the values (N,) and errors (N + 1,) of its heads, and of its blocks of neurons.
 
     Raises:
         UnsupportedModelError: the base model has a decoder, or is not one that can be cut.
@@ -149,12 +155,15 @@ def _check_examples(examples: int, available: int) -> None:
 
 
 def estimate_fisher(model: PreTrainedModel, settings: SampleSettings, context: Context) -> Saliency:
-    """The Fisher information of a model's units for the study's loss; in bf16 where that is fast. Nothing is kept.
+    """The Fisher information of a model's units for the study's loss, in bf16 where that is fast; no file is written.
 
     Args:
         model: the base model, or one cut out of it; it comes back on the study's device.
         settings: as for :func:`study_sensitivity`.
-        context: the study's data.
+        context: the study's data; its batches have inputs of shape (B, T).
+
+    Returns:
+        For each of the L layers the values (N,) of its heads, and of its neurons, float64.
     """
     task, split, device = context.task, context.splits["train"], context.device
     positions = _fisher_settings(settings, context).batches(split)
@@ -174,11 +183,11 @@ def estimate_fisher(model: PreTrainedModel, settings: SampleSettings, context: C
 def correct_by_obs(
     model: PreTrainedModel, architecture: Architecture, settings: SampleSettings, context: Context
 ) -> None:
-    """:func:`nasopt.models.sensitivity.correction.correct_projections`, in place, on the study's calibration inputs.
+    """Calls :func:`nasopt.models.sensitivity.correction.correct_projections`, in place, on the calibration inputs.
 
     Args:
-        model: cut out of the base model.
-        architecture: what it keeps.
+        model: cut out of the base model; its projections keep their shapes. It reads inputs (B, T).
+        architecture: the model's.
         settings: as for :func:`study_sensitivity`.
         context: the study's base model and data.
     """
@@ -218,7 +227,7 @@ def _couples_examples(split: Examples) -> bool:
 
 
 def _made_from(settings: SampleSettings, context: Context) -> list[Any]:
-    loss = context.config.task.similarity.model_dump(mode="json")  # of pairs; other losses have no settings
+    loss = context.config.task.similarity.model_dump(mode="json")  # the loss of pairs; others have no settings
     return [context.base_key, context.splits["train"].fingerprint, loss, *astuple(settings)]
 
 
@@ -234,7 +243,7 @@ def _order_by_obs(by_fisher: Sensitivity, settings: SampleSettings, context: Con
 
 
 def _calibration_inputs(settings: SampleSettings, context: Context) -> list[Mapping[str, Tensor]]:
-    """What one pass of the model reads, for each batch and each text of its examples."""
+    """The inputs (B, T) of one pass of the model, for each batch and each text of its examples."""
     split = context.splits["train"]
     batches = (split.batch(positions).to(context.device) for positions in settings.batches(split))
     return [side.inputs for batch in batches for side in batch.sides]

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a training stands.
+    """The state of a training at the end of an epoch.
 
     Attributes:
-        epochs: done so far.
-        steps: of the first optimizer, done so far.
-        tensors: weights, what the optimizers remember, and the states of the random generators; on the CPU or not.
+        epochs: the number of epochs done so far.
+        steps: the number of steps of the first optimizer done so far.
+        tensors: by name, on any device: weights, and what the optimizers keep of them, in the parameters' shapes (steps
+            are scalars); and the states of the random generators, uint8, (bytes,).
     """
 
     epochs: int
@@ -32,7 +33,7 @@ def save_state(
     epochs: int,
     steps: int,
 ) -> TrainingState:
-    """The state; its tensors are the live ones."""
+    """The state of a training; its tensors are the live ones, with the shapes that :class:`TrainingState` names."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for number, optimizer in enumerate(optimizers):
         for parameter, values in optimizer.state_dict()["state"].items():
@@ -51,7 +52,15 @@ def load_state(
     generator: torch.Generator,
     device: torch.device,
 ) -> None:
-    """Puts everything as it was; the learning rates are the caller's."""
+    """Restores model, optimizers and random generators, but not the learning rates, which the caller sets.
+
+    Args:
+        state: the state of a model whose parameters have the same names and shapes.
+        model: gets the weights.
+        optimizers: as many as were saved, over the same parameters.
+        generator: the source of the order of the examples.
+        device: where the model is trained.
+    """
     model.load_state_dict(_below(state.tensors, "model."))
     for number, optimizer in enumerate(optimizers):
         document = optimizer.state_dict()

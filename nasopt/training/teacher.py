@@ -1,4 +1,7 @@
-"""The teacher's outputs on the training split: once per study and memory-mapped, or live where too big."""
+"""The teacher's outputs on the training split: made once per study and memory-mapped, or live where they are too big.
+
+Shapes: B texts in a batch, T tokens (padding included), H hidden units, C classes (0 for a teacher without a head).
+"""
 
 from __future__ import annotations
 
@@ -23,20 +26,17 @@ from nasopt.training.loop import StepCallback, autocast
 
 CACHE_BATCH = 64
 RECORD = "shape.json"
-"""In a cache: its sizes and the checksums of its files."""
+"""The file of a cache that holds its sizes and the checksums of its files."""
 
 logger = logging.getLogger("nasopt")
 
 
 class Teacher(ABC):
-    """Gives, for a batch of training texts, the teacher's logits (B, C) and hidden states (layers, B, T, H).
-
-    C is 0 for a teacher without a head.
-    """
+    """Gives, for a batch of training texts, the teacher's logits (B, C) and hidden states (layers, B, T, H)."""
 
     @abstractmethod
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The outputs on the batch's device; rows of `hidden` at padding hold anything finite."""
+        """Logits (B, C) and hidden states (layers, B, T, H) on the batch's device; anything finite at padding."""
 
 
 class LiveTeacher(Teacher):
@@ -57,7 +57,7 @@ class LiveTeacher(Teacher):
 
 
 class CachedTeacher(Teacher):
-    """Reads what :func:`make_teacher` wrote. Hidden states are bf16, for each layer a row for each real token."""
+    """Reads what :func:`make_teacher` wrote: hidden states are bf16, (layers, real tokens of the split, H)."""
 
     def __init__(self, folder: Path, split: EncodedSplit) -> None:
         shape = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -74,7 +74,11 @@ class CachedTeacher(Teacher):
 
 
 def run_with_hidden(model: nn.Module, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One forward pass: logits (B, C), and hidden states (B, T, H) of the embeddings and after each layer."""
+    """One forward pass over inputs (B, T).
+
+    Returns:
+        Logits (B, C), and hidden states (B, T, H), of the embeddings and after each layer.
+    """
     outputs = model(**batch.inputs, output_hidden_states=True)
     hidden_states = outputs.hidden_states
     return getattr(outputs, "logits", hidden_states[0].new_zeros((len(batch.labels), 0))), hidden_states
@@ -94,16 +98,18 @@ def make_teacher(
 ) -> Teacher:
     """The teacher for a training split, from the cache if one with the same content is there.
 
+    It gives logits (B, C) and hidden states (len(layers), B, T, H) of a batch.
+
     Args:
         model: the teacher.
-        split: the training split.
+        split: the training split; its batches have inputs of shape (B, T).
         folder: where caches lie.
-        identity: what the teacher's weights are (a checkpoint's key).
-        num_outputs: logits of a text; 0 for a model without a head.
-        layers: which hidden states are wanted: 0 is the embeddings, -1 the last layer.
+        identity: identifies the teacher's weights (a checkpoint's key).
+        num_outputs: C, the logits of a text; 0 for a model without a head.
+        layers: the hidden states that are wanted: 0 is the embeddings, -1 the last layer.
         device: where the teacher runs.
         max_bytes: above this the outputs are not stored and the teacher runs live.
-        on_step: told how many batches of how many are done.
+        on_step: told the batches done, and the batches in all.
     """
     hidden_size = int(model.config.hidden_size)
     if len(layers) * split.total_tokens * hidden_size * 2 + len(split) * num_outputs * 4 > max_bytes:

@@ -21,7 +21,7 @@ def make_artifact(candidate: Candidate, device: torch.device, quantizer: Quantiz
         quantizer: the user's own function; ours if None.
 
     Raises:
-        NasoptError: what the user's function gave cannot be stored.
+        NasoptError: the model that the user's function gave cannot be stored.
     """
     from nasopt.models.quantization import check_storable, quantize
 

@@ -33,21 +33,21 @@ if TYPE_CHECKING:
 MakeObserver: TypeAlias = "Callable[[PreTrainedModel, Path], BaseObserver | None]"
 
 RECORD = "base.json"
-"""In the study's artifact folder: the base model's checkpoint, and a hash of what it was made from."""
+"""The file in a study's artifact folder that names the base model's checkpoint and has a hash of its origins."""
 
 logger = logging.getLogger("nasopt")
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """What a study's base model is made from, and where it is kept.
+    """The base model of a study: the parts that it is made from, and the place where it is kept.
 
     Attributes:
         config: the study's configuration.
         task: gives the model as it comes, and the loss.
-        train_split: tokenised.
+        train_split: the tokenised training data.
         folder: the study's artifact folder.
-        checkpoints: where its weights go.
+        checkpoints: the store of its weights.
     """
 
     config: StudyConfig
@@ -124,7 +124,7 @@ class BaseModel:
             return self.task.load_model()
 
     def _origin(self) -> str:
-        """What the model is made from, in one hash."""
+        """One hash over all that the model is made from."""
         config, task = self.config, self.config.task
         settings = [task.model, content_hash(task.model), task.revision, task.new_head, config.seed]
         if task.new_model is not None:
@@ -138,14 +138,14 @@ class BaseModel:
 
 @dataclass(frozen=True)
 class _Made:
-    """What :data:`RECORD` says."""
+    """The content of :data:`RECORD`."""
 
     checkpoint: str
     origin: str
 
 
 def _read_record(folder: Path) -> _Made | None:
-    """What is known of the base model in a study's artifact folder; None if there is none.
+    """The record of the base model in a study's artifact folder; None if there is none.
 
     Raises:
         CheckpointError: the record is damaged.

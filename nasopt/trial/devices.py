@@ -1,4 +1,4 @@
-"""Where a study's latencies come from on this machine, and whether they compare with those that it began with."""
+"""The sources of a study's latencies on this machine, and whether these compare with those that it began with."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def _check_estimates(source: LatencySource, method: Method) -> None:
 def changed_devices(
     base: FrozenTrial | None, sources: Mapping[str, LatencySource], *, measures_memory: bool
 ) -> list[str]:
-    """In which objectives this machine's values do not compare with the base trial's, and why.
+    """The objectives in which this machine's values do not compare with the base trial's, each with the reason.
 
     Args:
         base: the base trial; nothing has changed before there is one.
-        sources: of latencies on this machine, by objective.
+        sources: the latency sources of this machine, by objective.
         measures_memory: whether the objective `memory_mb` is measured, and not the size of the weights.
     """
     from nasopt.measurement.device import device_name

@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What was found out about a candidate.
+    """The findings about a candidate.
 
     Attributes:
-        evaluation: its quality, and what two models are compared by.
-        latencies: what is stored of each latency, by objective.
-        memory: of the weights and at its highest in one pass, in MB, and where.
+        evaluation: its quality, and the values by which two models are compared.
+        latencies: the stored record of each latency, by objective.
+        memory: the memory of the weights and the peak of one pass, in MB, and where they were measured.
         memory_objective: which of them is the objective, `weights` or `peak`.
         parameters: number of its weights.
-        flops: of one forward pass of the first latency's batch.
+        flops: floating-point operations of one forward pass of the first latency's batch.
     """
 
     evaluation: Evaluation
@@ -60,7 +60,7 @@ def evaluate(
     Args:
         candidate: trained, fp32.
         context: the study's data and base model.
-        sources: of latencies, by objective, in their order.
+        sources: the latency sources, by objective, in their order.
         quantizer: see :func:`nasopt.trial.artifact.make_artifact`.
 
     Raises:
@@ -113,7 +113,7 @@ def _latencies(
     latencies = {}
     for position, (name, source) in enumerate(sources.items(), start=1):
         if source.device != device:
-            # Afresh, not moved: a bitsandbytes model that has run stays behind in part.
+            # Made afresh, not moved: a bitsandbytes model that has run stays behind in part.
             artifact, device = make_artifact(candidate, source.device, quantizer), source.device
         reference = None if context.base is None else context.base.values[position]
         latencies[name] = source.record(subject_of(artifact, candidate.architecture, context), reference)

@@ -1,4 +1,4 @@
-"""Whose fault a failure is: the one place where errors that come up in a trial are classed.
+"""Tells whose fault a failure is: the one place where errors that come up in a trial are classed.
 
 A failure of the *candidate* (a loss that is not finite, memory that runs out, an error in what builds it) fails its
 trial, and the search goes on. A failure of the *machine* (a full disk, a folder that is gone or cannot be written, a
@@ -35,15 +35,15 @@ _MEMORY = (errno.ENOMEM,)
 """Errors of the operating system that are a candidate's: it was too large."""
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 _IN_WORDS = re.compile("|".join([*(re.escape(os.strerror(number)) for number in _DISK), r"\(os error \d+\)"]))
-"""How libraries that are not written in Python pass such errors on: in their message."""
+"""Libraries that are not written in Python pass such errors on in their message."""
 _LACKING = (ArtifactFolderError, DeviceNotFoundError, MachineError, MissingExtraError, MissingToolError)
 
 
 def machine_failure(error: BaseException, folder: Path) -> str | None:
-    """What of the machine failed, on one line; None if the candidate is to blame.
+    """Says what of the machine failed, on one line; None if the candidate is to blame.
 
     Args:
-        error: what came up.
+        error: the error that came up.
         folder: the study's artifact folder, which is tried out where the error itself does not tell.
     """
     link: BaseException | None = error
@@ -85,13 +85,13 @@ def in_one_line(error: BaseException) -> str:
 def _is_machine_s(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno not in _MEMORY
-    if type(error).__name__ == "AcceleratorError":  # torch's, which need not be imported to look at its name
+    if type(error).__name__ == "AcceleratorError":  # torch need not be imported to look at the name of its error
         return "out of memory" not in str(error)
     return not isinstance(error, NasoptError) and _IN_WORDS.search(str(error)) is not None
 
 
 def _unusable(folder: Path) -> str | None:
-    """Why the study's files cannot be read or written; None if they can."""
+    """Says why the study's files cannot be read or written; None if they can."""
     if not folder.is_dir():
         return gone_words(folder)
     try:

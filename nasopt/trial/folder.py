@@ -26,7 +26,7 @@ def folder_of(study: optuna.Study, config: StudyConfig, artifacts: Path | None, 
     """The artifact folder of a study that runs trials; made if the study is new.
 
     Args:
-        study: with an objective of this configuration.
+        study: a study with an objective of this configuration.
         config: names the folder of a study that has no name of its own.
         artifacts: the folder that holds the study's own; the one that the study names, or the default, if None.
         adopt_it: see :func:`adopt`.
@@ -53,8 +53,8 @@ def require_own(place: StudyPlace, cure: str) -> None:
     """Makes sure that a study has its folder, and that it is the study's own.
 
     Args:
-        place: the study's.
-        cure: what to do where the folder is not there.
+        place: the study's place.
+        cure: advice for the case that the folder is not there.
 
     Raises:
         ArtifactFolderError: it is not.

@@ -47,14 +47,14 @@ TrialPhaseCallback = Callable[[int, str, int, int], None]
 """(trial number, what is being done, steps done, steps in all; 0 of 0 where that is not known)."""
 
 _NOT_OURS = (optuna.TrialPruned, UpdateFinishedTrialError, StorageInternalError, SQLAlchemyError)
-"""What a trial's own code neither causes nor records."""
+"""Exceptions that a trial's own code neither causes nor records."""
 
 logger = logging.getLogger("nasopt")
 
 
 @dataclass
 class _Prepared:
-    """What this process has prepared for one study, and what it knows to be done there."""
+    """The state of one study in this process: its prepared context, and the work that is known to be done there."""
 
     study: optuna.Study  # keeps the storage alive, or another one's might get its identity
     context: Context
@@ -117,7 +117,7 @@ class Objective:
 
     @cached_property
     def sources(self) -> dict[str, LatencySource]:
-        """Where each latency comes from on this machine, by objective.
+        """The source of each latency on this machine, by objective.
 
         Raises:
             NasoptError: a device or runtime is not here (see :func:`nasopt.trial.devices.latency_sources`).
@@ -134,9 +134,9 @@ class Objective:
         What has been done before, by any process, is not done again.
 
         Raises:
-            NasoptError: what the user can mend (see :func:`nasopt.trial.preparation.prepare`).
+            NasoptError: there is something that the user can mend (see :func:`nasopt.trial.preparation.prepare`).
             DeviceChangedError: the study began on another device, and that is not accepted.
-            MachineError: what has been prepared is no longer there.
+            MachineError: something that has been prepared is no longer there.
         """
         self.check_device(study)
         prepared, base = self._of(study), queries.base_of(study)
@@ -226,10 +226,10 @@ class Objective:
         return found.values
 
     def _of(self, study: optuna.Study) -> _Prepared:
-        """What belongs to a study; prepared now if it has not been."""
+        """The state of a study in this process; prepared now if it has not been."""
         from nasopt.trial.preparation import prepare
 
-        # Asked every time: the folder may go, or be given to another study, while this process runs.
+        # This is asked every time: the folder may go, or be given to another study, while this process runs.
         self._folder = folder_of(study, self.config, self._artifacts, adopt_it=self._adopt)
         key = study_key(study), self._folder, StudyRecord.of(study).id
         known = self._prepared.get(key)
@@ -253,7 +253,7 @@ class Objective:
 
 
 def _free_memory() -> None:
-    """Gives back what a failed candidate held on the GPU, or the next one may fail for the same reason."""
+    """Gives back the memory that a failed candidate held on the GPU, or the next one may fail for the same reason."""
     import gc
 
     import torch

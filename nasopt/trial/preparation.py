@@ -1,4 +1,4 @@
-"""What a study needs before its first trial: tokenised data and a trained base model, both made once."""
+"""Prepares a study for its first trial: tokenised data and a trained base model, both made once."""
 
 from __future__ import annotations
 

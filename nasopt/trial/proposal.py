@@ -1,4 +1,4 @@
-"""From a trial to its candidate: what it describes, or which earlier trial has done the same."""
+"""Turns a trial into the candidate that it describes, or finds the earlier trial that has done the same."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _parent(trial: optuna.Trial) -> Parent | None:
 
 
 def lineage_of(record: TrialRecord) -> Lineage:
-    """How a trial's weights were trained."""
+    """The training behind a trial's weights."""
     epochs = (record.finetune_epochs or 0, record.distill_epochs or 0, record.search_epochs or 0)
     return Lineage(record.parent, *epochs, budget=record.training_budget or 0.0)
 

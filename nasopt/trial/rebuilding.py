@@ -1,4 +1,4 @@
-"""A finished trial's candidate once more, from what the trial left behind."""
+"""Rebuilds a finished trial's candidate from what the trial left behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def restore_of(method: Method) -> Restore:
-    """How models of a study of the method are made again from their checkpoints, the base model and controls too."""
+    """The function that makes the models of a study again from checkpoints, the base model and controls too."""
     return method.about.sources[0].restore
 
 

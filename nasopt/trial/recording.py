@@ -33,11 +33,12 @@ def record_result(
 
     Args:
         trial: under way.
-        candidate: what it made.
-        found: what was found out about it.
-        judgement: the method's.
-        context: the study's.
-        device_changes: in which objectives this machine's values do not compare with those that the study began with.
+        candidate: the candidate that it made.
+        found: the findings about the candidate.
+        judgement: the method's judgement.
+        context: the study's context.
+        device_changes: the objectives in which this machine's values do not compare with those that the study began
+            with.
     """
     context.on_phase("storing", 0, 0)
     _keep_predictions(trial.number, found, context)
@@ -114,7 +115,7 @@ def _keep_predictions(number: int, found: Evaluated, context: Context) -> None:
 
 
 def _view(trial: optuna.Trial, candidate: Candidate, found: Evaluated, context: Context) -> TrialView:
-    """What the trial's note and attachments say."""
+    """The view of a trial from which its note and attachments are made."""
     names, base = context.config.metric_names, context.base
     return TrialView(
         record=TrialRecord.of(trial),

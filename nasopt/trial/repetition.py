@@ -22,7 +22,7 @@ class DoneWork:
     """Complete trials of one study by what they did, as their weight sources say it.
 
     Args:
-        method: the study's.
+        method: the study's method.
     """
 
     def __init__(self, method: Method) -> None:

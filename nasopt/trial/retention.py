@@ -1,4 +1,4 @@
-"""Which checkpoints and predictions of a study stay, and which nobody needs any more."""
+"""Decides which checkpoints and predictions of a study stay, and which nobody needs any more."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from nasopt.training.context import Context
 def collect(study: optuna.Study, method: Method, context: Context) -> None:
     """Deletes what nobody needs.
 
-    Of the checkpoints those stay that are possible parents', on the Pareto front or being used, and the latest
-    control's, which the next one may only store in another precision; of the predictions the front's, the base model's
-    and all controls'.
+    These checkpoints stay: those of possible parents and of the Pareto front, those in use, and the latest control's,
+    because the next control may only store it in another precision. These predictions stay: the front's, the base
+    model's and all controls'.
     """
     checkpoints = context.checkpoints
     with checkpoints.lock():

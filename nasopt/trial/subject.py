@@ -1,4 +1,4 @@
-"""From a candidate and its context to what latency sources ask for."""
+"""Makes the subject of latency sources from a candidate and its context."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ print_controls(open_study(parse_url("sqlite:///nasopt.db"), "tiny", read_only=Tr
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentiment: Path) -> Path:
-    """Folder of a study that has been searched and compared with controls."""
+    """The folder of a study that has been searched and compared with controls."""
     folder = tmp_path_factory.mktemp("searched") / "study"
     folder.mkdir()
     (folder / "tiny.toml").write_text(
@@ -88,7 +88,7 @@ def refused(result: Result) -> str:
 
 
 def as_reader(folder: Path, commands: Iterable[Iterable[str]], unwritable: Path) -> list[Result]:
-    """What commands say to somebody who may not write the folder `unwritable`, which stays as it is."""
+    """The lines that commands print for a user without leave to write the folder `unwritable`, which stays as it is."""
     before = listing(unwritable)
     with read_only(unwritable):
         arguments = json.dumps([at(folder, command) for command in commands])
@@ -133,7 +133,7 @@ def test_writing_commands_say_that_the_database_cannot_be_written(here: Path) ->
 
 
 def test_writing_commands_say_that_the_files_cannot_be_written(here: Path) -> None:
-    """And what the database holds stays: `delete` does not leave the files of a study that is gone."""
+    """The database keeps what it holds: `delete` does not leave the files of a study that is gone."""
     for result in as_reader(here, WRITING, here / "nasopt.db.artifacts"):
         assert "the artifact folder cannot be written (Permission denied)" in refused(result)
     assert [study["name"] for study in read("study", "list")] == ["tiny"]

@@ -1,4 +1,4 @@
-"""Study files: what is accepted, and that every mistake is named at once."""
+"""Study files: which ones are accepted, and that every mistake is named at once."""
 
 from __future__ import annotations
 

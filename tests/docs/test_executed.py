@@ -15,7 +15,7 @@ from transformers import BertConfig
 pytestmark = pytest.mark.integration
 
 NOT_RUN = {
-    "make quickstart": "needs the network and minutes; it is run by hand before a release",
+    "make quickstart": "needs the network, and 10 minutes on a real model",
     "make test": "these tests",
     "make test-unit": "these tests",
     "make test-slow": "these tests",
@@ -40,7 +40,7 @@ STAND_INS = {
     ),
     "n_trials=40": "n_trials=2",
 }
-"""What is shown of a big search or model, and what stands for it here: other numbers, the same options."""
+"""Parts of a big search or model that are shown, with their stand-ins here: other numbers, the same options."""
 
 SHOWN_STUDY = {
     'model  = "bert-base-uncased"': 'model  = "{model}"',
@@ -65,7 +65,7 @@ def put_in(text: str, stand_ins: dict[str, str], **names: object) -> str:
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentiment: Path) -> Iterator[Path]:
-    """The current folder: what the pages take for granted, and a study `quickstart` that has been searched a little."""
+    """The current folder, with all that the pages take for granted and a study `quickstart`, searched a little."""
     folder = tmp_path_factory.mktemp("stage")
     shown = next(text for language, text in fences(ROOT / "README.md") if language == "toml")
     assert all(line in shown for line in SHOWN_STUDY)

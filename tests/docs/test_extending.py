@@ -1,4 +1,4 @@
-"""What docs/extending.md shows of a file stands in that file."""
+"""The code that docs/extending.md shows of a file stands in that file."""
 
 from __future__ import annotations
 

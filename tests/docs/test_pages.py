@@ -1,4 +1,4 @@
-"""What README.md and docs/ tell a user to type exists, what they show is accepted, and what is generated is fresh."""
+"""Commands that README.md and docs/ name exist, examples are accepted, and generated tables are fresh."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_shipped_study_files_are_valid(path: Path) -> None:
 
 @pytest.mark.parametrize(("page", "text"), blocks("toml"), ids=lambda value: getattr(value, "name", ""))
 def test_shown_study_files_are_valid(page: Path, text: str, tmp_path: Path) -> None:
-    """Those that show a part only are completed."""
+    """Files that show a part only are completed."""
     missing = {"name": 'name = "shown"\n', "method": 'method = "genetic"\n'}
     shown = tomllib.loads(text)
     text = "".join(line for key, line in missing.items() if key not in shown) + text

@@ -112,7 +112,7 @@ def mistakes_with_databases(write: WriteStudy) -> Iterator[Result]:
 
 
 def mistakes_with_studies(write: WriteStudy, data: Path, folder: Path) -> Iterator[Result]:
-    """A study is there, and asked for what it does not have."""
+    """A study is there, and is asked for things that it does not have."""
     moved = folder / "moved"
     moved.mkdir()
     for file in data.iterdir():

@@ -1,4 +1,4 @@
-"""The plug-in in examples/, installed into a fresh environment: the whole way, and what is said without it."""
+"""The plug-in in examples/, installed into a fresh environment: the whole way, and the message where it is missing."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def steps(python: Path, folder: Path, tiny_bert: Path, sentiment: Path) -> dict[str, dict[str, Any]]:
-    """What came of each step of the way."""
+    """The result of each step of the way."""
     file = study_file(folder, tiny_bert, sentiment)
     done = execute(python, ROOT / "tests" / "examples" / "whole_way.py", file, here=folder)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Takes a study of the plug-in the whole way in this process, and prints what came of each step as JSON.
+"""Takes a study of the plug-in the whole way in this process, and prints the result of each step as JSON.
 
 It is run by an interpreter that has the plug-in: `whole_way.py STUDY_FILE`, in the folder that is to hold the study.
 """

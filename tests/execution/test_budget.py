@@ -1,4 +1,4 @@
-"""The budget of a study, shared by all that run its trials at once."""
+"""The budget of a study, shared by all processes that run its trials at once."""
 
 from __future__ import annotations
 

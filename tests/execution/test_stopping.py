@@ -1,4 +1,4 @@
-"""What ends a run before its trials are done, and which run was in vain."""
+"""Reasons that end a run before its trials are done, and runs in vain."""
 
 from __future__ import annotations
 

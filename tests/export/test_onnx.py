@@ -39,7 +39,7 @@ ALL = tuple(range(64))
 # No heads; some heads and half the neurons; no neurons.
 IRREGULAR = Architecture((KeptUnits((), ALL), KeptUnits((0, 3), ALL[32:]), KeptUnits((2,), ())))
 
-# Where sizes do not matter: converting takes seconds per layer.
+# One layer where sizes do not matter: converting takes seconds per layer.
 SMALL = Architecture((None, None, KeptUnits((1,), ALL)))
 
 
@@ -162,7 +162,7 @@ def test_fp16_stays_fp16_and_bf16_becomes_fp32(tokenizer, tmp_path: Path, caplog
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_bitsandbytes_models_are_refused_with_a_way_out(tokenizer, tmp_path: Path, precision):
     model = quantize(make("bert", Architecture((KeptUnits((0, 1, 2, 3), ALL),) * 3)), "int8", "cpu")
-    for named in (precision, "fp32"):  # by what was asked for, and by what the model holds
+    for named in (precision, "fp32"):  # by the precision that was asked for, and by the model's own layers
         with pytest.raises(ExportError, match=r"--format hf, or choose a trial in fp32, bf16 or fp16") as caught:
             write(model, tokenizer, tmp_path / "out", named)
         assert "\n" not in str(caught.value)

@@ -32,7 +32,7 @@ mutations = ["remove_any_heads", "remove_ffn"]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a study is: its database and its files."""
+    """The place of a study: its database and its files."""
 
     url: str
     artifacts: Path

@@ -53,7 +53,7 @@ def assert_stopped(place: Place, reason: str, *, n_trials: int = 5) -> None:
 
 
 def assert_goes_on(place: Place) -> None:
-    """What was stopped is tried again, and the rest of the budget is there."""
+    """The stopped trial is tried again, and the rest of the budget is there."""
     left = remaining_budget(place.open(), 8)
     stopped = place.trials()[-1]
     place.optimize(2)

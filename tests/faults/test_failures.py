@@ -1,4 +1,4 @@
-"""What goes wrong in one trial fails that trial, with its reason; what goes wrong around it ends the work cleanly."""
+"""A fault in one trial fails that trial, with its reason; a fault around it ends the work cleanly."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMPLETE, FAIL = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL
 
 
 def once(broken: Callable[..., Any], whole: Callable[..., Any]) -> Callable[..., Any]:
-    """Breaks at the first call only."""
+    """A call that breaks the first time only."""
     calls = iter([broken])
     return lambda *arguments, **options: next(calls, whole)(*arguments, **options)
 

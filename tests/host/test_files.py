@@ -1,4 +1,4 @@
-"""Files of killed writers, and who may read what is written: real processes, killed while they write."""
+"""Files of killed writers, and rights to read written files: real processes, killed while they write."""
 
 from __future__ import annotations
 

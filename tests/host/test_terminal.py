@@ -1,4 +1,4 @@
-"""What reaches a terminal, and streams that are closed."""
+"""Characters that reach a terminal, and streams that are closed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training budgets: what went into a member went into its controls, counted at the one training loop."""
+"""Training budgets: a member's controls get what the member got, counted at the one training loop."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TRIALS = 4
 
 
 class Ledger:
-    """Examples times passes, by the trial under way."""
+    """A count of examples times passes, by the trial under way."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.passes: Counter[int | str] = Counter()

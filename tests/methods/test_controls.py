@@ -1,4 +1,4 @@
-"""Controls: which of them are the same one."""
+"""Tests which controls are the same one."""
 
 from __future__ import annotations
 

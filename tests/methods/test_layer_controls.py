@@ -1,4 +1,4 @@
-"""Controls of encoder methods: which layers, in which budgets, made once."""
+"""Controls of encoder methods: their layers and their budgets, made once."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_budgets_come_from_the_lineage() -> None:
 
 
 def cost(architecture: CandidateArchitecture) -> float:
-    """Of an epoch over 90 texts, where layers cost alike and their heads and neurons as much as each other."""
+    """The budget of an epoch over 90 texts, where layers cost alike, and their heads as much as their neurons."""
     assert isinstance(architecture, Architecture)
     units = [item for item in architecture.layers if item is not None]
     return 90 * sum(len(item.heads) / 8 + len(item.neurons) / 256 for item in units) / 3

@@ -1,4 +1,4 @@
-"""Search spaces: what they ask a trial for."""
+"""The parameters that search spaces ask a trial for."""
 
 from __future__ import annotations
 

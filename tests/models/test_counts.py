@@ -1,4 +1,4 @@
-"""Counted beforehand, the weights are those of the model that is cut."""
+"""The weights that are counted beforehand are those of the model that is cut."""
 
 from __future__ import annotations
 

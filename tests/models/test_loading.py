@@ -152,6 +152,7 @@ def test_other_heads_poolers_and_constants_may_be_left_out(classifier: Path) -> 
     load_headless(str(classifier))  # which has no place for the head
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("read", READERS)
 def test_pickled_weights_are_refused_and_the_line_that_converts_them_works(
     classifier: Path, tiny_bert: Path, read: str

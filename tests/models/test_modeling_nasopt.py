@@ -114,7 +114,7 @@ def test_mpnet_layers_name_their_heads():
 
 
 def test_mpnet_heads_add_their_own_columns_of_the_shared_bias():
-    """Against attention written out for one head."""
+    """Compares with attention written out for one head."""
     torch.manual_seed(0)
     config = MPNetConfig(hidden_size=32, num_attention_heads=4, vocab_size=100, num_hidden_layers=1)
     full = MPNetSelfAttention(config).eval()

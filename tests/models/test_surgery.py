@@ -87,7 +87,7 @@ def test_cut_equals_masked(make_model, batch, family, target):
 
 
 def test_deberta_with_projections_of_its_own_for_positions(make_model, batch):
-    """As version 2; in version 3 they are those of the contents."""
+    """Version 2 has such projections; in version 3 they are those of the contents."""
     model = make_model("deberta-v2", share_keys=False)
     base = copy.deepcopy(model)
     for target in (TARGETS["heads"], TARGETS["combined"], TARGETS["empty layers"]):
@@ -359,7 +359,7 @@ def test_keep_largest_ranks_by_the_norm_of_everything_that_is_cut(make_model, fa
         return sum(float(p.detach().double().square().sum()) for p in smaller.parameters())
 
     def norm(block: str, unit: int) -> float:
-        """By brute force: how much of the model's squared norm is gone when one unit is cut."""
+        """The squared norm of the model that is gone when one unit is cut, by brute force."""
         heads = tuple(i for i in ALL_HEADS if block != "heads" or i != unit)
         neurons = tuple(i for i in ALL_NEURONS if block != "ffn" or i != unit)
         return squares(Architecture.full(shape)) - squares(Architecture((FULL, KeptUnits(heads, neurons), FULL)))

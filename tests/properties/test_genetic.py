@@ -32,7 +32,7 @@ REMOVALS = sorted(name for name in MUTATIONS if name.startswith("remove"))
 
 
 def make_space(layers: int, heads: int, blocks: int, remainder: int, precisions: list[str], lowest: int = 0) -> Space:
-    """What the genetic method suggests for an encoder of this shape."""
+    """Parameters that the genetic method suggests for an encoder of this shape."""
     space: Space = {}
     for layer in range(layers):
         space[f"layer_{layer}"] = IntDistribution(lowest, 1)
@@ -68,7 +68,7 @@ SAMPLERS = st.builds(
 
 
 def sizes(params: Params) -> dict[str, int]:
-    """What is kept, block by block; nothing of a layer that is gone."""
+    """The units that are kept, block by block; none of a layer that is gone."""
     return {
         name: int(value) * int(params[f"layer_{name.rpartition('_')[2]}"])
         for name, value in params.items()
@@ -176,7 +176,7 @@ def genotype_of(trials: list[FrozenTrial], number: int | None, space: Space) -> 
 
 
 def origin(trials: list[FrozenTrial], number: int | None, space: Space) -> int | None:
-    """Whose weights a trial has: one that changed the precision only has its parent's."""
+    """The trial whose weights a trial has: one that changed the precision only has its parent's."""
     while number is not None:
         trial, parent = trials[number], parent_of(trials[number])
         if trial.params["training"] != "none" or sizes(trial.params) != sizes(genotype_of(trials, parent, space)):
@@ -186,7 +186,7 @@ def origin(trials: list[FrozenTrial], number: int | None, space: Space) -> int |
 
 
 def check_operators(child: FrozenTrial, trials: list[FrozenTrial], space: Space) -> None:
-    """How a child was trained tells how it was made."""
+    """A child's training tells how it was made."""
     parent = genotype_of(trials, parent_of(child), space)
     changed = sizes(child.params) != sizes(parent)
     if child.params["training"] == "none":

@@ -55,7 +55,7 @@ def number(
 
 
 def value(field: FieldInfo) -> st.SearchStrategy[Any]:
-    """What a study file may say for one key, read off its model."""
+    """Values that a study file may have for one key, read off its model."""
     annotation = field.annotation
     if get_origin(annotation) in (UnionType, Union):
         (annotation,) = (item for item in get_args(annotation) if item is not NoneType)
@@ -105,7 +105,7 @@ def latencies() -> st.SearchStrategy[Any]:
 
 
 def options() -> st.SearchStrategy[dict[str, Any]]:
-    """The genetic method's."""
+    """Options of the genetic method."""
     probability = st.floats(0.125, 1)
     return tables(
         GeneticOptions,
@@ -124,7 +124,7 @@ ANY_TASK = tables(TaskConfig)  # once: a strategy is slow to make
 
 @st.composite
 def tasks(draw: st.DrawFn) -> dict[str, Any]:
-    """One of each type, with the tables and metrics that are its own."""
+    """A task of each type, with the tables and metrics that are its own."""
     kind = draw(st.sampled_from(sorted(TRAITS)))
     table = draw(ANY_TASK)
     own = {"sentence-similarity": "similarity", "translation": "translation"}.get(kind)
@@ -138,7 +138,7 @@ def tasks(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def study_files(method_options: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
-    """Those of translations without `latency`, of which they do not accept every kind."""
+    """Study files; those of translations lack `latency`, because they do not accept every kind of it."""
     documents = tables(
         StudyConfig,
         name=NAMES,

@@ -1,4 +1,4 @@
-"""How often a trial is tried again."""
+"""The number of times that a trial is tried again."""
 
 from __future__ import annotations
 

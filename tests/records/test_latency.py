@@ -29,7 +29,7 @@ OLDEST: Document = {
     **{"ratio": 0.5, "ratio_low": 0.48, "ratio_high": 0.53, "device": "Some CPU", "driver": "", "source": "measured"},
     **{"torch_version": "2.13.0", "dtype": "int8", "threads": 2, "batch_size": 8, "sequence_length": 64},
 }
-"""As the first version stored it, before there was a choice of runtimes."""
+"""A latency as the first version stored it, before there was a choice of runtimes."""
 GPU: Document = {**OLDEST, "runtime": "compile", "driver": "550.1", "tf32": True, "cuda_graph": True}
 REAL_LENGTHS: Document = {
     **OLDEST,

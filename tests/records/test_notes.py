@@ -1,4 +1,4 @@
-"""What notes say."""
+"""The text of notes."""
 
 from dataclasses import replace
 

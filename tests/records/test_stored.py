@@ -34,12 +34,12 @@ def study_of(url: str, name: str) -> optuna.Study:
 
 
 def folder_of(url: str) -> Path:
-    """Where the database lies."""
+    """The folder in which the database lies."""
     return Path(url.removeprefix("sqlite:///")).parent
 
 
 def as_before(printed: str) -> Any:
-    """What a command prints, without what only later versions say."""
+    """The output of a command, without the keys that only later versions print."""
     shown = json.loads(printed)
     for record in shown if isinstance(shown, list) else ():
         record.pop("against_base", None)

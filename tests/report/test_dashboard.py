@@ -116,7 +116,7 @@ def test_the_page_of_a_study_lists_notes_and_attachments(study: optuna.Study, ad
 
 
 def test_deleting_a_study_deletes_its_files(tmp_path: Path) -> None:
-    """In the dashboard and on the command line alike, uploads included; other studies keep theirs."""
+    """A deletion in the dashboard and on the command line takes uploads along; other studies keep theirs."""
     url, root = f"sqlite:///{tmp_path}/nasopt.db", tmp_path / "nasopt.db.artifacts"
     identifiers = {name: invent_study(url, name)._study_id for name in ("first", "second", "third")}
     with serve(url) as address:
@@ -159,7 +159,7 @@ def test_a_study_that_is_created_anew_shows_its_own_trials(tmp_path: Path) -> No
 
 
 def test_deleting_a_copy_leaves_the_originals_files(tmp_path: Path) -> None:
-    """And the attachments, which it names one by one; the original is the one that takes them along."""
+    """A copy leaves the attachments, which it names one by one; the original takes them along."""
     url, folder = f"sqlite:///{tmp_path}/nasopt.db", tmp_path / "nasopt.db.artifacts" / "old"
     study = invent_study(url, "old")
     attach_to(study, folder)
@@ -239,7 +239,7 @@ def test_only_what_is_asked_of_this_machine_is_answered(
     ("name", "artifacts"), [("../victim/precious", "artifacts"), ("precious", "victim"), ("..", "victim/precious")]
 )
 def test_folders_that_are_no_studys_stay(tmp_path: Path, name: str, artifacts: str) -> None:
-    """Whoever can write to the database can name any folder."""
+    """Anyone who can write to the database can name any folder."""
     precious = tmp_path / "victim" / "precious"
     precious.mkdir(parents=True)
     (precious / "thesis.txt").write_text("years of work")

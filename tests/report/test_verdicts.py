@@ -1,4 +1,4 @@
-"""Which control a member is compared with, and what is said of it. Values and predictions are made up, code is not."""
+"""The control that a member is compared with, and the verdict. Values and predictions are made up, code is not."""
 
 from __future__ import annotations
 

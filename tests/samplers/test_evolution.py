@@ -1,4 +1,4 @@
-"""What the genetic sampler proposes, and in which spaces."""
+"""Proposals of the genetic sampler, and its spaces."""
 
 import numpy as np
 import optuna

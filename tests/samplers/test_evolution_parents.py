@@ -1,4 +1,4 @@
-"""Which trials become parents: of completed, enqueued, repeated, failed and infeasible ones."""
+"""The choice of parents among completed, enqueued, repeated, failed and infeasible trials."""
 
 import numpy as np
 import optuna

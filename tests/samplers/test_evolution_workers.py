@@ -1,4 +1,4 @@
-"""Seeds, resumed studies, several workers: what is proposed does not depend on who asks."""
+"""Seeds, resumed studies, several workers: proposals do not depend on the process that asks."""
 
 from datetime import datetime, timedelta
 

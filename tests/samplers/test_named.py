@@ -1,4 +1,4 @@
-"""Optuna's samplers by name: what they see, and that nothing is drawn twice."""
+"""Optuna's samplers by name: they see the search's trials, and draw nothing twice."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def write(path: Path, journal: str = "WAL") -> sqlite3.Connection:
 
 
 def read(path: Path) -> str:
-    """What a process finds that may not write the file or its folder, where it leaves all as it is."""
+    """The answer of a process that may not write the file or its folder, where it leaves all as it is."""
     with read_only(path.parent):
         before = {path.name: path.stat().st_size for path in path.parent.iterdir()}
         result = run_python("-c", READ, path, cwd=path.parent)

@@ -1,4 +1,4 @@
-"""Copies, renamed and moved studies, from the command line: whose files are whose, and what each command says."""
+"""Copies, renamed and moved studies, from the command line: the owner of files, and the words of each command."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_copied_study_is_recognised_and_gets_a_folder_of_its_own(here: Path, t
 
 
 def test_commands_act_on_the_study_that_they_opened(here: Path) -> None:
-    """Also where its workers open it anew, by the name it has now."""
+    """It is so, too, where workers open the study anew, by the name it has now."""
     optuna.copy_study(from_study_name="old", from_storage=url_of(here), to_storage=url_of(here), to_study_name="copy")
     command = ("optimize", "copy", "--n-trials", 2, "--workers", 2, "--adopt", "--artifacts", here / "own")
     result = study(*command)

@@ -1,4 +1,4 @@
-"""What a machine lacks is told by `create`, and by `optimize` before anything is trained."""
+"""`create` says what a machine lacks, and `optimize` says it before anything is trained."""
 
 from __future__ import annotations
 

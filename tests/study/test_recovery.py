@@ -1,4 +1,4 @@
-"""Who settles which interrupted trial."""
+"""The settling of interrupted trials."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def new_study(folder: Path) -> optuna.Study:
 
 
 def running(study: optuna.Study, worker: dict[str, object] | None) -> int:
-    """Number of a running trial of a process."""
+    """The number of a running trial of a process."""
     study.enqueue_trial({"x": 1})
     trial = study.ask()
     trial.suggest_int("x", 0, 3)

@@ -46,7 +46,7 @@ def write_module(name: str, marker: str = "imported") -> None:
 
 
 def change(spoil: Callable[[dict[str, Any]], object]) -> None:
-    """What somebody with access to the database can do to the stored configuration."""
+    """A change that anyone with access to the database can make to the stored configuration."""
     with closing(sqlite3.connect("nasopt.db")) as connection:
         where = "key = 'nasopt:config'"
         (text,) = connection.execute(f"SELECT value_json FROM study_user_attributes WHERE {where}").fetchone()

@@ -144,7 +144,7 @@ TASKS: dict[str, tuple[list[str], str, list[str], str, int]] = {
 def test_every_encoder_trains_on_every_kind_of_task(
     encoder: Callable[[str], Path], tmp_path: Path, family: str, kind: str
 ) -> None:
-    """And is cut and evaluated after that."""
+    """The model is cut and evaluated after that."""
     rows, header, columns, metric, outputs = TASKS[kind]
     task = open_task(encoder(family), write(tmp_path / "d", rows, header), text=columns, metric=metric)
     split = task.encode(tmp_path)["train"]

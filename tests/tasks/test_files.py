@@ -1,4 +1,4 @@
-"""Local files: which of them hold a split, and their cells as they are written."""
+"""Local files that hold a split, and their cells as they are written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels: classes and numbers, what is refused, and the classes of a trained head."""
+"""Labels: classes and numbers, refusals, and the classes of a trained head."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nasopt.tasks.labels import LabelColumn, Labels, positive_class, read_labels
 
 
 def read(train: Sequence[Any], validation: Sequence[Any] | None = None, head: Any = None, **task: Any) -> Labels:
-    """How labels are read, with the classes of a head or without one."""
+    """The reading of labels, with the classes of a head or without one."""
     return read_labels(column_of(train, validation, **task), None if head is None else configuration(head))
 
 

@@ -1,4 +1,4 @@
-"""Sentence similarity with a tiny BERT: data, training, the three metrics, and what goes wrong."""
+"""Sentence similarity with a tiny BERT: data, training, the three metrics, and errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHARED = Path(__file__).resolve().parents[3] / "shared"
 REFERENCE = {
     "STS": 0.823, "PI": 0.696, "NLI": 0.439, "SA": 0.764, "TI": 0.939, "II": 0.756, "IC": 0.702, "ICX": 0.653,
 }  # fmt: skip
-"""METHODS.md section 4, by the benchmark's own code."""
+"""Expected scores from METHODS.md section 4, by the benchmark's own code."""
 
 
 def sentence(generator: random.Random, words: list[str]) -> str:
@@ -101,6 +101,7 @@ def test_retrieval_is_the_share_of_translations_that_are_nearest(tiny_bert: Path
     assert evaluation.quality == pytest.approx(np.mean(there + back))
 
 
+@pytest.mark.integration
 def test_training_on_pairs_teaches_translation(tiny_bert: Path, pairs: Path, tmp_path: Path) -> None:
     task = open_task(tiny_bert, pairs)
     splits, model = task.encode(tmp_path), task.load_model()
@@ -261,7 +262,7 @@ def test_only_encoders_are_accepted(pairs: Path, tmp_path: Path) -> None:
     not (SHARED / "models" / "e5-small-en-ru").is_dir(), reason="the data beside the project are not here"
 )
 def test_a_real_encoder_scores_as_by_the_benchmarks_own_code(tmp_path: Path) -> None:
-    """In bfloat16, as candidates of a search are; about four minutes on one core."""
+    """The model is in bfloat16, as candidates of a search are; it takes about four minutes on one core."""
     for split in ("train", "validation"):
         (tmp_path / f"{split}.csv").write_text("first,second\nгород,city\nрека,river\n")
     model = SHARED / "models" / "e5-small-en-ru"

@@ -1,4 +1,4 @@
-"""Columns of texts: what is no text is told where it is."""
+"""Columns of texts: a value that is no text is named with its place."""
 
 from __future__ import annotations
 

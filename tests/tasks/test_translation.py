@@ -1,4 +1,4 @@
-"""Translation with a tiny new encoder-decoder: data, training, BLEU, generation that is timed, and what goes wrong."""
+"""Translation with a tiny new encoder-decoder: data, training, BLEU, generation that is timed, and errors."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def task_config(data: Path, **changes: Any) -> TaskConfig:
     return TaskConfig.model_validate({**config, **changes})
 
 
+@pytest.mark.integration
 def test_a_new_model_learns_to_translate(pairs: Path, tmp_path: Path) -> None:
     task = Translation(task_config(pairs))
     splits = task.encode(tmp_path)

@@ -1,4 +1,4 @@
-"""Our latency sources keep to what nasopt.testing asks of every one."""
+"""Our latency sources keep to the rules of nasopt.testing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nasopt.testing import LatencySourceTestCase
 pytestmark = pytest.mark.integration
 
 BUSY = 0.9
-"""What is really measured may be far off on a busy machine; test_latency.py says how exact it is, without a clock."""
+"""A real measurement may be far off on a busy machine; test_latency.py says how exact it is, without a clock."""
 
 
 def latency(**settings: Any) -> LatencyConfig:

@@ -1,4 +1,4 @@
-"""Our methods keep to what nasopt.testing asks of every method."""
+"""Our methods keep to the rules of nasopt.testing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our tasks keep to what nasopt.testing asks of every task."""
+"""Our tasks keep to the rules of nasopt.testing."""
 
 from __future__ import annotations
 

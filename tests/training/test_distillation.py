@@ -29,7 +29,7 @@ def test_hidden_cosine_of_equal_directions_is_zero() -> None:
 
 
 class _Task:
-    """The loss and kind of task that the distillation loss asks for."""
+    """A stand-in with the loss and the kind of task that the distillation loss asks for."""
 
     is_classification = True
 

@@ -1,4 +1,4 @@
-"""What is made once: it is read from its file, and made again where that is damaged."""
+"""A value that is made once is read from its file, and made again where that is damaged."""
 
 from pathlib import Path
 

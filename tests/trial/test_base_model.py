@@ -36,7 +36,7 @@ class Watcher:
 
 
 def base_of(context: Context, config: StudyConfig | None = None) -> BaseModel:
-    """What the base model of a prepared study was made from; with another configuration if one is given."""
+    """The parts of a prepared study's base model; with another configuration if one is given."""
     return BaseModel(
         config or context.config, context.task, context.splits["train"], context.folder, context.checkpoints
     )

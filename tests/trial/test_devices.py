@@ -26,7 +26,7 @@ def found(prepared: Context, sources: dict[str, LatencySource]) -> Evaluated:
 
 
 def base(found: Evaluated, latency: dict[str, Any], memory: dict[str, Any]) -> optuna.trial.FrozenTrial:
-    """A base trial as it was measured here, but for what is said."""
+    """A base trial as it was measured here, but for the changes that are given."""
     attributes = {
         "latency": {"latency_ms": {**found.latencies["latency_ms"], **latency}},
         "memory": {**found.memory, **memory},

@@ -17,6 +17,8 @@ from nasopt.trial.evaluation import evaluate
 from nasopt.trial.preparation import prepare
 from nasopt.trial.proposal import base_candidate
 
+pytestmark = pytest.mark.integration
+
 
 def sources_of(context: Context) -> dict[str, LatencySource]:
     return make_sources(context.config)

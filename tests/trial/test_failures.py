@@ -64,7 +64,7 @@ def test_what_the_machine_does(error: Exception, tmp_path: Path) -> None:
 
 
 def test_what_libraries_really_raise(tmp_path: Path) -> None:
-    """Of Rust, of Python and of NumPy."""
+    """Errors of Rust, of Python and of NumPy."""
     rng = np.random.default_rng(0)
     writers = [
         lambda: save_file({"a": torch.zeros(100_000)}, tmp_path / "a"),

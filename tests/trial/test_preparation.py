@@ -1,4 +1,4 @@
-"""What a study needs before its first trial: made once, found by every later process."""
+"""Preparations of a study: made once, found by every later process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nasopt.trial.preparation import prepare
 
 
 def again(context: Context, *, has_trials: bool = False, seed: int | None = None) -> tuple[Context, set[str]]:
-    """The same study prepared by another process; and what was done for it."""
+    """The same study prepared by another process, and the work that was done for it."""
     told: set[str] = set()
     config = context.config if seed is None else context.config.model_copy(update={"seed": seed})
     found = prepare(config, context.folder, lambda phase, done, total: told.add(phase), has_trials=has_trials)

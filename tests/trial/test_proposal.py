@@ -1,4 +1,4 @@
-"""From a trial to its candidate."""
+"""Turns a trial into its candidate."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def candidate_of(*arguments: Any, **marks: Any) -> Candidate:
 
 
 def finish(study: optuna.Study, number: int, **attributes: Any) -> None:
-    """Completes the trial under way, with what later ones read of it."""
+    """Completes the trial under way, with all that later ones read of it."""
     trial_id = study.trials[number]._trial_id
     for name, value in attributes.items():
         study._storage.set_trial_user_attr(trial_id, name, value)

@@ -1,4 +1,4 @@
-"""A finished trial's candidate once more."""
+"""A finished trial's candidate, rebuilt."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def study() -> optuna.Study:
 
 @pytest.fixture(scope="module")
 def measured(prepared: Context) -> Evaluated:
-    """What was found out about a candidate; its latency was measured."""
+    """The findings about a candidate; its latency was measured."""
     found = evaluate(base_candidate(prepared), prepared, make_sources(prepared.config), None)
     outputs = np.zeros((len(prepared.splits["validation"]), 2), dtype=np.float32)
     return replace(found, evaluation=Evaluation(0.75, outputs), parameters=1000, flops=2_000_000)

@@ -1,4 +1,4 @@
-"""Which checkpoints and predictions stay."""
+"""Tests which checkpoints and predictions stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a look-up table fits a study: its precisions, threads and model, and the machine that is to confirm it."""
+"""Checks that a look-up table fits a study: its precisions, threads and model, and the machine that confirms it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def open_table(latency: LatencyConfig, precisions: Sequence[str]) -> LookupTable
     """The table of a latency objective.
 
     Args:
-        latency: with a `lut`.
-        precisions: in which the search stores models, as far as that is known beforehand.
+        latency: the objective, with a `lut`.
+        precisions: the precisions in which the search stores models, as far as they are known beforehand.
 
     Raises:
         LookupTableError: the file is wrong, or fits neither the objective nor the machine that is to confirm it.
@@ -44,10 +44,10 @@ def open_table(latency: LatencyConfig, precisions: Sequence[str]) -> LookupTable
 
 
 def check_model(table: LookupTable, model_type: str, shape: EncoderShape) -> None:
-    """Whether a table was made for candidates of a base model.
+    """Makes sure that a table was made for candidates of a base model.
 
     Raises:
-        LookupTableError: it is of another family, or of heads of another size.
+        LookupTableError: it was made for another family, or for heads of another size.
     """
     cure = "`nasopt device profile --model PATH` makes the model's own"
     if model_type != table.model_type:

@@ -1,4 +1,4 @@
-"""What values a look-up table may hold: a table may be anybody's file, and wrong ones are refused in one line."""
+"""The values that a look-up table may hold: a table may be anybody's file, and wrong ones are refused in one line."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pydantic import AfterValidator, Field, ValidationError
 from nasopt.host.terminal import printable
 
 LARGEST_SIZE = 10**7
-"""Of heads, neurons, texts, tokens: far beyond any model, and far below where arithmetic overflows."""
+"""The largest count of heads, neurons, texts or tokens: far beyond any model, far below where arithmetic overflows."""
 LONGEST_MS = 1e9
 LARGEST_FACTOR = 1e6
 """A table whose 90 % interval reaches this many times its own predictions, or more, says nothing."""
 SHOWN_CHARACTERS = 80
-"""Of a wrong value, in a message."""
+"""The number of characters of a wrong value that a message shows."""
 
 
 def _prints(text: str) -> str:
@@ -27,13 +27,13 @@ Milliseconds: TypeAlias = Annotated[float, Field(ge=0, le=LONGEST_MS, allow_inf_
 PositiveMilliseconds: TypeAlias = Annotated[float, Field(gt=0, le=LONGEST_MS, allow_inf_nan=False)]
 Size: TypeAlias = Annotated[int, Field(ge=1, le=LARGEST_SIZE)]
 SizeOrNone: TypeAlias = Annotated[int, Field(ge=0, le=LARGEST_SIZE)]
-"""A size; 0 for what has none, or is gone."""
+"""A size; 0 where a block has none, or is gone."""
 Text: TypeAlias = Annotated[str, Field(max_length=200), AfterValidator(_prints)]
-"""Of one line, with characters only that print: it is shown on terminals."""
+"""A single line of printable characters, because it is shown on terminals."""
 
 
 def in_words(error: ValidationError) -> str:
-    """The first mistake in one line: the key, what is wrong, and the value where that is short."""
+    """The first mistake in one line: the key, what is wrong with it, and the value, cut short if it is long."""
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"])) or "table"
     message = first["msg"].removeprefix("Value error, ")

@@ -51,16 +51,16 @@ from nasopt.models.quantization import quantize
 from nasopt.models.surgery import cut
 
 CHAIN_LAYERS = 4
-"""Equal layers in a row: so many that their cost stands out, and that their weights compete for the caches as those of
-a whole model do; so few that a pass of a large model stays short."""
+"""Equal layers in a row: enough for their cost to stand out, and for their weights to compete for the caches as those
+of a whole model do; few enough for a pass of a large model to stay short."""
 QUARTERS = 4
-"""The grid has one head and each quarter of all heads; and the same parts of the widths."""
+"""Parts that the grid divides all heads into, beside a single head, and the widths alike."""
 CHECKS = 8
-"""Models off the grid for each precision, from whose errors the interval of a prediction follows."""
+"""The number of models off the grid for each precision, from whose errors the interval of a prediction follows."""
 
 MAX_PAIRS = 400
 RELATIVE_WIDTH = 0.01
-"""Narrower than a trial's: entries are differences, and add up."""
+"""The width at which timing stops; narrower than a trial's, because entries are differences and add up."""
 
 StepCallback = Callable[[int, int, str], None]
 """(models measured, models in all, what is measured next)."""
@@ -72,8 +72,9 @@ class Grid:
 
     Args:
         hidden_sizes: multiples of the head size.
-        batch_sizes, sequence_lengths: of the batch.
-        precisions: in which models are stored.
+        batch_sizes: numbers of sequences.
+        sequence_lengths: tokens in each sequence.
+        precisions: the precisions in which models are stored.
     """
 
     hidden_sizes: tuple[int, ...]
@@ -82,7 +83,7 @@ class Grid:
     precisions: tuple[Precision, ...] = ("fp32",)
 
     def places(self) -> list[Place]:
-        """Every combination."""
+        """Every combination of the sizes and precisions."""
         sizes = itertools.product(self.hidden_sizes, self.batch_sizes, self.sequence_lengths, self.precisions)
         return [Place(*place) for place in sizes]
 
@@ -93,8 +94,8 @@ class Model:
 
     Attributes:
         place: hidden size, batch, length and precision.
-        layers: the sizes of each.
-        stop: up to which part of it: what comes before the pooler, the pooler, or the head.
+        layers: the sizes of each layer.
+        stop: the last part that is timed: what comes before the pooler, the pooler, or the head.
     """
 
     place: Place
@@ -108,7 +109,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Timing:
-    """A model's latency in units of the reference's, and half the width of the 95 % interval of it."""
+    """A model's latency in units of the reference's, and half the width of its 95 % interval."""
 
     ratio: float
     error: float
@@ -129,13 +130,13 @@ def measure_table(
     """Measures every entry of a grid, then models off the grid as a check.
 
     Args:
-        config: of the model whose candidates are to be predicted: family, head size, FFN width, vocabulary.
-        grid: where.
+        config: describes the model whose candidates are to be predicted: family, head size, FFN width, vocabulary.
+        grid: the sizes and precisions to measure.
         device: the device to measure on.
         threads: threads of one operation on the CPU.
-        checks: models off the grid for each precision, at least 2.
-        seconds: time for each model.
-        seed: of weights, tokens, order and checks.
+        checks: the number of models off the grid for each precision, at least 2.
+        seconds: the time that each model is given.
+        seed: decides weights, tokens, order and checks.
         on_step: told of each model.
 
     Raises:
@@ -189,7 +190,7 @@ def random_model(shape: EncoderShape, grid: Grid, precision: Precision, generato
 
 
 def random_layers(heads: int, ffn_size: int, depth: int, generator: random.Random) -> tuple[LayerSizes, ...]:
-    """Any number of heads and any width (in steps of 64) for each layer, blocks that are gone included."""
+    """Draws any number of heads and any width (in steps of 64) for each layer; either may be 0."""
     widths = range(0, ffn_size + 1, min(FFN_STEP, ffn_size))
     return tuple((generator.randint(0, heads), generator.choice(widths)) for _ in range(depth))
 
@@ -204,8 +205,8 @@ class Session:
     """One reference model, and others timed in alternation with it.
 
     Args:
-        config: of the model that all are cut from.
-        reference: what all are compared with.
+        config: describes the model that all are cut from.
+        reference: the model that all are compared with.
         device, threads, seconds, seed: see :func:`measure_table`.
     """
 
@@ -223,7 +224,7 @@ class Session:
         self._full: dict[int, PreTrainedModel] = {}
         self._reference_times: list[float] = []
         self.reference = self._part(reference)
-        """On its own batch, whatever it is given."""
+        """The reference model, which runs on its own batch, whatever it is given."""
 
     @property
     def reference_ms(self) -> float:
@@ -296,7 +297,7 @@ def _full_model(config: PretrainedConfig, hidden_size: int, seed: int) -> PreTra
     sized.hidden_size = hidden_size
     setattr(sized, family.num_heads_key, hidden_size // shape.head_size)
     setattr(sized, family.num_layers_key, depth)
-    types = getattr(config, "layer_types", None)  # local or global attention, of each layer
+    types = getattr(config, "layer_types", None)  # whether each layer's attention is local or global
     if types is not None:
         sized.layer_types = [types[index % len(types)] for index in range(depth)]
     with torch.random.fork_rng(devices=[]):

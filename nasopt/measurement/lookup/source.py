@@ -34,10 +34,10 @@ class LookupSource(EstimatingSource):
         self.runtime = self.table.runtime
 
     def check_model(self, config: PretrainedConfig) -> None:
-        """Whether the table was made for candidates of a base model with this configuration.
+        """Makes sure that the table was made for candidates of a base model with this configuration.
 
         Raises:
-            LookupTableError: it is of another family, or of heads of another size.
+            LookupTableError: it was made for another family, or for heads of another size.
         """
         check_model(self.table, config.model_type, encoder_shape(config))
 

@@ -1,4 +1,4 @@
-"""A look-up table of block latencies: what an encoder of any shape takes on the device that the table was measured on.
+"""A look-up table of block latencies, which add up to the latency of an encoder of any shape on the measured device.
 
 A model's latency is the sum of its parts' (no torch here, nothing is measured):
 
@@ -33,12 +33,12 @@ from nasopt.measurement.lookup.limits import Milliseconds, PositiveMilliseconds,
 from nasopt.records.latency import device_identity
 
 KIND: Literal["lookup-table"] = "lookup-table"
-"""What tells such a file from a profile of the analytic model."""
+"""The value of `kind` that tells such a file from a profile of the analytic model."""
 SCHEMA_VERSION: Literal[1] = 1
 RUNTIME: Literal["eager"] = "eager"
-"""What tables are measured in."""
+"""The runtime that tables are measured in."""
 CONFIDENCE = 0.9
-"""Coverage of a prediction's interval, as of those of the analytic model."""
+"""Coverage of a prediction's interval, the same as in the analytic model."""
 
 Block: TypeAlias = Literal["embedding", "pooler", "head", "layer", "attention", "ffn"]
 SizedBlock: TypeAlias = Literal["attention", "ffn"]
@@ -50,7 +50,7 @@ LayerSizes: TypeAlias = tuple[int, int]
 
 
 class Place(NamedTuple):
-    """Where on the grid an entry was measured."""
+    """The point of the grid at which an entry was measured."""
 
     hidden_size: int
     batch_size: int
@@ -67,10 +67,14 @@ class Place(NamedTuple):
 
 
 class _Record(BaseModel):
+    """An object in a table's file, which has exactly the fields of its class."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class _Placed(_Record):
+    """A measurement with its place on the grid, or off it."""
+
     hidden_size: Size
     batch_size: Size
     sequence_length: Size
@@ -85,11 +89,11 @@ class Entry(_Placed):
     """The latency of one block at one place.
 
     Attributes:
-        block: which.
+        block: the block.
         size: heads of an attention, neurons of an FFN; 0 for the other blocks, which have one size.
-        latency_ms: of one forward pass of one batch.
+        latency_ms: its latency in one forward pass of one batch.
         low_ms, high_ms: 95 % interval of `latency_ms`.
-        pairs: how many alternated pairs it comes from.
+        pairs: the number of alternated pairs it comes from.
     """
 
     block: Block
@@ -120,13 +124,13 @@ class Estimate:
     """The latency of a model according to a table.
 
     Args:
-        latency_ms: Of one forward pass of one whole batch.
+        latency_ms: The time of one forward pass of one whole batch.
         low: Lower end of the interval, in ms.
-        high: Upper end of it.
+        high: Upper end of the interval, in ms.
         interval_percent: The `x` of "+-x %"; the interval is from `latency_ms / (1 + x)` to `latency_ms * (1 + x)`.
         beyond: What lies beyond the grid, in words (``"heads 16 > 12"``), empty if nothing; the interval does not hold
             there.
-        parts_ms: The sum's terms; those of all layers together.
+        parts_ms: The sum's terms, each summed over all layers.
     """
 
     latency_ms: float
@@ -142,9 +146,9 @@ class LookupTable(_Record):
 
     Attributes:
         device, driver, threads, torch_version, runtime: where and how it was measured.
-        created: the day.
-        model_type, head_size: of which family of encoders; heads of another size are not the table's.
-        chain_layers: how many equal layers stood in a row where one layer was measured.
+        created: the day on which it was measured.
+        model_type, head_size: the family of encoders and the size of heads that it was measured for, and no others.
+        chain_layers: the number of equal layers in a row where one layer was measured.
         reference_ms: median latency of the block that everything was measured in alternation with.
         entries: all blocks at all places of the grid.
         checks: models off the grid.
@@ -183,7 +187,7 @@ class LookupTable(_Record):
         return self
 
     def _check_checks(self) -> None:
-        """Whether the models off the grid say how far the table can be trusted."""
+        """Makes sure that the models off the grid say how far the table can be trusted."""
         for check in self.checks:
             if check.precision not in self.precisions:
                 raise ValueError(f"a check is in {check.precision}, of which there is no entry")
@@ -197,7 +201,7 @@ class LookupTable(_Record):
         """Reads and checks a file that `nasopt device profile` wrote.
 
         Raises:
-            LookupTableError: it is missing, not JSON, or holds what no table can; one line says what.
+            LookupTableError: it is missing, not JSON, or holds what no table can; the message is one line.
         """
         try:
             document = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -274,7 +278,7 @@ class LookupTable(_Record):
         """The latency of an encoder with a classifier.
 
         Args:
-            layers: those that are kept.
+            layers: the sizes of the layers that are kept.
             hidden_size, batch_size, sequence_length: may lie between the grid's, or beyond it.
             precision: one of the table's.
 
@@ -350,7 +354,7 @@ class LookupTable(_Record):
 
     @cached_property
     def _curves(self) -> dict[tuple[str, Place], dict[int, float]]:
-        """Latency by size, never falling; one size, 0, for blocks that have none."""
+        """Latency by size, never falling; blocks without a size have the single size 0."""
         measured: dict[tuple[str, Place], dict[int, float]] = {}
         for entry in self.entries:
             measured.setdefault((entry.block, entry.place), {})[entry.size] = entry.latency_ms

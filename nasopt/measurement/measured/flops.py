@@ -14,11 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 def count_flops(model: nn.Module, inputs: Mapping[str, Any]) -> int:
     """FLOPs of one forward pass of `model` on `inputs`; a multiply-add is 2.
 
-    Matrix products and convolutions count, and attention as the matrix products it stands for; biases, activations,
-    norms and poolings do not.
+    Matrix products and convolutions count, and attention counts as the matrix products it stands for; biases,
+    activations, norms and poolings do not.
     """
     # NOTE: the counter looks for the history of what modules return, and the parameter that an emptied block returns
-    # has none. As plain matrix products attention is not overlooked, as the fused kernel of CPUs is.
+    # has none. Attention runs as plain matrix products because the counter overlooks the fused kernel of CPUs.
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
     try:

@@ -41,7 +41,7 @@ CHECK_EVERY = 10
 
 
 class MeasurementError(Exception):
-    """A time that cannot be one. Fails the trial, never the study."""
+    """A latency that cannot be measured or computed. It fails the trial, never the study."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class LatencyMeasurement:
         base_median_ms: Median time of the base model, in alternation with the candidate, in ms.
         ratio: Median of candidate / base over the pairs; below 1 is faster than the base model.
         ratio_low: Lower end of the 95 % interval of `ratio`.
-        ratio_high: Upper end of it.
+        ratio_high: Upper end of the 95 % interval of `ratio`.
     """
 
     median_ms: float
@@ -90,7 +90,7 @@ def fixed_inputs(
         vocab_size: Ids are below this; the smaller vocabulary if the models' differ.
         special_ids: Ids that must not occur (padding would shift RoBERTa's positions).
         device: Where the batch is put.
-        seed: Of the random ids.
+        seed: Decides the random ids.
 
     Returns:
         ``input_ids`` and ``attention_mask`` (all ones), both `batch_size x sequence_length`, int64.
@@ -166,7 +166,7 @@ def measure_latency(
         _warm_up(pair, deadline=start + WARM_UP_SHARE * time_budget_s)
         pairs: list[tuple[float, float]] = []
         while len(pairs) < max_pairs:
-            # Who goes first changes from pair to pair, so that what one leaves in the caches favours neither.
+            # The models take turns at going first, so that what one leaves in the caches favours neither.
             pairs.append(pair(len(pairs) % 2 == 0))
             if len(pairs) >= min_pairs and (
                 time.monotonic() - start > time_budget_s
@@ -237,7 +237,7 @@ def lock_path(device: torch.device) -> Path:
 
 @contextmanager
 def device_lock(device: torch.device) -> Iterator[None]:
-    """Hold `device` for one measurement: all others on this host, of whatever user, wait.
+    """Hold `device` for one measurement; all others on this host wait, whichever user started them.
 
     The lock is the kernel's (`flock`), not the file's existence: it ends with the process that holds it, so the file
     that stays behind is never stale.
@@ -305,7 +305,7 @@ def _checked_ms(value: float) -> float:
 
 @contextmanager
 def quiet_process(threads: int) -> Iterator[None]:
-    """This process with `threads` threads and without garbage collection, as it was before afterwards."""
+    """Runs with `threads` threads and without garbage collection, and restores both settings afterwards."""
     threads_before, collected_before = torch.get_num_threads(), gc.isenabled()
     torch.set_num_threads(threads)
     gc.collect()

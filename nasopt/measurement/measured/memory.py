@@ -1,4 +1,4 @@
-"""Memory of a model: of its weights as they are stored for inference, and at its highest while it runs."""
+"""Memory of a model: the size of its weights as they are stored for inference, and the peak while it runs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 BYTES_PER_MB = 1e6
 PASSES = 3
-"""Passes whose growth of memory is looked at, at most."""
+"""The largest number of passes whose growth of memory is looked at."""
 PASSES_S = 2.0
-"""Seconds after which no further one begins."""
+"""Seconds after which no further pass begins."""
 
 
 def memory_mb(tensors: Mapping[str, Tensor]) -> float:
@@ -46,13 +46,13 @@ def peak_memory_mb(model: nn.Module, inputs: Mapping[str, Tensor], weights_mb: f
     """Memory of a model while it runs, in MB: its weights, and by how much memory grows in one forward pass at most.
 
     The growth is the median of three passes, or of fewer if they take long. On CUDA it is that of torch's allocator; on
-    a CPU that of the process's resident memory (:func:`_resident_growth`). Weights are counted by their size, for those
-    of other models are in the process, too.
+    a CPU that of the process's resident memory (:func:`_resident_growth`). Weights are counted by their size, because
+    those of other models are in the process, too.
 
     Args:
         model: in eval mode, on `device`, as torch runs it; it has run before.
         inputs: keyword arguments of the model, on `device`.
-        weights_mb: of :func:`memory_mb`.
+        weights_mb: the size of its weights, from :func:`memory_mb`.
         device: where it runs.
     """
     growth_of = _allocated_growth if device.type == "cuda" else _resident_growth
@@ -96,8 +96,8 @@ def _resident_growth(run: Callable[[], None], device: torch.device) -> int:
 
 
 class _Sampler(threading.Thread):
-    """Resident memory of the process at its highest, looked at every 0.5 ms; for systems that keep no high-water mark
-    that can be set back."""
+    """Looks at the process's resident memory every 0.5 ms and keeps the highest value; meant for systems without a
+    high-water mark that can be set back."""
 
     def __init__(self, process: psutil.Process) -> None:
         super().__init__(daemon=True)

@@ -2,7 +2,7 @@
 
 ============  ==================================================================================================
 eager         the model as torch runs it
-compile       by `torch.compile`, whole; one program for each shape if there is one, else one for all
+compile       compiled whole by `torch.compile`: for its shape if there is only one, else one program for all
 onnxruntime   as an ONNX file, written as `nasopt study export --format onnx` writes it (bf16 as fp32), in ONNX
               Runtime's CPU or CUDA provider
 ============  ==================================================================================================
@@ -38,13 +38,13 @@ SHAPES_LIMIT = 64
 
 @dataclass(frozen=True)
 class RuntimeSettings:
-    """How models are run while they are measured.
+    """The settings that models run with while they are measured.
 
     Attributes:
         runtime: see the table of this module.
-        threads: of one operation on the CPU.
-        tf32: CUDA: fp32 matrix products in TF32.
-        cuda_graph: CUDA: replay one captured graph in place of launching every kernel (eager and compile).
+        threads: threads of one operation on the CPU.
+        tf32: whether CUDA computes fp32 matrix products in TF32.
+        cuda_graph: whether CUDA replays one captured graph instead of launching every kernel (eager and compile).
     """
 
     runtime: Runtime
@@ -80,7 +80,7 @@ class GraphedModel(nn.Module):
 
 
 def check_runtime(runtime: Runtime, device: torch.device) -> None:
-    """Makes sure that models can be run so, on this machine.
+    """Makes sure that models can be run in this runtime on this machine.
 
     Raises:
         MissingExtraError: ONNX Runtime, or what writes its files, is not installed.
@@ -97,10 +97,10 @@ def check_runtime(runtime: Runtime, device: torch.device) -> None:
 
 @cache
 def _check_compiler(device: torch.device) -> None:
-    """Compiles next to nothing: only this needs all that a model needs.
+    """Compiles a tiny function, because only that needs everything that compiling a model needs.
 
-    `torch.compile` needs a C++ compiler for a CPU; for a GPU a C compiler, Triton and Python's header files. What it
-    has once compiled it keeps, so that the compiler is asked for besides.
+    `torch.compile` needs a C++ compiler for a CPU; for a GPU it needs a C compiler, Triton and Python's header files.
+    It keeps what it has compiled once, so the compiler is looked for besides.
     """
     from torch._inductor.cpp_builder import get_cpp_compiler
 
@@ -137,7 +137,7 @@ def check_precisions(runtime: str, precisions: Sequence[str]) -> None:
     refused = [precision for precision in precisions if precision in WITHOUT_ONNX]
     if runtime == "onnxruntime" and refused:
         raise StudyFileError(
-            f"latency.runtime: onnxruntime cannot run {' and '.join(refused)}, for bitsandbytes' layers have no "
+            f"latency.runtime: onnxruntime cannot run {' and '.join(refused)}, because bitsandbytes' layers have no "
             "counterpart there; leave them out of method_options.precisions, or choose the runtime eager"
         )
 
@@ -157,7 +157,7 @@ def prepare(
 
     Args:
         model: in eval mode, on `device`, in its precision; not changed.
-        inputs: the batches that will be measured, on `device`: keyword arguments of the model, `batch x tokens` each.
+        inputs: the batches that will be measured, on `device`: keyword arguments of the model, (batch, tokens) each.
         settings: the runtime, and how it runs.
         precision: the model's, as the genotype names it.
         device: where it runs.
@@ -179,7 +179,7 @@ def prepare(
 
 @contextmanager
 def numerics(settings: RuntimeSettings) -> Iterator[None]:
-    """TF32 as the settings say, and as it was before afterwards."""
+    """Sets TF32 as the settings say, and restores it afterwards."""
     matmul = torch.backends.cuda.matmul
     before = matmul.allow_tf32
     matmul.allow_tf32 = settings.tf32
@@ -216,7 +216,7 @@ def _in_onnxruntime(
     convertible = copy.deepcopy(model).cpu()
     if precision == "bf16":
         convertible = convertible.float()
-    # Two texts: a size of 1 would be taken for a fixed one.
+    # Two texts, because the exporter would take a size of 1 for a fixed one.
     example = {name: tensor.cpu()[:1].repeat(2, 1) for name, tensor in inputs.items()}
     with scratch_folder() as folder:
         file = folder / "model.onnx"

@@ -82,7 +82,7 @@ class MeasuringSource:
 def _details(
     latency: LatencyConfig, settings: RuntimeSettings, batches: Sequence[Mapping[str, Tensor]]
 ) -> dict[str, Any]:
-    """The fields of a record that are stored only where they are not the usual."""
+    """The fields of a record that are stored only where they differ from the usual values."""
     details: dict[str, Any] = {}
     if settings.runtime == "onnxruntime":
         details["runtime_version"] = version("onnxruntime")

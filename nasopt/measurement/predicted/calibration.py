@@ -1,4 +1,4 @@
-"""Fitting the constants of the latency model to published latencies, and what the fit is worth where it was not made.
+"""Fits the constants of the latency model to published latencies, and finds the errors on those left out.
 
 The fit is least squares on the logarithm of latency, with a robust loss: the published tables hold some shapes twice,
 measured under conditions they do not name, up to 1.5 times apart. Every constant has a prior (a log-normal around a
@@ -27,7 +27,7 @@ COVERAGE = 0.9
 NOISE = 0.08
 """Standard deviation of the logarithm of a published latency about the model."""
 ROBUST_SCALE = 2.0
-"""Residuals beyond so many deviations count less than their square."""
+"""Deviations beyond which residuals count less than their square."""
 MAX_EVALUATIONS = 40
 
 PRIORS: dict[str, tuple[float, float]] = {
@@ -41,7 +41,8 @@ PRIORS: dict[str, tuple[float, float]] = {
     "energy_pj:int8": (0.8, 0.3),
     "energy_pj:fp32": (6.0, 0.5),
 }
-"""Value and standard deviation of the logarithm. `static_w` is for 10^9 transistors, and energies are for 7 nm."""
+"""The value of each constant and the standard deviation of its logarithm. `static_w` is for 10^9 transistors, and
+energies are for 7 nm."""
 ARITHMETIC, ARITHMETIC_UNFUSED, ARITHMETIC_SD = 0.8, 0.4, 0.1
 START_US, START_SD = 2.5, 0.5
 CALL_MS, CALL_SD = 0.1, 1.0
@@ -59,7 +60,7 @@ class Sample:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The model: how many layers, how wide."""
+        """The number of layers of the model, and its hidden size."""
         return len(self.workload.layers), self.workload.hidden_size
 
     @property
@@ -79,7 +80,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Held:
-    """Samples that a fit was not made on, with what it says of them in ms, shape `(n_samples,)`."""
+    """Samples that a fit was not made on, with the latencies that it predicts for them in ms, shape `(n_samples,)`."""
 
     samples: list[Sample]
     predicted_ms: Floats
@@ -93,7 +94,7 @@ class Held:
         return np.asarray(np.log(self.predicted_ms / self.measured_ms))
 
     def where(self, chosen: Callable[[Sample], bool]) -> Held:
-        """Those that `chosen` picks."""
+        """The samples that `chosen` picks."""
         kept = [index for index, sample in enumerate(self.samples) if chosen(sample)]
         return Held([self.samples[index] for index in kept], self.predicted_ms[kept])
 
@@ -177,8 +178,7 @@ def predicted_ms(constants: Mapping[str, float], samples: Sequence[Sample]) -> F
 def held_out_shapes(samples: Sequence[Sample]) -> Held:
     """Leaves each model shape out, on every device; predicts it where the device has others with that software.
 
-    What remains then says something of the device: a device with a single shape has nothing left, and belongs to
-    :func:`held_out_devices`.
+    A device with a single shape has nothing left to fit on, and belongs to :func:`held_out_devices`.
     """
 
     def known(sample: Sample, rest: Sequence[Sample]) -> bool:
@@ -213,7 +213,7 @@ def _leave_one_out(
 
 
 def errors_of(held: Held) -> GroupErrors:
-    """How far predictions are off; at least one is needed."""
+    """The errors of predictions, of which there must be at least one."""
     errors = np.abs(np.expm1(held.log_ratio))
     # NOTE: the rank that makes the interval valid for one more exchangeable value (split conformal prediction: Lei et
     # al., JASA 113(523), 2018), where there are enough.
@@ -248,17 +248,25 @@ def summary(held: Held) -> HeldOut:
 
 
 def of_family(held: Held, family: str) -> Held:
-    """Its samples that share these constants."""
+    """The samples of a family, which share their constants."""
     return held.where(lambda sample: sample.family == family)
 
 
 def of_device(held: Held, device: str) -> Held:
-    """Its samples on this device."""
+    """The samples on a device."""
     return held.where(lambda sample: sample.device == device)
 
 
 def calibrate(samples: Sequence[Sample], shapes: Held, devices: Held, *, date: str, fitted_on: str) -> Fitted:
-    """The fit to all samples, with the errors of those that were made without."""
+    """The fit to all samples, with the errors of fits that left some out.
+
+    Args:
+        samples: all of them.
+        shapes: predictions for model shapes that were left out.
+        devices: predictions for devices that were left out.
+        date: the day of the fit.
+        fitted_on: names the samples, in words.
+    """
     families = sorted({sample.family for sample in samples})
     by_family = {family: [sample for sample in samples if sample.family == family] for family in families}
     return Fitted(

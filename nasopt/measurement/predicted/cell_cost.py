@@ -1,8 +1,8 @@
-"""What one forward pass of a chain of cells does (AdaBERT's students): its kernels, as for encoders of layers.
+"""The kernels of one forward pass of a chain of cells (AdaBERT's students).
 
 A convolution over the tokens is a matrix product with `size * h` inner elements; a pooling, a mask and a norm only move
-activations. Nothing of this kind was among the latencies that the constants were fitted to: how far off such a
-prediction is is not known, and every one of them says so.
+activations. The constants were fitted to no latency of this kind, so the error of such a prediction is not known, and
+every one of them says so.
 
 Notation: `b` texts of `s` tokens, `m = b * s` tokens, hidden size `h`, embedding rank `r`.
 """
@@ -20,12 +20,12 @@ BEYOND = "chains of cells, whose error is not known"
 
 @dataclass(frozen=True)
 class CellWorkload:
-    """One forward pass.
+    """One forward pass of a chain of cells.
 
     Args:
-        architecture: The student; its precision does not matter here.
+        architecture: The student's; its precision does not matter here.
         sequence_length: Tokens in each text, padding included.
-        batch_size: Texts.
+        batch_size: The number of texts.
     """
 
     architecture: CellArchitecture

@@ -1,4 +1,4 @@
-"""Profiles of GPUs that need not be present: what their datasheets say, one JSON file each, beside this module."""
+"""Profiles of GPUs that need not be present: their datasheets as JSON files beside this module."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from nasopt.errors import NasoptError, choices
 
 NumberFormat: TypeAlias = Literal["fp32", "tf32", "bf16", "fp16", "int8"]
-"""Precisions that a prediction can be made for: those that matrix units compute in."""
+"""The precisions that a prediction can be made for, which are those that matrix units compute in."""
 NUMBER_FORMATS: tuple[NumberFormat, ...] = get_args(NumberFormat)
 ELEMENT_BYTES: dict[NumberFormat, int] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 """Bytes of a stored number; tf32 is a way to multiply numbers that are stored in 32 bits."""
@@ -24,7 +24,7 @@ _FOLDER = resources.files("nasopt.measurement.predicted") / "profiles"
 
 
 class ProfileError(NasoptError):
-    """A device profile that does not exist or says what cannot be."""
+    """A device profile that does not exist, or holds an impossible value."""
 
 
 class DeviceProfile(BaseModel):
@@ -34,17 +34,17 @@ class DeviceProfile(BaseModel):
         name: what the profile is called in commands and study files.
         product: the device's name as its driver reports it.
         aliases: other names of the profile.
-        multiprocessors: how many.
+        multiprocessors: the number of them.
         boost_clock_ghz: their highest clock.
         peak_tflops: dense rate of matrix products (10^12 operations per second; a multiply-add is 2) by precision.
-        bandwidth_gbs: of the memory, 10^9 bytes per second.
+        bandwidth_gbs: the memory's bandwidth, 10^9 bytes per second.
         l2_mb: second-level cache, 10^6 bytes.
         memory_gb: memory, 10^9 bytes.
-        power_w: what the board may draw.
-        transistors_billion: of the whole chip; what leaks does so whether it computes or not.
+        power_w: the power that the board may draw.
+        transistors_billion: transistors of the whole chip, which leak whether they compute or not.
         process_nm: the name of the manufacturing process, which says what an operation costs in energy.
         compute_capability: as in NVIDIA's CUDA documentation.
-        source: where all this is written.
+        source: the document that says all this.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -92,7 +92,7 @@ def read_profile(path: Path) -> DeviceProfile:
     """The profile in a JSON file.
 
     Raises:
-        ProfileError: the file cannot be read, lacks a field, or holds a value that cannot be.
+        ProfileError: the file cannot be read, lacks a field, or holds an impossible value.
     """
     try:
         text = path.read_text(encoding="utf-8")

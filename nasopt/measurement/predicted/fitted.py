@@ -13,9 +13,9 @@ from nasopt.measurement.predicted.device_profiles import Positive, ProfileError,
 
 FILE = "fitted/published.json"
 FEW = 12
-"""With fewer held-out values than this the interval of all of them counts, not the group's own."""
+"""A group with fewer held-out values than this never has a narrower interval than all of them together."""
 EFFICIENCIES = ("arithmetic", "attention", "bandwidth")
-"""Constants that are a part of something, and at most 1."""
+"""Constants that are a share of something, and so at most 1."""
 
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 
@@ -24,10 +24,10 @@ class GroupErrors(BaseModel):
     """Errors of predictions of held-out latencies.
 
     Attributes:
-        count: how many.
+        count: the number of latencies.
         median: median absolute error, as a part of the measured value.
-        p95: 95th percentile of it.
-        tau: Kendall's rank correlation of predicted and measured values, on each device; the mean, weighted by count.
+        p95: 95th percentile of the absolute error.
+        tau: Kendall's rank correlation of predicted and measured values on each device, averaged with weights by count.
         interval: the `x` for which `1 / (1 + x) <= measured / predicted <= 1 + x` holds for `coverage` of them.
     """
 
@@ -57,16 +57,16 @@ class HeldOut(BaseModel):
 
 
 class Fitted(BaseModel):
-    """A fit.
+    """A fit of the latency model's constants to published latencies.
 
     Attributes:
-        date: when it was made.
-        fitted_on: what it was made from, in words.
-        rows: number of latencies.
-        coverage: of the intervals.
-        constants: by name; a part after a colon says for which family, software, runtime or device.
-        calibrated: the profiles whose latencies were among those of a family.
-        ranges: least and largest of each size in them.
+        date: the day on which it was made.
+        fitted_on: names the latencies it was made from, in words.
+        rows: the number of these latencies.
+        coverage: the share of held-out latencies that the intervals cover.
+        constants: by name; a part after a colon names the family, software, runtime or device that a value is for.
+        calibrated: for each family, the profiles whose latencies were used.
+        ranges: for each family, the least and the largest value of each size.
         held_out_shape: errors for a model shape that was left out, on devices that were not.
         held_out_device: errors for a device that was left out.
     """
@@ -103,7 +103,7 @@ def parse_fitted(text: str, where: str) -> Fitted:
     """A fit from JSON text; `where` names it in errors.
 
     Raises:
-        ProfileError: it lacks a field or holds a value that cannot be.
+        ProfileError: it lacks a field or holds an impossible value.
     """
     try:
         return Fitted.model_validate(json.loads(text))

@@ -1,10 +1,10 @@
 """Milliseconds of a list of kernels on a device that is known by its datasheet.
 
 A kernel takes the larger of its arithmetic time and its memory time (the roofline: Williams, Waterman & Patterson,
-"Roofline: An Insightful Visual Performance Model for Multicore Architectures", CACM 52(4), 2009), and a start. The
+"Roofline: An Insightful Visual Performance Model for Multicore Architectures", CACM 52(4), 2009), plus a start. The
 arithmetic comes in tiles, one for each thread block, and tiles in waves, one tile for each multiprocessor (NVIDIA,
 "Matrix Multiplication Background User's Guide", sections on tile and wave quantization). All kernels together take no
-less than the host needs to dispatch them, and than the board's power allows.
+less time than the host needs to dispatch them, and no less than the board's power allows.
 
 Every step only sums, rounds up or takes a maximum or minimum of terms that grow with the shape: more layers, heads,
 neurons, tokens or sequences never take less time.
@@ -27,7 +27,7 @@ SPLITS = (1, 2, 4)
 DEPTH_STEP = 32
 """Elements of the inner dimension that a tensor core's main loop takes at a time."""
 SHARPNESS = 8.0
-"""Of the smooth maximum (a p-norm) that lets a fit see both sides of a limit; 9 % above the maximum where both meet."""
+"""The p of the p-norm, a smooth maximum that lets a fit see both sides of a limit; 9 % too high where both meet."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Machine:
     """The datasheet of each pass's device, in its precision; every field has shape `(n_passes,)`.
 
     Args:
-        multiprocessors: Number of them.
+        multiprocessors: The number of them.
         clock_ghz: Boost clock.
         peak_tflops: Dense peak rate of matrix products in the precision.
-        bandwidth_gbs: Of the memory, in 10^9 bytes per second.
+        bandwidth_gbs: The memory's bandwidth, in 10^9 bytes per second.
         cache_mb: Second-level cache, in 10^6 bytes.
-        power_w: What the board may draw.
+        power_w: The power that the board may draw.
         element_bytes: Bytes of a number.
     """
 
@@ -62,9 +62,9 @@ class Constants:
         attention: The same for a fused attention kernel, relative to `arithmetic`.
         bandwidth: Part of the memory bandwidth that is reached, in (0, 1].
         cache_bytes: Bytes that a multiprocessor gets from the second-level cache in one clock.
-        start_us: From the end of one kernel to the work of the next one, on the device.
-        dispatch_us: What the host needs to start one kernel; hidden as long as the device is slower.
-        call_ms: Once for each pass: inputs, outputs, a server.
+        start_us: The time from the end of one kernel to the work of the next one, on the device.
+        dispatch_us: The time the host needs to start one kernel; hidden as long as the device is slower.
+        call_ms: The time each pass takes once for inputs, outputs and a server.
         energy_pj: Energy of one floating-point operation, in 10^-12 J.
         byte_energy_pj: Energy of one byte that memory moves, in 10^-12 J.
     """
@@ -139,7 +139,7 @@ def _attention_us(table: KernelTable, machine: Machine, constants: Constants, ch
 
 
 def _memory_us(table: KernelTable, machine: Machine, constants: Constants) -> Floats:
-    """The larger of what memory and what the second-level cache take to move a kernel's operands."""
+    """The time to move a kernel's operands: the memory's or the second-level cache's, whichever is larger."""
     memory = _moved_bytes(table, machine) / (machine.bandwidth_gbs * 1e3 * constants.bandwidth)
     cache = (
         table.activations
@@ -150,7 +150,7 @@ def _memory_us(table: KernelTable, machine: Machine, constants: Constants) -> Fl
 
 
 def _moved_bytes(table: KernelTable, machine: Machine) -> Floats:
-    """Parameters come from memory; activations from the cache, as far as half of it holds them."""
+    """The bytes that memory moves: parameters, and the activations that half of the cache does not hold."""
     spilled = np.maximum(table.activations * machine.element_bytes - machine.cache_mb * 1e6 / 2, 0.0)
     return np.asarray(table.weights * machine.element_bytes + spilled)
 

@@ -1,7 +1,7 @@
 """Latency of a forward pass on a device that is not here: an analytic model with few fitted constants.
 
 The kernels of the pass come from :mod:`nasopt.measurement.predicted.transformer_cost`, their time from
-:mod:`nasopt.measurement.predicted.kernel_time`, what the device can do from its datasheet
+:mod:`nasopt.measurement.predicted.kernel_time`, the device's abilities from its datasheet
 (:mod:`nasopt.measurement.predicted.device_profiles`), and the constants from a fit to published latencies
 (:mod:`nasopt.measurement.predicted.calibration`). Every value carries an interval and says that it was predicted.
 """
@@ -50,7 +50,7 @@ class Case:
 
     @property
     def family(self) -> str:
-        """Which constants it shares."""
+        """The name of the family of cases that share its constants."""
         return f"{self.software.name}/{self.runtime}/{self.precision}"
 
 
@@ -59,18 +59,18 @@ class Prediction:
     """A latency that nobody measured.
 
     Args:
-        latency_ms: Of one forward pass of one whole batch.
+        latency_ms: The time of one forward pass of one whole batch.
         low: Lower end of the interval, in ms.
-        high: Upper end of it.
+        high: Upper end of the interval, in ms.
         source: Always "predicted".
         profile: Name of the device's profile.
-        runtime: As in :mod:`nasopt.measurement.predicted.software`.
-        software: The version of it whose constants were taken, as in that module.
-        precision: What the matrix products are computed in.
+        runtime: The runtime's name in :mod:`nasopt.measurement.predicted.software`.
+        software: The version of the runtime whose constants were taken, as that module names it.
+        precision: The precision that the matrix products are computed in.
         interval_percent: The `x` of "+-x %"; the interval is from `latency_ms / (1 + x)` to `latency_ms * (1 + x)`.
         coverage: Part of the held-out latencies that lay within the interval.
         extrapolated: Whether the shape, or the precision, is beyond what was calibrated.
-        beyond: What of it is; empty if nothing.
+        beyond: Names what lies beyond it; empty if nothing does.
         note: All this in words, to be shown wherever the value is.
     """
 
@@ -97,9 +97,9 @@ def make_case(profile: DeviceProfile, runtime: str, precision: str, workload: An
     """A case that can be predicted.
 
     Args:
-        profile: Of the device.
+        profile: The device's profile.
         runtime: Name of the runtime.
-        precision: Of the matrix products.
+        precision: The precision of the matrix products.
         workload: The pass.
         source: Names a version of the runtime, as the column `source` of published latencies does; default: the newest.
 
@@ -116,7 +116,7 @@ def make_case(profile: DeviceProfile, runtime: str, precision: str, workload: An
 
 
 def known_precisions(profile: DeviceProfile, software: Software, runtime: str) -> list[NumberFormat]:
-    """Those of the device's precisions that the runtime computes in.
+    """The device's precisions that the runtime computes in.
 
     A float format without measurements borrows the constants of fp16. int8 does not: whether a runtime quantises
     activations at all, and what it leaves in floats, differs too much.
@@ -204,7 +204,7 @@ def _arithmetic(constants: Mapping[str, float], case: Case) -> float:
 
 
 def _energy_factor(constants: Mapping[str, float], case: Case) -> float:
-    """Power that leaks is not there for work: the energy of an operation counts for more where less power is left."""
+    """The factor by which the energy of an operation counts for more where less power is left beside what leaks."""
     profile = case.profile
     static = constants["static_w"] * profile.transistors_billion * _process_scale(constants, profile)
     left: float = max(profile.power_w - static, LEAST_DYNAMIC_POWER * profile.power_w)
@@ -249,7 +249,7 @@ def _with_interval(case: Case, milliseconds: float, found: Fitted) -> Prediction
 
 
 def extents(workload: Workload) -> dict[str, tuple[int, int]]:
-    """Smallest and largest of everything that decides whether a shape is within what was calibrated."""
+    """The smallest and the largest value of each size that decides whether a shape is within what was calibrated."""
     layers = workload.layers
     widths = [layer.heads * layer.head_size for layer in layers] or [0]
     neurons = [layer.ffn_size for layer in layers] or [0]

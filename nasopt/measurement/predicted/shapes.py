@@ -10,11 +10,11 @@ from nasopt.errors import NasoptError, choices
 from nasopt.measurement.predicted.transformer_cost import Workload
 
 SIZES = ("layers", "hidden_size", "heads", "ffn_size", "sequence_length", "batch_size")
-"""Columns that every file has, whole numbers of at least 1."""
+"""The columns that every file has; they hold whole numbers of at least 1."""
 TEXTS = ("source", "device", "runtime", "precision")
-"""Columns that may be missing or empty."""
+"""The columns that may be missing or empty."""
 LARGEST = 1_000_000
-"""Of any size; beyond it the file is wrong, not the model large."""
+"""The largest value of any size; a larger one means that the file is wrong, not that the model is large."""
 
 
 class ShapesFileError(NasoptError):
@@ -27,13 +27,13 @@ class ShapeError(NasoptError):
 
 @dataclass(frozen=True)
 class ShapeRow:
-    """One row. What was not given is empty, or None.
+    """One row of a file of shapes. A field that was not given is empty, or None.
 
     Args:
-        number: Of the row, counted from 1 without the heading.
+        number: The row's number, counted from 1 without the heading.
         fields: The row as it was read, for printing it again.
         sizes: Its columns of :data:`SIZES`.
-        latency_ms: What was measured, where calibration needs it.
+        latency_ms: The measured latency, where calibration needs it.
     """
 
     number: int

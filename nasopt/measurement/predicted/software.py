@@ -1,4 +1,4 @@
-"""Software that runs exported models on GPUs, as far as predictions know it: what each fuses, and its versions."""
+"""The software that runs exported models on GPUs: the runtimes that predictions know, and what each of them fuses."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Software:
     """One version of a stack: a factor of its own in the fit.
 
     Args:
-        name: For people, and as the key of its constants.
-        source: How the sources of its measurements begin.
+        name: Its name for people, and the key of its constants.
+        source: The beginning of the sources of its measurements.
         fusions: The runtimes that it holds.
     """
 
@@ -36,8 +36,8 @@ class Software:
 
 
 SOFTWARE = (
-    # NOTE: NVIDIA's demo builds the network with plugins, among them one kernel for all of attention. What Triton
-    # served in 2021 was exported to ONNX, and TensorRT 7 did not find attention in it.
+    # NOTE: NVIDIA's demo builds the network with plugins, among them one kernel for all of attention. The model that
+    # Triton served in 2021 was exported to ONNX, and TensorRT 7 did not find attention in it.
     Software("tensorrt-10.16", "TensorRT demo/BERT", {"tensorrt": _PLUGINS}),
     Software(
         "triton-2021",

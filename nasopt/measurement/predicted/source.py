@@ -70,7 +70,7 @@ def workload_of(
         architecture: the candidate's.
         shape: the base model's.
         sequence_length: tokens in each sequence, padding included.
-        batch_size: sequences.
+        batch_size: the number of sequences.
 
     Raises:
         MeasurementError: it is neither an encoder of layers nor a chain of cells.

@@ -1,7 +1,7 @@
-"""What one forward pass of a BERT-like encoder does: its kernels, with their arithmetic and their memory traffic.
+"""The kernels of one forward pass of a BERT-like encoder, with their arithmetic and their memory traffic.
 
-Pure bookkeeping: no device, no time. A runtime decides which operations become one kernel (:class:`Fusion`); a device
-and fitted constants turn kernels into milliseconds (:mod:`nasopt.measurement.predicted.model`).
+This module knows no device and no time. A runtime decides which operations become one kernel (:class:`Fusion`); a
+device and fitted constants turn kernels into milliseconds (:mod:`nasopt.measurement.predicted.model`).
 
 Notation: `b` sequences of `s` tokens, `m = b * s` tokens, hidden size `h`, `n` heads of size `d`, FFN width `f`.
 """
@@ -27,7 +27,7 @@ class LayerShape:
 
     Args:
         heads: Attention heads.
-        head_size: Size of each.
+        head_size: The size of each head.
         ffn_size: Neurons of the feed-forward block.
     """
 
@@ -38,13 +38,13 @@ class LayerShape:
 
 @dataclass(frozen=True)
 class Workload:
-    """One forward pass.
+    """One forward pass of an encoder of layers.
 
     Args:
         layers: The encoder layers; they may differ.
-        hidden_size: Of the residual stream.
+        hidden_size: The width of the residual stream.
         sequence_length: Tokens in each sequence, padding included.
-        batch_size: Sequences.
+        batch_size: The number of sequences.
     """
 
     layers: tuple[LayerShape, ...]
@@ -66,13 +66,13 @@ class Workload:
 
 @dataclass(frozen=True)
 class Fusion:
-    """Which operations a runtime makes one kernel of.
+    """The operations that a runtime merges into one kernel.
 
     Args:
-        qkv: Query, key and value projections are one matrix product.
-        attention: Scores, softmax and context are one kernel that writes no scores.
-        epilogue: Bias and activation are done where a matrix product writes its result.
-        norm_kernels: Kernels of one residual addition with its layer norm.
+        qkv: Whether query, key and value projections are one matrix product.
+        attention: Whether scores, softmax and context are one kernel that writes no scores.
+        epilogue: Whether bias and activation are done where a matrix product writes its result.
+        norm_kernels: The number of kernels of one residual addition with its layer norm.
     """
 
     qkv: bool
@@ -95,7 +95,7 @@ class Kernel:
         depth: Length of each inner product.
         weights: Elements of parameters that are read.
         activations: Elements of activations that are read or written.
-        count: How many of these kernels there are in the pass.
+        count: The number of these kernels in the pass.
     """
 
     name: str
@@ -198,5 +198,5 @@ def matmul(name: str, rows: int, depth: int, columns: int, fusion: Fusion) -> li
 
 
 def stream(name: str, activations: int) -> Kernel:
-    """A kernel that only moves so many elements of activations."""
+    """A kernel that only moves elements of activations, as many as `activations` says."""
     return Kernel(name, "stream", 1, 0, 0, 0, 0, activations)

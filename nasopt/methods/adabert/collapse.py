@@ -1,4 +1,4 @@
-"""Whether a differentiable search has found anything, in plain words.
+"""The verdict on whether a differentiable search has found anything, in plain words.
 
 METHODS.md section 3: collapse to operations without parameters is the known failure.
 """
@@ -13,16 +13,16 @@ from typing import Literal
 from nasopt.architecture.cells import OPERATIONS, PARAMETER_FREE
 
 UNDECIDED = 0.9
-"""A mean entropy that stays above this share of ln 7 has not fallen: the weights have not chosen."""
+"""The share of ln 7 above which a mean entropy has hardly fallen, so that the weights have not chosen."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a search.
+    """The verdict on a search.
 
     Attributes:
-        kind: all winners are free of parameters, or nothing was chosen, or neither.
-        text: for people, with the numbers.
+        kind: whether all winners are free of parameters, or nothing was chosen, or neither.
+        text: the verdict for people, with the numbers.
     """
 
     kind: Literal["fine", "parameter-free", "undecided"]
@@ -38,7 +38,7 @@ def judge(winners: Sequence[str], entropies: Sequence[Sequence[float]]) -> Verdi
 
     Args:
         winners: the most probable operation of each cell.
-        entropies: of theta in nats, for each epoch one per cell, (epochs, cells).
+        entropies: the entropy of theta in nats, for each epoch and cell, (epochs, cells).
     """
     highest = math.log(len(OPERATIONS))
     mean = sum(entropies[-1]) / len(entropies[-1])

@@ -21,11 +21,11 @@ TaskLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Distilled(nn.Module):
-    """What is trained together: a student, and one linear map for each layer pair.
+    """A student and one linear map for each layer pair, which are trained together.
 
     Args:
         network: a supernet, or a frozen student.
-        projections: for the pairs that the student has.
+        projections: the maps of the pairs that the student has.
     """
 
     def __init__(self, network: nn.Module, projections: KDProjections) -> None:
@@ -39,13 +39,13 @@ class Distilled(nn.Module):
 
 
 class LayerMatching:
-    """`L_KD`: what a student's hidden states differ from its teacher's, over the layer pairs.
+    """`L_KD`: the difference between a student's hidden states and its teacher's, over the layer pairs.
 
     Args:
-        pairs: of hidden states, as the supernet counts them.
+        pairs: pairs of hidden states, as the supernet counts them.
         teacher: gives the hidden states `teacher_layers`; None: there is nothing to compare, and L_KD is 0.
-        teacher_layers: ascending.
-        student_index: from the supernet's numbers of hidden states to the student's.
+        teacher_layers: the teacher's hidden states, ascending.
+        student_index: turns the supernet's number of a hidden state into the student's.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class LayerMatching:
         self._teacher = teacher
 
     def __call__(self, states: Sequence[Tensor], projections: KDProjections, batch: Batch) -> Tensor:
-        """`states`: the student's hidden states, (B, T, H) each."""
+        """The loss, a scalar; `states` are the student's hidden states, (B, T, H) each."""
         if self._teacher is None or not self._students:
             return states[0].new_zeros((), dtype=torch.float32)
         _, hidden = self._teacher(batch)  # (layers, B, T, H_T)
@@ -89,15 +89,15 @@ def fine_tuning(
     options: SearchOptions,
     teacher: Teacher | None,
 ) -> tuple[Distilled, FineTuningLoss]:
-    """What a frozen student is trained as, and towards.
+    """The module that a frozen student is trained in, and its loss.
 
     Args:
         architecture: the student's.
         network: the student.
         projections: the supernet's; those of the pairs that the student still has go on being trained.
-        task_loss: of the task.
-        options: of the search.
-        teacher: of the hidden states `options.teacher_layers`.
+        task_loss: the task's loss.
+        options: the search's options.
+        teacher: gives the hidden states `options.teacher_layers`.
     """
     positions = options.surviving_pairs(architecture)
     pairs = [options.layer_pairs[position] for position in positions]

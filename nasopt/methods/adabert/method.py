@@ -97,6 +97,6 @@ class AdaBERTMethod(Method):
         return AdaBERTControls(self.options)
 
     def summary(self, study: Study) -> dict[str, Any]:
-        """What became of the search of the supernet."""
+        """The number of epochs of the supernet's search, and its verdict."""
         found = study_detail(study, SUPERNET)
         return {"supernet": None if found is None else {"epochs": found["epochs"], "verdict": found["text"]}}

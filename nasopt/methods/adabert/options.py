@@ -1,4 +1,4 @@
-"""`[method_options]` of AdaBERT."""
+"""The `[method_options]` of AdaBERT."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nasopt.methods.adabert.search_options import SearchOptions
 
 
 class AdaBERTOptions(SearchOptions):
-    """`[method_options]` of AdaBERT. Defaults are the published ones where those are given.
+    """The `[method_options]` of AdaBERT, whose defaults are the published ones where those are given.
 
     A drawn student is fine-tuned as `[training]` says, with the same weights and pairs; the efficiency loss, by then a
     constant, is left out.
@@ -19,5 +19,5 @@ class AdaBERTOptions(SearchOptions):
         1.0,
         gt=0,
         allow_inf_nan=False,
-        description="Of the draws: 1 is the learnt distribution, less keeps to the best.",
+        description="Temperature of the draws: 1 is the learnt distribution, less keeps to the best.",
     )

@@ -1,4 +1,4 @@
-"""How AdaBERT's supernet is trained (METHODS.md section 3), as the study file says it. No torch here."""
+"""The options that say how AdaBERT's supernet is trained (METHODS.md section 3). This module does not import torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nasopt.config.task import Section
 
 
 class SearchOptions(Section):
-    """Sizes, loss weights and schedule of the search. Defaults are the published ones where those are given.
+    """Sizes, loss weights and schedule of the search, by default the published ones where those are given.
 
     `L = task_weight * L_CE + distillation_weight * L_KD + efficiency_weight * L_eff`.
     """
@@ -20,18 +20,23 @@ class SearchOptions(Section):
     embedding_rank: int | None = Field(
         None, ge=1, description="Store the embedding as two matrices of this rank; one matrix unless set."
     )
-    task_weight: float = Field(0.2, ge=0, allow_inf_nan=False, description="Of the task's loss (l1).")
-    distillation_weight: float = Field(0.8, ge=0, allow_inf_nan=False, description="Of L_KD (l2).")
-    efficiency_weight: float = Field(1.5, ge=0, allow_inf_nan=False, description="Of L_eff (l3).")
+    task_weight: float = Field(0.2, ge=0, allow_inf_nan=False, description="Weight of the task's loss (l1).")
+    distillation_weight: float = Field(0.8, ge=0, allow_inf_nan=False, description="Weight of L_KD (l2).")
+    efficiency_weight: float = Field(1.5, ge=0, allow_inf_nan=False, description="Weight of L_eff (l3).")
     layer_pairs: tuple[tuple[int, int], ...] = Field(
         ((0, 0), (1, 3), (2, 6)),
         description="Hidden states (student, teacher) that L_KD compares; 0: the embeddings, i: after cell or layer i.",
     )
-    search_epochs: int = Field(15, ge=1, description="Of the supernet, the warm-up included.")
-    warmup_epochs: int = Field(0, ge=0, description="The first of them: the network learns, no choice is made.")
+    search_epochs: int = Field(15, ge=1, description="Epochs of the supernet, the warm-up included.")
+    warmup_epochs: int = Field(
+        0, ge=0, description="First epochs of the supernet, in which the network learns and no choice is made."
+    )
     tau_start: float = Field(1.0, gt=0, allow_inf_nan=False, description="Temperature of the Gumbel-softmax at first.")
     tau_end: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="And in the last epoch; in between geometrically."
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Temperature of the Gumbel-softmax in the last epoch; geometric in between.",
     )
     efficiency_warmup: int = Field(
         0, ge=0, description="Epochs after the warm-up over which the efficiency weight grows to its full size."
@@ -43,11 +48,11 @@ class SearchOptions(Section):
         description="Share of the training split kept for the architecture weights; 0: they share it.",
     )
     architecture_learning_rate: float = Field(
-        3e-3, gt=0, allow_inf_nan=False, description="Of the architecture weights; constant."
+        3e-3, gt=0, allow_inf_nan=False, description="Constant learning rate of the architecture weights."
     )
     search_batch_size: int = Field(32, ge=1, description="Texts in a batch of the search.")
     search_learning_rate: float = Field(
-        1e-3, gt=0, allow_inf_nan=False, description="Of the supernet's weights; the largest."
+        1e-3, gt=0, allow_inf_nan=False, description="Largest learning rate of the supernet's weights."
     )
     search_freeze_word_embeddings: bool = Field(
         False, description="Keep the teacher's projected embedding as it is during the search."
@@ -95,7 +100,7 @@ class SearchOptions(Section):
 
     @property
     def training(self) -> TrainingConfig:
-        """How the supernet's own weights are trained."""
+        """The settings that the supernet's own weights are trained with."""
         return TrainingConfig(
             epochs=self.search_epochs,
             batch_size=self.search_batch_size,
@@ -129,6 +134,6 @@ class SearchOptions(Section):
         return self.efficiency_weight * min(1.0, (since + 1) / (self.efficiency_warmup + 1))
 
     def surviving_pairs(self, architecture: CellArchitecture) -> tuple[int, ...]:
-        """Which layer pairs, by position, a frozen student still has: those whose cell is not skipped."""
+        """Positions of the layer pairs that a frozen student still has: those whose cell is not skipped."""
         kept = {0, *(index + 1 for index in architecture.kept_cells)}
         return tuple(position for position, (student, _) in enumerate(self.layer_pairs) if student in kept)

@@ -43,12 +43,12 @@ logger = logging.getLogger("nasopt")
 
 @dataclass
 class History:
-    """What a search did, one entry for each epoch.
+    """The course of a search, with one entry for each epoch.
 
     Attributes:
         losses: by name, the mean over the epoch's batches, unweighted.
         theta: probabilities of the operations, (cells, 7), ordered as :data:`nasopt.architecture.cells.OPERATIONS`.
-        entropy: of theta in nats, (cells,).
+        entropy: the entropy of theta in nats, (cells,).
         chosen: the most probable operation of each cell.
     """
 
@@ -97,7 +97,7 @@ class SearchLoss:
 
 
 def make_supernet(base_model: PreTrainedModel, options: SearchOptions, seed: int) -> Distilled:
-    """A supernet to be trained, its embedding from the base model's, with its projections."""
+    """An untrained supernet with its projections; its embedding starts from the base model's."""
     config = student_config(base_model.config, options.hidden_size, options.embedding_rank)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -109,18 +109,18 @@ def make_supernet(base_model: PreTrainedModel, options: SearchOptions, seed: int
 
 @dataclass(frozen=True)
 class SupernetSearch:
-    """One study's search: what it is made from, and where it is kept.
+    """The training of one study's supernet, which is done once and can be resumed.
 
     Args:
         base_model: the teacher, for its embedding and sizes.
         split: the training split.
-        task_loss: of the task.
+        task_loss: the task's loss.
         make_teacher: gives the teacher of the hidden states `options.teacher_layers`; asked only if it is needed.
-        options: of the search.
-        folder: where the supernet, and what it is resumed from, are kept.
+        options: the search's options.
+        folder: where the supernet, and the state that it is resumed from, are kept.
         origin: a hash of all that it depends on; a supernet of another origin is made anew.
         device: where it is trained.
-        seed: of its weights, the order of the data and the noise.
+        seed: decides its weights, the order of the data and the noise.
     """
 
     base_model: PreTrainedModel
@@ -151,7 +151,7 @@ class SupernetSearch:
 
     @staticmethod
     def _warned(record: dict[str, Any]) -> dict[str, Any]:
-        """Says what a search that has just ended found wrong with itself."""
+        """Warns if a search that has just ended collapsed or decided nothing; returns its record."""
         if record["verdict"] != "fine":
             logger.warning("the supernet has %s; what helped elsewhere: %s", record["text"], cures(record["verdict"]))
         return record
@@ -215,10 +215,10 @@ class SupernetSearch:
         )
         checkpoint = store.write(model.state_dict(), strongest(supernet))
         record = self._record(checkpoint, supernet, history)
-        record["seconds"] = round(time.perf_counter() - started, 1)  # of the last sitting, where there were several
+        record["seconds"] = round(time.perf_counter() - started, 1)  # only the last sitting, where there were several
         write_atomically(self.folder / RECORD, json.dumps(record))
         (self.folder / STATE).unlink(missing_ok=True)
-        store.collect(store.keys(), {checkpoint})  # one of another origin is of no use
+        store.collect(store.keys(), {checkpoint})  # a supernet of another origin is of no use
         return record
 
     def _examples(self) -> tuple[Tensor | None, Tensor | None]:
@@ -235,7 +235,7 @@ class SupernetSearch:
         write_tensors(self.folder / STATE, state.tensors, {"origin": self.origin, "progress": json.dumps(progress)})
 
     def _resumed(self) -> tuple[TrainingState | None, History]:
-        """Where an earlier process was, if it searched from the same."""
+        """The state and history of an earlier process, if its search had the same origin."""
         path = self.folder / STATE
         if not path.is_file():
             return None, History()

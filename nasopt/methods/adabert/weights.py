@@ -1,4 +1,4 @@
-"""Where the weights of AdaBERT's students come from: the trained supernet, or its embedding alone."""
+"""The weight sources of AdaBERT's students: the trained supernet, or its embedding alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nasopt.training.teacher import Teacher
 
 FOLDER = "supernet"
-"""Below a study's artifact folder."""
+"""The supernet's folder, below a study's artifact folder."""
 
 
 def student_architecture(cells: Sequence[Operation], options: AdaBERTOptions) -> CellArchitecture:
@@ -43,7 +43,7 @@ class FromSupernet(WeightSource):
     def work(self, params: Mapping[str, Any]) -> Hashable:
         """The chain without its skips.
 
-        A cell without weights is the same wherever it stands; others have the weights of their place. What is distilled
+        A cell without weights is the same wherever it stands; others have the weights of their place. Distillation
         depends on the hidden states that the chain still has.
         """
         options = self.options
@@ -78,8 +78,8 @@ class BagOfEmbeddings(WeightSource):
     """No cells at all, from the same embedding as the supernet: the control that a search has to beat.
 
     Attributes:
-        options: of the search.
-        epochs: for which it is trained.
+        options: the search's options.
+        epochs: the number of epochs that it is trained for.
     """
 
     options: AdaBERTOptions
@@ -95,7 +95,7 @@ class BagOfEmbeddings(WeightSource):
 
 
 def supernet_search(options: AdaBERTOptions, context: Context) -> SupernetSearch:
-    """The search of a study: what it is made from, and where it is kept."""
+    """The training of a study's supernet."""
     from nasopt.methods.adabert.supernet import SupernetSearch
 
     search = SearchOptions.model_validate(options.model_dump(include=set(SearchOptions.model_fields)))
@@ -150,7 +150,7 @@ def _mixed_pass(supernet: nn.Module, batch: Batch) -> Any:
 
 
 def _teacher(options: AdaBERTOptions, context: Context) -> Teacher | None:
-    """The hidden states that are compared; None where there are none."""
+    """The teacher of the hidden states that are compared; None where there are none."""
     layers = options.teacher_layers if options.distillation_weight else ()
     return context.teachers(layers)[0] if layers else None
 

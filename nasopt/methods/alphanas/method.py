@@ -1,7 +1,7 @@
 """AlphaNAS: evolution over an abstract property of a model, its layer mask.
 
 A trial's parameters are one bit for each encoder layer: 1 keeps the layer with the base model's weights, 0 removes it.
-The masked model is trained shortly and measured. Nothing is inherited from trial to trial, so a mask evaluated before
+The masked model is trained briefly and measured. Nothing is inherited from trial to trial, so a mask evaluated before
 need not be evaluated again, and its size is known before any training.
 
 Source: METHODS.md, section 2.
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from nasopt.training.context import Context
 
 SCORE = "score"
-"""Trial user attribute: Q_alpha."""
+"""The trial user attribute that holds Q_alpha."""
 DEFAULT_MIN_QUALITY = {"accuracy": 0.75}
-"""By metric, the published constraint; other metrics have none unless it is set."""
+"""The published constraint, by metric; other metrics have none unless it is set."""
 
 
 class AlphaNASOptions(Section):
-    """`[method_options]` of the AlphaNAS method. Defaults are the published ones where those are given."""
+    """The `[method_options]` of the AlphaNAS method, whose defaults are the published ones where those are given."""
 
     population_size: int = Field(8, ge=2, description="Survivors, and trials of one generation.")
     generations: int = Field(10, ge=1, description="Trials of a whole search / population_size.")
@@ -59,15 +59,15 @@ class AlphaNASOptions(Section):
         ge=-1,
         le=1,
         description=(
-            f"Constraint; {DEFAULT_MIN_QUALITY['accuracy']} where the metric is accuracy, none otherwise, unless set."
+            f"Least quality; unless set, {DEFAULT_MIN_QUALITY['accuracy']} where the metric is accuracy, else none."
         ),
     )
-    max_parameters: int = Field(100_000_000, ge=1, description="Constraint on the number of weights (N).")
-    max_flips: int = Field(2, ge=1, description="Bits that one mutation flips at most.")
+    max_parameters: int = Field(100_000_000, ge=1, description="Largest number of weights (N).")
+    max_flips: int = Field(2, ge=1, description="Most bits that one mutation flips.")
 
 
 class MaskSpace(SearchSpace):
-    """One bit for each layer."""
+    """The space of layer masks: one bit for each layer."""
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
         """The trial's mask.
@@ -86,7 +86,7 @@ class MaskSpace(SearchSpace):
 
 
 class AlphaNASMethod(Method):
-    """Searches layer masks by bit flips; the masked base model is fine-tuned shortly."""
+    """Searches layer masks by bit flips; the masked base model is fine-tuned briefly."""
 
     about = About(
         name="alphanas",
@@ -110,7 +110,7 @@ class AlphaNASMethod(Method):
         )
 
     def check(self, task: Task, config: StudyConfig) -> None:
-        """Refuses a number of weights that no mask can keep to."""
+        """Refuses a limit on the number of weights that no mask can keep to."""
         from nasopt.models.counts import count_parameters
 
         smallest = count_parameters(task.blank_model()).smallest
@@ -149,8 +149,8 @@ class AlphaNASMethod(Method):
     def weights(self, params: Mapping[str, Any], context: Context) -> WeightSource:
         """Cut from the base model and fine-tuned.
 
-        NOTE: every mask is trained with the same seed, so with the same batches in the same order: what differs between
-        two masks is the masks, and the same mask gives the same model in every trial.
+        NOTE: every mask is trained with the same seed, so with the same batches in the same order: two trials differ in
+        their masks alone, and the same mask gives the same model in every trial.
         """
         return Trained(Cut(), [Stage("finetune", context.config.training.epochs, context.config.seed)])
 

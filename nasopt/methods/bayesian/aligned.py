@@ -1,4 +1,4 @@
-"""Students aligned to their teacher's posterior: what they start from, and how they are trained.
+"""Students aligned to their teacher's posterior: their starts and their training.
 
 METHODS.md, section 5.
 """
@@ -33,7 +33,7 @@ Objective: TypeAlias = Literal["ce", "map", "elbo", "hinton"]
 Start: TypeAlias = Literal["uniform", "initial"]
 
 UNIFORM_BOUND = 0.08
-"""Of the published random start, Uniform[-0.08, 0.08]."""
+"""The bound of the published random start, Uniform[-0.08, 0.08]."""
 EVALUATION_BATCH = 64
 
 
@@ -42,11 +42,11 @@ class Aligned:
     """A student before training.
 
     Attributes:
-        model: with the layers that stay, at the mean of its prior: w_0 = m_v.
-        prior: over its weights, by their names in the base model.
-        names: of its weights, by their names in the base model.
-        distances: how far zero lay from the posterior of what each removed layer writes, as removed one after another:
-            m_1^T S_11^-1 m_1 over the number of weights (about 1 of a draw from around zero); None for `point`.
+        model: the student, with the layers that stay, at the mean of its prior: w_0 = m_v.
+        prior: the prior over its weights, by their names in the base model.
+        names: the names of its weights, by their names in the base model.
+        distances: for each layer, in the order of removal, the distance from zero to the posterior of what it writes:
+            m_1^T S_11^-1 m_1 over the number of weights (about 1 for a draw around zero); None for `point`.
     """
 
     model: PreTrainedModel
@@ -60,9 +60,9 @@ def align(base_model: PreTrainedModel, path: Path, structure: Structure, removed
 
     Args:
         base_model: full-size; not changed.
-        path: of its posterior (see :mod:`nasopt.methods.bayesian.trajectory`).
-        structure: of the covariance.
-        removed: layers that go, of the decoder if there is one.
+        path: the file of its posterior (see :mod:`nasopt.methods.bayesian.trajectory`).
+        structure: the structure of the covariance.
+        removed: layers that go, from the decoder if there is one.
 
     Raises:
         CheckpointError: the posterior cannot be read.
@@ -85,7 +85,7 @@ def align(base_model: PreTrainedModel, path: Path, structure: Structure, removed
 
 
 def zeroed_model(base_model: PreTrainedModel, aligned: Aligned, removed: Sequence[int]) -> PreTrainedModel:
-    """The full-size model in which the layers write nothing: what the theorem is about.
+    """The full-size model in which the removed layers write nothing, which the theorem is about.
 
     In pre-norm models it is the student itself; in post-norm ones the LayerNorms of the layers stay.
     """
@@ -106,7 +106,7 @@ def randomise(model: PreTrainedModel, start: Start, seed: int) -> PreTrainedMode
         model: the student.
         start: `uniform`, the published one: all weights from Uniform[-0.08, 0.08], LayerNorms included; `initial`: as
             transformers draws the weights of a new model of this architecture.
-        seed: of the draws.
+        seed: decides the draws.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -121,14 +121,14 @@ def randomise(model: PreTrainedModel, start: Start, seed: int) -> PreTrainedMode
 
 @dataclass(frozen=True)
 class StudentTraining:
-    """How a student is trained.
+    """The objective and the settings of a student's training.
 
     Attributes:
         objective: `ce`: the task's loss alone (the source's); `map` and `elbo`: with the prior; `hinton`: the task's
             loss and soft targets from the teacher.
         settings: epochs, batch size, learning rate and the like.
         prior_strength: factor of the prior's terms; 1 is Bayes' rule.
-        temperature, soft_weight: of `hinton`.
+        temperature, soft_weight: the temperature and the weight of the soft targets in `hinton`.
     """
 
     objective: Objective
@@ -154,17 +154,17 @@ def train_student(
 
     Args:
         model: the student.
-        aligned: its prior; only `map` and `elbo` need it.
+        aligned: the student with its prior, which only `map` and `elbo` need.
         how: see :class:`StudentTraining`.
-        task: whose loss is minimised.
-        splits: for training, and for the losses that are returned.
-        teacher: for `hinton`.
-        device: where it is trained, and is left.
-        seed: of the order of the examples and of what is drawn.
+        task: the task whose loss is minimised.
+        splits: the split to train on, and the one for the losses that are returned.
+        teacher: the model that `hinton` distils from.
+        device: where the student is trained, and is left.
+        seed: decides the order of the examples and the draws.
         on_step: told after each step.
 
     Returns:
-        What it took; and the task's loss on the second split, before training and after each epoch.
+        The result of the training; and the task's loss on the second split, before training and after each epoch.
     """
     train_split, validation = splits
     settings = how.settings
@@ -201,9 +201,9 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> 
     """Cross-entropy of the student's softened outputs with the teacher's (Hinton et al. 2015, section 2).
 
     Args:
-        student: logits, (N, C): of examples, or of tokens.
+        student: logits of N examples or tokens, (N, C).
         teacher: logits, (N, C).
-        temperature: T_0 > 0, of both.
+        temperature: T_0 > 0 of both.
     """
     targets = functional.softmax(teacher.float() / temperature, dim=-1)
     return functional.cross_entropy(student.float() / temperature, targets)
@@ -219,7 +219,7 @@ def hinton_loss(task: Task, teacher: nn.Module, temperature: float, soft_weight:
         total = task.loss_of(outputs, batch)
         for output, target in zip(outputs, targets, strict=True):
             student_logits, teacher_logits = output.logits, target.logits
-            if student_logits.ndim == 3:  # of every target token
+            if student_logits.ndim == 3:  # logits of every target token
                 real = batch.second.attention_mask.bool()
                 student_logits, teacher_logits = student_logits[real], teacher_logits[real]
             total = total + soft_weight * soft_cross_entropy(student_logits, teacher_logits, temperature)
@@ -230,7 +230,7 @@ def hinton_loss(task: Task, teacher: nn.Module, temperature: float, soft_weight:
 
 @torch.inference_mode()
 def mean_loss(task: Task, model: nn.Module, examples: Examples, device: torch.device) -> float:
-    """The task's loss on a split, the mean over its examples, or target tokens; leaves the model in eval mode."""
+    """The task's loss on a split, averaged over its examples or target tokens; leaves the model in eval mode."""
     model.eval()
     terms, total = task.loss_terms(examples), 0.0
     for indices in sorted_batches(examples.lengths, EVALUATION_BATCH):
@@ -256,13 +256,13 @@ def collect_further(
     Args:
         base_model: not changed.
         split: the training split.
-        loss: what is minimised.
-        settings: of the training.
-        schedule: when the weights are collected.
+        loss: the loss that is minimised.
+        settings: the training's settings.
+        schedule: decides when the weights are collected.
         folder: the study's artifact folder.
         key: checkpoint of the base model.
         device: where the copy is trained.
-        seed: of the order of the examples.
+        seed: decides the order of the examples.
         on_step: told after each step.
     """
     model = copy.deepcopy(base_model)
@@ -278,7 +278,7 @@ def collect_further(
 
 @torch.no_grad()
 def _load(model: nn.Module, posterior: Posterior) -> None:
-    """Puts the weights at the posterior's mean; those that it does not have stay."""
+    """Sets the weights to the posterior's mean; those that it does not have stay."""
     parameters = dict(model.named_parameters())
     for name, mean in posterior.mean.items():
         parameters[name].copy_(mean)

@@ -1,8 +1,8 @@
 """Bayesian: a teacher's posterior, aligned to a student with fewer layers.
 
-The posterior of the base model's weights is collected while it trains. A trial removes layers, of the decoder where
-there is one: what they write is conditioned on being zero, their other weights are marginalised. What is left is the
-prior of the student; its mean is where the student starts.
+The posterior of the base model's weights is collected while it trains. A trial removes layers, from the decoder where
+there is one: what they write is conditioned on being zero, their other weights are marginalised. This leaves the prior
+of the student, which starts at its mean.
 
 Reference: METHODS.md, section 5. The source takes the last weights for the mean and ignores the covariance (`point`,
 `ce`), which is slicing; here the whole theorem can be used.
@@ -85,7 +85,7 @@ class BayesianMethod(Method):
         return Trajectory(model, self._schedule(self.options.posterior_start), folder)
 
     def prepare(self, context: Context) -> Mapping[str, Any]:
-        """Collects the posterior, where the base model came trained, by training a copy of it a little further."""
+        """Collects the posterior of a base model that came trained, by training a copy of it a little further."""
         from nasopt.host.files import lock_in
         from nasopt.methods.bayesian.aligned import collect_further
         from nasopt.methods.bayesian.trajectory import posterior_path
@@ -136,7 +136,7 @@ class BayesianMethod(Method):
         return {name: bounds for name, bounds in every.items() if bounds is not None and bounds[0] < bounds[1]}
 
     def space(self, shape: EncoderShape) -> SearchSpace:
-        """One bit for each layer (fixed where it may not go), and what else has a choice."""
+        """One bit for each layer (fixed where it may not go), and the other options that have a choice."""
         removable = self._removable(shape)
         distributions: dict[str, BaseDistribution] = {
             f"layer_{layer}": IntDistribution(int(layer not in removable), 1) for layer in range(shape.num_layers)

@@ -1,8 +1,8 @@
 """The path of a model's weights while it trains, as a posterior: SWAG (Maddox et al. 2019, algorithm 1).
 
-The mean of the weights over the collected steps, their variances, the last K deviations from the running mean, and the
-last weights. All of it lies in one safetensors file that is written through a memory map, so that it takes of the
-machine's memory what the system has to spare, and (K + 3) copies of the weights on the disk.
+One safetensors file holds the mean of the weights over the collected steps, their variances, the last K deviations from
+the running mean, and the last weights. It is written through a memory map, so that it takes only as much memory as the
+system can spare, and (K + 3) copies of the weights on the disk.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nasopt.host.files import partial_name
 from nasopt.models.posterior import Posterior, Structure, diagonal, low_rank, point
 
 FOLDER = "posterior"
-"""Below a study's artifact folder."""
+"""The folder of posteriors, below a study's artifact folder."""
 COUNT = "collected"
 EPOCHS = "epochs_since_base"
 SECTIONS = ("mean", "squares", "last", "deviations")
@@ -33,12 +33,12 @@ SECTIONS = ("mean", "squares", "last", "deviations")
 
 @dataclass(frozen=True)
 class Schedule:
-    """When the weights are collected.
+    """Decides when the weights are collected, and how many deviations are kept.
 
     Attributes:
-        rank: deviations that are kept, K.
+        rank: K, the number of deviations that are kept.
         start: part of the training, from 0 to 1, that goes before the first collection.
-        collections: how often, evenly over the rest; fewer where there are not as many steps.
+        collections: the number of collections, evenly over the rest; fewer where there are not as many steps.
     """
 
     rank: int = 10
@@ -60,10 +60,10 @@ class Trajectory:
     Usage: `train(..., on_step=trajectory.on_step)`, then `trajectory.finish(key)`.
 
     Args:
-        model: whose parameters are followed, all of them, also those that are frozen; tied ones once. float32.
-        schedule: when, and how many deviations.
+        model: a float32 model, whose parameters are all followed, frozen ones too; tied ones once.
+        schedule: decides when to collect, and how many deviations to keep.
         folder: the study's artifact folder; the posterior lies below it, under a temporary name until :meth:`finish`.
-        epochs: of the training, if it goes on from the finished base model; 0 if it is the base model's own.
+        epochs: epochs of the training, if it goes on from the finished base model; 0 if it is the base model's own.
     """
 
     def __init__(self, model: nn.Module, schedule: Schedule, folder: Path, epochs: int = 0) -> None:
@@ -75,13 +75,13 @@ class Trajectory:
         self._tensors = _create(self._partial, shapes, schedule.rank, {EPOCHS: str(epochs)})
 
     def on_step(self, done: int, total: int) -> None:
-        """For the training loop: collects when it is time."""
+        """Collects if it is time; the training loop calls it."""
         if self._schedule.is_due(done, total):
             self.collect()
 
     @torch.no_grad()
     def collect(self) -> None:
-        """Adds the weights as they are now; memory: one tensor more at a time."""
+        """Adds the weights as they are now, with memory for one more tensor at a time."""
         index = int(self._tensors[COUNT][0])
         for name, parameter in self._model.named_parameters():
             weights = parameter.detach().float().cpu().numpy()
@@ -111,7 +111,7 @@ class Trajectory:
 
 
 def posterior_path(folder: Path, base_key: str) -> Path:
-    """Where the posterior of a base model lies, given the study's artifact folder and the model's checkpoint."""
+    """The file of a base model's posterior, given the study's artifact folder and the model's checkpoint."""
     return folder / FOLDER / f"{base_key}.safetensors"
 
 
@@ -175,8 +175,8 @@ def _create(
 ) -> dict[str, NDArray[Any]]:
     """A safetensors file of zeros, and its tensors as writable memory maps.
 
-    The library writes a file at once, from tensors in memory; ours grows larger than that. Its format is a header in
-    JSON after the header's length in 8 bytes, and then the tensors (https://github.com/huggingface/safetensors).
+    The library writes a file at once, from tensors in memory; ours may be larger than the memory. Its format is the
+    header's length in 8 bytes, a header in JSON, and then the tensors (https://github.com/huggingface/safetensors).
     """
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0

@@ -1,4 +1,4 @@
-"""What a student minimises beside the likelihood of its data, given a prior over its weights.
+"""The losses of a student with a prior over its weights: the likelihood of its data and a term for the prior.
 
 METHODS.md, section 5: `min KL(q(w) || p(w)) - E_q sum_i log p(y_i | x_i, w)` by Bayes by backprop (Blundell et
 al. 2015) with a mean-field Gaussian q; and its shadow, the maximum a posteriori: the same with q in one point. Losses
@@ -28,9 +28,9 @@ class Variational(nn.Module):
     The means are the weights of the model inside, which is the student when training is done.
 
     Args:
-        model: the student; its weights are where q starts.
-        prior: of some of its weights, which are drawn; others stay points.
-        names: of those weights, in the model: by their names in the prior.
+        model: the student; q starts at its weights.
+        prior: the prior of some of its weights, which are drawn; others stay points.
+        names: the names of those weights in the model, by their names in the prior.
     """
 
     def __init__(self, model: nn.Module, prior: Prior, names: Mapping[str, str]) -> None:
@@ -48,7 +48,7 @@ class Variational(nn.Module):
             log_variance.requires_grad_(parameters[names[name]].requires_grad)
 
     def get_input_embeddings(self) -> nn.Module:
-        """For the training loop, which may freeze them."""
+        """The model's word embeddings, which the training loop may freeze."""
         embeddings: nn.Module = self.model.get_input_embeddings()  # type: ignore[operator]
         return embeddings
 
@@ -99,7 +99,7 @@ def map_loss(likelihood: LossFunction, prior: Prior, weight: float, names: Mappi
         likelihood: the task's loss.
         prior: N(m, S).
         weight: 1 / terms of the likelihood in the training split, for Bayes' rule.
-        names: of the model's weights, by their names in the prior.
+        names: the names of the model's weights, by their names in the prior.
     """
 
     def loss(model: Any, batch: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where the weights of the Bayesian method's students come from: the conditioned posterior, or other starts."""
+"""The weight sources of the Bayesian method's students: the conditioned posterior, or other starts."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from nasopt.training.context import Context
 
 DISTANCES = "distance_to_zero"
-"""Trial user attribute: for each removed layer m_1^T S_11^-1 m_1 over the number of weights that it writes with."""
+"""The trial user attribute that holds m_1^T S_11^-1 m_1 over the number of weights that each removed layer writes with.
+"""
 VALIDATION_LOSSES = "validation_losses"
-"""Trial user attribute: the task's loss on the validation split before training, and after each epoch."""
+"""The trial user attribute that holds the task's loss on the validation split before training and after each epoch."""
 ZEROED_LOSS = "validation_loss_zeroed"
-"""Trial user attribute, of post-norm models: that of the base model whose removed layers write zeros, before training.
-What it differs by from the first of the losses is what leaving out the layers' norms does."""
+"""The trial user attribute, for post-norm models, that holds the loss of the base model whose removed layers write
+zeros, before training. Its difference from the first of the losses is the effect of leaving out the layers' norms."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class Conditioned(WeightSource):
     """The mean of the base model's posterior, given that the removed layers write zeros; then trained.
 
     Attributes:
-        structure: of the posterior's covariance.
+        structure: the structure of the posterior's covariance.
         training: how the student is trained.
-        posterior_epochs: of further training, where an older posterior does not say how many there were.
+        posterior_epochs: epochs of further training, assumed where an older posterior does not say how many.
         is_base: whether the parameters are the base trial's, which stand for the base model itself, untrained.
     """
 
@@ -44,7 +45,7 @@ class Conditioned(WeightSource):
     is_base: bool = False
 
     def work(self, params: Mapping[str, Any]) -> Hashable:
-        """The genotype without what changes no weight.
+        """The genotype without the parameters that change no weight.
 
         `hinton` without soft targets is `ce`. The prior matters to `map` and `elbo` only; other objectives know the
         posterior by where the student starts, and where no layer goes both structures with a covariance start at their
@@ -99,7 +100,7 @@ class OtherStart(WeightSource):
 
     Attributes:
         start: how random weights are drawn; None: the base model's are taken.
-        seed: of random weights and of training.
+        seed: decides the random weights, the order of the examples and the draws of training.
         training: how the student is trained.
     """
 
@@ -124,7 +125,7 @@ def student_training(
     options: BayesianOptions,
     context: Context,
 ) -> StudentTraining:
-    """How a student is trained; with the study's learning rate if none is given."""
+    """The training of a student, with the study's learning rate if none is given."""
     from nasopt.methods.bayesian.aligned import StudentTraining
 
     settings = context.config.training

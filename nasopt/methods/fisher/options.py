@@ -16,7 +16,7 @@ CriterionName: TypeAlias = Literal["fisher", "obs"]
 class FisherOptions(Section):
     """`[method_options]` of the fisher method."""
 
-    trials: int = Field(24, ge=1, description="Of a whole search.")
+    trials: int = Field(24, ge=1, description="Number of trials of a whole search.")
     ladder: int = Field(
         8, ge=0, description="Untrained sub-networks that come first, their shares evenly spaced in the logarithm."
     )
@@ -24,7 +24,7 @@ class FisherOptions(Section):
         None,
         gt=0,
         lt=1,
-        description="Of the base model's latency: the least that is proposed, and the last rung; 0.1 unless set.",
+        description="Least share of the base model's latency that is proposed, and the last rung; 0.1 unless set.",
     )
     criteria: Annotated[tuple[CriterionName, ...], Field(min_length=1)] = Field(
         ("obs", "fisher"), description="How units are ranked; the ladder takes the first one."
@@ -37,17 +37,19 @@ class FisherOptions(Section):
         ge=1,
         description="Training examples for sensitivities and the refit; 1024 unless set, or all if they are fewer.",
     )
-    refit: bool = Field(True, description="Output projections are refitted by least squares after cutting.")
+    refit: bool = Field(True, description="Whether output projections are refitted by least squares after cutting.")
     precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = Field(
         ("fp32",), description="Which ones may be proposed; fp32 must be."
     )
     sampler: SamplerName = Field("tpe", description="Optuna's sampler that goes on after ladder and healing.")
-    population_size: int = Field(8, ge=2, description="Of NSGA-II; of TPE and GP the trials before they model.")
-    temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="t of the prediction loss.")
-    scale_by_t2: bool = Field(False, description="Multiply the prediction loss by t^2.")
-    task_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Of the task's loss in a distillation.")
-    hidden_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Of the last hidden states' cosine loss.")
-    prediction_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Of the prediction loss.")
+    population_size: int = Field(8, ge=2, description="Population of NSGA-II; trials before TPE and GP begin.")
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="Temperature t of the prediction loss.")
+    scale_by_t2: bool = Field(False, description="Whether the prediction loss is multiplied by t^2.")
+    task_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Weight of the task's loss.")
+    hidden_weight: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="Weight of the hidden states' cosine loss."
+    )
+    prediction_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Weight of the prediction loss.")
 
     @field_validator("precisions")
     @classmethod

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class TaylorControls(Controls):
-    """Random heads and neurons, as many in each layer as a member keeps; and the base model, trained as long."""
+    """Controls: random heads and neurons, as many per layer as a member keeps; and the base model, trained as long."""
 
     def __init__(self, options: TaylorOptions) -> None:
         self._options = options

@@ -1,4 +1,4 @@
-"""What the Taylor method estimates: saliencies, the tokens that are needed, and its teacher's vectors."""
+"""The estimates of the Taylor method: saliencies, the tokens that are needed, and its teacher's vectors."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def study_saliency(
     device: torch.device,
     on_step: StepCallback,
 ) -> Saliency:
-    """The base model's saliency, from the file if there is one that was made from the same.
+    """The base model's saliency, read from a file if there is one made from the same weights, examples and settings.
 
     Args:
-        folder: of such files.
-        identity: what the model's weights are (a checkpoint's key).
+        folder: holds such files.
+        identity: identifies the model's weights (a checkpoint's key).
     """
     made_from = [identity, split.fingerprint, reading, settings.examples, settings.batch_size, settings.seed]
     tensors = made_once(
@@ -77,9 +77,9 @@ def study_vocabulary(task: Task, files: Sequence[str], *, folder: Path, fingerpr
     """The tokens that the training texts and the lines of some files need.
 
     Args:
-        files: UTF-8.
+        files: UTF-8 text files.
         folder: where the result is kept.
-        fingerprint: of the tokenised training split.
+        fingerprint: identifies the tokenised training split.
     """
     lines = [line for file in files for line in Path(file).read_text(encoding="utf-8").splitlines()]
     prefix = task.config.similarity.prefix
@@ -110,7 +110,7 @@ def teacher_vectors(
         vectors: (outputs, batch) -> the vectors of each side, (batch, hidden).
         run: (model, batch) -> outputs.
         folder: where they are kept.
-        identity: what the teacher's weights are, and how vectors are made.
+        identity: identifies the teacher's weights, and how vectors are made.
     """
 
     @torch.no_grad()

@@ -1,8 +1,8 @@
-"""The loss of the Taylor method: the task's, and what a student's outputs differ from its teacher's.
+"""The loss of the Taylor method: the task's loss, and the differences between a student and its teacher.
 
 ``L = ranking_weight * L_task + output_weight * L_output + hidden_weight * L_hidden`` (METHODS.md, section 4: losses (i)
 and (ii)). L_task of sentence similarity is the translation-ranking loss. L_output compares vectors of texts where there
-are such, classes by their probabilities, numbers by their squares.
+are any, otherwise the probabilities of classes, or numbers by the squares of their differences.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from nasopt.training.teacher import Teacher
 def vector_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Output matching of the Taylor method: squared Euclidean distance of the outputs, averaged over the examples.
 
-    Of unit vectors it is 2 - 2 cos. (METHODS.md, section 4, loss (ii); Reimers and Gurevych 2020 take the mean over the
-    hidden units too, which only divides it by their number.)
+    For unit vectors it is 2 - 2 cos. (METHODS.md, section 4, loss (ii); Reimers and Gurevych 2020 take the mean over
+    the hidden units too, which only divides it by their number.)
 
     Args:
         student: one vector for each text, (B, H).
@@ -47,8 +47,8 @@ class HiddenMatching:
     """L_hidden: squared differences of hidden states over the real tokens, averaged over layers and texts.
 
     Args:
-        layers: which hidden states (0: the embeddings, -1: the last layer's). Student and teacher have as many.
-        teachers: give those of the teacher, for each text of an example.
+        layers: hidden states (0: the embeddings, -1: the last layer's). Student and teacher have equally many.
+        teachers: give the teacher's hidden states, for each text of an example.
     """
 
     layers: Sequence[int]
@@ -65,11 +65,11 @@ class HiddenMatching:
 
 
 class VectorMatching:
-    """For encoders of sentences. L_output is the mean over both texts, L_hidden is over their real tokens.
+    """The loss of sentence encoders. L_output is the mean over both texts, L_hidden over their real tokens.
 
     Args:
         task: gives vectors.
-        weights: of the losses.
+        weights: the weights of the losses.
         vectors: the teacher's, (examples, hidden) for each side.
         hidden: compares hidden states; only needed where they have a weight.
     """
@@ -100,12 +100,12 @@ class VectorMatching:
 
 
 class LogitMatching:
-    """For classifiers (KL divergence, t = 1) and for numbers (squared difference).
+    """The loss of classifiers (KL divergence, t = 1) and of regressions (squared difference).
 
     Args:
         task: the classification or regression.
-        weights: of the losses.
-        teacher: its logits.
+        weights: the weights of the losses.
+        teacher: gives the teacher's logits.
         hidden: as for :class:`VectorMatching`.
     """
 

@@ -1,8 +1,8 @@
 """Taylor: heads and FFN neurons are removed by first-order saliency, then the student is distilled.
 
 All layers stay, but get smaller; with `vocabulary` tokens may go too. Saliency is that of the base model for the task's
-loss (translation ranking, for sentence encoders), estimated once for a study. One of Optuna's samplers proposes how
-much is kept, the learning rate and the weights of the losses. Nothing is inherited from trial to trial.
+loss (translation ranking, for sentence encoders), estimated once for a study. One of Optuna's samplers proposes the
+units to keep, the learning rate and the weights of the losses. Nothing is inherited from trial to trial.
 
 Source: METHODS.md, section 4.
 """
@@ -101,7 +101,7 @@ class TaylorMethod(Method):
         return counts
 
     def space(self, shape: EncoderShape) -> SearchSpace:
-        """Counts of units, and what else has a range; the base model, which is not trained again, lies outside."""
+        """Counts of units, and the options that have a range; the base model, never trained again, lies outside."""
         distributions: dict[str, BaseDistribution] = {}
         for name, (least, most) in self._counts(shape).items():
             distributions[name] = IntDistribution(least, most, step=FFN_STEP if name.startswith("ffn") else 1)
@@ -119,7 +119,7 @@ class TaylorMethod(Method):
         return {}
 
     def architecture(self, params: Mapping[str, Any], context: Context) -> Architecture:
-        """What matters most, as much of it as the parameters say."""
+        """The units that matter most, as many as the parameters say."""
         from nasopt.models.saliency import prune_iteratively
 
         first = iter([self._saliency(context)])
@@ -136,7 +136,7 @@ class TaylorMethod(Method):
         return replace(units, vocabulary=self._vocabulary(context))
 
     def weights(self, params: Mapping[str, Any], context: Context) -> WeightSource:
-        """The base model's, cut, perhaps refitted, and distilled."""
+        """The base model's weights, cut, perhaps refitted, and distilled."""
         recipe = Recipe.of(params, self.options, context.config.training)
         return distilled(recipe, self.options, context)
 
@@ -145,7 +145,7 @@ class TaylorMethod(Method):
         return TaylorControls(self.options)
 
     def _saliency(self, context: Context) -> Saliency:
-        """The base model's, from the study's artifact folder if it is there."""
+        """The base model's saliency, from the study's artifact folder if it is there."""
         from nasopt.methods.taylor.estimates import study_saliency
         from nasopt.training.sensitivity import study_fisher
 
@@ -200,7 +200,7 @@ class TaylorMethod(Method):
 
 
 def _wanted(params: Mapping[str, Any], part: str, shape: EncoderShape) -> int | list[int]:
-    """How many heads, or neurons, a genotype keeps: in all layers together, or of each."""
+    """The number of heads, or neurons, that a genotype keeps: in all layers together, or in each."""
     total = params.get(f"{part}_kept")
     if total is not None:
         return int(total)

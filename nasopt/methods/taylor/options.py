@@ -1,4 +1,4 @@
-"""`[method_options]` of the Taylor method."""
+"""The `[method_options]` of the Taylor method."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nasopt.config.task import Section
 from nasopt.samplers.named import SamplerName
 
 SEARCHED = ("learning_rate", "ranking_weight", "output_weight")
-"""Options that are a number, or a range to search."""
+"""The options that are a number, or a range to search."""
 
 
 def _is_range(pair: tuple[float, float]) -> tuple[float, float]:
@@ -30,20 +30,22 @@ VocabularyCut: TypeAlias = Literal["full", "cut"]
 
 
 class TaylorOptions(Section):
-    """`[method_options]` of the Taylor method. The source names no settings: the defaults are ours."""
+    """The `[method_options]` of the Taylor method. The source names no settings: the defaults are ours."""
 
-    trials: int = Field(40, ge=1, description="Of a whole search.")
+    trials: int = Field(40, ge=1, description="Trials of a whole search.")
     sampler: SamplerName = Field("nsga2", description="Optuna's sampler that proposes.")
-    population_size: int = Field(8, ge=2, description="Of NSGA-II; of TPE and GP the random trials before they model.")
+    population_size: int = Field(
+        8, ge=2, description="Population of NSGA-II; number of random trials before TPE and GP begin."
+    )
     pruning: Literal["taylor", "fisher"] = Field(
-        "taylor", description="Units are ranked by first-order saliency, or by Fisher information."
+        "taylor", description="What units are ranked by: first-order saliency, or Fisher information."
     )
     reading: Literal["gate", "weights"] = Field(
-        "gate", description="Of `taylor`: how the weights of a unit add up, as a gate on it, or each by itself."
+        "gate", description="How the weights of a unit add up in `taylor`: as a gate on it, or each by itself."
     )
-    normalize: bool = Field(False, description="Saliency of each layer divided by its L2 norm.")
+    normalize: bool = Field(False, description="Whether the saliency of each layer is divided by its L2 norm.")
     scope: Literal["global", "layer"] = Field(
-        "global", description="Heads and neurons of all layers are ranked together, or each layer has its own count."
+        "global", description="Whether all layers' heads and neurons are ranked together, or each has its own count."
     )
     rounds: int = Field(1, ge=1, description="Steps of removal; saliency is estimated again before each but the first.")
     saliency_examples: int = Field(2048, ge=1, description="Training examples that saliency is estimated on.")
@@ -53,25 +55,27 @@ class TaylorOptions(Section):
         description="Training examples on which output projections are refitted after cutting; 0: none.",
     )
     heads: Shares = Field((0.25, 1.0), description="Least and largest share of the heads that is kept.")
-    ffn: Shares = Field((0.25, 1.0), description="Likewise of the FFN neurons, in steps of 64.")
+    ffn: Shares = Field((0.25, 1.0), description="Least and largest share of the FFN neurons, in steps of 64.")
     learning_rate: _Rate | RateRange | None = Field(
         None, description="A number, or a range to search; that of [training] unless set."
     )
-    ranking_weight: _Weight | WeightRange = Field(1.0, description="Of the task's loss; a number or a range.")
+    ranking_weight: _Weight | WeightRange = Field(1.0, description="Weight of the task's loss; a number or a range.")
     output_weight: _Weight | WeightRange = Field(
-        1.0, description="Of the difference between the student's outputs and the teacher's; a number or a range."
+        1.0, description="Weight of the difference between student's and teacher's outputs; a number or a range."
     )
-    hidden_weight: _Weight = Field(0.0, description="Of the difference between their hidden states, token by token.")
+    hidden_weight: _Weight = Field(
+        0.0, description="Weight of the difference between student's and teacher's hidden states, token by token."
+    )
     hidden_layers: tuple[int, ...] = Field(
-        (-1,), min_length=1, description="Which hidden states: 0 the embeddings, k those after k layers, -1 the last."
+        (-1,), min_length=1, description="Hidden states to compare: 0 the embeddings, k after k layers, -1 the last."
     )
     vocabulary: tuple[VocabularyCut, ...] = Field(
-        ("full",), min_length=1, description="Which ones may be proposed: all tokens, or those that are needed."
+        ("full",), min_length=1, description="Vocabularies to propose: all tokens, or those that are needed."
     )
     vocabulary_texts: tuple[str, ...] = Field(
         (), description="Text files whose tokens are needed, beside those of the training split."
     )
-    precision: Precision = Field("fp32", description="In which students are stored and measured.")
+    precision: Precision = Field("fp32", description="Precision in which students are stored and measured.")
 
     @model_validator(mode="after")
     def _something_is_learnt(self) -> TaylorOptions:

@@ -1,4 +1,4 @@
-"""Where the weights of a Taylor student come from: cut out of the base model, then distilled from it."""
+"""The weights of a Taylor student: cut out of the base model, then distilled from it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from nasopt.training.samples import SampleSettings
 
 FOLDER = "taylor"
-"""Below a study's artifact folder."""
+"""The method's folder, below a study's artifact folder."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a student is trained: what is searched, or fixed, or the study's."""
+    """The settings of a student's training, which are searched, fixed, or the study's."""
 
     learning_rate: float
     ranking_weight: float
@@ -38,7 +38,7 @@ class Recipe:
 
 
 def study_folder(context: Context) -> Path:
-    """Where the method keeps what it makes once per study."""
+    """The folder in which the method keeps what it makes once per study."""
     return context.folder / FOLDER
 
 
@@ -65,7 +65,7 @@ def distilled(recipe: Recipe, options: TaylorOptions, context: Context) -> Train
 
 
 def matching_loss(recipe: Recipe, options: TaylorOptions, context: Context) -> LossFunction:
-    """What a student is trained towards."""
+    """The loss that a student is trained with."""
     from nasopt.methods.taylor.estimates import teacher_vectors
     from nasopt.methods.taylor.matching import HiddenMatching, LogitMatching, MatchingWeights, VectorMatching
 

@@ -1,4 +1,4 @@
-"""What output projections read: the matrix H of the optimal brain surgeon, over calibration texts."""
+"""Products of the inputs of output projections over calibration texts: the matrix H of the optimal brain surgeon."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from nasopt.models.reconstruction import Forward
 
 GRAM_BYTES = 2**29
-"""Matrices that are in memory at a time; for more the model runs over the texts again."""
+"""Bytes of the matrices that are in memory at a time; for more the model runs over the texts again."""
 
 
 @torch.no_grad()
@@ -24,19 +24,19 @@ def input_grams(
     forward: Forward = lambda model, inputs: model(**inputs),
     max_bytes: int = GRAM_BYTES,
 ) -> Iterator[Tensor]:
-    """`X X^T` for each projection, one after the other, float64, where X holds its inputs at all real tokens.
+    """Computes `X X^T` for each projection in turn, in float64, where X holds its inputs at all real tokens.
 
-    A projection with a bias reads a 1 besides, as its last input.
+    A projection with a bias has a 1 as an additional, last input.
 
     Args:
-        model: left in eval mode.
+        model: the model that is run; it is left in eval mode.
         projections: modules of the model.
         batches: inputs of the model with their `attention_mask`, on its device.
-        forward: how the model is run.
-        max_bytes: of matrices in memory, unless a single one needs more.
+        forward: runs the model on a batch.
+        max_bytes: the bytes of matrices in memory at most, unless a single one needs more.
 
     Yields:
-        Shape (inputs, inputs), with one more of each where there is a bias.
+        A tensor of shape (inputs, inputs), with one more of each where there is a bias.
     """
     model.eval()
     for group in _groups(projections, max_bytes):
@@ -49,7 +49,7 @@ def input_grams(
                     hook = projection.register_forward_pre_hook(lambda _, given, items=items: items.append(given[0]))
                     hooks.callback(hook.remove)
                 forward(model, inputs)
-            # After the pass, and so outside of its autocast: these products are never in bf16.
+            # This comes after the pass, outside its autocast, so that these products are never in bf16.
             for gram, items in zip(grams, seen, strict=True):
                 for found in items:
                     gram += _product(found[mask], len(gram))
@@ -57,7 +57,7 @@ def input_grams(
 
 
 def _product(inputs: Tensor, size: int) -> Tensor:
-    """`X X^T` of inputs (tokens, channels), as exact as they are, with a channel of ones if `size` asks for it."""
+    """`X X^T` of inputs (tokens, channels), in their precision or fp32, with a channel of ones if `size` has it."""
     rows = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
     if rows.shape[1] < size:
         rows = torch.cat([rows, rows.new_ones((len(rows), 1))], dim=1)
@@ -74,7 +74,7 @@ def _empty(projection: nn.Linear) -> Tensor:
 
 
 def _groups(projections: Sequence[nn.Linear], max_bytes: int) -> Iterator[list[nn.Linear]]:
-    """Projections in runs whose matrices fit."""
+    """Splits projections into runs whose matrices fit."""
     group: list[nn.Linear] = []
     used = 0
     for projection in projections:

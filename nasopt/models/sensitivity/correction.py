@@ -1,4 +1,4 @@
-"""Output projections of a cut encoder, corrected for what is gone by the optimal brain surgeon's formula."""
+"""Corrects the output projections of a cut encoder for the units that are gone, as the optimal brain surgeon does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nasopt.models.sensitivity.obs import corrected_weight, damped, extended_wei
 
 
 class _Shrunk(NamedTuple):
-    """A block that lost units: the base model's projection, its columns that stay, and what stands in its place."""
+    """A block that lost units: the base model's projection, its columns that stay, and the module in its place."""
 
     full: nn.Linear
     columns: Tensor
@@ -39,15 +39,15 @@ def correct_projections(
 
     They are optimal for the inputs that the *base model* gives each block, so that one run over the texts serves all
     blocks; :func:`nasopt.models.reconstruction.reconstruct` takes the smaller model's own instead. A block that is
-    empty gets the mean of what the base model's block wrote as its bias.
+    empty gets the mean output of the base model's block as its bias.
 
     Args:
-        model: cut out of `base_model`, with its weights.
-        base_model: on the same device; left in eval mode.
-        architecture: what the model keeps.
+        model: a model cut out of `base_model`, with its weights.
+        base_model: the full-size model, on the same device; it is left in eval mode.
+        architecture: the architecture of the model.
         batches: inputs with their `attention_mask`, on that device.
-        forward: how the base model is run.
-        on_step: told how many projections of how many are done.
+        forward: runs the base model on a batch.
+        on_step: called with the number of projections that are done, and the number of all.
     """
     shrunk = _shrunk(model, base_model, architecture)
     grams = input_grams(base_model, [block.full for block in shrunk], batches, forward=forward)
@@ -63,7 +63,7 @@ def correct_projections(
 
 
 def _shrunk(model: PreTrainedModel, base_model: PreTrainedModel, architecture: Architecture) -> list[_Shrunk]:
-    """Blocks of kept layers that lost units and have something left to correct."""
+    """The blocks of kept layers that lost units and have weights or a bias left to correct."""
     parts = encoder_family_of(base_model).parts
     full = unit_blocks(base_model)
     found = []
@@ -83,7 +83,7 @@ def _shrunk(model: PreTrainedModel, base_model: PreTrainedModel, architecture: A
 
 
 def _columns(block: UnitBlock, projection: nn.Linear, kept: Sequence[int]) -> Tensor:
-    """Columns of the kept units in the extended weight, and the bias's where there is one."""
+    """The columns of the kept units in the extended weight, and the bias's column where there is one."""
     columns = unit_columns(torch.tensor(kept, dtype=torch.int64), block.size)
     if projection.bias is None:
         return columns

@@ -1,4 +1,4 @@
-"""Fisher information of gates on heads and neurons: what removing each is expected to cost (METHODS.md, section 6).
+"""Fisher information of gates on heads and neurons: the expected cost of removing each (METHODS.md, section 6).
 
 ``I_u = mean_n (dL_n / dm_u)^2`` for a gate ``m_u = 1`` on the unit u and the loss ``L_n`` of the example n (Kwon et al.
 2022, "A fast post-training pruning framework for transformers", section 3.2). At a trained model the mean derivative is
@@ -33,18 +33,18 @@ def fisher_information(
     The model comes back in eval mode, on `device`, otherwise unchanged. One backward pass a batch serves all examples.
 
     Args:
-        model: of a supported family, trained.
-        batches: what `loss_function` takes; row n of everything is the example n.
+        model: a trained model of a supported family.
+        batches: the batches that `loss_function` takes; row n of each tensor is the example n.
         loss_function: the task's loss, a *mean* over the examples of the batch (derivatives are multiplied by their
             number, so that they are those of each example's own loss).
         coupled: whether the loss of an example depends on the other examples of the batch, as a ranking loss among
             them does. Then there is no derivative of one example's loss: the sums over a batch are squared instead and
             divided by its size, which has the same expectation for independent examples at a trained model. Small
             batches leave less noise.
-        device: where it runs; where the model is, if None.
+        device: the device to run on; the model's, if None.
 
     Returns:
-        Values of each layer, float64, on the CPU.
+        The values of each layer, float64, on the CPU.
 
     Raises:
         UnsupportedModelError: the model is not an encoder that can be cut.
@@ -74,7 +74,7 @@ def fisher_information(
 
 
 def _squares(rows: Tensor, coupled: bool) -> Tensor:
-    """Squared derivatives (batch, units), added up over the batch before or after; shape (units,)."""
+    """The squares of derivatives (batch, units), summed over the batch, or of their sums if coupled; shape (units,)."""
     exact = rows.double()
     return (exact.sum(dim=0).square() if coupled else exact.square().sum(dim=0)).cpu()
 
@@ -86,7 +86,7 @@ def _saliency(values: list[list[Tensor]]) -> Saliency:
 def order_by_fisher(information: Saliency) -> Sensitivity:
     """The units of every block, most important first; neurons go in blocks of :data:`FFN_STEP`.
 
-    Errors are shares of the block's sum: ``E(k)`` is what is expected of the units that are gone.
+    Errors are shares of the block's sum: ``E(k)`` is the share of the units that are gone.
     """
     return Sensitivity(
         tuple(_ordered(values, 1) for values in information.heads),
@@ -97,7 +97,7 @@ def order_by_fisher(information: Saliency) -> Sensitivity:
 def _ordered(values: Tensor, step: int) -> BlockSensitivity:
     order = values.argsort(descending=True, stable=True)
     units = torch.stack([part.sum() for part in torch.split(values[order], step)]) if len(values) else values
-    gone = units.flip(0).cumsum(0).flip(0)  # what the units from each on are worth together
+    gone = units.flip(0).cumsum(0).flip(0)  # sums of the values from each unit on
     total = float(gone[0]) if len(gone) else 0.0
     shares = [float(value) / total if total > 0 else 0.0 for value in gone]
     return BlockSensitivity(tuple(order.tolist()), step, tuple(units.tolist()), (*shares, 0.0))

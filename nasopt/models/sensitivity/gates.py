@@ -1,8 +1,8 @@
 """Gates on attention heads and FFN neurons, without changing the model.
 
-A gate multiplies what a unit gives to its block's output projection: a head's channels of the input of the attention's
+A gate multiplies a unit's input to its block's output projection: a head's channels of the input of the attention's
 projection, or a neuron's activation. A gate of 1 changes nothing, a gate of 0 removes the unit. Gates live in hooks
-that are gone after the block of the context manager.
+that are removed after the block of the context manager.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class UnitBlock:
 
     Attributes:
         projection: the block's output projection, which reads the units; None where the block is empty.
-        size: columns of the projection that belong to one unit: the size of a head, 1 for neurons.
+        size: the number of the projection's columns that belong to one unit: the size of a head, 1 for neurons.
     """
 
     projection: nn.Linear | None
@@ -33,7 +33,7 @@ class UnitBlock:
 
     @property
     def count(self) -> int:
-        """Heads or neurons that the layer has now."""
+        """The number of heads or neurons that the layer has now."""
         return 0 if self.projection is None else self.projection.in_features // self.size
 
 
@@ -68,13 +68,13 @@ def gated(model: PreTrainedModel, heads: Sequence[Tensor], neurons: Sequence[Ten
     """Multiplies every unit by its gate in all passes of the model inside the block.
 
     Args:
-        model: of a supported family, full or cut.
-        heads: the gates of each layer's heads, shape (heads,), or (batch, heads) for gates of each example's own.
-        neurons: the gates of each layer's neurons, shaped alike.
+        model: a model of a supported family, full or cut.
+        heads: the gates of each layer's heads, shape (heads,), or (batch, heads) if each example has its own.
+        neurons: the gates of each layer's neurons, shape (neurons,) or (batch, neurons).
 
     Raises:
         UnsupportedModelError: the model is not an encoder that can be cut.
-        ValueError: a layer's gates are not as many as its units.
+        ValueError: a layer does not have as many gates as units.
     """
     with ExitStack() as hooks:
         for layer, *gates in zip(unit_blocks(model), heads, neurons, strict=True):
@@ -119,14 +119,14 @@ class GateGradients:
     def take(self) -> list[tuple[Tensor, Tensor]]:
         """The derivatives since the last call, of heads and of neurons, (batch, units) each; one pair for each layer.
 
-        They belong to what was differentiated: those of a loss that is a mean over a batch are the derivatives of each
-        example's loss divided by the size of the batch. Passes over several texts of one example add up.
+        If the loss is a mean over a batch, they are the derivatives of each example's loss divided by the size of the
+        batch. Passes over several texts of one example add up.
         """
         return [(heads.take(), neurons.take()) for heads, neurons in self._recorders]
 
 
 class _Recorder:
-    """Pre-hook of an output projection that notes how the loss depends on each unit."""
+    """Pre-hook of an output projection that records how the loss depends on each unit."""
 
     def __init__(self, block: UnitBlock) -> None:
         self.block = block
@@ -154,9 +154,9 @@ class _Recorder:
 
 @contextmanager
 def gate_gradients(model: PreTrainedModel) -> Iterator[GateGradients]:
-    """Inside the block, differentiating a loss of the model notes the derivatives by all gates, and nothing else.
+    """Inside the block, differentiating a loss of the model records the derivatives by all gates, and nothing else.
 
-    The weights get no gradients; whether they are frozen is as before after the block.
+    The weights get no gradients; after the block the same weights are frozen as before.
 
     Raises:
         UnsupportedModelError: the model is not an encoder that can be cut.

@@ -6,8 +6,8 @@ columns S costs ``sum_i W_{i,S} ((H^-1)_{S,S})^-1 W_{i,S}^T`` in the squared err
 stay change by ``-W_{:,S} ((H^-1)_{S,S})^-1 (H^-1)_{S,:}``; then H^-1 loses S by block elimination. All in float64.
 
 The bias counts as one more column, which is never removed (see :func:`extended_weight`): it takes over the mean of
-what is gone. Measured with one thread of a busy machine: 1,536 neurons in units of 64, hidden size 384, take
-1.0 s, 3,072 neurons of hidden size 768 take 6.8 s.
+the columns that are gone. Measured with one thread of a busy machine: 1,536 neurons in units of 64, hidden size 384,
+take 1.0 s, 3,072 neurons of hidden size 768 take 6.8 s.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from nasopt.models.sensitivity.values import BlockSensitivity
 
 DAMPING = 1e-3
-"""eps as a share of the mean of H's diagonal."""
+"""The damping eps, as a share of the mean of H's diagonal."""
 
 
 def extended_weight(projection: nn.Linear) -> Tensor:
-    """Weight and, as the last column where there is one, bias; float64, (d_out, d_in [+ 1])."""
+    """The weight with the bias, if there is one, as the last column; float64, shape (d_out, d_in [+ 1])."""
     columns = [projection.weight.detach()]
     if projection.bias is not None:
         columns.append(projection.bias.detach()[:, None])
@@ -33,7 +33,7 @@ def extended_weight(projection: nn.Linear) -> Tensor:
 
 
 def damped(gram: Tensor, damping: float = DAMPING) -> Tensor:
-    """H: `gram`, X X^T, with eps added to its diagonal. (d_in, d_in), float64.
+    """The matrix H: `gram`, which is X X^T, with eps added to its diagonal; shape (d_in, d_in), float64.
 
     Raises:
         ValueError: a value is not finite.
@@ -50,9 +50,9 @@ class Elimination:
     """A projection that loses one unit after the other, its other columns corrected each time.
 
     Args:
-        weight: (d_out, d_in).
-        hessian: H, (d_in, d_in), positive definite.
-        units: columns of each unit, disjoint; columns of no unit always stay.
+        weight: the projection's weight, shape (d_out, d_in).
+        hessian: H, shape (d_in, d_in), positive definite.
+        units: the columns of each unit, disjoint; columns of no unit always stay.
     """
 
     def __init__(self, weight: Tensor, hessian: Tensor, units: Sequence[Tensor]) -> None:
@@ -69,18 +69,18 @@ class Elimination:
 
     @property
     def left(self) -> list[int]:
-        """Units that are still there."""
+        """The units that are still there."""
         return list(self._sizes)
 
     @property
     def weight(self) -> Tensor:
-        """(d_out, d_in), with zeros in the columns that are gone."""
+        """The corrected weight, shape (d_out, d_in), with zeros in the columns that are gone."""
         result = self._weight.new_zeros(self._shape)
         result[:, self._columns] = self._weight
         return result
 
     def cost(self, unit: int) -> float:
-        """What removing the unit next adds to `||(W' - W) X||^2 + eps ||W' - W||^2`; never negative."""
+        """The increase of `||(W' - W) X||^2 + eps ||W' - W||^2` if the unit goes next; never negative."""
         start, stop = self._run(unit)
         columns = self._weight[:, start:stop].T
         factor = torch.linalg.cholesky(self._inverse[start:stop, start:stop])
@@ -112,12 +112,12 @@ class Elimination:
 
 @dataclass(frozen=True)
 class Removal:
-    """A whole greedy removal.
+    """The result of a greedy removal of all units.
 
     Attributes:
-        order: units, the last one to go first.
-        errors: squared error of the output where the first k units of the order stay, (units + 1,), as a share of the
-            error where none does. That is the output's squared norm; where a bias adapts, its variance.
+        order: the units, the last one to go first.
+        errors: the squared error of the output where the first k units of the order stay, shape (units + 1,), as a
+            share of the error where none stays, which is the output's squared norm, or its variance if a bias adapts.
     """
 
     order: tuple[int, ...]
@@ -128,9 +128,9 @@ def remove_greedily(weight: Tensor, hessian: Tensor, units: Sequence[Tensor]) ->
     """Removes the cheapest unit until none is left. Units that are smaller than others go before them.
 
     Args:
-        weight: (d_out, d_in).
-        hessian: H, (d_in, d_in), see :func:`damped`.
-        units: columns of each unit, disjoint.
+        weight: the projection's weight, shape (d_out, d_in).
+        hessian: H, shape (d_in, d_in), see :func:`damped`.
+        units: the columns of each unit, disjoint.
     """
     state = Elimination(weight, hessian, units)
     size = max(map(len, units), default=0)
@@ -147,17 +147,17 @@ def remove_greedily(weight: Tensor, hessian: Tensor, units: Sequence[Tensor]) ->
 
 
 def corrected_weight(weight: Tensor, hessian: Tensor, kept: Tensor) -> Tensor:
-    """The columns that stay, corrected for all others at once: what :class:`Elimination` arrives at in any order.
+    """The columns that stay, corrected for all others at once, as :class:`Elimination` corrects them in any order.
 
-    Minimises `||(W' - W) X||^2 + eps ||W' - W||^2` over the W' that are zero in the other columns.
+    They minimise `||(W' - W) X||^2 + eps ||W' - W||^2` over the W' that are zero in the other columns.
 
     Args:
-        weight: (d_out, d_in).
-        hessian: H, (d_in, d_in).
-        kept: columns, (kept,).
+        weight: the projection's weight, shape (d_out, d_in).
+        hessian: H, shape (d_in, d_in).
+        kept: the columns that stay, shape (kept,).
 
     Returns:
-        (d_out, kept), float64.
+        Shape (d_out, kept), float64.
     """
     right = hessian[kept] @ weight.double().T  # (kept, d_out)
     return torch.cholesky_solve(right, torch.linalg.cholesky(hessian[kept][:, kept])).T
@@ -167,9 +167,9 @@ def order_by_obs(block: BlockSensitivity, projection: nn.Linear, gram: Tensor) -
     """A block's units in the order of the optimal brain surgeon, with its errors.
 
     Args:
-        block: the same block by Fisher information, which says which neurons are together in a unit.
+        block: the same block by Fisher information, which decides which neurons are together in a unit.
         projection: the block's output projection.
-        gram: of the projection's inputs, see :func:`nasopt.models.sensitivity.calibration.input_grams`.
+        gram: X X^T of the projection's inputs, see :func:`nasopt.models.sensitivity.calibration.input_grams`.
     """
     if not block.order:
         return block
@@ -183,5 +183,5 @@ def order_by_obs(block: BlockSensitivity, projection: nn.Linear, gram: Tensor) -
 
 
 def unit_columns(units: Tensor, size: int) -> Tensor:
-    """The columns that belong to some heads or neurons, in their order."""
+    """The columns of some heads or neurons, shape (units,), in their order; shape (units * size,)."""
     return (units[:, None] * size + torch.arange(size)).flatten()

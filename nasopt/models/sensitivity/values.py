@@ -1,4 +1,4 @@
-"""How sensitive a model is to the loss of its units: their order, and what each number of them is expected to cost."""
+"""The sensitivity of a model to the loss of its units: their order, and the expected cost of each number of them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class BlockSensitivity:
     A unit is one head, or a block of `step` neurons (the last one may be smaller).
 
     Attributes:
-        order: heads or neurons in the model's numbering, most important first.
+        order: the heads or neurons in the model's numbering, most important first.
         step: how many of them make a unit.
-        values: Fisher information of each unit in that order, (units,).
-        errors: E(k) where the first k units stay, (units + 1,), as a share of the error where none stays: from 1 at
-            k = 0 to 0 at k = units, never rising. All zeros where the block gives nothing that could be lost.
+        values: the Fisher information of each unit in that order, shape (units,).
+        errors: E(k) where the first k units stay, shape (units + 1,), as a share of the error where none stays: from 1
+            at k = 0 to 0 at k = units, never rising. All are zero where the block has nothing to lose.
     """
 
     order: tuple[int, ...]
@@ -36,7 +36,7 @@ class BlockSensitivity:
 
     @property
     def expected_losses(self) -> tuple[float, ...]:
-        """E(k) in the unit of Fisher information, which is the same for all blocks, (units + 1,)."""
+        """E(k) in the unit of Fisher information, which is the same for all blocks; shape (units + 1,)."""
         weight = sum(self.values)
         return tuple(weight * error for error in self.errors)
 
@@ -60,16 +60,16 @@ class Sensitivity:
 
     @property
     def blocks(self) -> list[BlockSensitivity]:
-        """Layer by layer, heads before neurons."""
+        """The blocks layer by layer, heads before neurons."""
         return [block for layer in zip(self.heads, self.neurons, strict=True) for block in layer]
 
     def architecture(self, counts: Sequence[int], current: Architecture | None = None) -> Architecture:
-        """What stays of the model, which keeps all its layers, some perhaps with empty blocks.
+        """The architecture with some units of each block; it keeps all layers, some perhaps with empty blocks.
 
         Args:
-            counts: units of each block, in the order of :attr:`blocks`.
-            current: what the model keeps of its base model, where it was cut before; the result is in the base model's
-                numbering then. None for a full one.
+            counts: how many units of each block stay, in the order of :attr:`blocks`.
+            current: the architecture of a model that was cut before; the result is in the base model's numbering then.
+                None for a full model.
 
         Raises:
             ValueError: a block has fewer units, or there are not as many counts as blocks.
@@ -83,7 +83,7 @@ class Sensitivity:
         return replace(current, layers=tuple(None if layer is None else next(chosen) for layer in current.layers))
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """For a safetensors file."""
+        """The blocks as named tensors, for a safetensors file."""
         tensors = {}
         for index, block in enumerate(self.blocks):
             tensors[f"{index}.order"] = torch.tensor(block.order, dtype=torch.int64)
@@ -107,7 +107,7 @@ class Sensitivity:
 
 
 def _numbered(positions: KeptUnits, owned: KeptUnits) -> KeptUnits:
-    """Positions among the units that a layer has, as numbers of the base model."""
+    """The base model's numbers of units that are given by their positions among the units that a layer has."""
     return KeptUnits(
         tuple(owned.heads[position] for position in positions.heads),
         tuple(owned.neurons[position] for position in positions.neurons),

@@ -22,7 +22,7 @@ class Cut(WeightSource):
 
     Attributes:
         refit_examples: training examples on which the output projections are refitted by least squares after cutting;
-            0: none are.
+            0 leaves them as they are cut.
         refit_inputs: what the projections read in the fit: `own`, the smaller model's inputs, block after block (see
             :mod:`nasopt.models.reconstruction`), or `base`, the base model's (the optimal brain surgeon's correction,
             see :mod:`nasopt.models.sensitivity.correction`).

@@ -22,8 +22,8 @@ class Inherited(WeightSource):
     """The weights of a parent, or of the base model where there is none or its weights are gone.
 
     Attributes:
-        parent: whose weights they are; None for the base model's.
-        base_number: of the base trial, which counts as no parent; None before there is one.
+        parent: the number of the trial whose weights they are; None for the base model's.
+        base_number: the number of the base trial, which counts as no parent; None before there is one.
     """
 
     parent: int | None
@@ -38,7 +38,7 @@ class Inherited(WeightSource):
         return cls(None if parent is None else parent.number, None if base is None else base.number)
 
     def work(self, params: Mapping[str, Any]) -> Hashable:
-        """The same genotype from the same parent."""
+        """The key of the trial's work: its genotype and its parent."""
         return None if self.parent == self.base_number else self.parent, genotype_key(params)
 
     def candidate(self, architecture: CandidateArchitecture, context: Context) -> Candidate:
@@ -51,11 +51,11 @@ class Inherited(WeightSource):
 
 @dataclass(frozen=True)
 class Origin:
-    """What a child starts from.
+    """The full-size model that a child is cut from, and where its weights come from.
 
     Attributes:
         model: a full-size copy of the base model with the parent's weights in their places.
-        architecture: what of it is the parent's.
+        architecture: the parent's, which says the units of the model that are the parent's.
         lineage: how the parent's weights were trained; its `parent` is the trial that is inherited from.
     """
 
@@ -65,7 +65,7 @@ class Origin:
 
 
 def full_size(context: Context) -> Origin:
-    """What the trial under way starts from; a new copy at each call.
+    """The model that the trial under way starts from, in the base model's shapes; a new copy at each call.
 
     Raises:
         CheckpointError: the parent's checkpoint is damaged.

@@ -1,4 +1,4 @@
-"""What a weight source is. Importing this package must not import torch: methods are listed without it."""
+"""The base class of weight sources. Importing this package must not import torch: methods are listed without it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ Restore: TypeAlias = "Callable[[CandidateArchitecture, Mapping[str, Tensor], Pre
 
 
 class WeightSource(ABC):
-    """Where a candidate's weights come from.
+    """Gives a candidate its weights.
 
-    A source is made for one trial (its parameters and its parent) and says what the same work is, so that a study does
-    it once; which checkpoints must stay for later trials; and how a finished trial's model is made again.
+    A source is made for one trial (its parameters and its parent). It says which trials are the same work, so that a
+    study does it once, which checkpoints must stay for later trials, and how a finished trial's model is made again.
     """
 
     needs_parents: ClassVar[bool] = False
     """Whether trials to come may start from the checkpoints of others, so that those of possible parents stay."""
 
     def work(self, params: Mapping[str, Any]) -> Hashable:
-        """What makes two trials the same work: equal genotypes, unless a source knows better."""
+        """The key that is equal for trials of the same work: the genotype, unless a source knows better."""
         return genotype_key(params)
 
     @abstractmethod
@@ -52,7 +52,7 @@ class WeightSource(ABC):
 
         Args:
             architecture: the checkpoint's.
-            weights: its state dict.
+            weights: its state dict, tensors in the shapes of that architecture.
             base_model: a base model with any weights, which may be changed.
         """
         from nasopt.models.building import build

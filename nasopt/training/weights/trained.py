@@ -17,18 +17,18 @@ MakeLoss: TypeAlias = "Callable[[Context], LossFunction]"
 
 
 def task_loss(context: Context) -> LossFunction:
-    """The task's own loss: what fine-tuning minimises."""
+    """The task's own loss, which fine-tuning minimises: (model, batch of B examples) -> a scalar of shape ()."""
     return context.task.training_loss
 
 
 class Stage:
-    """One training of a candidate, with the study's `[training]` settings but for what is said here.
+    """One training of a candidate, with the study's `[training]` settings except those given here.
 
     Args:
         training: what its epochs count as.
-        epochs: passes over the training split; 0: nothing is done.
-        seed: of the order of the examples and of dropout.
-        loss: makes what is minimised.
+        epochs: passes over the training split; with 0 nothing is done.
+        seed: decides the order of the examples, and dropout.
+        loss: makes the loss that is minimised, a scalar of shape ().
         learning_rate: the study's if None.
     """
 
@@ -67,7 +67,7 @@ class Stage:
 
 
 class Trained(WeightSource):
-    """What another source gives, trained in stages, one after the other.
+    """The weights of another source, trained in stages, one after the other.
 
     Args:
         start: where the weights come from.

@@ -1,4 +1,4 @@
-"""A real, small table, measured once, and what it is made of."""
+"""A real, small table, measured once, and its parts."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def bert(attention: str) -> BertForSequenceClassification:
 
 
 def by_hand(layers: list[tuple[int, int]], batch: int, tokens: int) -> int:
-    """Of a BERT 32 wide whose layers have so many (heads of 8 channels, neurons), with pooler and 3 classes."""
+    """FLOPs of a BERT 32 wide with `layers` of (heads of 8 channels, neurons), with pooler and 3 classes."""
     total = batch * (2 * 32 * 32 + 2 * 32 * 3)
     for heads, neurons in layers:
         projections = 4 * 2 * 32 * heads * 8

@@ -73,7 +73,7 @@ class Timed(nn.Module):
         self.seen: set[tuple[object, ...]] = set()
 
     def slowness(self) -> float:
-        """By how much this call takes longer than it should."""
+        """The factor by which this call takes longer than it should."""
         return 1.0
 
     def forward(self, **inputs: Tensor) -> None:
@@ -90,7 +90,7 @@ class Timed(nn.Module):
 
 
 class Drifting(Timed):
-    """The same on a machine that becomes slower and slower."""
+    """A model on a machine that becomes slower and slower."""
 
     def slowness(self) -> float:
         return 1 + self.clock.monotonic()

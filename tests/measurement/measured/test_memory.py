@@ -5,11 +5,13 @@ from torch import Tensor, nn
 from nasopt.measurement.measured import memory
 from nasopt.measurement.measured.memory import memory_mb, peak_memory_mb
 
+pytestmark = pytest.mark.integration
+
 CPU = torch.device("cpu")
 
 
 class Glutton(nn.Module):
-    """Holds two blocks of so many MB at once, then one of them."""
+    """Holds two blocks of `mb` MB at once, then one of them."""
 
     def __init__(self, mb: int) -> None:
         super().__init__()

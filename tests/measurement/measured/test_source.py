@@ -10,6 +10,8 @@ from nasopt.measurement.device import device_name
 from nasopt.measurement.measured.source import MeasuringSource
 from nasopt.measurement.subject import Subject
 
+pytestmark = pytest.mark.integration
+
 CPU = torch.device("cpu")
 
 

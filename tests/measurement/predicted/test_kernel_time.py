@@ -9,7 +9,7 @@ from nasopt.measurement.predicted.kernel_time import Constants, Machine, pass_ms
 from nasopt.measurement.predicted.transformer_cost import Kernel, KernelTable
 
 PLENTY = 1e12
-"""Of what must not matter."""
+"""The amount of anything that must not matter."""
 
 
 def milliseconds(found: list[Kernel], machine: dict[str, float] | None = None, **constants: float) -> float:

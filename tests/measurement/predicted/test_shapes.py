@@ -1,4 +1,4 @@
-"""Files of shapes, and what is said about those that are wrong."""
+"""Files of shapes, and the errors of wrong ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pass does: checked against counts worked out from the model's formulas."""
+"""The work of a pass, checked against counts worked out from the model's formulas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Controls of AdaBERT: which ones there are, and how they are made."""
+"""Controls of AdaBERT: the list of them, and how they are made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of AdaBERT's search: what cannot be, and how tau and the efficiency weight move."""
+"""Options of AdaBERT's search: values that cannot be, and how tau and the efficiency weight move."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AlphaNAS on the tiny model: what is trained, what is not, and what is refused before anything is."""
+"""AlphaNAS on the tiny model: masks that are trained, that are not, and that are refused before anything is."""
 
 from __future__ import annotations
 

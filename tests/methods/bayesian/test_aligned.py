@@ -163,7 +163,7 @@ def _token_losses(task, model, split):
 
 @pytest.mark.parametrize("objective", ["map", "elbo"])
 def test_strength_1_is_bayes_rule_where_the_loss_is_a_mean_over_tokens(translation, monkeypatch, objective):
-    """Against the dense sum: minus the log-likelihood of all tokens of all pairs, and the prior's term once."""
+    """Compares with the dense sum: minus the log-likelihood of all tokens of all pairs, and the prior's term once."""
     task, split, validation = translation
     losses, used = [], {}
 

@@ -1,4 +1,4 @@
-"""The Bayesian method on the tiny classifier: where students start, what is recorded, and what is refused."""
+"""The Bayesian method on the tiny classifier: the start of students, records, and refusals."""
 
 from __future__ import annotations
 

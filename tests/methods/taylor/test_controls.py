@@ -1,4 +1,4 @@
-"""Controls of the Taylor method: which ones there are."""
+"""The controls of the Taylor method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Taylor on tiny models: what is cut, whole searches, and what is refused."""
+"""Taylor on tiny models: cuts, whole searches, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a student of the Taylor method is trained: what is searched, or fixed, or the study's."""
+"""The training of a Taylor student: options that are searched, fixed, or the study's."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def calibration(count: int = 8) -> list[dict[str, Tensor]]:
 
 @torch.no_grad()
 def seen(model: PreTrainedModel, name: str, batches: list[dict[str, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
-    """What a module reads and writes at the real tokens, (tokens, channels) each."""
+    """The inputs and outputs of a module at the real tokens, (tokens, channels) each."""
     rows: list[tuple[Tensor, Tensor]] = []
     hook = model.get_submodule(name).register_forward_hook(lambda _, given, out: rows.append((given[0], out)))
     for inputs in batches:

@@ -58,7 +58,7 @@ def gates_of(model: PreTrainedModel) -> list[list[Tensor]]:
 
 
 def derivatives(model: PreTrainedModel, inputs: Inputs, loss_function: Callable[..., Tensor]) -> list[list[Tensor]]:
-    """By autograd through explicit gates."""
+    """Gradients by autograd through explicit gates."""
     gates = [[gate.requires_grad_() for gate in layer] for layer in gates_of(model)]
     with gated(model, [layer[0] for layer in gates], [layer[1] for layer in gates]):
         loss_function(model, inputs).backward()

@@ -1,4 +1,4 @@
-"""What the record of sensitivities says, and that it survives a file."""
+"""The record of sensitivities, which survives a file."""
 
 from __future__ import annotations
 

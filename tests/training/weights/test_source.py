@@ -1,4 +1,4 @@
-"""What every weight source shares: what the same work is, and a finished trial's model once more."""
+"""The parts that weight sources share: the test for the same work, and rebuilding a finished trial's model."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from nasopt.training.loop import LossFunction
 from nasopt.training.weights import Cut, Inherited, Stage, Trained
 
 STEPS = 10
-"""Of one epoch: 160 texts in batches of 16."""
+"""The steps of one epoch: 160 texts in batches of 16."""
 
 
 def trained(context: Context, *stages: Stage) -> Candidate:
