@@ -45,8 +45,9 @@ FOLDER = "sensitivity"
 EXAMPLES = 1024
 """Of the training split, where a study does not say how many; all there are if they are fewer."""
 
-REFIT_INPUTS: dict[Criterion, Literal["own", "base"]] = {"fisher": "own", "obs": "base"}
-"""What output projections read in the refit: the errors of `obs` are those that its own correction leaves."""
+REFIT_INPUTS: dict[Criterion, Literal["own", "base", "both"]] = {"fisher": "own", "obs": "both"}
+"""What output projections read in the refit: the errors of `obs` are those that its own correction leaves, so that this
+comes first. At small shares of the latency the fit to the smaller model's inputs is needed besides."""
 
 RANKING_BATCH = 16
 """The number of pairs in a batch whose derivatives are added up before they are squared."""

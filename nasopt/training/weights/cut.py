@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from nasopt.architecture.encoder import Architecture
 from nasopt.training.candidate import Candidate
 from nasopt.training.weights.source import WeightSource
+
+RefitInputs: TypeAlias = Literal["own", "base", "both"]
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,11 +27,11 @@ class Cut(WeightSource):
             0 leaves them as they are cut.
         refit_inputs: what the projections read in the fit: `own`, the smaller model's inputs, block after block (see
             :mod:`nasopt.models.reconstruction`), or `base`, the base model's (the optimal brain surgeon's correction,
-            see :mod:`nasopt.models.sensitivity.correction`).
+            see :mod:`nasopt.models.sensitivity.correction`), or `both`: the correction first, then the fit.
     """
 
     refit_examples: int = 0
-    refit_inputs: Literal["own", "base"] = "own"
+    refit_inputs: RefitInputs = "own"
 
     def candidate(self, architecture: CandidateArchitecture, context: Context) -> Candidate:
         import copy
@@ -48,9 +50,9 @@ class Cut(WeightSource):
         from nasopt.training.samples import SampleSettings
         from nasopt.training.sensitivity import correct_by_obs
 
-        if self.refit_inputs == "own":
-            refit_projections(model, units, self.refit_examples, context)
-            return
         config = context.config
-        settings = SampleSettings(self.refit_examples, config.training.batch_size, config.seed)
-        correct_by_obs(model, units, settings, context)
+        if self.refit_inputs != "own":
+            settings = SampleSettings(self.refit_examples, config.training.batch_size, config.seed)
+            correct_by_obs(model, units, settings, context)
+        if self.refit_inputs != "base":
+            refit_projections(model, units, self.refit_examples, context)
