@@ -28,12 +28,12 @@ from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 from nasopt.config.study import TrainingConfig
 from nasopt.config.task import TaskConfig
 from nasopt.measurement.device import device_name
-from nasopt.methods.genetic.distillation import distillation_loss, hidden_cosine
 from nasopt.methods.genetic.options import GeneticOptions
 from nasopt.tasks.batches import Batch, EncodedSplit
 from nasopt.tasks.classification import TextClassification
+from nasopt.training.distillation import distillation_loss
 from nasopt.training.loop import train
-from nasopt.training.losses import prediction_kl
+from nasopt.training.losses import hidden_cosine, prediction_kl
 from nasopt.training.teacher import make_teacher, run_with_hidden
 
 CPU = torch.device("cpu")

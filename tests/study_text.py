@@ -6,6 +6,7 @@ from pathlib import Path
 
 GENETIC = """population_size = 4
 generations = 2
+start = "base"
 mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
 """
 """Options of a small genetic search that has all mutations."""

@@ -17,10 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from nasopt.config.task import SECOND_CLASS, TRAITS, RuntimeName, Section, TaskConfig
+from nasopt.config.upgrades import upgraded
 from nasopt.errors import StudyFileError, choices
 
-SCHEMA_VERSION = 1
-"""Version of the stored configuration. Raise it when a stored study would be read differently."""
+SCHEMA_VERSION = 2
+"""Version of the stored configuration. Raise it when a stored study would be read differently, and say in
+:mod:`nasopt.config.upgrades` how it was read."""
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
@@ -195,6 +197,8 @@ class StudyConfig(Section):
     def from_json(cls, text: str) -> StudyConfig:
         """Reads a stored configuration, and checks it as a file: anybody who can write to the database can write one.
 
+        One of an earlier schema means what it meant then.
+
         Raises:
             StudyFileError: it was written by a newer nasopt, or holds values that are not allowed (all named at once).
         """
@@ -210,7 +214,7 @@ class StudyConfig(Section):
                 f"the study was made by a newer nasopt (schema {schema}, this one reads {SCHEMA_VERSION}): upgrade"
             )
         _as_of_its_day(document.get("task"))
-        config, errors = check_document(document)
+        config, errors = check_document(upgraded(document, schema))
         if config is None:
             raise study_file_error("stored configuration", errors)
         return config

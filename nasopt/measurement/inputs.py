@@ -37,14 +37,19 @@ def inputs_of(latency: LatencyConfig, subject: Subject) -> list[dict[str, Tensor
     ]
 
 
-def shapes_of(latency: LatencyConfig, subject: Subject) -> list[tuple[int, int]]:
-    """Batch size and padded length of each batch that is measured."""
+def shapes_of(latency: LatencyConfig, lengths: Tensor) -> list[tuple[int, int]]:
+    """Batch size and padded length of each batch that is measured.
+
+    Args:
+        latency: the objective.
+        lengths: tokens of each text of the validation split, shape (texts,), int64.
+    """
     from nasopt.measurement.lengths import sampled_batches
 
     if latency.lengths == "fixed":
         return [(latency.batch_size, latency.sequence_length)]
-    positions = sampled_batches(len(subject.lengths), latency.batch_size)
-    return [(latency.batch_size, min(int(subject.lengths[one].max()), latency.sequence_length)) for one in positions]
+    positions = sampled_batches(len(lengths), latency.batch_size)
+    return [(latency.batch_size, min(int(lengths[one].max()), latency.sequence_length)) for one in positions]
 
 
 def fixed_batch(latency: LatencyConfig, model: PreTrainedModel, special_ids: Collection[int]) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from transformers import PreTrainedModel
 
+    from nasopt.config.study import StudyConfig
     from nasopt.methods.controls import Controls
     from nasopt.tasks.base import Task
     from nasopt.training.context import Context
@@ -138,11 +139,15 @@ class Method(ABC):
     def sampler(self, seed: int | None) -> BaseSampler:
         """The sampler that proposes trials, unless the user passes another."""
 
-    def check(self, task: Task) -> None:  # noqa: B027
+    def check(self, task: Task, config: StudyConfig) -> None:  # noqa: B027
         """Refuses what can be known to fail before anything is trained.
 
+        Args:
+            task: the study's data and the shape of its base model.
+            config: the study's configuration.
+
         Raises:
-            StudyFileError: an option does not fit the base model.
+            StudyFileError: an option does not fit the base model, the data or the latencies.
         """
 
     def observer(self, model: PreTrainedModel, folder: Path) -> BaseObserver | None:

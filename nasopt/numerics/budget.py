@@ -19,6 +19,9 @@ Floats: TypeAlias = NDArray[np.float64]
 BINS = 1000
 """Number of steps in which time is counted."""
 
+LOWEST_SHARE = 0.1
+"""Where a ladder of shares ends unless it is said."""
+
 _ROUNDING = 1e-12
 """Sums of the same times in another order differ by less than this share."""
 

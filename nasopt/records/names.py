@@ -29,6 +29,9 @@ TFIDF = "nasopt:tfidf"
 REFERENCE_POINT = "nasopt:reference_point"
 """The hypervolume's reference point, in the units of the objectives."""
 
+LADDER = "ladder"
+"""Parameters of the sub-networks that a search starts with, the largest first; a method's own attribute."""
+
 CONFIRMED = "confirmed:"
 """Prefix of a trial's number: the trial's latencies as measured, where its values were looked up."""
 

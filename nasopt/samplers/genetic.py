@@ -17,9 +17,12 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from nasopt.architecture.base import Training
+from nasopt.architecture.genotype import canonical
+from nasopt.records import queries
+from nasopt.records.names import LADDER
 from nasopt.samplers.evolution import EvolutionSampler, Operators, Parent, pareto_preference, tournament
 from nasopt.samplers.genotype import Genotype, Space, fit
-from nasopt.samplers.history import FloatArray
+from nasopt.samplers.history import FloatArray, History, parent_of
 from nasopt.samplers.mutations import BlockMutation, Limits, Mutation, quantize, remove_last
 
 LOWEST_QUALITY = 1e-6
@@ -144,8 +147,11 @@ def _trained(genotype: Genotype, space: Space, mutates: bool, crosses: bool) -> 
 class GeneticSampler(EvolutionSampler):
     """Hardware-aware evolution of compressed models (METHODS.md, section 1), on Optuna's NSGA-II.
 
-    The first trial of an empty study is the full genotype. Every other one is a child of a completed trial, drawn from
-    the elite by binary tournament; the parent's number stands in it (:func:`nasopt.samplers.history.parent_of`).
+    The first trial of an empty study is the full genotype. If the study has a ladder
+    (:data:`nasopt.records.names.LADDER`), its genotypes come next, untrained children of the base model; then of each
+    the same genotype, distilled, as soon as it has completed. Every other one is a child of a completed trial, drawn
+    from the elite by binary tournament; the parent's number stands in it
+    (:func:`nasopt.samplers.history.parent_of`).
     Parameters that are not the genotype's are proposed by NSGA-II's operators.
 
     Args:
@@ -216,6 +222,28 @@ class GeneticSampler(EvolutionSampler):
         if self._selection == "fitness":
             _check_directions(study.directions)
         super().before_trial(study, trial)
+
+    def _children(
+        self, study: Study, history: History, own: Space, number: int
+    ) -> Iterator[tuple[int | None, Genotype]]:
+        """What the study starts with, as far as it is not known; then what evolution makes."""
+        for parent, genotype in _beginning(study, own):
+            if not history.is_known(history.identity(fit(canonical(genotype), own), parent), number):
+                yield parent, genotype
+        yield from super()._children(study, history, own, number)
+
+
+def _beginning(study: Study, own: Space) -> Iterator[tuple[int, Genotype]]:
+    """The ladder's genotypes and their healed children, each with its parent's number."""
+    ladder = queries.study_detail(study, LADDER)
+    base = queries.base_of(study) if ladder and own else None
+    if base is None:
+        return
+    rungs = [fit(canonical(genotype), own) for genotype in ladder]
+    yield from ((base.number, rung) for rung in rungs)
+    for trial in queries.complete_trials(study):
+        if parent_of(trial) == base.number and fit(trial.params, own) in rungs:
+            yield trial.number, {**fit(trial.params, own), "training": "distill"}
 
 
 def _check_directions(directions: Sequence[StudyDirection]) -> None:

@@ -33,13 +33,18 @@ def named_sampler(name: SamplerName, seed: int | None, population_size: int) -> 
         seed: decides its draws; None for fresh ones.
         population_size: NSGA-II's; as many trials are drawn at random before TPE and GP begin to model.
     """
+    return NamedSampler(sampler_maker(name, population_size), seed)
+
+
+def sampler_maker(name: SamplerName, population_size: int) -> Callable[[int], BaseSampler]:
+    """Seed -> one of Optuna's samplers as it is; arguments as for :func:`named_sampler`."""
     makers: dict[SamplerName, Callable[[int], BaseSampler]] = {
         "nsga2": lambda seed: NSGAIISampler(population_size=population_size, seed=seed),
         "tpe": lambda seed: TPESampler(n_startup_trials=population_size, multivariate=False, seed=seed),
         "gp": lambda seed: GPSampler(n_startup_trials=population_size, seed=seed),
         "random": lambda seed: RandomSampler(seed=seed),
     }
-    return NamedSampler(makers[name], seed)
+    return makers[name]
 
 
 class NamedSampler(BaseSampler):

@@ -164,7 +164,7 @@ def _checked(config: StudyConfig, objective: Objective) -> Task:
             )
         if isinstance(source, LookupSource):
             source.check_model(task.blank_model().config)
-    objective.method.check(task)
+    objective.method.check(task, config)
     if Path(config.task.model).is_dir():
         task.load_model()  # weights that are damaged, or another model's, are told now and not before the first trial
     return task

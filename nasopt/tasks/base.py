@@ -61,6 +61,8 @@ class Task(ABC):
 
     has_logits: ClassVar[bool] = True
     """Whether a model's outputs have logits, so that a student can learn its teacher's probabilities."""
+    has_loss: ClassVar[bool] = True
+    """Whether :meth:`loss_of` can be differentiated, so that a model's units can be ranked by its derivatives."""
     onnx_obstacle: ClassVar[str | None] = None
     """The thing that ONNX lacks for a model of this task, in a word; None where a model can be written as ONNX."""
 
@@ -140,6 +142,10 @@ class Task(ABC):
             By role the tokens of all examples in flat arrays, shape (total_tokens,) each; see
             :class:`nasopt.tasks.batches.EncodedSplit`.
         """
+
+    def count(self, role: str) -> int:
+        """How many examples a split has."""
+        return len(self._data[role])
 
     def texts_read(self, role: str) -> list[str]:
         """Every text of a split as a tokenizer gets it, prefix included, one column after the other."""

@@ -33,6 +33,21 @@ def prediction_kl(student: Tensor, teacher: Tensor, temperature: float, scale_by
     return divergence * temperature**2 if scale_by_t2 else divergence
 
 
+def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """`L_hidn`: 1 - cos(h_S, h_T), averaged over the tokens that are not padding.
+
+    The hidden-state loss of DistilBERT (Sanh et al. 2019, section 3).
+
+    Args:
+        student: last hidden states, (B, T, H).
+        teacher: last hidden states, (B, T, H).
+        mask: 1 for real tokens, (B, T).
+    """
+    similarity = functional.cosine_similarity(student.float(), teacher.float(), dim=-1)
+    weights = mask.to(similarity.dtype)
+    return ((1.0 - similarity) * weights).sum() / weights.sum()
+
+
 def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """`|| h_s^S - h_t^T ||^2` of AdaBERT: squared difference, averaged over real tokens and hidden units.
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, get_args
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nasopt.architecture.encoder import Architecture
-from nasopt.errors import DatasetError, UnsupportedModelError
+from nasopt.errors import DatasetError, StudyFileError, UnsupportedModelError
 from nasopt.models.families import family_of
 from nasopt.models.reconstruction import Forward
 from nasopt.models.saliency import Saliency
@@ -27,6 +27,7 @@ from nasopt.models.sensitivity.fisher import fisher_information, order_by_fisher
 from nasopt.models.sensitivity.gates import unit_blocks
 from nasopt.models.sensitivity.obs import order_by_obs
 from nasopt.models.sensitivity.values import BlockSensitivity, Sensitivity
+from nasopt.tasks.base import Task
 from nasopt.tasks.batches import Examples
 from nasopt.training.loop import autocast
 from nasopt.training.made_once import made_once
@@ -36,6 +37,16 @@ if TYPE_CHECKING:
     from nasopt.training.context import Context
 
 Criterion: TypeAlias = Literal["fisher", "obs"]
+CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
+
+FOLDER = "sensitivity"
+"""Below a study's artifact folder."""
+
+EXAMPLES = 1024
+"""Of the training split, where a study does not say how many; all there are if they are fewer."""
+
+REFIT_INPUTS: dict[Criterion, Literal["own", "base"]] = {"fisher": "own", "obs": "base"}
+"""What output projections read in the refit: the errors of `obs` are those that its own correction leaves."""
 
 RANKING_BATCH = 16
 """The number of pairs in a batch whose derivatives are added up before they are squared."""
@@ -61,16 +72,33 @@ def study_sensitivity(criterion: Criterion, settings: SampleSettings, context: C
         DatasetError: there are fewer training examples than are asked for.
     """
     check_sensitivity(settings, context)
-    by_fisher = order_by_fisher(_study_fisher(settings, context))
+    by_fisher = order_by_fisher(study_fisher(settings, context))
     if criterion == "fisher":
         return by_fisher
     tensors = made_once(
-        context.folder / "sensitivity",
+        context.folder / FOLDER,
         "obs",
         _made_from(settings, context),
         lambda: _order_by_obs(by_fisher, settings, context).to_tensors(),
     )
     return Sensitivity.from_tensors(tensors)
+
+
+def is_criterion(name: str) -> TypeGuard[Criterion]:
+    """Whether it is the name of a criterion."""
+    return name in CRITERIA
+
+
+def sample_settings(examples: int | None, context: Context) -> SampleSettings:
+    """The training examples that a study's sensitivities are found on, the same at every call.
+
+    Args:
+        examples: how many; None for :data:`EXAMPLES`, or all there are if they are fewer.
+        context: the study's data.
+    """
+    training = context.config.training
+    available = len(context.splits["train"])
+    return SampleSettings(examples or min(EXAMPLES, available), training.batch_size, context.config.seed)
 
 
 def check_sensitivity(settings: SampleSettings, context: Context) -> None:
@@ -80,16 +108,48 @@ def check_sensitivity(settings: SampleSettings, context: Context) -> None:
         UnsupportedModelError: the base model has a decoder, or is not one that can be cut.
         DatasetError: there are fewer training examples than are asked for.
     """
-    family = family_of(context.base_model)
+    _check_model(context.base_model)
+    _check_examples(settings.examples, len(context.splits["train"]))
+
+
+def check_task(examples: int | None, task: Task) -> None:
+    """Refuses tasks and models without sensitivities, before anything is trained.
+
+    Args:
+        examples: of the training split that are to be read; None for as many as there are.
+        task: the study's.
+
+    Raises:
+        UnsupportedModelError: the base model has a decoder, is not one that can be cut, or has no units.
+        DatasetError: there are fewer training examples than are asked for.
+        StudyFileError: the task has no loss that can be differentiated.
+    """
+    model = task.blank_model()
+    _check_model(model)
+    if not any(block.count for layer in unit_blocks(model) for block in layer):
+        raise UnsupportedModelError("the model has no attention heads and no FFN neurons that could be left out")
+    if not task.has_loss:
+        raise StudyFileError(
+            f"task.type: {task.config.type} has no loss that can be differentiated, so that the model's heads and "
+            "neurons have no sensitivities; choose another method"
+        )
+    if examples is not None:
+        _check_examples(examples, task.count("train"))
+
+
+def _check_model(model: PreTrainedModel) -> None:
+    family = family_of(model)
     if family.is_encoder_decoder:
         raise UnsupportedModelError(
             f"the model is of the type {family.model_type!r}: the layers of a decoder can only be removed whole, so "
             "that its heads and neurons have no sensitivities"
         )
-    available = len(context.splits["train"])
-    if not 1 <= settings.examples <= available:
+
+
+def _check_examples(examples: int, available: int) -> None:
+    if not 1 <= examples <= available:
         raise DatasetError(
-            f"sensitivities are to be found on {settings.examples} training examples, but there are {available}; "
+            f"sensitivities are to be found on {examples} training examples, but there are {available}; "
             f"ask for 1 to {available}"
         )
 
@@ -141,9 +201,15 @@ def correct_by_obs(
     )
 
 
-def _study_fisher(settings: SampleSettings, context: Context) -> Saliency:
+def study_fisher(settings: SampleSettings, context: Context) -> Saliency:
+    """The Fisher information of the base model's units; from the artifact folder if it was found there before.
+
+    Args:
+        settings: as for :func:`study_sensitivity`.
+        context: the study's base model and data.
+    """
     tensors = made_once(
-        context.folder / "sensitivity",
+        context.folder / FOLDER,
         "fisher",
         _made_from(_fisher_settings(settings, context), context),
         lambda: estimate_fisher(context.base_model, settings, context).to_tensors(),

@@ -48,7 +48,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentimen
     folder = tmp_path_factory.mktemp("searched") / "study"
     folder.mkdir()
     (folder / "tiny.toml").write_text(
-        study_text(tiny_bert, sentiment, "population_size = 4\ngenerations = 2", base_epochs=2)
+        study_text(tiny_bert, sentiment, 'population_size = 4\ngenerations = 2\nstart = "base"', base_epochs=2)
     )
     for command in (
         ("create", "tiny.toml"),

@@ -48,7 +48,8 @@ MEMBERS = [
 def searched(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentiment: Path) -> Path:
     """Folder of a study that has found two members, both children of the base model."""
     folder = tmp_path_factory.mktemp("searched")
-    (folder / "tiny.toml").write_text(study_text(tiny_bert, sentiment, "population_size = 4\ngenerations = 2"))
+    options = 'population_size = 4\ngenerations = 2\nstart = "base"'
+    (folder / "tiny.toml").write_text(study_text(tiny_bert, sentiment, options))
     url = f"sqlite:///{folder}/nasopt.db"
     assert run("study", "create", folder / "tiny.toml", "--storage", url).code == 0
     opened = open_study(parse_url(url), "tiny")

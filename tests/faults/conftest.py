@@ -25,6 +25,7 @@ generations = 2
 quantization_prob = 0
 crossover_prob = 0
 mutation_prob = 1
+start = "base"
 mutations = ["remove_any_heads", "remove_ffn"]
 """
 

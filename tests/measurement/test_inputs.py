@@ -16,7 +16,7 @@ REAL = LatencyConfig.model_validate({"batch_size": 2, "sequence_length": 8, "len
 
 def test_a_fixed_batch_has_ordinary_tokens_at_full_length(subject: Subject) -> None:
     (batch,) = inputs_of(FIXED, subject)
-    assert shapes_of(FIXED, subject) == [(2, 16)] == [tuple(batch["input_ids"].shape)]
+    assert shapes_of(FIXED, subject.lengths) == [(2, 16)] == [tuple(batch["input_ids"].shape)]
     assert batch["attention_mask"].all()
     assert not (batch["input_ids"] == 0).any(), "padding is special"
     again = fixed_batch(FIXED, subject.artifact, subject.special_ids)
@@ -25,9 +25,9 @@ def test_a_fixed_batch_has_ordinary_tokens_at_full_length(subject: Subject) -> N
 
 def test_real_lengths_are_cut_at_the_objectives_length(subject: Subject) -> None:
     batches = inputs_of(REAL, subject)
-    assert [tuple(batch["input_ids"].shape) for batch in batches] == shapes_of(REAL, subject)
-    assert {length for _, length in shapes_of(REAL, subject)} <= {4, 5, 7, 8}
-    assert max(length for _, length in shapes_of(REAL, subject)) == 8
+    assert [tuple(batch["input_ids"].shape) for batch in batches] == shapes_of(REAL, subject.lengths)
+    assert {length for _, length in shapes_of(REAL, subject.lengths)} <= {4, 5, 7, 8}
+    assert max(length for _, length in shapes_of(REAL, subject.lengths)) == 8
 
 
 def test_tokens_that_a_smaller_vocabulary_lacks_are_replaced(subject: Subject) -> None:

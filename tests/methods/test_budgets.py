@@ -57,8 +57,11 @@ def trained_bert(tmp_path: Path, tiny_bert: Path) -> Path:
 
 BAYESIAN = 'sampler = "random"\nposterior_rank = 2\nposterior_collections = 4\nposterior_epochs = 3\n'
 ADABERT = "trials = 4\nhidden_size = 16\ncells = 2\nlayer_pairs = [[0, 0], [1, 2]]\nsearch_epochs = 3\n"
+GENETIC = 'population_size = 3\ngenerations = 2\nmutations = ["remove_any_layer", "remove_ffn", "restore"]'
 OPTIONS = {
-    "genetic": 'population_size = 3\ngenerations = 2\nmutations = ["remove_any_layer", "remove_ffn", "restore"]',
+    "genetic": f'start = "base"\n{GENETIC}',
+    "genetic, ladder": f'ladder = 2\ncost = "flops"\n{GENETIC}',
+    "fisher": 'trials = 4\nladder = 2\nlowest_share = 0.3\ncost = "flops"\nexamples = 32',
     "alphanas": "population_size = 2\ngenerations = 2\nmin_quality = 0",
     "adabert": ADABERT,
     "adabert, split": f"{ADABERT}architecture_split = 0.25\nwarmup_epochs = 1",

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.integration
 OPTIONS = """
 population_size = 2
 generations = 1
+start = "base"
 mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn"]
 """
 

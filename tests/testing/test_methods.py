@@ -34,7 +34,8 @@ class TestGenetic(MethodTestCase):
     @pytest.fixture(scope="class")
     @classmethod
     def config(cls, make_config: MakeConfig) -> StudyConfig:
-        return make_config("genetic", GENETIC.replace("population_size = 4", "population_size = 3"))
+        options = GENETIC.replace("population_size = 4", "population_size = 3")
+        return make_config("genetic", options.replace('start = "base"', 'ladder = 2\ncost = "flops"'))
 
 
 class TestAlphaNAS(MethodTestCase):
@@ -88,3 +89,15 @@ class TestBayesian(MethodTestCase):
     @classmethod
     def refused(cls) -> Sequence[Mapping[str, Any]]:
         return [{"removable_layers": [3]}]
+
+
+class TestFisher(MethodTestCase):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def config(cls, make_config: MakeConfig) -> StudyConfig:
+        return make_config("fisher", 'trials = 6\nladder = 3\nlowest_share = 0.3\ncost = "flops"\nexamples = 32')
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def refused(cls) -> Sequence[Mapping[str, Any]]:
+        return [{"examples": 161}, {"lowest_share": 0.0}, {"criteria": ["taylor"]}]

@@ -23,7 +23,7 @@ from nasopt.training.weights import Cut
 from nasopt.trial.proposal import propose
 from nasopt.trial.repetition import DoneWork
 
-GENETIC = GeneticMethod(GeneticOptions(pruning="nasopt.models.surgery:keep_first"))
+GENETIC = GeneticMethod(GeneticOptions(pruning="nasopt.models.surgery:keep_first", start="base"))
 FULL = {f"{part}_{layer}": size for layer in range(3) for part, size in (("layer", 1), ("heads", 4), ("ffn", 128))}
 BASE = {**FULL, "precision": "fp32", "training": "none"}
 PRUNED = {**BASE, "heads_0": 2, "layer_1": 0}

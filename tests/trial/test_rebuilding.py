@@ -14,7 +14,7 @@ from nasopt.training.context import Context
 from nasopt.training.weights import Cut
 from nasopt.trial.rebuilding import rebuild
 
-METHOD = GeneticMethod(GeneticOptions())
+METHOD = GeneticMethod(GeneticOptions(start="base"))
 
 
 def finished(key: str) -> optuna.trial.FrozenTrial:

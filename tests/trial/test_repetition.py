@@ -47,7 +47,7 @@ def begun(context: Context) -> Context:
 
 def test_the_same_genotype_training_and_parent_are_the_same_work(study: optuna.Study, begun: Context) -> None:
     first = finish(study, HALF, parent=0)
-    done = DoneWork(GeneticMethod(GeneticOptions()))
+    done = DoneWork(GeneticMethod(GeneticOptions(start="base")))
     trial = study.ask()
     assert done.get(trial, HALF, begun) == first  # no parent and the base model are the same weights
     assert done.get(trial, {**HALF, "training": "distill"}, begun) is None
@@ -72,7 +72,7 @@ def test_where_nothing_is_inherited_one_genotype_is_one_work(study: optuna.Study
 def test_controls_and_unfinished_trials_are_nobodys_work(study: optuna.Study, begun: Context) -> None:
     finish(study, HALF, control="first-1")
     study.enqueue_trial(HALF)
-    assert DoneWork(GeneticMethod(GeneticOptions())).get(study.ask(), HALF, begun) is None
+    assert DoneWork(GeneticMethod(GeneticOptions(start="base"))).get(study.ask(), HALF, begun) is None
 
 
 def test_a_repeating_trial_gets_the_values_and_what_belongs_to_them(study: optuna.Study) -> None:

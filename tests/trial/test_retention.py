@@ -20,7 +20,7 @@ from nasopt.storage.validation_predictions import Predictions, PredictionStore
 from nasopt.training.context import BaseTrial, Context
 from nasopt.trial.retention import collect, possible_parents
 
-GENETIC = GeneticMethod(GeneticOptions(population_size=2))
+GENETIC = GeneticMethod(GeneticOptions(population_size=2, start="base"))
 ALPHANAS = AlphaNASMethod(AlphaNASOptions(population_size=2))
 
 

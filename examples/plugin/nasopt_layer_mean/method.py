@@ -24,6 +24,7 @@ from nasopt_layer_mean.architecture import LayerMean
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
+    from nasopt.config.study import StudyConfig
     from nasopt.tasks.base import Task
     from nasopt.training.context import Context
 
@@ -74,7 +75,7 @@ class LayerMeanMethod(Method):
     def sampler(self, seed: int | None) -> BaseSampler:
         return named_sampler(self.options.sampler, seed, population_size=4)
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Task, config: StudyConfig) -> None:
         model_type = task.blank_model().config.model_type
         if model_type != "bert":
             raise StudyFileError(f"task.model: is of the type {model_type!r}, but layer-mean averages layers of BERT")

@@ -58,5 +58,5 @@ class LookupSource(EstimatingSource):
                 sequence_length=length,
                 precision=architecture.precision,
             )
-            for size, length in shapes_of(self.latency, subject)
+            for size, length in shapes_of(self.latency, subject.lengths)
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nasopt.architecture.base import CandidateArchitecture, EncoderShape
+from nasopt.architecture.base import CandidateArchitecture, EncoderShape, Precision
 from nasopt.architecture.cells import CellArchitecture
 from nasopt.architecture.encoder import Architecture
 from nasopt.config.study import LatencyConfig
@@ -48,11 +48,15 @@ class PredictingSource(EstimatingSource):
         name = self.profile.name
         return Origin(profile=name, device=name, fitted=fitted().date)
 
+    def number_format(self, precision: Precision) -> str:
+        """What matrix products of a model in that precision are computed in."""
+        return "tf32" if self.latency.tf32 and precision == "fp32" else precision
+
     def estimate(self, architecture: CandidateArchitecture, subject: Subject) -> Sequence[Prediction]:
-        precision = architecture.precision
-        number_format = "tf32" if self.latency.tf32 and precision == "fp32" else precision
+        number_format = self.number_format(architecture.precision)
         workloads = [
-            workload_of(architecture, subject.shape, length, size) for size, length in shapes_of(self.latency, subject)
+            workload_of(architecture, subject.shape, length, size)
+            for size, length in shapes_of(self.latency, subject.lengths)
         ]
         return predict_many([make_case(self.profile, self.runtime, number_format, item) for item in workloads])
 

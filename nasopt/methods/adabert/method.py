@@ -31,6 +31,7 @@ from nasopt.training.weights import WeightSource
 if TYPE_CHECKING:
     from optuna import Study
 
+    from nasopt.config.study import StudyConfig
     from nasopt.tasks.base import Task
     from nasopt.training.context import Context
 
@@ -57,7 +58,7 @@ class AdaBERTMethod(Method):
     def sampler(self, seed: int | None) -> AdaBERTSampler:
         return AdaBERTSampler(temperature=self.options.temperature, seed=seed)
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Task, config: StudyConfig) -> None:
         shape, options = task.shape, self.options
         for student, teacher in options.layer_pairs:
             if teacher > shape.num_layers:

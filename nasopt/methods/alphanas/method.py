@@ -33,6 +33,7 @@ from nasopt.training.weights import Cut, Stage, Trained, WeightSource
 if TYPE_CHECKING:
     from optuna import Study
 
+    from nasopt.config.study import StudyConfig
     from nasopt.tasks.base import Task
     from nasopt.training.context import Context
 
@@ -108,7 +109,7 @@ class AlphaNASMethod(Method):
             seed=seed,
         )
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Task, config: StudyConfig) -> None:
         """Refuses a limit on the number of weights that no mask can keep to."""
         from nasopt.models.counts import count_parameters
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from transformers import PreTrainedModel
 
+    from nasopt.config.study import StudyConfig
     from nasopt.methods.bayesian.trajectory import Schedule, Trajectory
     from nasopt.tasks.base import Task
     from nasopt.training.context import Context
@@ -59,7 +60,7 @@ class BayesianMethod(Method):
     def sampler(self, seed: int | None) -> BaseSampler:
         return named_sampler(self.options.sampler, seed, self.options.population_size)
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Task, config: StudyConfig) -> None:
         """Refuses layers that the model does not have."""
         from nasopt.models.layers import partition
 

@@ -30,11 +30,14 @@ from nasopt.methods.layer_controls import (
     whole_layers,
 )
 from nasopt.methods.space import SearchSpace
+from nasopt.records.names import LADDER
 from nasopt.samplers.genetic import GeneticSampler, fitness
-from nasopt.training.weights import Inherited, Stage, Trained, WeightSource
+from nasopt.training.weights import Cut, Inherited, Stage, Trained, WeightSource
 from nasopt.training.weights.trained import task_loss
 
 if TYPE_CHECKING:
+    from nasopt.config.study import StudyConfig
+    from nasopt.tasks.base import Task
     from nasopt.training.context import Context
     from nasopt.training.loop import LossFunction
 
@@ -50,7 +53,7 @@ class GeneticMethod(Method):
         searches="layers, heads and FFN neurons kept, precision, fine-tuning or distillation; weights are inherited",
         options=GeneticOptions,
         task_types=("text-classification", "sentence-similarity"),
-        sources=(Inherited,),
+        sources=(Inherited, Cut),
         function_options=("pruning", "quantization"),
     )
     options: GeneticOptions
@@ -83,6 +86,36 @@ class GeneticMethod(Method):
             seed=seed,
         )
 
+    def check(self, task: Task, config: StudyConfig) -> None:
+        """Refuses tasks and models without sensitivities where they are needed, and ladders that cannot be."""
+        from nasopt.training.sensitivity import check_task
+        from nasopt.training.sub_networks import check_share
+
+        options = self.options
+        if options.needs_sensitivity:
+            check_task(None, task)
+        if options.start == "fisher" and options.lowest_share is not None:
+            name = "method_options.lowest_share"
+            check_share(name, options.lowest_share, options.cost, config.latency[0], task.shape)
+
+    def prepare(self, context: Context) -> Mapping[str, Any]:
+        """Finds the sensitivity that units are chosen by, and the ladder that evolution starts with."""
+        from nasopt.training.unit_selection import unit_selector
+
+        unit_selector(self.options.pruning, context)
+        return {LADDER: self._ladder(context)} if self.options.start == "fisher" else {}
+
+    def _ladder(self, context: Context) -> list[dict[str, Any]]:
+        """Genotypes of sub-networks, the largest first."""
+        from nasopt.training.sensitivity import sample_settings
+        from nasopt.training.sub_networks import study_sub_networks
+
+        options = self.options
+        settings = sample_settings(None, context)
+        networks = study_sub_networks(options.criterion, settings, options.cost, context)
+        shares = networks.shares(options.lowest_share, options.ladder)
+        return [{**item.to_params(), "training": "none"} for item in networks.ladder(shares)]
+
     def space(self, shape: EncoderShape) -> SearchSpace:
         """The flat genotype: every parameter is always present."""
         distributions: dict[str, BaseDistribution] = {}
@@ -98,24 +131,33 @@ class GeneticMethod(Method):
 
     def architecture(self, params: Mapping[str, Any], context: Context) -> Architecture:
         """Which units the child keeps of its parent's, and which it takes back from the base model."""
-        from nasopt.models.surgery import choose_units, keep_largest
+        from nasopt.models.surgery import choose_units
+        from nasopt.training.unit_selection import unit_selector
         from nasopt.training.weights.inherited import full_size
 
         origin = full_size(context)
-        select = deferred(self.options.pruning) if self.options.pruning else keep_largest
-        return choose_units(origin.model, origin.architecture, params, select)
+        return choose_units(origin.model, origin.architecture, params, unit_selector(self.options.pruning, context))
 
     def weights(self, params: Mapping[str, Any], context: Context) -> WeightSource:
-        """The parent's weights, cut, and trained as the parameters say."""
-        training = params["training"]
+        """The parent's weights, cut, and trained as the parameters say.
+
+        What is cut out of the base model and not trained is refitted where evolution starts with the ladder.
+        """
+        training, inherited = params["training"], Inherited.of(context)
         if training == "none":
-            return Inherited.of(context)
+            is_cut = inherited.parent in (None, inherited.base_number) and self.options.start == "fisher"
+            return self._refitted(context) if is_cut else inherited
         seed = _training_seed(context.config.seed, context.number)
         loss = self._distillation if training == "distill" else task_loss
-        return Trained(Inherited.of(context), [Stage(training, context.config.training.epochs, seed, loss)])
+        return Trained(inherited, [Stage(training, context.config.training.epochs, seed, loss)])
+
+    def _refitted(self, context: Context) -> Cut:
+        from nasopt.training.sensitivity import REFIT_INPUTS, sample_settings
+
+        return Cut(sample_settings(None, context).examples, REFIT_INPUTS[self.options.criterion])
 
     def _distillation(self, context: Context) -> LossFunction:
-        from nasopt.methods.genetic.distillation import distillation_loss
+        from nasopt.training.distillation import distillation_loss
 
         return distillation_loss(self.options, context.task, context.teachers())
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from nasopt.architecture.base import Precision
 from nasopt.config.functions import check_function_name
 from nasopt.config.task import Section
 from nasopt.samplers.mutations import MUTATIONS
+
+PRUNINGS = ("magnitude", "fisher", "obs")
+"""Ways to choose units that have a name."""
+CRITERIA = ("fisher", "obs")
+"""Of them, those that need the study's sensitivity."""
 
 
 class GeneticOptions(Section):
@@ -44,7 +49,20 @@ class GeneticOptions(Section):
     task_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Of L_task in a distillation.")
     hidden_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Of L_hidn in a distillation.")
     prediction_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Of L_pred in a distillation.")
-    pruning: str | None = Field(None, description="`package.module:function` that chooses the units that stay.")
+    pruning: str = Field(
+        "fisher",
+        description="How units are chosen: `magnitude`, `fisher`, `obs`, or by your `package.module:function`.",
+    )
+    start: Literal["fisher", "base"] = Field(
+        "fisher", description="Evolution begins with a ladder of sub-networks and their healed children, or the base."
+    )
+    ladder: int = Field(8, ge=1, description="Sub-networks of it, their shares of the latency even in the logarithm.")
+    lowest_share: float | None = Field(
+        None, gt=0, lt=1, description="The last of them; 0.1 unless set, or what the smallest sub-network takes."
+    )
+    cost: Literal["latency", "flops"] = Field(
+        "latency", description="What a share is of: the study's first latency, or floating-point operations."
+    )
     quantization: str | None = Field(None, description="`package.module:function` (model, precision) -> model.")
 
     @field_validator("mutations")
@@ -64,9 +82,25 @@ class GeneticOptions(Section):
 
     @field_validator("pruning", "quantization")
     @classmethod
-    def _is_a_function_name(cls, name: str | None) -> str | None:
+    def _is_a_function_name(cls, name: str | None, info: ValidationInfo) -> str | None:
         # NOTE: nothing is imported here, because these options are also read from databases of other people's.
-        return None if name is None else check_function_name(name)
+        if name is None or (info.field_name == "pruning" and name in PRUNINGS):
+            return name
+        try:
+            return check_function_name(name)
+        except ValueError as error:
+            known = f", nor one of {', '.join(PRUNINGS)}" if info.field_name == "pruning" else ""
+            raise ValueError(f"{error}{known}") from None
+
+    @property
+    def criterion(self) -> Literal["fisher", "obs"]:
+        """The one that the ladder takes: that of `pruning` where it has one."""
+        return "obs" if self.pruning == "obs" else "fisher"
+
+    @property
+    def needs_sensitivity(self) -> bool:
+        """Whether the study's sensitivity is asked for at all."""
+        return self.start == "fisher" or self.pruning in CRITERIA
 
     @model_validator(mode="after")
     def _something_happens(self) -> GeneticOptions:

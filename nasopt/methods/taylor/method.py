@@ -32,6 +32,7 @@ from nasopt.training.weights import WeightSource
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
+    from nasopt.config.study import StudyConfig
     from nasopt.models.saliency import Saliency
     from nasopt.tasks.base import Task
     from nasopt.training.context import Context
@@ -60,7 +61,7 @@ class TaylorMethod(Method):
         options = self.options
         return named_sampler(options.sampler, seed, options.population_size)
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Task, config: StudyConfig) -> None:
         for file in self.options.vocabulary_texts:
             if not Path(file).is_file():
                 raise StudyFileError(f"method_options.vocabulary_texts: there is no file {file}")
@@ -75,6 +76,10 @@ class TaylorMethod(Method):
                 f"method_options.hidden_layers: {wrong[0]}, but the base model has the hidden states 0 to "
                 f"{task.shape.num_layers} (0: the embeddings, then one after each layer)"
             )
+        if self.options.pruning == "fisher":
+            from nasopt.training.sensitivity import check_task
+
+            check_task(None, task)
         if "cut" in self.options.vocabulary:
             from nasopt.models.vocabulary import vocabulary_of
 
@@ -142,33 +147,44 @@ class TaylorMethod(Method):
     def _saliency(self, context: Context) -> Saliency:
         """The base model's saliency, from the study's artifact folder if it is there."""
         from nasopt.methods.taylor.estimates import study_saliency
+        from nasopt.training.sensitivity import study_fisher
 
+        settings = sample_settings(self.options.saliency_examples, context)
+        if self.options.pruning == "fisher":
+            return self._scaled(study_fisher(settings, context))
         found = study_saliency(
             context.base_model,
             context.task,
             context.splits["train"],
             self.options.reading,
-            sample_settings(self.options.saliency_examples, context),
+            settings,
             folder=study_folder(context),
             identity=context.base_key,
             device=context.device,
             on_step=lambda done, total: context.on_phase("saliency", done, total),
         )
-        return found.normalized() if self.options.normalize else found
+        return self._scaled(found)
 
     def _estimate(self, model: Any, context: Context) -> Saliency:
         """The saliency of a model from which something was removed."""
         from nasopt.methods.taylor.estimates import estimate_saliency
+        from nasopt.training.sensitivity import estimate_fisher
 
+        settings = sample_settings(self.options.saliency_examples, context)
+        if self.options.pruning == "fisher":
+            return self._scaled(estimate_fisher(model, settings, context))
         found = estimate_saliency(
             model,
             context.task,
             context.splits["train"],
             self.options.reading,
-            sample_settings(self.options.saliency_examples, context),
+            settings,
             context.device,
             lambda done, total: context.on_phase("saliency", done, total),
         )
+        return self._scaled(found)
+
+    def _scaled(self, found: Saliency) -> Saliency:
         return found.normalized() if self.options.normalize else found
 
     def _vocabulary(self, context: Context) -> tuple[int, ...]:

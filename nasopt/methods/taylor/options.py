@@ -37,8 +37,11 @@ class TaylorOptions(Section):
     population_size: int = Field(
         8, ge=2, description="Population of NSGA-II; number of random trials before TPE and GP begin."
     )
+    pruning: Literal["taylor", "fisher"] = Field(
+        "taylor", description="What units are ranked by: first-order saliency, or Fisher information."
+    )
     reading: Literal["gate", "weights"] = Field(
-        "gate", description="How the weights of a head or neuron add up: as a gate on it, or each by itself."
+        "gate", description="How the weights of a unit add up in `taylor`: as a gate on it, or each by itself."
     )
     normalize: bool = Field(False, description="Whether the saliency of each layer is divided by its L2 norm.")
     scope: Literal["global", "layer"] = Field(

@@ -18,6 +18,9 @@ from nasopt.methods.genetic.options import GeneticOptions
 from nasopt.methods.registry import available
 from nasopt.models.surgery import keep_first
 from nasopt.records.names import CHECKPOINT
+from nasopt.testing.small_study import SmallStudy
+from nasopt.training.sensitivity import sample_settings
+from nasopt.training.sub_networks import study_sub_networks
 from nasopt.trial.objective import Objective
 
 pytestmark = pytest.mark.integration
@@ -136,3 +139,44 @@ def test_user_functions_prune_and_quantise(
     assert architecture.layers[0].heads == (3,)
     parameters = study.trials[1].user_attrs["parameters"]
     assert study.trials[1].values[2] == pytest.approx(parameters * 2 / 1e6)
+
+
+@pytest.mark.integration
+def test_evolution_begins_with_a_ladder_and_its_healed_children(write_study: WriteStudy, tmp_path: Path) -> None:
+    config = nasopt.StudyConfig.from_toml(
+        write_study(**{'start = "base"': 'cost = "flops"\nladder = 3\nlowest_share = 0.3'})
+    )
+    study = SmallStudy.created(config, tmp_path)
+    study.run(4)
+    resumed = SmallStudy.reopened(tmp_path, config.name)
+    resumed.run(4)
+    base, *trials = resumed.opened.study.trials
+    ladder, healed, rest = trials[:3], trials[3:6], trials[6:]
+    assert [trial.params for trial in ladder] == resumed.opened.study.user_attrs["ladder"]
+    sizes = [trial.user_attrs["parameters"] for trial in (base, *ladder)]
+    assert sizes == sorted(sizes, reverse=True)
+    for rung, child in zip(ladder, healed, strict=True):
+        assert (rung.user_attrs["parent"], rung.params["training"]) == (base.number, "none")
+        assert rung.user_attrs.get("distill_epochs", 0) == 0
+        assert child.params == {**rung.params, "training": "distill"}
+        assert (child.user_attrs["parent"], child.user_attrs["distill_epochs"]) == (rung.number, 1)
+    assert all(trial.params not in [other.params for other in trials[:6]] for trial in rest)
+
+
+@pytest.mark.integration
+def test_the_ladder_is_refitted_and_keeps_the_most_important_units(write_study: WriteStudy, tmp_path: Path) -> None:
+    objective, study = make(write_study(), tmp_path, start="fisher", cost="flops", ladder=1, lowest_share=0.5)
+    study.enqueue_trial(BASE)
+    study.optimize(objective, n_trials=1)
+    context = objective.prepare(study)
+    (rung,) = study.user_attrs["ladder"]
+    study.enqueue_trial(rung, user_attrs={"parent": 0})
+    study.optimize(objective, n_trials=1)
+    weights, architecture = context.checkpoints.read(study.trials[1].user_attrs[CHECKPOINT])
+    networks = study_sub_networks("fisher", sample_settings(None, context), "flops", context)
+    assert architecture == networks.architecture(0.5)
+    base = context.base_model.state_dict()
+    for layer, units in enumerate(architecture.layers):
+        name = f"bert.encoder.layer.{layer}.output.dense.weight"
+        if 0 < len(units.neurons) < 128:
+            assert not torch.equal(weights[name], base[name][:, list(units.neurons)])

@@ -19,6 +19,9 @@ from nasopt.methods.taylor.options import TaylorOptions
 from nasopt.storage.checkpoints import CheckpointStore
 from nasopt.storage.rdb import parse_url
 from nasopt.study.opening import OpenStudy, open_study
+from nasopt.training.context import Context
+from nasopt.training.samples import SampleSettings
+from nasopt.training.sensitivity import study_sensitivity
 
 
 @pytest.fixture
@@ -185,3 +188,15 @@ def test_hidden_states_that_the_model_does_not_have_are_told(pairs_study: Callab
     result = run("study", "create", pairs_study("hidden_weight = 1.0\nhidden_layers = [1, 7]\n"))
     assert result.code == 2
     assert "method_options.hidden_layers: 7, but the base model has the hidden states 0 to" in result.err
+
+
+def test_units_may_be_ranked_by_fisher_information(context: Context) -> None:
+    options = {"scope": "layer", "saliency_examples": 64}
+    params = {f"{part}_{layer}": kept for layer in range(3) for part, kept in (("heads", 2), ("ffn", 64))}
+    found = TaylorMethod(TaylorOptions.model_validate({**options, "pruning": "fisher"})).architecture(params, context)
+    training = context.config.training
+    order = study_sensitivity("fisher", SampleSettings(64, training.batch_size, context.config.seed), context)
+    for layer, units in enumerate(found.layers):
+        assert units is not None
+        assert units.heads == tuple(sorted(order.heads[layer].order[:2]))
+        assert units.neurons == tuple(sorted(order.neurons[layer].order[:64]))

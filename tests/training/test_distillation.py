@@ -1,4 +1,4 @@
-"""The distillation loss of the genetic method, against NumPy and hand-worked values."""
+"""The distillation loss, against NumPy and hand-worked values."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from nasopt.methods.genetic.distillation import distillation_loss, hidden_cosine
 from nasopt.methods.genetic.options import GeneticOptions
 from nasopt.tasks.batches import Batch
+from nasopt.training.distillation import distillation_loss
+from nasopt.training.losses import hidden_cosine
 
 
 def test_hidden_cosine_averages_over_real_tokens_only() -> None:

@@ -1,39 +1,38 @@
-"""The loss of the genetic method's "crossover" with the base model: DistilBERT's distillation (METHODS.md, section 1).
-
-Shapes: B examples, T tokens (padding included), H hidden units.
-"""
+"""Distillation from the base model with DistilBERT's losses: the genetic method's "crossover" (METHODS.md, 1)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
-from torch.nn import functional
 
-from nasopt.methods.genetic.options import GeneticOptions
 from nasopt.tasks.base import Task
 from nasopt.training.loop import LossFunction
-from nasopt.training.losses import prediction_kl
+from nasopt.training.losses import hidden_cosine, prediction_kl
 from nasopt.training.teacher import Teacher
 
 
-def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """`L_hidn`: 1 - cos(h_S, h_T), averaged over the tokens that are not padding.
+class DistillationSettings(Protocol):
+    """Weights of the losses, and the temperature: a method's options have them."""
 
-    The hidden-state loss of DistilBERT (Sanh et al. 2019, section 3).
+    @property
+    def task_weight(self) -> float: ...
 
-    Args:
-        student: last hidden states, (B, T, H).
-        teacher: last hidden states, (B, T, H).
-        mask: 1 for real tokens, (B, T).
-    """
-    similarity = functional.cosine_similarity(student.float(), teacher.float(), dim=-1)
-    weights = mask.to(similarity.dtype)
-    return ((1.0 - similarity) * weights).sum() / weights.sum()
+    @property
+    def hidden_weight(self) -> float: ...
+
+    @property
+    def prediction_weight(self) -> float: ...
+
+    @property
+    def temperature(self) -> float: ...
+
+    @property
+    def scale_by_t2(self) -> bool: ...
 
 
-def distillation_loss(options: GeneticOptions, task: Task, teachers: Sequence[Teacher]) -> LossFunction:
+def distillation_loss(options: DistillationSettings, task: Task, teachers: Sequence[Teacher]) -> LossFunction:
     """`L_task + L_hidn + L_pred`, weighted; without L_pred where the outputs are not classes.
 
     L_hidn is the mean over the texts of an example.

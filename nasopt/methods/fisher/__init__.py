@@ -1,0 +1,3 @@
+from nasopt.methods.fisher.method import FisherMethod
+
+__all__ = ["FisherMethod"]

@@ -1,0 +1,135 @@
+"""Fisher: the least lossy sub-network of every latency, by second-order importance, without training or healed.
+
+Heads and FFN neurons are ordered once for a study by what leaving them out is expected to cost. A trial says a share of
+the base model's latency; a dynamic programme over the device's times chooses how many units each block keeps; least
+squares refit the output projections. Distillation from the base model heals a sub-network where a trial asks for it.
+
+Source: METHODS.md, section 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from nasopt.architecture.base import EncoderShape
+from nasopt.architecture.encoder import Architecture
+from nasopt.methods.base import About, Method, Plan
+from nasopt.methods.controls import Controls
+from nasopt.methods.fisher.controls import FisherControls
+from nasopt.methods.fisher.options import CriterionName, FisherOptions
+from nasopt.methods.fisher.weights import healed, refitted
+from nasopt.methods.space import SearchSpace
+from nasopt.numerics.budget import LOWEST_SHARE, share_ladder
+from nasopt.records.names import LADDER
+from nasopt.samplers.fisher import FisherSampler
+from nasopt.samplers.named import sampler_maker
+from nasopt.training.candidate import RejectedCandidateError
+from nasopt.training.weights import WeightSource
+
+if TYPE_CHECKING:
+    from nasopt.config.study import StudyConfig
+    from nasopt.tasks.base import Task
+    from nasopt.training.context import Context
+    from nasopt.training.sub_networks import SubNetworks
+
+
+class FisherMethod(Method):
+    """Sub-networks by sensitivity, for shares of the base model's latency."""
+
+    about = About(
+        name="fisher",
+        searches=(
+            "shares of the base model's latency: heads and FFN neurons kept by second-order importance, refitted "
+            "without training or distilled"
+        ),
+        options=FisherOptions,
+        task_types=("text-classification", "sentence-similarity"),
+    )
+    options: FisherOptions
+
+    @property
+    def plan(self) -> Plan:
+        return Plan(self.options.trials, self.options.precisions)
+
+    def sampler(self, seed: int | None) -> FisherSampler:
+        options = self.options
+        shares = share_ladder(1.0, self._lowest_share, options.ladder + 1)
+        make = sampler_maker(options.sampler, options.population_size)
+        return FisherSampler(make, seed, [self._untrained(share) for share in shares])
+
+    @property
+    def _lowest_share(self) -> float:
+        return self.options.lowest_share or LOWEST_SHARE
+
+    def _untrained(self, share: float) -> dict[str, Any]:
+        """The parameters of a rung of the ladder; of a share of 1 they are the base model's."""
+        criterion = self.options.criteria[0]
+        return {"latency_share": share, "precision": "fp32", "training": "none", "criterion": criterion}
+
+    def check(self, task: Task, config: StudyConfig) -> None:
+        """Refuses tasks and models without sensitivities, and a ladder that ends where no sub-network is."""
+        from nasopt.training.sensitivity import check_task
+        from nasopt.training.sub_networks import check_share
+
+        options = self.options
+        check_task(options.examples, task)
+        if options.lowest_share is not None:
+            name = "method_options.lowest_share"
+            check_share(name, options.lowest_share, options.cost, config.latency[0], task.shape)
+
+    def space(self, shape: EncoderShape) -> SearchSpace:
+        """A share of the latency, and what becomes of the sub-network; the base model has all of its latency."""
+        options = self.options
+        return SearchSpace(
+            {
+                "latency_share": FloatDistribution(self._lowest_share, 1.0, log=True),
+                "precision": CategoricalDistribution(options.precisions),
+                "training": CategoricalDistribution(("none", "distill")),
+                "criterion": CategoricalDistribution(options.criteria),
+            },
+            self._untrained(1.0),
+        )
+
+    def prepare(self, context: Context) -> Mapping[str, Any]:
+        """Finds the sensitivity by every criterion, and the device's times, once for this study; and the ladder."""
+        options = self.options
+        networks = [self._sub_networks(criterion, context) for criterion in options.criteria]
+        shares = networks[0].shares(options.lowest_share, options.ladder)
+        return {LADDER: [self._untrained(share) for share in shares]}
+
+    def architecture(self, params: Mapping[str, Any], context: Context) -> Architecture:
+        """The sub-network with the least expected loss within the share of the latency.
+
+        Raises:
+            RejectedCandidateError: no sub-network is that fast.
+        """
+        networks, share = self._sub_networks(params["criterion"], context), params["latency_share"]
+        excess = networks.smallest_share - share
+        if excess > 0:
+            raise RejectedCandidateError(
+                f"a share of {share:.3f} of the latency cannot be reached: the smallest sub-network takes "
+                f"{networks.smallest_share:.3f} of it",
+                {"latency_share": excess},
+            )
+        return networks.architecture(share).with_precision(params["precision"])
+
+    def weights(self, params: Mapping[str, Any], context: Context) -> WeightSource:
+        """The base model's, cut and refitted, perhaps distilled."""
+        start = refitted(params["criterion"], self.options, context)
+        if params["training"] == "none":
+            return start
+        return healed(start, context.config.training.epochs, self.options, context)
+
+    @property
+    def controls(self) -> Controls:
+        return FisherControls(self.options)
+
+    def _sub_networks(self, criterion: CriterionName, context: Context) -> SubNetworks:
+        from nasopt.training.sensitivity import sample_settings
+        from nasopt.training.sub_networks import study_sub_networks
+
+        settings = sample_settings(self.options.examples, context)
+        return study_sub_networks(criterion, settings, self.options.cost, context)

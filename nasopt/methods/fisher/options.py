@@ -1,0 +1,66 @@
+"""`[method_options]` of the fisher method."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, field_validator
+
+from nasopt.architecture.base import Precision
+from nasopt.config.task import Section
+from nasopt.samplers.named import SamplerName
+
+CriterionName: TypeAlias = Literal["fisher", "obs"]
+
+
+class FisherOptions(Section):
+    """`[method_options]` of the fisher method."""
+
+    trials: int = Field(24, ge=1, description="Number of trials of a whole search.")
+    ladder: int = Field(
+        8, ge=0, description="Untrained sub-networks that come first, their shares evenly spaced in the logarithm."
+    )
+    lowest_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Least share of the base model's latency that is proposed, and the last rung; 0.1 unless set.",
+    )
+    criteria: Annotated[tuple[CriterionName, ...], Field(min_length=1)] = Field(
+        ("obs", "fisher"), description="How units are ranked; the ladder takes the first one."
+    )
+    cost: Literal["latency", "flops"] = Field(
+        "latency", description="What a share is of: the study's first latency, or floating-point operations."
+    )
+    examples: int | None = Field(
+        None,
+        ge=1,
+        description="Training examples for sensitivities and the refit; 1024 unless set, or all if they are fewer.",
+    )
+    refit: bool = Field(True, description="Whether output projections are refitted by least squares after cutting.")
+    precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = Field(
+        ("fp32",), description="Which ones may be proposed; fp32 must be."
+    )
+    sampler: SamplerName = Field("tpe", description="Optuna's sampler that goes on after ladder and healing.")
+    population_size: int = Field(8, ge=2, description="Population of NSGA-II; trials before TPE and GP begin.")
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="Temperature t of the prediction loss.")
+    scale_by_t2: bool = Field(False, description="Whether the prediction loss is multiplied by t^2.")
+    task_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Weight of the task's loss.")
+    hidden_weight: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="Weight of the hidden states' cosine loss."
+    )
+    prediction_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Weight of the prediction loss.")
+
+    @field_validator("precisions")
+    @classmethod
+    def _base_precision(cls, precisions: tuple[Precision, ...]) -> tuple[Precision, ...]:
+        if "fp32" not in precisions or len(set(precisions)) < len(precisions):
+            raise ValueError("name each precision once, fp32 among them: it is the base model's")
+        return precisions
+
+    @field_validator("criteria")
+    @classmethod
+    def _different(cls, criteria: tuple[CriterionName, ...]) -> tuple[CriterionName, ...]:
+        if len(set(criteria)) < len(criteria):
+            raise ValueError("name each criterion once")
+        return criteria

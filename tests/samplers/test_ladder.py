@@ -1,0 +1,76 @@
+"""The genetic sampler in a study with a ladder: what comes when, with workers and after failures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
+
+from nasopt.records.names import LADDER
+from nasopt.records.study import StudyRecord
+from nasopt.records.trial import TrialRecord
+from nasopt.samplers.genetic import GeneticSampler
+from nasopt.samplers.history import parent_of
+
+FULL = {"layer_0": 1, "heads_0": 4, "ffn_0": 128, "precision": "fp32", "training": "none"}
+RUNGS = [{**FULL, "heads_0": heads} for heads in (3, 2, 1)]
+
+
+def study_of(storage: BaseStorage) -> optuna.Study:
+    study = optuna.create_study(
+        study_name="s",
+        storage=storage,
+        sampler=GeneticSampler(population_size=8, seed=1),
+        directions=["maximize", "minimize"],
+        load_if_exists=True,
+    )
+    StudyRecord(details={LADDER: RUNGS}).write_to(study)
+    return study
+
+
+def suggest(trial: optuna.Trial) -> dict[str, Any]:
+    return {
+        "layer_0": trial.suggest_int("layer_0", 0, 1),
+        "heads_0": trial.suggest_int("heads_0", 0, 4),
+        "ffn_0": trial.suggest_int("ffn_0", 0, 128, step=64),
+        "precision": trial.suggest_categorical("precision", ["fp32", "bf16"]),
+        "training": trial.suggest_categorical("training", ["none", "finetune", "distill"]),
+    }
+
+
+def objective(trial: optuna.Trial) -> tuple[float, float]:
+    params = suggest(trial)
+    if trial.number == 0:
+        TrialRecord(is_base=True).write_to(trial)
+    return params["heads_0"] / 4, params["heads_0"] + params["ffn_0"] / 64
+
+
+def test_the_ladder_comes_first_and_then_its_healed_children() -> None:
+    study = study_of(InMemoryStorage())
+    study.optimize(objective, n_trials=10)
+    base, *trials = study.trials
+    assert base.params == FULL
+    assert [(trial.params, parent_of(trial)) for trial in trials[:3]] == [(rung, 0) for rung in RUNGS]
+    healed = [{**rung, "training": "distill"} for rung in RUNGS]
+    assert [(trial.params, parent_of(trial)) for trial in trials[3:6]] == list(zip(healed, (1, 2, 3), strict=True))
+    assert len({(parent_of(trial), *sorted(trial.params.items())) for trial in study.trials}) == 10
+
+
+def test_only_rungs_that_completed_have_healed_children() -> None:
+    def failing(trial: optuna.Trial) -> tuple[float, float]:
+        values = objective(trial)
+        return (float("nan"),) * 2 if trial.number == 2 else values
+
+    study = study_of(InMemoryStorage())
+    study.optimize(failing, n_trials=6)
+    assert [parent_of(trial) for trial in study.trials[4:6]] == [1, 3]
+
+
+def test_workers_share_the_ladder(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    study_of(RDBStorage(url)).optimize(objective, n_trials=1)
+    first, second = study_of(RDBStorage(url)), study_of(RDBStorage(url))
+    running = [worker.ask() for worker in (first, second, first)]
+    assert [suggest(trial) for trial in running] == RUNGS
