@@ -25,6 +25,7 @@ from nasopt.report.verdicts import (
     with_ratios,
     with_verdict,
 )
+from nasopt.storage.ownership import new_place
 from nasopt.storage.validation_predictions import TFIDF, Predictions, PredictionStore
 from nasopt.study.opening import OpenStudy
 
@@ -87,7 +88,7 @@ def opened_with(folder: Path, trials: list[optuna.trial.FrozenTrial], metric: st
     study.add_trials(trials)
     task = {"model": "m", "metric": metric, "dataset": {"path": "d", "text": ["t"]}}
     config = nasopt.StudyConfig.model_validate({"name": "made", "method": "genetic", "task": task})
-    return OpenStudy(study, config, folder, make_url("sqlite://"))
+    return OpenStudy(study, config, new_place(study, folder, config.name), make_url("sqlite://"))
 
 
 def store_classes(opened: OpenStudy, name: int | str, right: int, split: str = "s") -> None:

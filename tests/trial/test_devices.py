@@ -28,8 +28,8 @@ def found(prepared: Context, sources: dict[str, LatencySource]) -> Evaluated:
 def base(found: Evaluated, latency: dict[str, Any], memory: dict[str, Any]) -> optuna.trial.FrozenTrial:
     """A base trial as it was measured here, but for the changes that are given."""
     attributes = {
-        "latency": {"latency_ms": {**found.latencies["latency_ms"], **latency}},
-        "memory": {**found.memory, **memory},
+        "latency": {"latency_ms": {**found.latencies["latency_ms"].to_json(), **latency}},
+        "memory": {**found.memory.to_json(), **memory},
     }
     return optuna.trial.create_trial(values=list(found.values), user_attrs=attributes)
 

@@ -30,23 +30,23 @@ def test_the_values_are_quality_latency_and_memory(context: Context) -> None:
     found = evaluate(base_candidate(context), context, sources_of(context), None)
     assert found.values == (
         found.evaluation.quality,
-        found.latencies["latency_ms"]["value_ms"],
-        found.memory["weights_mb"],
+        found.latencies["latency_ms"].value_ms,
+        found.memory.weights_mb,
     )
     outputs, labels = found.evaluation.outputs, context.splits["validation"].labels.numpy()
     assert outputs is not None
     assert found.evaluation.quality == pytest.approx((outputs.argmax(axis=1) == labels).mean())
     assert found.parameters == context.base_model.num_parameters()
     # Weights of four bytes, and the positions and types of tokens that are stored beside them.
-    assert found.memory["weights_mb"] == pytest.approx(4 * found.parameters / 1e6, rel=0.02)
-    assert found.memory["peak_mb"] > found.memory["weights_mb"]
+    assert found.memory.weights_mb == pytest.approx(4 * found.parameters / 1e6, rel=0.02)
+    assert found.memory.peak_mb > found.memory.weights_mb
     assert told == ["evaluating", "measuring"]
 
 
 def test_memory_is_the_peak_where_the_study_says_so(context: Context) -> None:
     peak = replace(context, config=context.config.model_copy(update={"memory": "peak"}))
     found = evaluate(base_candidate(peak), peak, sources_of(peak), None)
-    assert found.values[2] == found.memory["peak_mb"]
+    assert found.values[2] == found.memory.peak_mb
 
 
 def test_a_smaller_candidate_is_compared_with_the_base_trial(context: Context) -> None:
@@ -54,9 +54,9 @@ def test_a_smaller_candidate_is_compared_with_the_base_trial(context: Context) -
     whole = evaluate(base_candidate(began), began, sources_of(began), None)
     architecture = Architecture.masked(began.shape, [1, 0, 0]).with_precision("bf16")
     found = evaluate(Cut().candidate(architecture, began), began, sources_of(began), None)
-    assert found.values[1] == pytest.approx(400.0 * found.latencies["latency_ms"]["ratio"])
+    assert found.values[1] == pytest.approx(400.0 * found.latencies["latency_ms"].ratio)
     assert found.parameters < whole.parameters
-    assert found.memory["weights_mb"] == pytest.approx(2 * found.parameters / 1e6, rel=0.02)
+    assert found.memory.weights_mb == pytest.approx(2 * found.parameters / 1e6, rel=0.02)
     assert found.flops < whole.flops / 2
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -13,6 +13,7 @@ import pytest
 from nasopt.architecture.encoder import Architecture
 from nasopt.measurement.sources import make_sources
 from nasopt.methods.base import Judgement
+from nasopt.records.latency import latencies_to_json
 from nasopt.storage.validation_predictions import PredictionStore
 from nasopt.tasks.base import Evaluation
 from nasopt.training.candidate import Candidate, Lineage
@@ -22,7 +23,6 @@ from nasopt.trial.evaluation import Evaluated, evaluate
 from nasopt.trial.proposal import base_candidate
 from nasopt.trial.recording import record_failure, record_interruption, record_rejection, record_result
 
-NAMES = ["quality", "latency_ms", "memory_mb"]
 TRAINING = {"steps": 10, "tokens": 99, "seconds": 1.5, "loss": 0.25}
 JUDGEMENT = Judgement({"parameters": -3.0}, {"score": 0.25})
 
@@ -45,16 +45,16 @@ Record: TypeAlias = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def record(study: optuna.Study, measured: Evaluated, context: Context) -> Record:
-    """(candidate, context, device change, evaluation) -> the user attributes of a new trial of it."""
+    """(candidate, context, device changes, evaluation) -> the user attributes of a new trial of it."""
 
     def record(
         candidate: Candidate,
         context: Context = context,
-        device_change: str | None = None,
+        device_changes: Sequence[str] = (),
         evaluation: Evaluation = measured.evaluation,
     ) -> dict[str, Any]:
         trial, found = study.ask(), replace(measured, evaluation=evaluation)
-        record_result(trial, candidate, found, JUDGEMENT, context, NAMES, device_change)
+        record_result(trial, candidate, found, JUDGEMENT, context, device_changes)
         study.tell(trial, [0.75, 5.0, 0.5])
         return dict(trial.user_attrs)
 
@@ -74,8 +74,8 @@ def test_a_result_says_what_the_candidate_is(
     stored = record(small(context), evaluation=replace(measured.evaluation, details={"fluency": 0.5}))
     assert stored.pop("checkpoint") in context.checkpoints
     assert stored == {
-        "latency": measured.latencies,
-        "memory": measured.memory,
+        "latency": latencies_to_json(measured.latencies),
+        "memory": measured.memory.to_json(),
         "architecture": "2 layers, 8 heads, 256 FFN neurons",
         "precision": "int8",
         "parent": 0,
@@ -127,7 +127,7 @@ def test_the_base_model_is_marked_and_its_control_is_not(study: optuna.Study, co
 
 
 def test_a_change_of_device_stays_with_the_trial(study: optuna.Study, context: Context, record: Record) -> None:
-    stored = record(small(context), device_change="latency_ms: here, not there")
+    stored = record(small(context), device_changes=["latency_ms: here, not there"])
     assert stored["device_change"] == "latency_ms: here, not there"
     assert "**The device has changed:** latency_ms: here, not there" in note(study)
 
