@@ -36,9 +36,7 @@ KIND: Literal["lookup-table"] = "lookup-table"
 """The value of `kind` that tells such a file from a profile of the analytic model."""
 SCHEMA_VERSION: Literal[1] = 1
 RUNTIME: Literal["eager"] = "eager"
-"""The runtime that tables are measured in."""
 CONFIDENCE = 0.9
-"""Coverage of a prediction's interval, the same as in the analytic model."""
 
 Block: TypeAlias = Literal["embedding", "pooler", "head", "layer", "attention", "ffn"]
 SizedBlock: TypeAlias = Literal["attention", "ffn"]
