@@ -151,13 +151,14 @@ def check_tokenizer(source: str, tokenizer: PreTrainedTokenizerBase, rows: int) 
     check_vocabulary(source, tokenizer, rows)
 
 
-def check_vocabulary(source: str, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+def check_vocabulary(source: str, tokenizer: PreTrainedTokenizerBase, rows: int, *, may_be_small: bool = False) -> None:
     """Makes sure that a tokenizer is that of the model.
 
     Args:
         source: the folder of both, or their id on the hub.
         tokenizer: the tokenizer found there.
         rows: the number of the model's embeddings. Models often have some more than their tokenizers, never fewer.
+        may_be_small: a tokenizer trained on few texts has fewer tokens than it was asked for.
 
     Raises:
         UnsupportedModelError: the tokenizer has more tokens, or fewer than half as many.
@@ -168,7 +169,7 @@ def check_vocabulary(source: str, tokenizer: PreTrainedTokenizerBase, rows: int)
             f"model {source!r}: its tokenizer has {tokens} tokens, but the model has embeddings of {rows}: were tokens "
             "added to it? Resize the model's embeddings (`resize_token_embeddings`) and save both"
         )
-    if 2 * tokens < rows:
+    if 2 * tokens < rows and not may_be_small:
         raise UnsupportedModelError(
             f"model {source!r}: its tokenizer has {tokens} tokens, but the model has embeddings of {rows}: the "
             "tokenizer is not the model's own"

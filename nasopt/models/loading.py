@@ -79,7 +79,7 @@ def load(path: str | Path, device: torch.device | str | None = None) -> tuple[Pr
         model.pooler = None  # such an encoder's vectors are pooled otherwise, so a random pooler is of no use
     model = model.to(target) if not options else model
     tokenizer = load_tokenizer(str(folder), None, False)
-    check_vocabulary(str(folder), tokenizer, config.vocab_size)
+    check_vocabulary(str(folder), tokenizer, config.vocab_size, may_be_small=config.is_encoder_decoder)
     return model.eval(), tokenizer
 
 

@@ -59,7 +59,7 @@ STUDY_FILE_MISTAKES = [
     ({"[training]": "[training]\nepoch = 1"}, ["training.epoch: unknown key", "`epochs`"]),
     (
         {'"genetic"': '"genetics"'},
-        ["method: 'genetics' is not a method; one of adabert, alphanas, bayesian, genetic, taylor"],
+        ["method: 'genetics' is not a method; one of adabert, alphanas, bayesian, fisher, genetic, taylor"],
     ),
     ({'"accuracy"': '"speed"'}, ["task.metric: 'speed'", "accuracy"]),
     ({'"accuracy"': '"spearmanr"'}, ["task.metric: spearmanr does not fit", "accuracy"]),

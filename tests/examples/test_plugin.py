@@ -112,7 +112,10 @@ def test_latencies_that_are_not_measured_are_refused(
     table.write_text(json.dumps(document()))
     for latency, words in (
         ('device = "a100"\nruntime = "tensorrt"', "latency.device: a100 is not here, and the candidates of layer-mean"),
-        (f'mode = "lut"\nlut = "{table}"', "latency.mode: lut, but the candidates of layer-mean"),
+        (
+            f'mode = "lut"\nlut = "{table}"',
+            "latency.mode: a look-up table knows encoders of layers, not what layer-mean makes",
+        ),
     ):
         file = study_file(tmp_path, tiny_bert, sentiment, latency)
         text = file.read_text()

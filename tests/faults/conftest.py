@@ -107,9 +107,8 @@ def begun_anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         return _copy_sqlite(request.getfixturevalue("begun_on_sqlite"), tmp_path)
     origin: Place = request.getfixturevalue("begun_on_postgres")
     server: Server = request.getfixturevalue("postgres_server")
-    shutil.copytree(origin.artifacts, tmp_path / "artifacts")
     place = Place(server.new_database(template=origin.url), tmp_path / "artifacts")
-    adopted = place.study("optimize", "--timeout", 0, "--adopt")  # the copies belong together from now on
+    adopted = place.study("optimize", "--timeout", 0, "--adopt")  # it gets a copy of the files
     assert adopted.code == 0, adopted.err
     return place
 

@@ -64,8 +64,15 @@ def assert_goes_on(place: Place) -> None:
     place.assert_tidy()
 
 
+def claim(place: Place, *options: object) -> None:
+    """Makes a copied or moved study's files name its database, as any writing command does."""
+    claimed = place.study("optimize", "--timeout", 0, "--quiet", *options)
+    assert claimed.code == 0, claimed.err
+
+
 def on_disk(place: Place, disk: Path) -> None:
     """Moves a study's files to a disk; its database stays where it is."""
+    claim(place)
     shutil.move(place.artifacts, disk / "artifacts")
     place.artifacts.symlink_to(disk / "artifacts")
 
@@ -93,9 +100,11 @@ def test_a_disk_that_fills_up_in_a_trial(begun: Place, tmp_path: Path, monkeypat
 
 def test_a_disk_that_is_full_of_the_database(begun: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with small_disk(tmp_path / "disk", 16 << 20) as disk:
+        claim(begun)
         for file in tmp_path.glob("nasopt.db*"):
             shutil.move(file, disk)
         place = type(begun)(f"sqlite:///{disk}/nasopt.db", begun.artifacts)
+        claim(place, "--adopt")
         with at_phase(monkeypatch, "storing", lambda: fill(disk)):
             result = place.study("optimize", "--n-trials", 5, "--quiet")
         assert result.code == 1

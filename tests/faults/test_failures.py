@@ -233,5 +233,7 @@ def test_the_base_model_of_a_former_study_is_not_taken_for_this_one_s(begun: Pla
     other.write_text(study_file.read_text().replace("learning_rate = 3e-3", "learning_rate = 1e-3"))
     assert run("study", "create", other, *begun.options[1:]).code == 0
     begun.optimize(1)
-    assert json.loads(record.read_text())["checkpoint"] != json.loads(former)["checkpoint"]
-    assert begun.trials()[0].user_attrs[attributes.CHECKPOINT] == json.loads(record.read_text())["checkpoint"]
+    (own,) = [path / "base.json" for path in begun.artifacts.iterdir() if path.is_dir() and path != begun.files]
+    assert record.read_text() == former
+    assert json.loads(own.read_text())["checkpoint"] != json.loads(former)["checkpoint"]
+    assert begun.trials()[0].user_attrs[attributes.CHECKPOINT] == json.loads(own.read_text())["checkpoint"]

@@ -131,6 +131,8 @@ def tasks(draw: st.DrawFn) -> dict[str, Any]:
     table = {key: item for key, item in table.items() if key not in {"similarity", "translation", "new_model"} - {own}}
     table |= {"type": kind, "metric": draw(st.sampled_from(TRAITS[kind].metrics))}
     if kind != "text-classification":
+        table.pop("new_head", None)
+    if kind != "text-classification":
         table["dataset"] = {**table["dataset"], "text": ["first", "second"]}
     if table["metric"] == "encodechka":
         table["similarity"] = {**table.get("similarity", {}), "encodechka": draw(TEXT)}

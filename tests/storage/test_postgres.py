@@ -138,7 +138,7 @@ def test_a_server_that_goes_away_ends_optimize_cleanly_and_nothing_is_lost(
     finally:
         monkeypatch.setattr(loop._Run, "_step", step)
         postgres_server.start()
-    assert result.code == 2
+    assert result.code == 1
     assert len(result.err.strip().splitlines()) == 1, result.err
     assert "the database failed" in result.err
     assert "goes on where this stopped" in result.err

@@ -144,7 +144,7 @@ def test_a_folder_that_goes_while_trials_run_is_not_made_again(here: Path, tmp_p
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
     assert b"Traceback" not in errors
-    assert b"artifact folder is not there" in errors
+    assert b"bring it back" in errors
     assert not (here / ARTIFACTS / "old" / CLAIM).exists()
     assert not (here / ARTIFACTS / "old" / "base.json").exists()
     assert (tmp_path / "away" / "old" / CLAIM).is_file()

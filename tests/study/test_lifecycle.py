@@ -221,9 +221,8 @@ def test_without_the_artifact_folder_optimize_says_so_and_can_rebuild(here: Path
     assert study.trials[-1].user_attrs["parent"] == 0
 
 
-def test_data_that_changed_are_refused(
-    write_study: WriteStudy, sentiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("study_folder")
+def test_data_that_changed_are_refused(write_study: WriteStudy, sentiment: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(sentiment, data)
     assert run("study", "create", write_study(**{str(sentiment): str(data)})).code == 0
