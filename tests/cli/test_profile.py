@@ -27,6 +27,7 @@ def test_a_shape_is_profiled(study_folder: Path) -> None:
     assert (table.threads, table.precisions, table.head_size) == (1, ["bf16"], 16)
 
 
+@pytest.mark.slow
 def test_a_models_shape_is_profiled_quietly(study_folder: Path) -> None:
     sizes = {"hidden_size": 48, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 1}
     BertConfig(**sizes, vocab_size=50).save_pretrained(study_folder / "model")

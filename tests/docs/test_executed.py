@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cases import mostly_slow
 from command_line import succeed
 from pages import PAGES, ROOT, SHELL, blocks, command_lines, fences
 from study_text import GENETIC, study_text
@@ -99,7 +100,9 @@ def to_be_run(page: Path) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.usefixtures("stage")
-@pytest.mark.parametrize("page", [page for page in PAGES if any(to_be_run(page))], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", mostly_slow([page for page in PAGES if any(to_be_run(page))], (PAGES[0],)), ids=lambda page: page.name
+)
 def test_what_a_page_shows_runs(page: Path) -> None:
     for language, text in to_be_run(page):
         if language == "shell":

@@ -105,6 +105,7 @@ def test_without_the_plugin_its_study_is_an_error_in_one_line(
     assert "'layer-mean' is not a method" in result.err
 
 
+@pytest.mark.slow
 def test_latencies_that_are_not_measured_are_refused(
     python: Path, tiny_bert: Path, sentiment: Path, tmp_path: Path
 ) -> None:

@@ -90,6 +90,7 @@ def shown_by_pareto(confirmed: dict[int, dict[str, Any]]) -> None:
     assert 0 <= summary["median_error"] <= summary["largest_error"]
 
 
+@pytest.mark.slow
 def test_what_an_interruption_left_unconfirmed_is_confirmed_later(write_study: WriteStudy) -> None:
     write_table(Path("device.json"))
     assert run("study", "create", looked_up(write_study)).code == 0

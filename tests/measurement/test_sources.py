@@ -137,6 +137,7 @@ def test_other_threads_are_another_device() -> None:
 @pytest.mark.usefixtures("study_folder")
 @pytest.mark.integration
 @no_gpu
+@pytest.mark.slow
 def test_a_study_with_a_measured_and_a_predicted_latency(write_study: WriteStudy) -> None:
     assert run("study", "create", write_study(extra=PREDICTED, options=FLOATS, **MEASURED)).code == 0
     result = run("study", "optimize", "tiny", "--n-trials", 3)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import mostly_slow
 from study_text import study_text
 from transformers import AutoTokenizer, BertForSequenceClassification
 
@@ -78,7 +79,7 @@ def _config(case: str, folder: Path, model: Path, data: Path) -> StudyConfig:
     return read_study_file(file)
 
 
-@pytest.mark.parametrize("case", OPTIONS)
+@pytest.mark.parametrize("case", mostly_slow(OPTIONS, ("taylor", "alphanas")))
 def test_controls_are_trained_as_much_as_their_members(
     case: str,
     tmp_path: Path,

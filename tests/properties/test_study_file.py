@@ -69,7 +69,10 @@ def value(field: FieldInfo) -> st.SearchStrategy[Any]:
         return number(field, st.integers)
     if annotation is float:
         return number(field, st.floats, allow_nan=False, allow_infinity=False)
-    return {bool: st.booleans(), str: TEXT}[annotation]
+    if annotation is str:
+        longest = next((item.max_length for item in field.metadata if isinstance(item, annotated_types.MaxLen)), None)
+        return TEXT.map(lambda text: text[:longest])
+    return {bool: st.booleans()}[annotation]
 
 
 def tables(model: type[BaseModel], **special: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
@@ -130,9 +133,13 @@ def tasks(draw: st.DrawFn) -> dict[str, Any]:
     own = {"sentence-similarity": "similarity", "translation": "translation"}.get(kind)
     table = {key: item for key, item in table.items() if key not in {"similarity", "translation", "new_model"} - {own}}
     table |= {"type": kind, "metric": draw(st.sampled_from(TRAITS[kind].metrics))}
-    if kind != "text-classification":
+    table = {key: item for key, item in table.items() if key not in ("kind", "positive_label")}
+    if kind == "text-classification":
+        reading = "regression" if table["metric"] in ("pearsonr", "spearmanr") else "classification"
+        table |= draw(st.sampled_from([{}, {"kind": reading}]))
+        table |= {"positive_label": draw(TEXT)} if table["metric"] == "f1" else {}
+    else:
         table.pop("new_head", None)
-    if kind != "text-classification":
         table["dataset"] = {**table["dataset"], "text": ["first", "second"]}
     if table["metric"] == "encodechka":
         table["similarity"] = {**table.get("similarity", {}), "encodechka": draw(TEXT)}

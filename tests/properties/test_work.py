@@ -11,6 +11,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
+from cases import mostly_slow
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from study_text import study_text
@@ -106,7 +107,7 @@ def are_equal(first: Candidate, second: Candidate) -> bool:
     )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", mostly_slow(METHODS, ("alphanas", "bayesian")))
 def test_equal_candidates_are_equal_work(method: str, study_of: Callable[[str], SmallStudy]) -> None:
     study = study_of(method)
     distributions = study.method.space(study.context.shape).distributions

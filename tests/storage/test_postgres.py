@@ -86,6 +86,7 @@ def test_a_study_from_its_file_to_its_end(command: Command, tmp_path: Path) -> N
     assert not artifacts.exists()
 
 
+@pytest.mark.slow
 def test_several_workers_share_the_trials(command: Command, postgres_url: str) -> None:
     result = command("optimize", "tiny", "--n-trials", 5, "--workers", 2)
     assert result.code == 0, result.err

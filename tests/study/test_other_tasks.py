@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import mostly_slow
 from command_line import read, run
 from conftest import write_pairs
 from study_text import GENETIC, pairs_text
@@ -61,7 +62,7 @@ def run_card(folder: Path) -> dict[str, object]:
     return names
 
 
-@pytest.mark.parametrize("method", SEARCHES)
+@pytest.mark.parametrize("method", mostly_slow(SEARCHES, ("alphanas",)))
 def test_sentence_encoders(home: Path, tiny_bert: Path, method: str) -> None:
     assert run("study", "create", write(home, method, SIMILARITY, tiny_bert, SEARCHES[method])).code == 0
     assert run("study", "optimize", "tiny", "--n-trials", 4).code == 0

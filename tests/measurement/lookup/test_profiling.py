@@ -82,6 +82,7 @@ def test_models_of_any_family_and_precision_are_timed(config: PretrainedConfig, 
     assert session.reference_ms > 0
 
 
+@pytest.mark.slow
 def test_a_table_may_have_several_hidden_sizes() -> None:
     grid = Grid((32, 64), (2,), (8,))
     found = measure_table(bert(), grid, device=CPU, threads=1, checks=2, seconds=0.05)
@@ -90,6 +91,7 @@ def test_a_table_may_have_several_hidden_sizes() -> None:
     assert LookupTable.model_validate_json(found.model_dump_json()) == found
 
 
+@pytest.mark.slow
 def test_steps_are_told() -> None:
     steps: list[tuple[int, int]] = []
 

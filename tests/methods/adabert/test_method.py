@@ -88,6 +88,7 @@ def test_create_refuses_in_one_line(
     assert result.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_whole_way_on_the_command_line(write_adabert: WriteStudy, tmp_path: Path) -> None:
     storage = ("--storage", f"sqlite:///{tmp_path}/s.db")
     assert run("study", "create", write_adabert(), *storage).code == 0
@@ -178,7 +179,7 @@ def test_controls_are_made_like_members(
         study.optimize(objective, n_trials=2)
     assert study.user_attrs[SUPERNET]["verdict"] == "parameter-free"
     warning = next(record.getMessage() for record in caplog.records if "supernet" in record.getMessage())
-    assert f"what helps: {cures('parameter-free')}" in warning
+    assert f"what helped elsewhere: {cures('parameter-free')}" in warning
     context = objective.prepare(study)
     method, family = objective.method, objective.method.controls
     assert family is not None

@@ -54,6 +54,7 @@ def test_a_whole_search_tries_every_mask_once(study_folder: Path, write: Callabl
     assert model.config.num_hidden_layers == sum(study.trials[number].params.values())
 
 
+@pytest.mark.slow
 def test_a_mask_that_is_too_large_is_rejected_without_training(study_folder: Path, write: Callable[..., Path]) -> None:
     # Trial 0 is always evaluated, marked infeasible, and allowed as a parent.
     run("study", "create", write("population_size = 3\ngenerations = 1\nmin_quality = 0\nmax_parameters = 50000\n"))

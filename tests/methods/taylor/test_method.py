@@ -100,6 +100,7 @@ def test_a_whole_search_with_its_controls(study_folder: Path, write: Callable[..
         assert recipe["learning_rate"] == opened().study.trials[member].params["learning_rate"]
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_sentence_encoders_with_a_cut_vocabulary(study_folder: Path, pairs_study: Callable[[str], Path]) -> None:
     (study_folder / "more.txt").write_text("sad film\n")
