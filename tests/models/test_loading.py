@@ -148,8 +148,9 @@ def test_other_heads_poolers_and_constants_may_be_left_out(classifier: Path) -> 
         classifier,
         **{"cls.predictions.bias": zeros, "bert.embeddings.position_ids": zeros + 1, "lm_head.dense.weight": zeros + 2},
     )
-    load_base(str(classifier), HEAD)
-    load_headless(str(classifier))  # which has no place for the head
+    whole = load_base(str(classifier), HEAD)
+    encoder = load_headless(str(classifier))  # which has no place for the head
+    assert torch.equal(whole.get_input_embeddings().weight, encoder.get_input_embeddings().weight)
 
 
 @pytest.mark.integration
