@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
@@ -38,10 +39,13 @@ class SlicedModel(nn.Module):
 
     def forward(self, **inputs: Any) -> Any:
         """The outputs of the cut model for inputs (B, T): transformers' objects."""
-        full = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
-        weights = {name: place.read(full[place.name]) for name, place in self._places.items()}
         (skeleton,) = self._skeleton
-        return functional_call(skeleton.train(self.model.training), weights, kwargs=inputs)
+        return functional_call(skeleton.train(self.model.training), dict(self.cut_weights()), kwargs=inputs)
+
+    def cut_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights of the cut model by their names there, in its shapes; gradients flow into the full-size ones."""
+        full = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        yield from ((name, place.read(full[place.name])) for name, place in self._places.items())
 
 
 def _skeleton(model: PreTrainedModel, architecture: Architecture) -> PreTrainedModel:
