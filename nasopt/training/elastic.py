@@ -1,8 +1,8 @@
 """The elastic base: one training of the base model per study makes its sub-networks good, before any is chosen.
 
-The units of every block stand in the order of their sensitivity, so that the sub-networks of a study are prefixes of its
-blocks and share their weights. Each step adds up the gradients of the whole model, of the smallest sub-network and of
-some random ones (the sandwich rule), all distilled from the base model as it was (METHODS.md, section 6).
+The units of every block stand in the order of their sensitivity, so that the sub-networks of a study are prefixes of
+its blocks and share their weights. Each step adds up the gradients of the whole model, of the smallest sub-network and
+of some random ones (the sandwich rule), all distilled from the base model as it was (METHODS.md, section 6).
 
 References:
     Hou et al. 2020, "DynaBERT: dynamic BERT with adaptive width and depth" (units sorted, then trained together).
