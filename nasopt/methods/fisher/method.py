@@ -94,8 +94,8 @@ class FisherMethod(Method):
         )
 
     def prepare(self, context: Context) -> Mapping[str, Any]:
-        """Finds sensitivities, the device's times and the ladder, and trains the elastic base if there is to be one, once
-        for this study.
+        """Finds sensitivities, the device's times and the ladder, and trains the elastic base where weights come from
+        one, once for this study.
         """
         options = self.options
         networks = [sub_networks(criterion, options, context) for criterion in options.searched_criteria]
