@@ -88,7 +88,7 @@ def final_points(row: Row) -> list[Point]:
 def _volumes(rows: Sequence[Row], minutes: float) -> str:
     """Each competitor's hypervolumes: over time by the latencies of the run, at the end by those measured again."""
     times = [60 * minutes * part for part in (0.2, 0.5)]
-    heading = ["", "seeds", "models in time", "on the front", *(f"after {one / 60:g} min" for one in times)]
+    heading = ["competitor", "seeds", "models in time", "on the front", *(f"after {one / 60:g} min" for one in times)]
     heading += ["at the end", "at the end, reference quality 0"]
     lines = []
     for name in dict.fromkeys(row["name"] for row in rows):
@@ -117,7 +117,15 @@ def _spread(values: Sequence[float], form: str) -> str:
 
 def _verdicts(rows: Sequence[Row]) -> str:
     """Ours against the best of the others, seed by seed, for both references."""
-    heading = ["", "seed", "reference quality", "ours", "best of the others", "ratio", "share of what was left"]
+    heading = [
+        "ours",
+        "seed",
+        "reference quality",
+        "hypervolume",
+        "best of the others",
+        "ratio",
+        "share of what was left",
+    ]
     lines = []
     for name in OURS:
         for row in (row for row in rows if row["name"] == name):

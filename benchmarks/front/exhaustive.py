@@ -29,7 +29,7 @@ PIECE = "exhaustive"
 def run(setting: Setting, results: Results, seed: int, masks: int, trials: int) -> None:
     """Trains so many masks, drawn at random, in turns with so many trials; what is there is not run again."""
     chosen = _draw(masks, seed)
-    study = setting.study_of(seed, "exhaustive", fresh=False)
+    study = setting.study_of(seed, "exhaustive", fresh=not results.has(piece=PIECE, seed=seed, step="prepare"))
     _prepare(study, results, seed)
     ground = setting.ground(seed, "exhaustive")
     for turn in range(max(trials, len(chosen))):

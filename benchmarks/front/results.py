@@ -24,10 +24,10 @@ class Results:
         """Appends a finished piece."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         text = self._path.read_text() if self._path.is_file() else ""
-        with self._path.open("a") as file:
-            if text and not text.endswith("\n"):
-                file.write("\n")
-            file.write(json.dumps(row) + "\n")
+        line = ("\n" if text and not text.endswith("\n") else "") + json.dumps(row) + "\n"
+        # One unbuffered write, so that the lines of several processes do not mix.
+        with self._path.open("ab", buffering=0) as file:
+            file.write(line.encode())
 
     def rows(self, **wanted: Any) -> list[Row]:
         """The pieces that have these values, in the order in which they were finished."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.front import equal_time, exhaustive, ladder, members
 from benchmarks.front.figures import (
@@ -22,7 +23,9 @@ from benchmarks.front.figures import (
     volume_after,
 )
 from benchmarks.front.results import Results
+from benchmarks.front.syne_tune_rivals import first_examples
 from benchmarks.front.torch_pruning_rival import shares
+from nasopt.tasks.batches import EncodedSplit
 
 POINTS = [Point(10.0, 0.8, 0.5), Point(20.0, 0.7, 0.2), Point(30.0, 0.6, 0.6), Point(40.0, 0.9, 1.0)]
 
@@ -92,6 +95,16 @@ def test_the_shares_of_a_ladder_get_finer_without_repeating() -> None:
     found = [share for share, _ in zip(shares(), range(16), strict=False)]
     assert found[:8] == pytest.approx([0.1 ** (rung / 8) for rung in range(1, 9)])
     assert sorted(found) == pytest.approx([0.1 ** (rung / 16) for rung in range(16, 0, -1)])
+
+
+def test_the_first_examples_are_the_same_examples() -> None:
+    tokens = torch.arange(10)
+    split = EncodedSplit({"input_ids": tokens}, {"input_ids": 0}, torch.tensor([0, 3, 5, 10]), torch.tensor([1, 0, 1]))
+    found, whole = first_examples(split, 2), torch.arange(2)
+    assert len(found) == 2
+    assert found.total_tokens == 5
+    assert torch.equal(found.batch(whole).inputs["input_ids"], split.batch(whole).inputs["input_ids"])
+    assert torch.equal(found.labels, torch.tensor([1, 0]))
 
 
 def model(quality: float, ratio: float, right: int, **more: Any) -> dict[str, Any]:
