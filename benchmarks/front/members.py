@@ -16,7 +16,6 @@ from benchmarks.front.figures import Bits, markdown, paired_difference, unpacked
 from benchmarks.front.ground import Setting, StudyRun, facts_of
 from benchmarks.front.results import Results, Row
 from nasopt.execution.controls import member_of, run_controls, unsettled
-from nasopt.methods.controls import Control
 from nasopt.records import queries
 from nasopt.storage.checkpoints import FOLDER as CHECKPOINTS
 
@@ -74,27 +73,32 @@ def _members(study: StudyRun) -> list[FrozenTrial]:
 
 
 def _run_controls(study: StudyRun, healed: Sequence[FrozenTrial], seed: int) -> list[dict[str, Any]]:
-    """Runs the controls of every healed member, and says which member each belongs to and of which kind it is."""
+    """Runs the controls of the healed members, and says of each member and control that belong together."""
     family, context = study.objective.method.controls, study.prepare()
     assert family is not None
-    owners: dict[str, tuple[FrozenTrial, Control]] = {}
-    for trial in healed:
-        # One member at a time, so that it is known whose budget a control has; equal recipes are trained once.
-        wanted = family.propose([member_of(trial)], context.shape, RANDOM_MASKS, seed, context.epoch_cost)
-        mine = [control for control in wanted if control.label.startswith(("first-", "random-units"))]
-        run_controls(study.opened, study.objective, unsettled(study.opened.study, mine), lambda _: None)
-        owners |= {f"{trial.number} {queries.recipe_key(control.recipe)}": (trial, control) for control in mine}
-    done = {
-        queries.recipe_key(queries.recipe_of(trial) or {}): trial
-        for trial in queries.complete_controls(study.opened.study)
-    }
+    members = [member_of(trial, context.checkpoints) for trial in healed]
+    wanted = family.propose(members, context.shape, RANDOM_MASKS, seed, context.epoch_cost)
+    wanted = [control for control in wanted if _kind(control.label) in KINDS]
+    run_controls(study.opened, study.objective, unsettled(study.opened.study, wanted), lambda trial: None)
     rows = []
-    for owner, control in owners.values():
-        trial = done.get(queries.recipe_key(control.recipe))
-        if trial is not None:
-            kind = "first-k" if control.label.startswith("first-") else "random-units"
-            rows.append({"of": owner.number, "kind": kind, "label": control.label, **facts_of(study, trial)})
+    for control in queries.complete_controls(study.opened.study):
+        recipe, depth, label = (
+            queries.recipe_of(control) or {},
+            queries.control_depth_of(control),
+            str(queries.label_of(control)),
+        )
+        rows += [
+            {"of": member.number, "kind": _kind(label), "label": label, **facts_of(study, control)}
+            for member in healed
+            if family.is_alike(member.params, recipe, depth)
+        ]
     return rows
+
+
+def _kind(label: str) -> str:
+    """`first-k` for a label such as `first-3`, `random-units` for one such as `random-units-0`."""
+    kind = label.rpartition("-")[0]
+    return "first-k" if kind == "first" else kind
 
 
 def table(results: Results) -> str:
