@@ -5,19 +5,21 @@ commands but `report` print their table when they are done; `report` prints all 
 environment, the data of `studies/fisher-sst2.toml`, and for `equal-time` the package `syne-tune`, in the same
 environment (`pip install syne-tune`; its requirements do not conflict with ours).
 
-With one thread, from the root of the repository (minutes of one core of an AMD EPYC that nothing else uses; each adds a
-minute and a half for the base model of a seed that is not there yet):
+With one thread, from the root of the repository. The minutes of one core are estimates from short runs on an AMD EPYC
+that was shared; each command adds about two for the base model of a seed that is not there yet:
 
-    python -m benchmarks.front ladder --seeds 0                                  2 minutes
-    python -m benchmarks.front members --seeds 0 1 2 --weights cut              15 minutes a seed
-    python -m benchmarks.front members --seeds 0 1 2 --weights elastic          10 minutes a seed, without controls:
-                                                                    --no-controls; with them about 60
-    python -m benchmarks.front exhaustive --seeds 0 --masks 63 --trials 20      35 minutes; with --masks 16 about 18
-    python -m benchmarks.front equal-time --seeds 0 1 2 --minutes 10            75 minutes a seed: seven competitors
-    python -m benchmarks.front report
+    python -m benchmarks.front ladder --seeds 0                                      4
+    python -m benchmarks.front members --seeds 0 1 2 --weights cut                   15 a seed
+    python -m benchmarks.front members --seeds 0 1 2 --weights elastic               40 a seed; 10 with --no-controls
+    python -m benchmarks.front exhaustive --seeds 0 --masks 63 --trials 20           35; 18 with --masks 16
+    python -m benchmarks.front equal-time --seeds 0 1 2 --minutes 10                 75 a seed: seven competitors
+    python -m benchmarks.front report                                                0
 
-`--only` names some of the competitors of `equal-time`, so that several processes can share the work, each with a
-`--results` and a `--work` of its own; `cat` joins the files of results. `--tiny` uses a few examples, to see that
+`equal-time` counts seconds of wall-clock: run no more of it at once than there are free cores. Measurements of several
+processes wait for each other, which is on the clock of all of them alike.
+
+`--only` names some of the competitors of `equal-time`, so that several processes can share the work: they may share
+`--results` and `--work` as well. `--tiny` uses a few examples, to see that
 everything runs; its figures mean nothing, and it must have a `--results` and a `--work` of its own.
 """
 
