@@ -14,6 +14,7 @@ from nasopt.methods.controls import Control, Member
 from nasopt.records import queries
 from nasopt.records.study import StudyRecord, TfidfRecord
 from nasopt.records.trial import TrialRecord, control_marks
+from nasopt.storage.checkpoints import CheckpointStore
 from nasopt.storage.validation_predictions import TFIDF, Predictions, PredictionStore
 from nasopt.study.opening import OpenStudy
 from nasopt.study.recovery import recording_interruptions, settle_interrupted
@@ -40,11 +41,13 @@ def members_of(opened: OpenStudy) -> list[FrozenTrial]:
     return found
 
 
-def member_of(trial: FrozenTrial) -> Member:
+def member_of(trial: FrozenTrial, checkpoints: CheckpointStore) -> Member:
     """A trial of the front as a method's controls see it."""
     key = queries.checkpoint_of(trial)
     assert key is not None  # every complete trial has one
-    return Member(trial.number, trial.params, queries.precision_of(trial), key, lineage_of(TrialRecord.of(trial)))
+    architecture = checkpoints.architecture(key) if key in checkpoints else None
+    lineage = lineage_of(TrialRecord.of(trial))
+    return Member(trial.number, trial.params, queries.precision_of(trial), key, lineage, architecture)
 
 
 def missing_controls(opened: OpenStudy, objective: Objective, random_masks: int) -> list[Control]:
@@ -59,7 +62,7 @@ def missing_controls(opened: OpenStudy, objective: Objective, random_masks: int)
     family = objective.method.controls
     if family is None:
         return []
-    members = [member_of(trial) for trial in members_of(opened)]
+    members = [member_of(trial, context.checkpoints) for trial in members_of(opened)]
     wanted = family.propose(members, context.shape, random_masks, opened.config.seed, context.epoch_cost)
     return unsettled(study, wanted)
 

@@ -53,6 +53,7 @@ class Member:
         precision: the precision in which its weights are stored.
         checkpoint: the key of its weights.
         lineage: how they were trained.
+        architecture: its shape; None where its weights are gone.
     """
 
     number: int
@@ -60,6 +61,7 @@ class Member:
     precision: Precision
     checkpoint: str
     lineage: Lineage
+    architecture: CandidateArchitecture | None = None
 
 
 class Controls(ABC):
@@ -71,6 +73,18 @@ class Controls(ABC):
 
         It is None where depth does not describe the genotype.
         """
+
+    def is_alike(self, params: Mapping[str, Any], recipe: Mapping[str, Any], depth: int | None) -> bool:
+        """Whether a member is compared with a control of its precision even if that one costs more: by default, where
+        both have the same depth.
+
+        Args:
+            params: the member's.
+            recipe: the control's.
+            depth: the control's.
+        """
+        mine = self.depth(params)
+        return mine is not None and mine == depth
 
     @abstractmethod
     def propose(
@@ -100,6 +114,20 @@ class Controls(ABC):
 
         The seed of training is the study's, so that controls see the same batches in the same order.
         """
+
+
+TOLERANCE = 0.01
+"""Part of an epoch that a control may lack: FLOPs of equal depths differ with the lengths of the sampled texts."""
+
+
+def enough_epochs(lineage: Lineage, epoch_cost: float) -> int:
+    """Epochs that a control needs to have the budget of a member of this lineage.
+
+    Args:
+        lineage: the member's.
+        epoch_cost: the control's cost of an epoch; infinite where nobody counts: then no budget asks for any.
+    """
+    return max(lineage.finetune_epochs + lineage.distill_epochs, math.ceil(lineage.budget / epoch_cost - TOLERANCE))
 
 
 def distinct(controls: Iterable[Control]) -> list[Control]:

@@ -20,15 +20,13 @@ import numpy as np
 
 from nasopt.architecture.base import CandidateArchitecture, EncoderShape, Precision
 from nasopt.architecture.encoder import Architecture
-from nasopt.methods.controls import Control, Controls, EpochCost, Member, distinct, not_counted
+from nasopt.methods.controls import Control, Controls, EpochCost, Member, distinct, enough_epochs, not_counted
 from nasopt.training.weights import Cut, Stage, Trained, WeightSource
 from nasopt.training.weights.trained import MakeLoss, task_loss
 
 if TYPE_CHECKING:
     from nasopt.training.context import Context
 
-TOLERANCE = 0.01
-"""Part of an epoch that a control may lack: FLOPs of equal depths differ with the lengths of the sampled texts."""
 ENUMERATED = 10_000
 """The most masks of one depth that are listed and shuffled; where there are more, masks are drawn until they differ."""
 
@@ -53,7 +51,7 @@ class Budget:
         """
         line = member.lineage
         finetune, distill = line.finetune_epochs, line.distill_epochs
-        missing = max(0, math.ceil(line.budget / epoch_cost - TOLERANCE) - finetune - distill)
+        missing = enough_epochs(line, epoch_cost) - finetune - distill
         finetune, distill = (finetune, distill + missing) if distill else (finetune + missing, distill)
         return cls(depth_of(member.params) or 0, finetune, distill, member.precision)
 

@@ -5,7 +5,7 @@ head of the query projection belongs to rows of the key and value projections an
 The graph is cheap: on MiniLM (6 layers, hidden size 384) with one thread it took 17 ms to trace (130 ms the first time
 in a process) and under 1 ms per group. Where the graph does not understand the model (a bias that layers share, a
 matrix that holds several projections; see :class:`nasopt.models.families.Family`) weights are gathered by the same
-table of indices that :func:`expand` scatters them with.
+table of places (:mod:`nasopt.models.places`) that :func:`expand` scatters them with.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from nasopt.errors import CheckpointError, NasoptError, UnsupportedModelError
 from nasopt.models.families import Family, encoder_shape, family_of
 from nasopt.models.layers import keep_layers
 from nasopt.models.modeling_nasopt import LayerParts, NoAttention, OutputBias, note_heads, remove_attention, remove_ffn
-from nasopt.models.vocabulary import cut_embeddings, vocabulary_dimensions
+from nasopt.models.places import Place, channels, unit_places, weight_places
+from nasopt.models.vocabulary import cut_embeddings
 
 Block: TypeAlias = Literal["heads", "ffn"]
 
@@ -76,7 +77,9 @@ def cut(model: PreTrainedModel, target: Architecture, current: Architecture | No
     _empty_blocks(blocks, parts)
     shrinking = [block for block in blocks if block[1] != block[2]]
     if shrinking:
-        slice_units = _prune_units if family.is_traceable else _gather_units
+        # What has shapes only (see :mod:`nasopt.models.slicing`) cannot be traced.
+        is_traceable = family.is_traceable and model.device.type != "meta"
+        slice_units = _prune_units if is_traceable else _gather_units
         slice_units(model, shrinking, parts, shape.head_size)
     for layer, before, after in shrinking:
         if after.heads and after.heads != before.heads:
@@ -101,17 +104,17 @@ def expand(base_model: PreTrainedModel, weights: Mapping[str, Tensor], architect
     """
     model = copy.deepcopy(base_model)
     destinations = model.state_dict()  # shares memory with the parameters
-    places = _places(model, destinations, architecture)
+    places = weight_places(model, architecture)
     wrong = sorted(set(places) ^ set(weights))
     if wrong:
         problem = "is missing" if wrong[0] in places else "has no place in the base model"
         raise CheckpointError(f"the weights are not those of their architecture: {wrong[0]} {problem}")
-    for name, (full_name, index) in places.items():
-        destination, source = destinations[full_name], weights[name]
-        expected = destination[index].shape
+    for name, place in places.items():
+        destination, source = destinations[place.name], weights[name]
+        expected = place.shape_in(destination)
         if source.shape != expected:
             raise CheckpointError(f"the weight {name} has the shape {tuple(source.shape)}, not {tuple(expected)}")
-        destination[index] = source.to(destination)
+        place.write(destination, source.to(destination))
     return model
 
 
@@ -232,7 +235,7 @@ def _prune_units(model: PreTrainedModel, blocks: list[_Shrinking], parts: LayerP
         for layer, before, after in blocks:
             heads = _positions_gone(before.heads, after.heads)
             if heads:
-                _prune(graph, layer.get_submodule(parts.projections[0]), _channels(heads, head_size).tolist())
+                _prune(graph, layer.get_submodule(parts.projections[0]), channels(heads, head_size).tolist())
             neurons = _positions_gone(before.neurons, after.neurons)
             if neurons:
                 _prune(graph, layer.get_submodule(parts.up), neurons)
@@ -246,16 +249,16 @@ def _gather_units(model: PreTrainedModel, blocks: list[_Shrinking], parts: Layer
                 tuple(before.heads.index(head) for head in after.heads),
                 tuple(before.neurons.index(neuron) for neuron in after.neurons),
             )
-            for name, index in _indices(layer, parts, positions, head_size).items():
-                if index is not None:
-                    _keep(layer.get_parameter(name), index)
+            for name, place in unit_places(layer, parts, positions, head_size).items():
+                if place is not None:
+                    _keep(layer.get_parameter(name), place)
             for linear in (module for module in layer.modules() if isinstance(module, nn.Linear)):
                 linear.out_features, linear.in_features = linear.weight.shape
 
 
-def _keep(parameter: nn.Parameter, index: tuple[Any, ...]) -> None:
+def _keep(parameter: nn.Parameter, place: Place) -> None:
     parameter.grad = None
-    parameter.data = parameter.data[index].clone()
+    parameter.data = place.read(parameter.data)
 
 
 def _prune(graph: Any, linear: nn.Module, channels: list[int]) -> None:
@@ -284,71 +287,6 @@ def _traceable(model: PreTrainedModel) -> Iterator[None]:
         model.train(training)
         for name in frozen:
             model.get_parameter(name).requires_grad_(False)
-
-
-def _places(
-    model: PreTrainedModel, full_names: Mapping[str, Tensor], architecture: Architecture
-) -> dict[str, tuple[str, tuple[Any, ...]]]:
-    """For each weight of a smaller model, the name of its full-size tensor and its place there."""
-    family = family_of(model)
-    parts = family.parts
-    layers = parts.encoder_layers(model)
-    prefix = next(name for name, module in model.named_modules() if module is layers) + "."
-    shared = f"{prefix}0.{family.shared}." if family.shared else None  # stays in the first layer, whichever that is
-    places: dict[str, tuple[str, tuple[Any, ...]]] = {
-        name: (name, (...,))
-        for name in full_names
-        if not name.startswith(prefix) or (shared is not None and name.startswith(shared))
-    }
-    if architecture.vocabulary is not None:
-        tokens = torch.tensor(architecture.vocabulary, dtype=torch.long)
-        for name, dimension in vocabulary_dimensions(model).items():
-            places[name] = (name, (*[slice(None)] * dimension, tokens))
-    shape = encoder_shape(model.config)
-    for position, index in enumerate(architecture.kept_layers):
-        start = f"{prefix}{index}."
-        whole = family.is_encoder_decoder
-        indices = {} if whole else _indices(layers[index], parts, _units(architecture, index), shape.head_size)
-        for full_name in full_names:
-            if full_name.startswith(start) and not (shared is not None and full_name.startswith(shared)):
-                name = full_name.removeprefix(start)
-                place = indices.get(name, (...,))
-                if place is not None:
-                    places[f"{prefix}{position}.{name}"] = (full_name, place)
-    return places
-
-
-def _indices(
-    layer: nn.Module, parts: LayerParts, units: KeptUnits, head_size: int
-) -> dict[str, tuple[Any, ...] | None]:
-    """The places of the weights of some of a layer's units in its parameters; None for weights without any units.
-
-    A block that the layer does not have is left out, and so are parameters that do not depend on the units.
-    """
-    indices: dict[str, tuple[Any, ...] | None] = {}
-    modules = dict(layer.named_modules())
-    for names, outgoing, kept in (
-        (parts.projections, parts.attention_output, _channels(units.heads, head_size)),
-        ((parts.up,), parts.down, torch.tensor(units.neurons, dtype=torch.long)),
-    ):
-        output = modules.get(outgoing)
-        if not isinstance(output, nn.Linear):
-            continue
-        indices[f"{outgoing}.weight"] = (slice(None), kept) if len(kept) else None
-        for name in names:
-            linear = modules.get(name)
-            if isinstance(linear, nn.Linear):
-                offsets = torch.arange(0, linear.out_features, output.in_features)  # matrices one below the other
-                rows = (offsets[:, None] + kept).flatten()
-                indices[f"{name}.weight"] = (rows,) if len(kept) else None
-                if linear.bias is not None:
-                    indices[f"{name}.bias"] = (rows,) if len(kept) else None
-    return indices
-
-
-def _channels(heads: Sequence[int], head_size: int) -> Tensor:
-    """The rows of the query projection that belong to some heads."""
-    return (torch.tensor(heads, dtype=torch.long)[:, None] * head_size + torch.arange(head_size)).flatten()
 
 
 def _choose(

@@ -139,11 +139,11 @@ def best_control(member: FrozenTrial, controls: Sequence[FrozenTrial], family: C
 
 
 def is_comparable(member: FrozenTrial, control: FrozenTrial, family: Controls | None) -> bool:
-    """Whether a control has the member's depth and precision, or is no more expensive in any objective."""
-    depth = None if family is None else family.depth(member.params)
-    alike = queries.precision_of(member) == queries.precision_of(control)
-    if alike and depth is not None and depth == queries.control_depth_of(control):
-        return True
+    """Whether a control is of the member's kind and precision, or is no more expensive in any objective."""
+    if family is not None and queries.precision_of(member) == queries.precision_of(control):
+        recipe, depth = queries.recipe_of(control) or {}, queries.control_depth_of(control)
+        if family.is_alike(member.params, recipe, depth):
+            return True
     *latencies, memory = zip(control.values[1:], member.values[1:], strict=True)
     as_fast = all(its <= mine * (1 + LATENCY_TOLERANCE) for its, mine in latencies)
     return as_fast and memory[0] <= memory[1]

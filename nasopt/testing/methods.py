@@ -304,8 +304,8 @@ def _quality(study: SmallStudy, candidate: Candidate) -> float:
 
 
 def _proposed(controls: Controls, study: SmallStudy, random_masks: int) -> list[Control]:
-    members = [member_of(trial) for trial in study.found()]
     context = study.context
+    members = [member_of(trial, context.checkpoints) for trial in study.found()]
     return controls.propose(members, context.shape, random_masks, context.config.seed, context.epoch_cost)
 
 

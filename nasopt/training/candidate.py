@@ -56,6 +56,8 @@ class Candidate:
         lineage: how its weights were trained.
         training: the steps, tokens and seconds of its training, and the last loss; empty if there was none.
         details: further findings to store with the trial, by the name of a user attribute; JSON.
+        is_provisional: whether the weights stand in for those of a training of its own, which tell the candidate's
+            quality better.
     """
 
     model: PreTrainedModel
@@ -63,6 +65,7 @@ class Candidate:
     lineage: Lineage
     training: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    is_provisional: bool = False
 
 
 class RejectedCandidateError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -30,6 +31,21 @@ class DistillationSettings(Protocol):
 
     @property
     def scale_by_t2(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """The weights of the losses, and the temperature, apart from the options that they come from."""
+
+    task_weight: float = 1.0
+    hidden_weight: float = 1.0
+    prediction_weight: float = 1.0
+    temperature: float = 1.0
+    scale_by_t2: bool = False
+
+    @classmethod
+    def of(cls, settings: DistillationSettings) -> LossWeights:
+        return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
 
 
 def distillation_loss(options: DistillationSettings, task: Task, teachers: Sequence[Teacher]) -> LossFunction:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ LossFunction = Callable[[Any, Any], Tensor]
 StepCallback = Callable[[int, int], None]
 """(optimizer steps done, optimizer steps in all)."""
 EpochCallback = Callable[[TrainingState], None]
+Passes = Callable[[Any], Iterable[Any]]
+"""batch of B examples -> the modules that its loss is taken of, one after the other; all their gradients add up."""
 
 FINITE_CHECK_STEPS = 20
 """Losses on a GPU that are summed before the sum is looked at, because looking waits for the GPU."""
@@ -81,6 +83,7 @@ def train(
     second: SecondOptimizer | None = None,
     on_epoch: EpochCallback | None = None,
     start: TrainingState | None = None,
+    passes: Passes | None = None,
 ) -> TrainingResult:
     """Trains the model in place, on `device`, and leaves it in eval mode.
 
@@ -98,11 +101,13 @@ def train(
         second: parameters with an optimizer of their own.
         on_epoch: given, after each epoch, the state to go on from (its tensors change with the next step).
         start: a state that `on_epoch` was given: training goes on there, and ends as if it had not stopped.
+        passes: gives the modules whose losses on a batch are added up, such as parts of the model; what it draws from
+            the global random state is drawn again after an interruption. None: the model alone.
 
     Raises:
         TrainingDivergedError: the loss is not finite.
     """
-    run = _Run(model, split, loss_function, settings, device, seed, examples, second)
+    run = _Run(model, split, loss_function, settings, device, seed, examples, second, passes)
     started = time.perf_counter()
     forked = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=forked):
@@ -130,10 +135,12 @@ class _Run:
         seed: int,
         examples: Tensor | None,
         second: SecondOptimizer | None,
+        passes: Passes | None,
     ) -> None:
         self._split, self._loss_function, self._settings, self._second = split, loss_function, settings, second
         self._device = device
         self._model = model.to(device).train()
+        self._passes = passes or (lambda batch: (self._model,))
         self._generator = torch.Generator().manual_seed(seed)
         self._examples = torch.arange(len(split)) if examples is None else examples
         self.tokens = int(split.lengths[self._examples].sum())
@@ -201,10 +208,14 @@ class _Run:
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         for indices in batches:
-            with autocast(self._device):
-                loss = self._loss_function(self._model, self._split.batch(indices).to(self._device))
-            (loss / len(batches)).backward()  # type: ignore[no-untyped-call]
-            watch.add(loss.detach())
+            batch = self._split.batch(indices).to(self._device)
+            losses = torch.zeros((), device=self._device)
+            for module in self._passes(batch):
+                with autocast(self._device):
+                    loss = self._loss_function(module, batch)
+                (loss / len(batches)).backward()  # type: ignore[no-untyped-call]
+                losses = losses + loss.detach().float()
+            watch.add(losses)
         for optimizer in optimizers:
             trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             nn.utils.clip_grad_norm_(trained, self._settings.gradient_clipping)
@@ -251,7 +262,7 @@ class _LossWatch:
         self._count = 0
 
     def add(self, loss: Tensor) -> None:
-        self._sum += loss.float()
+        self._sum += loss
         self._count += 1
         if self.device.type == "cpu" or self._count % FINITE_CHECK_STEPS == 0:
             self.mean()

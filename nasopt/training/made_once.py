@@ -34,7 +34,7 @@ def made_once(
     Returns:
         The same tensors by name, with the same shapes, on the CPU.
     """
-    key = hashlib.sha256(json.dumps(list(made_from)).encode()).hexdigest()[:16]
+    key = origin_of(made_from)
     folder.mkdir(exist_ok=True)
     file = folder / f"{kind}-{key}.safetensors"
     with FileLock(folder / f".{kind}.lock"):
@@ -45,3 +45,8 @@ def made_once(
                 logger.warning("%s; it is made again", error)
         write_tensors(file, make())
         return read_tensors(file)[0]
+
+
+def origin_of(made_from: Iterable[Any]) -> str:
+    """A short hash of everything that something depends on, JSON."""
+    return hashlib.sha256(json.dumps(list(made_from)).encode()).hexdigest()[:16]

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from nasopt.errors import CheckpointError
+from nasopt.storage.tensors import read_tensors, write_tensors
+
+logger = logging.getLogger("nasopt")
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,45 @@ def load_state(
     torch.set_rng_state(state.tensors["random.cpu"].cpu())
     if device.type == "cuda" and "random.cuda" in state.tensors:
         torch.cuda.set_rng_state(state.tensors["random.cuda"].cpu(), device)
+
+
+def write_state(path: Path, state: TrainingState, origin: str, notes: Mapping[str, Any]) -> None:
+    """Writes down where a training is, so that a process that is killed loses at most an epoch.
+
+    Args:
+        path: the file; its folder exists.
+        state: its tensors have the shapes that :class:`TrainingState` names.
+        origin: a hash of all that the training depends on.
+        notes: the caller's own course of the training, JSON.
+    """
+    progress = {"epochs": state.epochs, "steps": state.steps, **notes}
+    write_tensors(path, state.tensors, {"origin": origin, "progress": json.dumps(progress)})
+
+
+def read_state(path: Path, origin: str, what: str) -> tuple[TrainingState, dict[str, Any]] | None:
+    """The state and the notes that :func:`write_state` wrote; None where there are none of this origin.
+
+    Args:
+        path: the file.
+        origin: the hash that it was written with.
+        what: the name of the training, for the log.
+
+    Returns:
+        Tensors in the shapes that :class:`TrainingState` names, on the CPU, and the notes.
+    """
+    if not path.is_file():
+        return None
+    try:
+        tensors, metadata = read_tensors(path)
+    except CheckpointError as error:
+        logger.warning("%s; %s is trained from the start", error, what)
+        return None
+    if metadata["origin"] != origin:
+        return None
+    notes = json.loads(metadata["progress"])
+    state = TrainingState(notes.pop("epochs"), notes.pop("steps"), tensors)
+    logger.info("the training of %s goes on after epoch %d", what, state.epochs)
+    return state, notes
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -63,6 +63,7 @@ OPTIONS = {
     "genetic": f'start = "base"\n{GENETIC}',
     "genetic, ladder": f'ladder = 2\ncost = "flops"\n{GENETIC}',
     "fisher": 'trials = 4\nladder = 2\nlowest_share = 0.3\ncost = "flops"\nexamples = 32',
+    "fisher, elastic": 'trials = 4\nladder = 3\nlowest_share = 0.3\ncost = "flops"\nexamples = 32\nweights = "elastic"',
     "alphanas": "population_size = 2\ngenerations = 2\nmin_quality = 0",
     "adabert": ADABERT,
     "adabert, split": f"{ADABERT}architecture_split = 0.25\nwarmup_epochs = 1",
@@ -113,7 +114,7 @@ def test_controls_are_trained_as_much_as_their_members(
 
     compared = 0
     for trial in members_of(opened)[:2]:  # others have no checkpoint to make controls of
-        member = member_of(trial)
+        member = member_of(trial, context.checkpoints)
         wanted = family.propose([member], context.shape, 1, config.seed, context.epoch_cost)
         run_controls(opened, objective, wanted, lambda trial: None)
         keys = {queries.recipe_key(control.recipe) for control in wanted}
@@ -129,4 +130,4 @@ def test_controls_are_trained_as_much_as_their_members(
                 assert its >= 0.98 * mine
             compared += 1
     assert compared
-    assert (ledger.passes[ONCE] > 0) == (case == "bayesian" or "adabert" in case)
+    assert (ledger.passes[ONCE] > 0) == (case in ("bayesian", "fisher, elastic") or "adabert" in case)

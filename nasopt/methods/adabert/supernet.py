@@ -20,7 +20,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from nasopt.architecture.cells import OPERATIONS
-from nasopt.errors import CheckpointError
 from nasopt.host.files import write_atomically
 from nasopt.methods.adabert.collapse import cures, judge
 from nasopt.methods.adabert.distilled import Distilled, LayerMatching, TaskLoss, initialise_embedding, new_projections
@@ -28,10 +27,9 @@ from nasopt.methods.adabert.efficiency import efficiency
 from nasopt.methods.adabert.search_options import SearchOptions
 from nasopt.models.searchcell import Supernet, strongest, student_config
 from nasopt.storage.checkpoints import CheckpointStore
-from nasopt.storage.tensors import read_tensors, write_tensors
 from nasopt.tasks.batches import Batch, EncodedSplit
 from nasopt.training.loop import SecondOptimizer, StepCallback, train
-from nasopt.training.state import TrainingState
+from nasopt.training.state import TrainingState, read_state, write_state
 from nasopt.training.teacher import Teacher
 
 RECORD = "record.json"
@@ -231,24 +229,12 @@ class SupernetSearch:
 
     def _keep(self, state: TrainingState, history: History) -> None:
         """Writes down where the search is, so that a process that is killed loses at most an epoch."""
-        progress = {"epochs": state.epochs, "steps": state.steps, "history": vars(history)}
-        write_tensors(self.folder / STATE, state.tensors, {"origin": self.origin, "progress": json.dumps(progress)})
+        write_state(self.folder / STATE, state, self.origin, {"history": vars(history)})
 
     def _resumed(self) -> tuple[TrainingState | None, History]:
         """The state and history of an earlier process, if its search had the same origin."""
-        path = self.folder / STATE
-        if not path.is_file():
-            return None, History()
-        try:
-            tensors, metadata = read_tensors(path)
-        except CheckpointError as error:
-            logger.warning("%s; the supernet is trained from the start", error)
-            return None, History()
-        if metadata["origin"] != self.origin:
-            return None, History()
-        progress = json.loads(metadata["progress"])
-        logger.info("the supernet's training goes on after epoch %d", progress["epochs"])
-        return TrainingState(progress["epochs"], progress["steps"], tensors), History(**progress["history"])
+        found = read_state(self.folder / STATE, self.origin, "the supernet")
+        return (None, History()) if found is None else (found[0], History(**found[1]["history"]))
 
     def _record(self, checkpoint: str, supernet: Supernet, history: History) -> dict[str, Any]:
         options = self.options

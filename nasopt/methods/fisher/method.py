@@ -2,7 +2,8 @@
 
 Heads and FFN neurons are ordered once for a study by what leaving them out is expected to cost. A trial says a share of
 the base model's latency; a dynamic programme over the device's times chooses how many units each block keeps; least
-squares refit the output projections. Distillation from the base model heals a sub-network where a trial asks for it.
+squares refit the output projections, or the weights come from an elastic base that was trained once for the study.
+Distillation from the base model heals a sub-network where a trial asks for it.
 
 Source: METHODS.md, section 6.
 """
@@ -19,8 +20,8 @@ from nasopt.architecture.encoder import Architecture
 from nasopt.methods.base import About, Method, Plan
 from nasopt.methods.controls import Controls
 from nasopt.methods.fisher.controls import FisherControls
-from nasopt.methods.fisher.options import CriterionName, FisherOptions
-from nasopt.methods.fisher.weights import healed, refitted
+from nasopt.methods.fisher.options import FisherOptions
+from nasopt.methods.fisher.weights import elastic_settings, healed, sub_networks, untrained
 from nasopt.methods.space import SearchSpace
 from nasopt.numerics.budget import LOWEST_SHARE, share_ladder
 from nasopt.records.names import LADDER
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from nasopt.config.study import StudyConfig
     from nasopt.tasks.base import Task
     from nasopt.training.context import Context
-    from nasopt.training.sub_networks import SubNetworks
 
 
 class FisherMethod(Method):
@@ -88,15 +88,21 @@ class FisherMethod(Method):
                 "latency_share": FloatDistribution(self._lowest_share, 1.0, log=True),
                 "precision": CategoricalDistribution(options.precisions),
                 "training": CategoricalDistribution(("none", "distill")),
-                "criterion": CategoricalDistribution(options.criteria),
+                "criterion": CategoricalDistribution(options.searched_criteria),
             },
             self._untrained(1.0),
         )
 
     def prepare(self, context: Context) -> Mapping[str, Any]:
-        """Finds the sensitivity by every criterion, and the device's times, once for this study; and the ladder."""
+        """Finds sensitivities, the device's times and the ladder, and trains the elastic base where weights come from
+        one, once for this study.
+        """
         options = self.options
-        networks = [self._sub_networks(criterion, context) for criterion in options.criteria]
+        networks = [sub_networks(criterion, options, context) for criterion in options.searched_criteria]
+        if options.weights == "elastic":
+            from nasopt.training.elastic import elastic_base
+
+            elastic_base(elastic_settings(options, context), context)
         shares = networks[0].shares(options.lowest_share, options.ladder)
         return {LADDER: [self._untrained(share) for share in shares]}
 
@@ -106,7 +112,7 @@ class FisherMethod(Method):
         Raises:
             RejectedCandidateError: no sub-network is that fast.
         """
-        networks, share = self._sub_networks(params["criterion"], context), params["latency_share"]
+        networks, share = sub_networks(params["criterion"], self.options, context), params["latency_share"]
         excess = networks.smallest_share - share
         if excess > 0:
             raise RejectedCandidateError(
@@ -117,8 +123,8 @@ class FisherMethod(Method):
         return networks.architecture(share).with_precision(params["precision"])
 
     def weights(self, params: Mapping[str, Any], context: Context) -> WeightSource:
-        """The base model's, cut and refitted, perhaps distilled."""
-        start = refitted(params["criterion"], self.options, context)
+        """The base model's, cut and refitted, or the elastic base's; perhaps distilled."""
+        start = untrained(params["criterion"], self.options, context)
         if params["training"] == "none":
             return start
         return healed(start, context.config.training.epochs, self.options, context)
@@ -126,10 +132,3 @@ class FisherMethod(Method):
     @property
     def controls(self) -> Controls:
         return FisherControls(self.options)
-
-    def _sub_networks(self, criterion: CriterionName, context: Context) -> SubNetworks:
-        from nasopt.training.sensitivity import sample_settings
-        from nasopt.training.sub_networks import study_sub_networks
-
-        settings = sample_settings(self.options.examples, context)
-        return study_sub_networks(criterion, settings, self.options.cost, context)

@@ -27,7 +27,9 @@ class FisherOptions(Section):
         description="Least share of the base model's latency that is proposed, and the last rung; 0.1 unless set.",
     )
     criteria: Annotated[tuple[CriterionName, ...], Field(min_length=1)] = Field(
-        ("obs", "fisher"), description="How units are ranked; the ladder takes the first one."
+        ("obs", "fisher"),
+        description="How units are ranked; the ladder takes the first one, and so does the elastic base, whose order "
+        "is the only one that is searched.",
     )
     cost: Literal["latency", "flops"] = Field(
         "latency", description="What a share is of: the study's first latency, or floating-point operations."
@@ -38,6 +40,15 @@ class FisherOptions(Section):
         description="Training examples for sensitivities and the refit; 1024 unless set, or all if they are fewer.",
     )
     refit: bool = Field(True, description="Whether output projections are refitted by least squares after cutting.")
+    weights: Literal["cut", "elastic"] = Field(
+        "cut",
+        description="Where an untrained sub-network's weights come from: the base model, or an elastic base, which is "
+        "trained once for the study so that its sub-networks are good.",
+    )
+    elastic_epochs: int = Field(3, ge=1, description="Epochs of the elastic base.")
+    random_prefixes: int = Field(
+        2, ge=0, description="Random sub-networks in each step of the elastic base, besides the largest and smallest."
+    )
     precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = Field(
         ("fp32",), description="Which ones may be proposed; fp32 must be."
     )
@@ -50,6 +61,11 @@ class FisherOptions(Section):
         1.0, ge=0, allow_inf_nan=False, description="Weight of the hidden states' cosine loss."
     )
     prediction_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Weight of the prediction loss.")
+
+    @property
+    def searched_criteria(self) -> tuple[CriterionName, ...]:
+        """The criteria that a trial may have: an elastic base knows the order of one only."""
+        return self.criteria[:1] if self.weights == "elastic" else self.criteria
 
     @field_validator("precisions")
     @classmethod

@@ -1,15 +1,49 @@
-"""Where the weights of a sub-network come from: cut out of the base model, refitted, perhaps distilled from it."""
+"""The sub-networks of a study, and their weights: from the base model or its elastic base, distilled or not."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from nasopt.methods.fisher.options import CriterionName, FisherOptions
-from nasopt.training.weights import Cut, Stage, Trained, WeightSource
+from nasopt.training.weights import Cut, Elastic, Stage, Trained, WeightSource
 
 if TYPE_CHECKING:
     from nasopt.training.context import Context
+    from nasopt.training.elastic import ElasticSettings
     from nasopt.training.loop import LossFunction
+    from nasopt.training.sub_networks import SubNetworks
+
+
+def sub_networks(criterion: CriterionName, options: FisherOptions, context: Context) -> SubNetworks:
+    """The sub-networks whose units a criterion has ordered."""
+    from nasopt.training.sensitivity import sample_settings
+    from nasopt.training.sub_networks import study_sub_networks
+
+    return study_sub_networks(criterion, sample_settings(options.examples, context), options.cost, context)
+
+
+def untrained(criterion: CriterionName, options: FisherOptions, context: Context) -> WeightSource:
+    """The weights of a sub-network that no training of its own has changed."""
+    if options.weights == "elastic":
+        return Elastic(elastic_settings(options, context))
+    return refitted(criterion, options, context)
+
+
+def elastic_settings(options: FisherOptions, context: Context) -> ElasticSettings:
+    """The settings of a study's elastic base."""
+    from nasopt.training.distillation import LossWeights
+    from nasopt.training.elastic import ElasticSettings
+    from nasopt.training.sensitivity import sample_settings
+
+    return ElasticSettings(
+        criterion=options.criteria[0],
+        sample=sample_settings(options.examples, context),
+        cost=options.cost,
+        lowest_share=options.lowest_share,
+        epochs=options.elastic_epochs,
+        random_prefixes=options.random_prefixes,
+        loss=LossWeights.of(options),
+    )
 
 
 def refitted(criterion: CriterionName, options: FisherOptions, context: Context) -> Cut:

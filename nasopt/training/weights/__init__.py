@@ -1,8 +1,9 @@
 """Weight sources: each turns an architecture into a candidate."""
 
 from nasopt.training.weights.cut import Cut
+from nasopt.training.weights.elastic import Elastic
 from nasopt.training.weights.inherited import Inherited
 from nasopt.training.weights.source import WeightSource
 from nasopt.training.weights.trained import Stage, Trained
 
-__all__ = ["Cut", "Inherited", "Stage", "Trained", "WeightSource"]
+__all__ = ["Cut", "Elastic", "Inherited", "Stage", "Trained", "WeightSource"]

@@ -64,6 +64,7 @@ class Stage:
         candidate.training = {**taken, **sums}
         cost = context.epoch_cost(candidate.architecture, candidate.model)
         candidate.lineage = candidate.lineage.trained(self.training, self.epochs, cost)
+        candidate.is_provisional = False
 
 
 class Trained(WeightSource):

@@ -183,7 +183,8 @@ def test_controls_are_made_like_members(
     context = objective.prepare(study)
     method, family = objective.method, objective.method.controls
     assert family is not None
-    found = family.propose([member_of(trial) for trial in study.trials[1:]], context.shape, random_masks=1, seed=1)
+    members = [member_of(trial, context.checkpoints) for trial in study.trials[1:]]
+    found = family.propose(members, context.shape, random_masks=1, seed=1)
     assert [control.label for control in found] == ["bag-of-embeddings", "random-cells-0"]
     for control in found:
         architecture, source = family.make(control.recipe, context)

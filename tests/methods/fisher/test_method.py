@@ -126,6 +126,24 @@ def test_a_refit_changes_what_a_block_writes(context: Context) -> None:
         assert all(name.endswith(("output.dense.weight", "output.dense.bias", "output.bias")) for name in changed)
 
 
+def test_elastic_weights_are_provisional_until_they_are_healed(context: Context) -> None:
+    method = method_of(weights="elastic", elastic_epochs=1, random_prefixes=1, lowest_share=0.3)
+    assert method.space(context.shape).distributions["criterion"].choices == ("obs",)
+    method.prepare(context)
+    (file,) = (context.folder / "elastic").glob("base-*.safetensors")
+    written = file.stat().st_mtime_ns
+    found = {}
+    for training in ("none", "distill"):
+        chosen = params(0.5, criterion="obs", training=training)
+        architecture = method.architecture(chosen, context)
+        found[training] = method.weights(chosen, context).candidate(architecture, context)
+    assert (found["none"].is_provisional, found["distill"].is_provisional) == (True, False)
+    base, healed = found["none"].lineage, found["distill"].lineage
+    assert (base.search_epochs, base.distill_epochs) == (1, 0)
+    assert healed == base.trained("distill", 1, context.epoch_cost(architecture))
+    assert file.stat().st_mtime_ns == written
+
+
 def test_a_share_that_cannot_be_reached_is_rejected(context: Context, tmp_path: Path) -> None:
     config = context.config.model_copy(deep=True)
     table = tmp_path / "device.json"
@@ -149,6 +167,9 @@ def test_a_share_that_cannot_be_reached_is_rejected(context: Context, tmp_path: 
         ({"criteria": ["obs", "obs"]}, "once"),
         ({"precisions": ["int8"]}, "fp32 among them"),
         ({"ladder": -1}, "greater than or equal to 0"),
+        ({"weights": "shared"}, "'cut' or 'elastic'"),
+        ({"elastic_epochs": 0}, "greater than or equal to 1"),
+        ({"random_prefixes": -1}, "greater than or equal to 0"),
     ],
 )
 def test_options_that_are_refused(options: dict[str, object], message: str) -> None:
