@@ -72,6 +72,11 @@ class LatencyConfig(Section):
         """The name of the objective, among a trial's values."""
         return "latency_ms" if self.name is None else f"latency_ms_{self.name}"
 
+    @property
+    def usual_runtime(self) -> RuntimeName:
+        """The runtime where the named device is not at hand."""
+        return self.runtime or ("eager" if self.device in ("cpu", "cuda") else "tensorrt")
+
     @model_validator(mode="after")
     def _check_combination(self) -> LatencyConfig:
         if self.device == "cpu" and (self.tf32 or self.cuda_graph):

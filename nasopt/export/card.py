@@ -24,11 +24,23 @@ model, tokenizer = nasopt.load("this folder")
 
 
 def onnx_text(
-    opened: OpenStudy, task: Task, file: Path, tokens: int, qualities: tuple[float | None, float | None]
+    opened: OpenStudy,
+    task: Task,
+    file: Path,
+    tokens: int,
+    qualities: tuple[float | None, float | None],
+    *,
+    is_artifact: bool,
 ) -> str:
-    """The model card's part on an ONNX file: how to run it, and its own numbers, because the trial's were torch's.
+    """The model card's part on an ONNX file: how to run it, and its numbers on this machine.
 
-    `tokens` is the size of its vocabulary, `qualities` are the file's and the base model's on the test split, if known.
+    Args:
+        opened: the study.
+        task: its task.
+        file: the file.
+        tokens: the size of its vocabulary.
+        qualities: the file's and the base model's on the test split, if known.
+        is_artifact: whether the trial was evaluated as this file, and not as torch modules.
     """
     import torch
 
@@ -50,8 +62,13 @@ def onnx_text(
             f"| latency, {size} x {length} tokens, {threads} threads, ms (median of {measured.repetitions}) "
             f"| {_number(measured.median_ms)} | {_number(measured.base_median_ms)} |"
         )
+    source = (
+        "The numbers above are those of this very file."
+        if is_artifact
+        else "The numbers above are those of the search, which ran the model in torch."
+    )
     return f"""
-The numbers above are those of the search, which ran the model in torch. `model.onnx` takes
+{source} `model.onnx` takes
 {", ".join(model.input_names)} (int64, batch x tokens) and gives {model.output_name}.
 The file itself, in ONNX Runtime {version("onnxruntime")} on the CPU ({device_name(cpu)}), beside the base model in
 torch {torch.__version__} (fp32), measured in alternation:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from nasopt.architecture.artifacts import check_precisions
+from nasopt.architecture.base import Precision
 from nasopt.config.study import LatencyConfig, StudyConfig
 from nasopt.measurement.subject import Subject
 from nasopt.records.latency import Latencies, LatencyRecord
@@ -26,6 +28,10 @@ class LatencySource(Protocol):
         """The device that candidates are put on: the measured one, else the best at hand."""
 
     @property
+    def runtime(self) -> str:
+        """The runtime that the latency is of: with a precision it decides what the artifact is."""
+
+    @property
     def identity(self) -> str:
         """Device and kind of source: values whose identities differ must not be compared."""
 
@@ -38,7 +44,7 @@ class LatencySource(Protocol):
         """
 
 
-def make_source(latency: LatencyConfig, precisions: Sequence[str] = ()) -> LatencySource:
+def make_source(latency: LatencyConfig, precisions: Sequence[Precision] = ()) -> LatencySource:
     """The source of one latency objective on this machine.
 
     A named device is measured if the GPU at hand is one, and predicted otherwise; TensorRT is always predicted.
@@ -54,10 +60,9 @@ def make_source(latency: LatencyConfig, precisions: Sequence[str] = ()) -> Laten
         LookupTableError: the table is wrong, or does not fit the study.
         MissingExtraError: the runtime is not installed.
         RuntimeNotKnownError: the runtime cannot be predicted.
-        StudyFileError: the runtime has no such precision.
+        StudyFileError: a precision has no artifact in the runtime.
     """
     from nasopt.measurement.device import is_device_of, present_gpu, resolve_device
-    from nasopt.measurement.measured.runtimes import check_precisions
     from nasopt.measurement.measured.source import MeasuringSource
 
     if latency.mode == "lut":
@@ -72,13 +77,14 @@ def make_source(latency: LatencyConfig, precisions: Sequence[str] = ()) -> Laten
 
         profile, gpu = find_profile(latency.device), present_gpu()
         if gpu is None or not is_device_of(profile.name, gpu) or latency.runtime == "tensorrt":
+            check_precisions(latency.runtime or "tensorrt", latency.device, precisions)
             return PredictingSource(latency, profile, precisions)
         device = resolve_device("cuda")
-    check_precisions(latency.runtime or "eager", precisions)
+    check_precisions(latency.runtime or "eager", device.type, precisions)
     return MeasuringSource(latency, device)
 
 
-def make_sources(config: StudyConfig, precisions: Sequence[str] = ()) -> dict[str, LatencySource]:
+def make_sources(config: StudyConfig, precisions: Sequence[Precision] = ()) -> dict[str, LatencySource]:
     """The source of every latency objective, by its name, in their order; see :func:`make_source`."""
     return {latency.objective_name: make_source(latency, precisions) for latency in config.latency}
 

@@ -14,13 +14,16 @@ from nasopt.records.latency import Latencies
 from nasopt.records.trial import MemoryRecord
 from nasopt.training.candidate import Candidate
 from nasopt.training.context import Context
-from nasopt.trial.artifact import make_artifact
+from nasopt.trial.artifact import make_artifact, make_onnx, size_mb
+from nasopt.trial.devices import artifact_kind, running_device
 from nasopt.trial.subject import subject_of
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
     from transformers import PreTrainedModel
 
+    from nasopt.models.onnx import OnnxModel
     from nasopt.tasks.base import Evaluation
 
 
@@ -67,20 +70,24 @@ def evaluate(
         ValueError: the quality is not finite.
     """
     from nasopt.measurement.measured.flops import count_flops
-    from nasopt.measurement.measured.memory import memory_mb
-    from nasopt.models.quantization import stored_tensors
 
-    device = next(iter(sources.values())).device
-    artifact = make_artifact(candidate, device, quantizer)
-    # NOTE: memory first: the first forward pass of an nf4 model repacks its weights in place.
-    weights = memory_mb(stored_tensors(artifact))
-    context.on_phase("evaluating", 0, 0)
+    kind = artifact_kind(sources.values(), candidate.architecture.precision)
+    device = running_device(sources.values(), kind)
     view = context.view(candidate.architecture)
+    artifact: PreTrainedModel | OnnxModel
+    if kind.form == "onnx":
+        names = context.task.tokenizer.model_input_names
+        artifact = make_onnx(candidate, kind, names, view.splits["train"]).opened(None, device)
+    else:
+        artifact = make_artifact(candidate, device, quantizer)
+    # NOTE: memory first: the first forward pass of an nf4 model repacks its weights in place.
+    weights = size_mb(artifact)
+    context.on_phase("evaluating", 0, 0)
     evaluation = context.task.evaluate(artifact, view.splits["validation"], device, view.tokenizer)
     if not math.isfinite(evaluation.quality):
         raise ValueError(f"the quality is {evaluation.quality}")
     context.on_phase("measuring", 0, 0)
-    memory = _memory(artifact, weights, device, context)
+    memory = _memory(artifact, weights, device, candidate, context)
     latencies = _latencies(artifact, device, candidate, context, sources, quantizer)
     batch = fixed_batch(context.config.latency[0], candidate.model, context.task.tokenizer.all_special_ids)
     return Evaluated(
@@ -93,28 +100,42 @@ def evaluate(
     )
 
 
-def _memory(artifact: PreTrainedModel, weights: float, device: torch.device, context: Context) -> MemoryRecord:
+def _memory(
+    artifact: PreTrainedModel | OnnxModel, weights: float, device: torch.device, candidate: Candidate, context: Context
+) -> MemoryRecord:
+    """The memory of the artifact. One pass of an ONNX file is looked at on the CPU, where it gives memory back."""
+    import torch
+
     from nasopt.measurement.device import device_name
     from nasopt.measurement.measured.memory import peak_memory_mb
+    from nasopt.models.onnx import OnnxModel
 
-    batch = fixed_batch(context.config.latency[0], artifact, context.task.tokenizer.all_special_ids)
-    peak = peak_memory_mb(context.task.workload(artifact), batch, weights, device)
-    return MemoryRecord(weights, peak, device_name(device))
+    batch = fixed_batch(context.config.latency[0], candidate.model, context.task.tokenizer.all_special_ids)
+    if isinstance(artifact, OnnxModel):
+        device = torch.device("cpu")
+        model: nn.Module = artifact.opened(context.config.latency[0].threads, device, arena=False)
+    else:
+        model = context.task.workload(artifact)
+    inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+    peak = peak_memory_mb(model, inputs, weights, device)
+    return MemoryRecord(weights, peak, device_name(device), "onnx" if isinstance(artifact, OnnxModel) else None)
 
 
 def _latencies(
-    artifact: PreTrainedModel,
+    artifact: PreTrainedModel | OnnxModel,
     device: torch.device,
     candidate: Candidate,
     context: Context,
     sources: Mapping[str, LatencySource],
     quantizer: Quantizer | None,
 ) -> Latencies:
+    from nasopt.models.onnx import OnnxModel
+
     latencies = {}
     for position, (name, source) in enumerate(sources.items(), start=1):
-        if source.device != device:
+        if source.device != device and not isinstance(artifact, OnnxModel):
             # Made afresh, not moved: a bitsandbytes model that has run stays behind in part.
             artifact, device = make_artifact(candidate, source.device, quantizer), source.device
         reference = None if context.base is None else context.base.values[position]
-        latencies[name] = source.record(subject_of(artifact, candidate.architecture, context), reference)
+        latencies[name] = source.record(subject_of(artifact, candidate, context), reference)
     return latencies

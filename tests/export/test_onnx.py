@@ -20,11 +20,12 @@ from nasopt.architecture.reading import read_architecture
 from nasopt.errors import ExportError, MissingExtraError
 from nasopt.export import onnx as module
 from nasopt.export.folder import export_hf
-from nasopt.export.onnx import BF16_NOTE, FP16_TOLERANCE, check_convertible, export_onnx, input_names
+from nasopt.export.onnx import BF16_NOTE, check_convertible, export_onnx
+from nasopt.models.example_inputs import input_names
 from nasopt.models.families import FAMILIES
 from nasopt.models.loading import load_tokenizer
 from nasopt.models.modeling_adabert import AdaBertConfig
-from nasopt.models.onnx import OnnxModel
+from nasopt.models.onnx import FP16_TOLERANCE, OnnxModel
 from nasopt.models.quantization import quantize
 from nasopt.models.searchcell import Supernet, freeze
 from nasopt.models.surgery import cut
@@ -88,7 +89,7 @@ def test_every_family_runs_the_same_with_empty_blocks(tokenizer, tmp_path: Path,
 
     session = OnnxModel(folder / "model.onnx").session
     names = [item.name for item in session.get_inputs()]
-    assert names == input_names(model, tokenizer)
+    assert names == input_names(model, tokenizer.model_input_names)
     assert ("token_type_ids" in names) is (family in ("bert", "roberta", "electra", "deberta-v2"))
     assert {item.name: item.shape for item in session.get_inputs()} == {name: ["batch", "sequence"] for name in names}
     assert [(item.name, item.shape) for item in session.get_outputs()] == [("logits", ["batch", 2])]
