@@ -6,12 +6,11 @@ What the table does not hold has no artifact and is refused when a study is crea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from nasopt.architecture.base import PRECISIONS, Precision
-from nasopt.errors import StudyFileError, choices
 
 Form: TypeAlias = Literal["torch", "onnx"]
 Storage: TypeAlias = Literal["float", "bitsandbytes", "dynamic", "static"]
@@ -64,19 +63,3 @@ def precisions_of(runtime: str, device: str) -> tuple[Precision, ...]:
     """
     kind_of_device = "cpu" if device == "cpu" else "cuda"
     return tuple(name for name, kind in ARTIFACTS[runtime].items() if kind.device in (None, kind_of_device))
-
-
-def check_precisions(runtime: str, device: str, precisions: Sequence[Precision]) -> None:
-    """Refuses a search for models that have no artifact.
-
-    Raises:
-        StudyFileError: a precision has none in this runtime.
-    """
-    known = precisions_of(runtime, device)
-    refused = [precision for precision in precisions if precision not in known]
-    if refused:
-        place = "CPUs" if device == "cpu" else "GPUs"
-        raise StudyFileError(
-            f"latency.runtime: {runtime} on {place} runs {choices(known)}, and has no artifact in "
-            f"{' and '.join(refused)}; leave that out of method_options.precisions, or choose another runtime"
-        )

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from nasopt.architecture.artifacts import check_precisions
+from nasopt.architecture.artifacts import precisions_of
 from nasopt.architecture.base import Precision
 from nasopt.config.study import LatencyConfig, StudyConfig
+from nasopt.errors import StudyFileError, choices
 from nasopt.measurement.subject import Subject
 from nasopt.records.latency import Latencies, LatencyRecord
 
@@ -82,6 +83,22 @@ def make_source(latency: LatencyConfig, precisions: Sequence[Precision] = ()) ->
         device = resolve_device("cuda")
     check_precisions(latency.runtime or "eager", device.type, precisions)
     return MeasuringSource(latency, device)
+
+
+def check_precisions(runtime: str, device: str, precisions: Sequence[Precision]) -> None:
+    """Refuses a search for models that have no artifact.
+
+    Raises:
+        StudyFileError: a precision has none in this runtime.
+    """
+    known = precisions_of(runtime, device)
+    refused = [precision for precision in precisions if precision not in known]
+    if refused:
+        place = "CPUs" if device == "cpu" else "GPUs"
+        raise StudyFileError(
+            f"latency.runtime: {runtime} on {place} runs {choices(known)}, and has no artifact in "
+            f"{' and '.join(refused)}; leave that out of method_options.precisions, or choose another runtime"
+        )
 
 
 def make_sources(config: StudyConfig, precisions: Sequence[Precision] = ()) -> dict[str, LatencySource]:

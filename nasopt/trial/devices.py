@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nasopt.architecture.artifacts import ARTIFACTS, ArtifactKind
@@ -61,6 +61,22 @@ def running_device(sources: Collection[LatencySource], kind: ArtifactKind) -> to
     return torch.device("cpu") if on_cpu else first.device
 
 
+def check_one_artifact(sources: Collection[LatencySource], precisions: Sequence[Precision]) -> None:
+    """Refuses latencies that would need several artifacts of one trial.
+
+    Raises:
+        StudyFileError: in some precision the artifacts of two runtimes differ.
+    """
+    first, *others = sources
+    for precision in precisions:
+        for other in others:
+            if ARTIFACTS[other.runtime][precision] != ARTIFACTS[first.runtime][precision]:
+                raise StudyFileError(
+                    f"latency: a trial has one artifact, but in {precision} the runtimes {first.runtime} and "
+                    f"{other.runtime} have different ones; make a study for each"
+                )
+
+
 def _check_artifacts(config: StudyConfig, sources: Mapping[str, LatencySource], plan: Plan) -> None:
     """Refuses latencies that would need several artifacts of one trial, and settings that an ONNX file cannot have.
 
@@ -71,14 +87,8 @@ def _check_artifacts(config: StudyConfig, sources: Mapping[str, LatencySource], 
     from nasopt.models.onnx import check_packages
     from nasopt.tasks.opening import task_class
 
-    first, *others = sources.values()
-    for precision in plan.precisions:
-        for other in others:
-            if ARTIFACTS[other.runtime][precision] != ARTIFACTS[first.runtime][precision]:
-                raise StudyFileError(
-                    f"latency: a trial has one artifact, but in {precision} the runtimes {first.runtime} and "
-                    f"{other.runtime} have different ones; make a study for each"
-                )
+    check_one_artifact(sources.values(), plan.precisions)
+    first = next(iter(sources.values()))
     if ARTIFACTS[first.runtime]["fp32"].form != "onnx":
         return
     obstacle = task_class(config.task.type).onnx_obstacle

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx
 import pytest
 import torch
 
-from nasopt.architecture.artifacts import ARTIFACTS, check_precisions, precisions_of
+from nasopt.architecture.artifacts import ARTIFACTS, precisions_of
 from nasopt.architecture.base import PRECISIONS, Precision
 from nasopt.architecture.encoder import Architecture
+from nasopt.config.study import LatencyConfig
 from nasopt.errors import StudyFileError
+from nasopt.measurement.measured.source import MeasuringSource
+from nasopt.measurement.sources import check_precisions
 from nasopt.models.onnx import OnnxModel
 from nasopt.training.candidate import Candidate, Lineage
 from nasopt.training.context import Context
 from nasopt.trial.artifact import make_artifact, make_onnx, size_mb
+from nasopt.trial.devices import check_one_artifact
+from nasopt.trial.evaluation import evaluate
 
 CPU = torch.device("cpu")
 WORDS = {
@@ -68,3 +75,41 @@ def test_every_artifact_answers_like_the_model(context: Context, runtime: str, p
     spread = max(1.0, float(abs(expected.outputs).max()))
     assert float(abs(found.outputs - expected.outputs).max()) <= allowed * spread
     assert megabytes > 0
+
+
+@pytest.mark.parametrize(("runtime", "precision"), [("onnxruntime", "int8"), ("tensorrt", "int8")])
+def test_a_file_that_is_made_again_is_the_same(context: Context, runtime: str, precision: Precision) -> None:
+    candidate, names = candidate_in(context, precision), context.task.tokenizer.model_input_names
+    kind = ARTIFACTS[runtime][precision]
+    first, second = (make_onnx(candidate, kind, names, context.splits["train"]) for _ in range(2))
+    assert first.content == second.content
+
+
+def test_quality_memory_and_latency_are_those_of_the_file(context: Context) -> None:
+    latency = LatencyConfig.model_validate(
+        {"runtime": "onnxruntime", "threads": 1, "batch_size": 2, "sequence_length": 8}
+    )
+    config = context.config.model_copy(update={"latency": (latency,)})
+    sources = {"latency_ms": MeasuringSource(latency, CPU)}
+    candidate = candidate_in(context, "int8")
+    found = evaluate(candidate, replace(context, config=config), sources, None)
+    names = context.task.tokenizer.model_input_names
+    file = make_onnx(candidate, ARTIFACTS["onnxruntime"]["int8"], names, context.splits["train"])
+    assert found.memory.weights_mb == len(file.content) / 1e6
+    assert found.memory.form == "onnx"
+    assert found.memory.peak_mb >= found.memory.weights_mb
+    mine = context.task.evaluate(file, context.splits["validation"], CPU)
+    assert mine.outputs is not None
+    assert found.evaluation.outputs is not None
+    assert (found.evaluation.outputs == mine.outputs).all()
+    record = found.latencies["latency_ms"]
+    assert (record.runtime, record.dtype) == ("onnxruntime", "int8")
+
+
+def test_latencies_that_need_two_artifacts_are_refused() -> None:
+    sources = {
+        name: MeasuringSource(LatencyConfig.model_validate({"runtime": name}), CPU) for name in ("eager", "onnxruntime")
+    }
+    with pytest.raises(StudyFileError, match="one artifact, but in fp32 the runtimes eager and onnxruntime"):
+        check_one_artifact(sources.values(), ("fp32",))
+    check_one_artifact([sources["onnxruntime"], sources["onnxruntime"]], ("fp32", "int8"))
