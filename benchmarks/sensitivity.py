@@ -92,10 +92,12 @@ def main() -> None:
     report_gradually(arguments.shares, settings, context)
 
 
-def base_of(study: Path, folder: Path) -> Context:
-    """The base model, trained unless the folder has it."""
+def base_of(study: Path, folder: Path, validation: str = "validation") -> Context:
+    """The base model, trained unless the folder has it; `validation` names the split on which quality is measured."""
     config = StudyConfig.from_toml(study)
-    task = config.task.model_copy(update={"model": str(MODEL_DIR)})
+    splits = config.task.dataset.splits.model_copy(update={"validation": validation})
+    dataset = config.task.dataset.model_copy(update={"splits": splits})
+    task = config.task.model_copy(update={"model": str(MODEL_DIR), "dataset": dataset})
     folder.mkdir(parents=True, exist_ok=True)
     return prepare(config.model_copy(update={"task": task}), folder, lambda phase, done, total: None, has_trials=False)
 
