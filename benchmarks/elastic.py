@@ -36,9 +36,15 @@ def main() -> None:
     sample = SampleSettings(1024, 32, context.config.seed)
     networks = study_sub_networks(arguments.criterion, sample, "latency", context)
     settings = ElasticSettings(
-        arguments.criterion, sample, "latency", None, arguments.epochs, arguments.random_prefixes, LossWeights()
+        criterion=arguments.criterion,
+        sample=sample,
+        cost="latency",
+        lowest_share=None,
+        epochs=arguments.epochs,
+        random_prefixes=arguments.random_prefixes,
+        loss=LossWeights(),
+        learning_rate=arguments.learning_rate,
     )
-    set_rate(context, arguments.learning_rate)
     started = time.perf_counter()
     found = elastic_base(settings, context)
     passes = found.budget / len(context.splits["train"])
@@ -72,12 +78,6 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.35, 0.2, 0.11])
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
-
-
-def set_rate(context: Context, learning_rate: float) -> None:
-    """Lets the study's trainings have this learning rate, unless they say another."""
-    training = context.config.training.model_copy(update={"learning_rate": learning_rate})
-    context.config = context.config.model_copy(update={"training": training})
 
 
 def loss_of(context: Context) -> LossFunction:

@@ -66,7 +66,7 @@ class FisherMethod(Method):
 
     def _untrained(self, share: float) -> dict[str, Any]:
         """The parameters of a rung of the ladder; of a share of 1 they are the base model's."""
-        criterion = self.options.criteria[0]
+        criterion = self.options.searched_criteria[0]
         return {"latency_share": share, "precision": "fp32", "training": "none", "criterion": criterion}
 
     def check(self, task: Task, config: StudyConfig) -> None:
