@@ -204,6 +204,7 @@ def test_units_may_be_ranked_by_fisher_information(context: Context) -> None:
         assert units.neurons == tuple(sorted(order.neurons[layer].order[:64]))
 
 
+@pytest.mark.integration
 def test_a_search_can_start_with_the_least_lossy_sub_networks(write: Callable[..., Path], study_folder: Path) -> None:
     options = (
         'start = "fisher"\nscope = "layer"\ncost = "flops"\nladder = 2\nlowest_share = 0.4\nheads = [0.25, 1.0]\n'
