@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, required=True, help="folder in which the base model and the data are kept")
     parser.add_argument("--study", type=Path, default=Path("studies/alphanas-sst2.toml"))
-    parser.add_argument("--validation", help='rows that quality is on, such as "train[8000:12000]"; the study\'s if not')
+    parser.add_argument("--validation", help='rows that quality is on, such as "train[8000:12000]"')
     parser.add_argument("--shares", type=float, nargs="+", default=[0.7, 0.5, 0.35])
     parser.add_argument("--examples", type=int, default=1024, help="examples for sensitivities, correction and refit")
     parser.add_argument("--threads", type=int, default=1)
