@@ -68,6 +68,11 @@ class Candidate:
     is_provisional: bool = False
 
 
+class ScreenedCandidateError(Exception):
+    """A provisional candidate that is given up on a part of the validation split; says who is better, and by how much.
+    """
+
+
 class RejectedCandidateError(Exception):
     """A candidate that need not be built, because it is known beforehand to break a constraint.
 
