@@ -129,7 +129,7 @@ def study_file() -> list[str]:
 def mutation_names() -> list[str]:
     """Each mutation with what stands below it in its module."""
     source = Path(mutations.__file__).read_text(encoding="utf-8")
-    said = dict(re.findall(r'^(\w+) = BlockMutation\(.*?\)\n"""(.+?)"""', source, re.MULTILINE | re.DOTALL))
+    said = dict(re.findall(r'^(\w+) = \w+Mutation\(.*?\)\n"""(.+?)"""', source, re.MULTILINE | re.DOTALL))
     return ["| mutation | changes |", "|---|---|", *(f"| `{name}` | {said[name]} |" for name in mutations.MUTATIONS)]
 
 

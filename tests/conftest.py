@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing.util
 import os
 import random
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from nasopt.host.collection import collect_rarely
 
 if TYPE_CHECKING:
     from postgres import Server
@@ -24,27 +28,46 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # before anything imports
 settings.register_profile("nasopt", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("nasopt")
 
-MEASURING_SECONDS = 0.3
+# Before anything imports torch, as the command line does.
+collect_rarely()
+
+MEASURING_SECONDS = 0.1
+WARM_UP_WINDOW_SECONDS = 0.02
 
 WORDS = {"good": 1, "great": 1, "fine": 1, "lovely": 1, "bad": 0, "awful": 0, "poor": 0, "sad": 0}
 FILLERS = ["the", "film", "was", "a", "story", "and", "plot", "very", "of", "it"]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _measure_shortly() -> Iterator[None]:
+def _measure_shortly() -> None:
     """A study of the tests measures for a part of the usual time: its models are tiny, its latencies are nobody's."""
-    from nasopt.measurement.measured.latency import measure_latency
+    from nasopt.measurement.measured import latency
 
-    usual = dict(measure_latency.__kwdefaults__)
-    measure_latency.__kwdefaults__["time_budget_s"] = MEASURING_SECONDS
-    yield
-    measure_latency.__kwdefaults__.update(usual)
+    latency.measure_latency.__kwdefaults__["time_budget_s"] = MEASURING_SECONDS
+    latency.WARM_UP_WINDOW_S = WARM_UP_WINDOW_SECONDS
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _temporary_folder_of_the_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Temporary files of this process and of those it starts, and with them the lock on the device, are its own.
+
+    Test processes that run beside each other would else wait for each other's measurements, which are nobody's.
+    """
+    tmp_path_factory.getbasetemp()  # pytest's folder stays where it is,
+    multiprocessing.util.get_temp_dir()  # and that of multiprocessing, which is there until the process ends
+    with tempfile.TemporaryDirectory(prefix="nasopt-tests-", ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o755)  # PostgreSQL runs as another user
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TMPDIR", folder)
+            patch.setattr(tempfile, "tempdir", folder)
+            yield
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _state_folder_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Trust that tests grant is noted in a folder of theirs, not in the user's."""
+    """Trust that tests grant is noted in a folder of theirs, not in the user's, whose database is none of theirs."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+    os.environ.pop("NASOPT_STORAGE", None)
 
 
 def write_sentiment_csv(

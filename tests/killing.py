@@ -1,12 +1,10 @@
 """Runs the command line in a process of its own that is killed (-9) at a chosen moment.
 
-The product runs as it is; only what it calls at that moment is replaced by something that sends SIGKILL. Processes are
-forked from one that has imported everything, so that a start takes no seconds.
+The product runs as it is; only what it calls at that moment is replaced by something that sends SIGKILL.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -14,21 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    [
-        "alembic.config",
-        "bitsandbytes",
-        "nasopt.cli",
-        "nasopt.execution.local",
-        "nasopt.measurement.measured.latency",
-        "nasopt.models.quantization",
-        "nasopt.models.surgery",
-        "nasopt.trial.preparation",
-        "transformers.models.bert.modeling_bert",
-        "killing",
-    ]
-)
+from processes import CONTEXT
 
 
 def run_killed(moment: str, *arguments: object) -> None:
@@ -39,7 +23,7 @@ def run_killed(moment: str, *arguments: object) -> None:
 
 
 def start(moment: str, *arguments: object) -> Any:
-    process = _CONTEXT.Process(target=_main, args=(moment, [str(argument) for argument in arguments]))
+    process = CONTEXT.Process(target=_main, args=(moment, [str(argument) for argument in arguments]))
     process.start()
     return process
 

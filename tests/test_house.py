@@ -101,7 +101,7 @@ def test_the_base_class_of_methods_is_small_and_knows_none() -> None:
 
 
 def test_every_test_file_has_its_counterpart() -> None:
-    beside = {"docs", "faults", "properties", "scripts", "testing", "examples", "stored"}
+    beside = {"benchmarks", "docs", "faults", "properties", "scripts", "testing", "examples", "stored"}
     for path in (ROOT / "tests").rglob("test_*.py"):
         place = path.relative_to(ROOT / "tests")
         if len(place.parts) == 1 or place.parts[0] in beside:

@@ -31,6 +31,7 @@ from nasopt.cli.options import say as _say
 from nasopt.cli.options import stdout as _stdout
 from nasopt.cli.study import study_app
 from nasopt.errors import NasoptError
+from nasopt.host.collection import collect_rarely
 from nasopt.host.logs import configure
 from nasopt.host.terminal import open_missing_streams, printable
 from nasopt.version import __version__
@@ -89,6 +90,7 @@ def methods(output: Output = Format.table, debug: Debug = False, quiet: Quiet = 
 
 def main() -> None:
     """Entry point of the console script."""
+    collect_rarely()
     open_missing_streams()
     Settings.debug, Settings.quiet = "--debug" in sys.argv, "--quiet" in sys.argv
     # The interpreters of workers would else put the current folder first, and run a `queue.py` that lies there.

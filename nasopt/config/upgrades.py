@@ -10,6 +10,7 @@ from typing import Any
 
 FORMER_DEFAULTS: dict[int, dict[str, dict[str, Any]]] = {
     2: {"genetic": {"pruning": "magnitude", "start": "base"}},
+    3: {"genetic": {"pruning": "fisher", "mutations": ["remove_last"]}},
 }
 """By the schema that changed them: the options, by method, and what they were when a study did not say."""
 
@@ -22,7 +23,7 @@ def upgraded(document: Mapping[str, Any], schema: int) -> dict[str, Any]:
         schema: of the version that wrote it.
     """
     options = dict(document.get("method_options", {}))
-    for changed_by, methods in sorted(FORMER_DEFAULTS.items(), reverse=True):
+    for changed_by, methods in sorted(FORMER_DEFAULTS.items()):  # of several changes the first one counts
         if schema < changed_by:
             options = {**methods.get(str(document.get("method")), {}), **options}
     return {**document, "method_options": options}

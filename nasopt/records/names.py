@@ -32,6 +32,9 @@ REFERENCE_POINT = "nasopt:reference_point"
 LADDER = "ladder"
 """Parameters of the sub-networks that a search starts with, the largest first; a method's own attribute."""
 
+GUIDANCE = "guidance"
+"""Expected losses and times of the numbers of units of every block; a method's own attribute."""
+
 CONFIRMED = "confirmed:"
 """Prefix of a trial's number: the trial's latencies as measured, where its values were looked up."""
 

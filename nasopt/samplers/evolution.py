@@ -150,6 +150,10 @@ class EvolutionSampler(ProposingSampler, NSGAIISampler):
             position = self._history_of(study).position(trial.number)
         return fit(self._operators.initial(position, space, self._rng.rng) or {}, space)[param_name]
 
+    def _variation(self, study: Study) -> Variation:
+        """The variation for this study."""
+        return self._operators.vary
+
     def _new_history(self, signs: FloatArray) -> History:
         return History(EliteFold(self._size, self._operators.preference, signs))
 
@@ -163,7 +167,7 @@ class EvolutionSampler(ProposingSampler, NSGAIISampler):
         if not own:
             yield from repeat((None, {}), FOREIGN_DRAWS)
             return
-        rng, operators = self._rng.rng, self._operators
+        rng, operators, vary = self._rng.rng, self._operators, self._variation(study)
         initial = operators.initial(history.position(number), own, rng)
         if initial is not None:
             yield None, initial
@@ -178,12 +182,12 @@ class EvolutionSampler(ProposingSampler, NSGAIISampler):
 
         for _ in range(_DRAWS):
             parent = parent_at(operators.select(keys, rng))
-            child = operators.vary(parent, own, rng)
+            child = vary(parent, own, rng)
             if child is not None:
                 yield parent.trial, child
         for index in np.lexsort(keys.T[::-1]):
             parent = parent_at(index)
-            yield from zip(repeat(parent.trial), operators.vary.neighbours(parent, own, rng))
+            yield from zip(repeat(parent.trial), vary.neighbours(parent, own, rng))
         yield parent.trial, parent.genotype
 
     def _draw_foreign(self, study: Study, trial: FrozenTrial, history: History, space: Space) -> dict[str, Any]:

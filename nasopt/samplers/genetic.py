@@ -6,7 +6,7 @@ Reference: METHODS.md, section 1 (Genetic: hardware-aware evolution of compresse
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -22,8 +22,9 @@ from nasopt.records import queries
 from nasopt.records.names import LADDER
 from nasopt.samplers.evolution import EvolutionSampler, Operators, Parent, pareto_preference, tournament
 from nasopt.samplers.genotype import Genotype, Space, fit
+from nasopt.samplers.guidance import Guide, guide_of
 from nasopt.samplers.history import FloatArray, History, parent_of
-from nasopt.samplers.mutations import BlockMutation, Limits, Mutation, quantize, remove_last
+from nasopt.samplers.mutations import Limits, Mutation, OwnMutation, quantize, remove_last
 
 LOWEST_QUALITY = 1e-6
 """F clips Q to this: a correlation may be zero or negative."""
@@ -86,12 +87,21 @@ class GeneticVariation:
     Each happens with its own probability; draws in which none does are repeated. Crossover is training against the
     base model and leaves the architecture alone: it makes the child's `training` "distill". A mutation without it means
     "finetune", a change of precision alone "none".
+
+    Where children do not inherit (`inherits` is false), `training` says how their weights are made from the base
+    model's: a mutation without crossover means "none", a change of precision alone what the parent says.
     """
 
     mutations: tuple[Mutation, ...]
     mutation_prob: float
     quantization_prob: float
     crossover_prob: float
+    inherits: bool = True
+
+    def guided(self, guide: Guide) -> GeneticVariation:
+        """The same variation with what a study knows of its blocks."""
+        own = (item.guided(guide) if isinstance(item, OwnMutation) else item for item in self.mutations)
+        return replace(self, mutations=tuple(own))
 
     def __call__(self, parent: Parent, space: Space, rng: np.random.RandomState) -> Genotype | None:
         probabilities = (self.mutation_prob, self.quantization_prob, self.crossover_prob)
@@ -104,7 +114,7 @@ class GeneticVariation:
             child = self.mutations[rng.randint(len(self.mutations))](child, space, rng)
         if quantizes and child is not None:
             child = quantize(child, space, rng)
-        return None if child is None else _trained(child, space, bool(mutates), bool(crosses))
+        return None if child is None else self._trained(child, space, bool(mutates), bool(crosses))
 
     def neighbours(self, parent: Parent, space: Space, rng: np.random.RandomState) -> Iterator[Genotype]:
         """Yields every child there can be, the smallest steps first; only some where a mutation lists no outcomes."""
@@ -116,32 +126,33 @@ class GeneticVariation:
                         if not (crosses or mutates or quantizes):
                             continue
                         for child in quantize.outcomes(genotype, space) if quantizes else [genotype]:
-                            trained = _trained(child, space, mutates, crosses)
+                            trained = self._trained(child, space, mutates, crosses)
                             if trained is not None:
                                 yield trained
 
     def _outcomes(self, genotype: Genotype, space: Space, rng: np.random.RandomState) -> Iterator[Genotype]:
         for mutation in self.mutations:
-            if isinstance(mutation, BlockMutation):
+            if isinstance(mutation, OwnMutation):
                 yield from mutation.outcomes(genotype, space)
             else:
                 tries = (mutation(dict(genotype), space, rng) for _ in range(_BLIND_DRAWS))
                 yield from (child for child in tries if child is not None)
 
+    def _trained(self, genotype: Genotype, space: Space, mutates: bool, crosses: bool) -> Genotype | None:
+        """The child with the training that its operators imply; None where the space does not offer that training."""
+        distribution = space.get("training")
+        if distribution is None:
+            return genotype
+        assert isinstance(distribution, CategoricalDistribution)
+        training: Training = "distill" if crosses else "finetune" if mutates else "none"
+        if not (self.inherits or crosses):
+            training = "none" if mutates else genotype["training"]
+        return {**genotype, "training": training} if training in distribution.choices else None
+
 
 def _cases(probability: float) -> list[bool]:
     """The possible answers to whether something of this probability happens, "no" first."""
     return [happens for happens in (False, True) if (probability > 0 if happens else probability < 1)]
-
-
-def _trained(genotype: Genotype, space: Space, mutates: bool, crosses: bool) -> Genotype | None:
-    """The child with the training that its operators imply; None where the space does not offer that training."""
-    training: Training = "distill" if crosses else "finetune" if mutates else "none"
-    distribution = space.get("training")
-    if distribution is None:
-        return genotype
-    assert isinstance(distribution, CategoricalDistribution)
-    return {**genotype, "training": training} if training in distribution.choices else None
 
 
 class GeneticSampler(EvolutionSampler):
@@ -151,8 +162,9 @@ class GeneticSampler(EvolutionSampler):
     (:data:`nasopt.records.names.LADDER`), its genotypes come next, untrained children of the base model; then of each
     the same genotype, distilled, as soon as it has completed. Every other one is a child of a completed trial, drawn
     from the elite by binary tournament; the parent's number stands in it
-    (:func:`nasopt.samplers.history.parent_of`).
-    Parameters that are not the genotype's are proposed by NSGA-II's operators.
+    (:func:`nasopt.samplers.history.parent_of`), unless nothing is inherited. Mutations that are guided read the study's
+    guide (:data:`nasopt.records.names.GUIDANCE`). Parameters that are not the genotype's are proposed by NSGA-II's
+    operators.
 
     Args:
         population_size:
@@ -170,6 +182,10 @@ class GeneticSampler(EvolutionSampler):
             The most layers that one of nasopt's own mutations removes (K1).
         max_heads:
             The most heads that one of nasopt's own mutations removes (K2).
+        max_units:
+            The most heads and steps of FFN neurons that a guided mutation removes or restores.
+        inherits:
+            Whether a child starts from its parent's weights. If not, equal genotypes are the same work.
         selection:
             `"pareto"`: non-dominated sort and crowding distance. `"fitness"`: F; it needs the directions maximize (of
             quality), then minimize for one or more latencies and for memory.
@@ -189,6 +205,8 @@ class GeneticSampler(EvolutionSampler):
         mutations: Sequence[Mutation] = (remove_last,),
         max_layers: int = 1,
         max_heads: int = 2,
+        max_units: int = 8,
+        inherits: bool = True,
         selection: Literal["pareto", "fitness"] = "pareto",
         exponents: Sequence[float] = (5.0, 1.0, 1.0),
         seed: int | None = None,
@@ -201,22 +219,26 @@ class GeneticSampler(EvolutionSampler):
             raise ValueError("`mutation_prob`, `quantization_prob` and `crossover_prob` must not all be 0.")
         if not mutations:
             raise ValueError("`mutations` must name at least one mutation.")
-        if max_layers < 1 or max_heads < 1:
-            raise ValueError(f"`max_layers` and `max_heads` must be at least 1, but got {max_layers} and {max_heads}.")
+        limits = Limits(max_layers, max_heads, max_units)
+        for name, most in asdict(limits).items():
+            if most < 1:
+                raise ValueError(f"`max_{name}` must be at least 1, but got {most}.")
         if selection not in ("pareto", "fitness"):
             raise ValueError(f'`selection` must be "pareto" or "fitness", but got {selection!r}.')
         if len(exponents) != 3:
             raise ValueError(f"`exponents` must be three numbers (a, b, c), but got {exponents!r}.")
-        limits = Limits(max_layers, max_heads)
-        limited = (item.limited(limits) if isinstance(item, BlockMutation) else item for item in mutations)
+        limited = (item.limited(limits) if isinstance(item, OwnMutation) else item for item in mutations)
+        vary = GeneticVariation(tuple(limited), mutation_prob, quantization_prob, crossover_prob, inherits)
         operators = Operators(
             initial=full_first,
             preference=pareto_preference if selection == "pareto" else partial(fitness_preference, tuple(exponents)),
             select=tournament,
-            vary=GeneticVariation(tuple(limited), mutation_prob, quantization_prob, crossover_prob),
+            vary=vary,
+            inherits=inherits,
         )
         super().__init__(operators, population_size=population_size, seed=seed)
         self._selection = selection
+        self._vary = vary
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         if self._selection == "fitness":
@@ -227,23 +249,27 @@ class GeneticSampler(EvolutionSampler):
         self, study: Study, history: History, own: Space, number: int
     ) -> Iterator[tuple[int | None, Genotype]]:
         """What the study starts with, as far as it is not known; then what evolution makes."""
-        for parent, genotype in _beginning(study, own):
+        for parent, genotype in _beginning(study, own, self._vary.inherits):
             if not history.is_known(history.identity(fit(canonical(genotype), own), parent), number):
                 yield parent, genotype
         yield from super()._children(study, history, own, number)
 
+    def _variation(self, study: Study) -> GeneticVariation:
+        return self._vary.guided(guide_of(study))
 
-def _beginning(study: Study, own: Space) -> Iterator[tuple[int, Genotype]]:
-    """The ladder's genotypes and their healed children, each with its parent's number."""
+
+def _beginning(study: Study, own: Space, inherits: bool) -> Iterator[tuple[int | None, Genotype]]:
+    """The ladder's genotypes and their healed children, each with its parent's number where it inherits."""
     ladder = queries.study_detail(study, LADDER)
     base = queries.base_of(study) if ladder and own else None
     if base is None:
         return
+    root = base.number if inherits else None
     rungs = [fit(canonical(genotype), own) for genotype in ladder]
-    yield from ((base.number, rung) for rung in rungs)
+    yield from ((root, rung) for rung in rungs)
     for trial in queries.complete_trials(study):
-        if parent_of(trial) == base.number and fit(trial.params, own) in rungs:
-            yield trial.number, {**fit(trial.params, own), "training": "distill"}
+        if parent_of(trial) == root and fit(trial.params, own) in rungs:
+            yield trial.number if inherits else None, {**fit(trial.params, own), "training": "distill"}
 
 
 def _check_directions(directions: Sequence[StudyDirection]) -> None:

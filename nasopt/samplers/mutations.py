@@ -5,20 +5,24 @@ space's bounds, never removes the last remaining layer, and returns None where i
 choose among a list of changes, so that a sampler can also look through all of them.
 
 Reference: METHODS.md, section 1. There a mutation prunes the K1 last layers or K2 heads of the last layer
-(:data:`remove_last`) or quantises; the other ones reach more than the models with the first k layers.
+(:data:`remove_last`) or quantises; the other ones reach more than the models with the first k layers. Those that are
+guided (:data:`remove_least`, :data:`restore_most`) go by the sensitivity of section 6.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from nasopt.architecture.genotype import canonical
+from nasopt.numerics.budget import BlockCosts
 from nasopt.samplers.genotype import Genotype, Space, fit, kept_layers, layers
+from nasopt.samplers.guidance import Guide
 
 Changes: TypeAlias = list[dict[str, Any]]
 """New values of the parameters that change, one mapping for each possible change."""
@@ -32,23 +36,52 @@ class Mutation(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that one mutation removes: `layers` is K1 of METHODS.md, `heads` is K2."""
+    """The most that one mutation removes: `layers` is K1 of METHODS.md, `heads` is K2.
+
+    `units` is the most that a guided mutation removes or restores; a unit is a head, or one step of FFN neurons.
+    """
 
     layers: int = 1
     heads: int = 2
+    units: int = 8
 
 
 @dataclass(frozen=True)
-class BlockMutation:
-    """Draws one kind of change at random, then one change of that kind.
+class OwnMutation(ABC):
+    """A mutation of nasopt's own, which keeps to limits and can list what it makes.
+
+    Args:
+        limits: the most that one mutation changes.
+    """
+
+    limits: Limits = field(default=Limits(), kw_only=True)
+
+    @abstractmethod
+    def __call__(self, genotype: Genotype, space: Space, rng: np.random.RandomState) -> Genotype | None:
+        """One child at random; None where there is nothing to change."""
+
+    @abstractmethod
+    def outcomes(self, genotype: Genotype, space: Space) -> Iterator[Genotype]:
+        """Yields genotypes that this mutation can make, none only where it can make none."""
+
+    def limited(self, limits: Limits) -> Self:
+        """The same mutation under other limits."""
+        return replace(self, limits=limits)
+
+    def guided(self, guide: Guide) -> Self:
+        """The same mutation with what a study knows of its blocks; most mutations do not ask for it."""
+        return self
+
+
+@dataclass(frozen=True)
+class BlockMutation(OwnMutation):
+    """Draws one kind of change at random, then one change of that kind; its outcomes are all that it can make.
 
     Args:
         kinds: `(genotype, space, limits)` -> the possible changes, by kind; kinds may be empty.
-        limits: the most that one mutation removes.
     """
 
     kinds: Callable[[Genotype, Space, Limits], list[Changes]]
-    limits: Limits = Limits()
 
     def __call__(self, genotype: Genotype, space: Space, rng: np.random.RandomState) -> Genotype | None:
         kinds = [changes for changes in self.kinds(genotype, space, self.limits) if changes]
@@ -58,13 +91,117 @@ class BlockMutation:
         return _apply(genotype, changes[rng.randint(len(changes))], space)
 
     def outcomes(self, genotype: Genotype, space: Space) -> Iterator[Genotype]:
-        """Yields every genotype that this mutation can make."""
         for changes in self.kinds(genotype, space, self.limits):
             for change in changes:
                 yield _apply(genotype, change, space)
 
-    def limited(self, limits: Limits) -> BlockMutation:
-        return replace(self, limits=limits)
+
+@dataclass(frozen=True)
+class GuidedMutation(OwnMutation):
+    """Removes, or restores, some units one after another, each time in a block that is good for it.
+
+    How many is 1, 2, 4, 8... up to `limits.units`, equally likely. Blocks of kept layers are ranked by expected loss
+    for time: by what the next units cost for the time that they free, least first, or by what they bring back for the
+    time that they take, most first. The best one is drawn with a probability of one half, the next one with a quarter,
+    and so on. Where a study has no guide (:mod:`nasopt.samplers.guidance`), all blocks are equally likely.
+
+    Outcomes are those in one block only, of 1, 2, 4, 8... units.
+
+    Args:
+        sign: -1 removes, 1 restores.
+        guide: the expected losses and times; blocks that it does not know are left alone, unless it is empty.
+    """
+
+    sign: int
+    guide: Guide = field(default_factory=dict)
+
+    def __call__(self, genotype: Genotype, space: Space, rng: np.random.RandomState) -> Genotype | None:
+        parent = child = fit(canonical(genotype), space)
+        blocks = self._blocks(space)
+        left = 1 << rng.randint(self.limits.units.bit_length())
+        while left > 0 and (steps := self._steps(child, blocks, left)):
+            step = steps[_favoured(len(steps), rng) if self.guide else rng.randint(len(steps))]
+            child = _apply(child, step.change, space)
+            left -= step.units
+        return None if child == parent else child
+
+    def outcomes(self, genotype: Genotype, space: Space) -> Iterator[Genotype]:
+        parent = fit(canonical(genotype), space)
+        blocks = self._blocks(space)
+        for power in range(self.limits.units.bit_length()):
+            for block in blocks:
+                if 1 << power <= block.room(parent, self.sign):
+                    yield _apply(parent, block.change(parent, self.sign << power), space)
+
+    def guided(self, guide: Guide) -> Self:
+        return replace(self, guide=guide)
+
+    def _blocks(self, space: Space) -> list[_Block]:
+        found = []
+        for index in layers(space):
+            for name in (f"heads_{index}", f"ffn_{index}"):
+                distribution = space.get(name)
+                if isinstance(distribution, IntDistribution) and (name in self.guide or not self.guide):
+                    counts = range(distribution.low, distribution.high + 1, distribution.step)
+                    costs = self.guide[name].at(counts) if self.guide else BlockCosts(counts, counts)
+                    found.append(_Block(name, f"layer_{index}", counts, costs))
+        return found
+
+    def _steps(self, genotype: Genotype, blocks: list[_Block], most: int) -> list[_Step]:
+        """The next change of each block that has one, of at most so many units, the best block first."""
+        steps = [block.step(genotype, self.sign, most) for block in blocks if block.room(genotype, self.sign)]
+        return sorted(steps, key=lambda step: step.rate, reverse=self.sign > 0)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A change of one block: how many units it is, and the loss for the time, both as they rise or fall."""
+
+    change: dict[str, Any]
+    units: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The parameter that counts a block's units, that of its layer, and what each value costs."""
+
+    name: str
+    layer: str
+    counts: range
+    costs: BlockCosts
+
+    def room(self, genotype: Genotype, sign: int) -> int:
+        """How many units can go (sign -1), which they cannot of a layer that is gone, or come back (1)."""
+        position = self.counts.index(genotype[self.name])
+        if sign > 0:
+            return len(self.counts) - 1 - position
+        return position if genotype.get(self.layer, 1) else 0
+
+    def change(self, genotype: Genotype, units: int) -> dict[str, Any]:
+        """As many units more, or less; a layer that was gone comes back with them."""
+        position = self.counts.index(genotype[self.name]) + units
+        return {self.name: self.counts[position], **({self.layer: 1} if self.layer in genotype else {})}
+
+    def step(self, genotype: Genotype, sign: int, most: int) -> _Step:
+        """The 1 to `most` next units, as many as are best for their time together: losses need not be convex."""
+        position = self.counts.index(genotype[self.name])
+        units = np.arange(1, min(most, self.room(genotype, sign)) + 1)
+        losses = sign * (self.costs.errors[position] - self.costs.errors[position + sign * units])
+        times = sign * (self.costs.times[position + sign * units] - self.costs.times[position])
+        rates = losses / np.maximum(times, _LEAST_TIME)
+        best = int(rates.argmax() if sign > 0 else rates.argmin())
+        return _Step(self.change(genotype, sign * int(units[best])), int(units[best]), float(rates[best]))
+
+
+_LEAST_TIME = 1e-200
+"""Stands for a time that does not rise with the units, as measured ones may not."""
+
+
+def _favoured(count: int, rng: np.random.RandomState) -> int:
+    """A position below `count`: 0 with a probability of one half, and each next one half as likely."""
+    weights = 0.5 ** np.arange(count)
+    return int(rng.choice(count, p=weights / weights.sum()))
 
 
 def _last(genotype: Genotype, space: Space, limits: Limits) -> list[Changes]:
@@ -131,6 +268,12 @@ remove_ffn = BlockMutation(_ffn)
 restore = BlockMutation(_restore)
 """Restores a removed layer as the base model has it, or all heads, or all FFN neurons, of a thinned one."""
 
+remove_least = GuidedMutation(-1)
+"""Removes 1, 2, 4... heads or steps of FFN neurons, those of least expected loss for the time that they take."""
+
+restore_most = GuidedMutation(1)
+"""Restores 1, 2, 4... heads or steps of FFN neurons, those of most expected loss for the time that they take."""
+
 quantize = BlockMutation(_precision)
 """Changes the precision."""
 
@@ -140,9 +283,14 @@ MUTATIONS: dict[str, Mutation] = {
     "remove_any_heads": remove_any_heads,
     "remove_ffn": remove_ffn,
     "restore": restore,
+    "remove_least": remove_least,
+    "restore_most": restore_most,
     "quantize": quantize,
 }
 """The mutations by the names that study files use."""
+
+GUIDED = tuple(name for name, mutation in MUTATIONS.items() if isinstance(mutation, GuidedMutation))
+"""The names of those that go by a study's sensitivity."""
 
 
 def _apply(genotype: Genotype, change: dict[str, Any], space: Space) -> Genotype:

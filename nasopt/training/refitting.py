@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nasopt.architecture.encoder import Architecture
 from nasopt.models.reconstruction import reconstruct
+from nasopt.models.sensitivity.token_weights import token_weights
 from nasopt.training.loop import autocast
+from nasopt.training.made_once import made_once
 from nasopt.training.samples import SampleSettings
+from nasopt.training.sensitivity import FOLDER, made_from
 
 if TYPE_CHECKING:
     from nasopt.training.context import Context
@@ -30,6 +33,7 @@ def refit_projections(model: PreTrainedModel, architecture: Architecture, exampl
     """
     config, device, split = context.config, context.device, context.splits["train"]
     settings = SampleSettings(examples, config.training.batch_size, config.seed)
+    weights = study_token_weights(settings, context)
 
     def forward(module: nn.Module, inputs: Mapping[str, Tensor]) -> None:
         with autocast(device):
@@ -42,6 +46,45 @@ def refit_projections(model: PreTrainedModel, architecture: Architecture, exampl
         context.base_model.to(device),
         architecture.kept_layers,
         inputs,
+        weights=weights,
         forward=forward,
         on_step=lambda done, total: context.on_phase("reconstruction", done, total),
     )
+
+
+def study_token_weights(settings: SampleSettings, context: Context) -> list[Tensor]:
+    """How much the loss depends on each token of the sample; from the artifact folder if it was found there before.
+
+    The model runs in bf16 where that is fast.
+
+    Args:
+        settings: the sample of the training split.
+        context: the study's base model and data.
+
+    Returns:
+        For each layer of the base model two tensors of shape (tokens,), see
+        :func:`nasopt.models.sensitivity.token_weights.token_weights`.
+    """
+    found = made_once(
+        context.folder / FOLDER,
+        "tokens",
+        made_from(settings, context),
+        lambda: {str(place): weights for place, weights in enumerate(_find_token_weights(settings, context))},
+    )
+    return [found[str(place)] for place in range(len(found))]
+
+
+def _find_token_weights(settings: SampleSettings, context: Context) -> list[Tensor]:
+    task, split, device = context.task, context.splits["train"], context.device
+    positions = settings.batches(split)
+
+    def batches() -> Iterator[Any]:
+        for done, indices in enumerate(positions, start=1):
+            yield split.batch(indices).to(device)
+            context.on_phase("weights of tokens", done, len(positions))
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        with autocast(device):
+            return task.training_loss(model, batch)
+
+    return token_weights(context.base_model.to(device), batches(), loss)

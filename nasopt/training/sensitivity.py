@@ -79,7 +79,7 @@ def study_sensitivity(criterion: Criterion, settings: SampleSettings, context: C
     tensors = made_once(
         context.folder / FOLDER,
         "obs",
-        _made_from(settings, context),
+        made_from(settings, context),
         lambda: _order_by_obs(by_fisher, settings, context).to_tensors(),
     )
     return Sensitivity.from_tensors(tensors)
@@ -212,7 +212,7 @@ def study_fisher(settings: SampleSettings, context: Context) -> Saliency:
     tensors = made_once(
         context.folder / FOLDER,
         "fisher",
-        _made_from(_fisher_settings(settings, context), context),
+        made_from(_fisher_settings(settings, context), context),
         lambda: estimate_fisher(context.base_model, settings, context).to_tensors(),
     )
     return Saliency.from_tensors(tensors)
@@ -227,7 +227,8 @@ def _couples_examples(split: Examples) -> bool:
     return len(split.sides) > 1
 
 
-def _made_from(settings: SampleSettings, context: Context) -> list[Any]:
+def made_from(settings: SampleSettings, context: Context) -> list[Any]:
+    """What is found on a sample with the task's loss at the base model depends on it; JSON."""
     loss = context.config.task.similarity.model_dump(mode="json")  # the loss of pairs; others have no settings
     return [context.base_key, context.splits["train"].fingerprint, loss, *astuple(settings)]
 

@@ -59,7 +59,8 @@ class SubNetworks:
     times: BlockTimes
 
     @cached_property
-    def _blocks(self) -> list[BlockCosts]:
+    def costs(self) -> list[BlockCosts]:
+        """The expected loss and the time of 0, 1, ... units of each block, layer by layer, heads before neurons."""
         kinds = (self.times.heads, self.times.neurons)
         return [
             BlockCosts(block.expected_losses, kinds[index % 2]) for index, block in enumerate(self.sensitivity.blocks)
@@ -68,7 +69,7 @@ class SubNetworks:
     @property
     def smallest_share(self) -> float:
         """The least share of the base model's time that any of them takes."""
-        return smallest_share(self._blocks, self.times.fixed)
+        return smallest_share(self.costs, self.times.fixed)
 
     def architecture(self, share: float) -> Architecture:
         """The one with the least expected loss within a share of the base model's time.
@@ -76,7 +77,7 @@ class SubNetworks:
         Raises:
             ValueError: the share is not in (0, 1], or below :attr:`smallest_share`.
         """
-        return self.sensitivity.architecture(choose_counts(self._blocks, self.times.fixed, share))
+        return self.sensitivity.architecture(choose_counts(self.costs, self.times.fixed, share))
 
     def shares(self, lowest: float | None, rungs: int) -> list[float]:
         """Shares below the whole model's, evenly spaced in the logarithm.

@@ -8,12 +8,15 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import optuna
 import pytest
 from command_line import assert_refused, read, run
+from processes import NASOPT as NASOPT_CODE
+from processes import start_code
 from sqlalchemy.engine import make_url
 
 import nasopt
@@ -311,18 +314,15 @@ def test_modules_that_lie_in_the_current_folder_are_not_imported(write_study: Wr
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_says_what_becomes_of_the_work(write_study: WriteStudy, number: signal.Signals) -> None:
     assert run("study", "create", write_study()).code == 0
-    process = subprocess.Popen(
-        [*NASOPT, "study", "optimize", "tiny"], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("base model ..."):
-            break
-    process.send_signal(number)
-    rest = process.stderr.read()
-    assert process.wait(60) == 1, rest
-    assert rest.splitlines()[-1] == "nasopt: interrupted; what was under way is tried again next time"
-    assert "Traceback" not in rest
+    started = start_code(NASOPT_CODE, "study", "optimize", "tiny")
+    while "base model ..." not in started.err and started.process.is_alive():
+        time.sleep(0.01)
+    assert started.process.pid is not None
+    os.kill(started.process.pid, number)
+    ended = started.wait(60)
+    assert ended.returncode == 1, ended.stderr
+    assert ended.stderr.splitlines()[-1] == "nasopt: interrupted; what was under way is tried again next time"
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize("arguments", [(), ("study",), ("--help",), ("study", "optimize", "--help")])

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from command_line import Result, read, run
-from readers import read_only, run_python
+from processes import run_code
+from readers import read_only
 from study_text import study_text
 
 pytestmark = pytest.mark.integration
@@ -50,13 +51,13 @@ def searched(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentimen
     (folder / "tiny.toml").write_text(
         study_text(tiny_bert, sentiment, 'population_size = 4\ngenerations = 2\nstart = "base"', base_epochs=2)
     )
-    for command in (
-        ("create", "tiny.toml"),
-        ("optimize", "tiny", "--n-trials", 3),
-        ("controls", "tiny", "--random-masks", 1),
-    ):
-        result = run_python("-m", "nasopt", "study", *command, cwd=folder)
-        assert result.returncode == 0, result.stderr
+    commands = (
+        ("study", "create", "tiny.toml"),
+        ("study", "optimize", "tiny", "--n-trials", "3"),
+        ("study", "controls", "tiny", "--random-masks", "1"),
+    )
+    for command, result in zip(commands, run_all(folder, commands), strict=True):
+        assert result.code == 0, (command, result.err)
     assert not list(folder.glob("nasopt.db-*")), "the database is not closed"
     return folder
 
@@ -91,11 +92,16 @@ def as_reader(folder: Path, commands: Iterable[Iterable[str]], unwritable: Path)
     """The lines that commands print for a user without leave to write the folder `unwritable`, which stays as it is."""
     before = listing(unwritable)
     with read_only(unwritable):
-        arguments = json.dumps([at(folder, command) for command in commands])
-        found = run_python("-c", RUN, arguments, cwd=folder)
-        assert found.returncode == 0, found.stderr
+        found = run_all(folder, [at(folder, command) for command in commands])
         assert listing(unwritable) == before
-    return [Result(**item) for item in json.loads(found.stdout)]
+    return found
+
+
+def run_all(folder: Path, commands: Iterable[Iterable[str]]) -> list[Result]:
+    """Runs commands in a folder, in one process, which permissions bind."""
+    done = run_code(RUN, json.dumps([list(command) for command in commands]), cwd=folder, without_overrides=True)
+    assert done.returncode == 0, done.stderr
+    return [Result(**item) for item in json.loads(done.stdout)]
 
 
 def test_reading_commands_work_without_permission_to_write(here: Path) -> None:
@@ -106,7 +112,7 @@ def test_reading_commands_work_without_permission_to_write(here: Path) -> None:
 
 def test_controls_are_printed_without_permission_to_write(here: Path) -> None:
     with read_only(here):
-        result = run_python("-c", PRINT_CONTROLS, cwd=here)
+        result = run_code(PRINT_CONTROLS, cwd=here, without_overrides=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("\n") > 1
 

@@ -20,6 +20,13 @@ def stored(schema: int, method: str, **options: Any) -> StudyConfig:
 def test_genetic_studies_of_the_first_schema_choose_by_magnitude_and_start_at_the_base() -> None:
     options = make_method(stored(1, "genetic", population_size=4)).options
     assert (options.pruning, options.start, options.population_size) == ("magnitude", "base", 4)
+    assert options.used_mutations == ("remove_last",)
+
+
+def test_genetic_studies_of_the_second_schema_start_by_fisher_information_and_remove_the_last() -> None:
+    options = make_method(stored(2, "genetic")).options
+    assert (options.pruning, options.start, options.criterion) == ("fisher", "fisher", "fisher")
+    assert options.used_mutations == ("remove_last",)
 
 
 def test_what_such_a_study_says_itself_stays() -> None:
@@ -35,5 +42,6 @@ def test_the_present_schema_has_the_present_defaults() -> None:
     config = stored(SCHEMA_VERSION, "genetic")
     assert config.method_options == {}
     options = make_method(config).options
-    assert (options.pruning, options.start) == ("fisher", "fisher")
+    assert (options.pruning, options.start) == ("obs", "fisher")
+    assert options.used_mutations == ("remove_least", "restore_most")
     assert StudyConfig.from_json(config.to_json()) == config

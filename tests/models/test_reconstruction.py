@@ -34,18 +34,22 @@ def batches(count: int = 6) -> list[dict[str, Tensor]]:
     ]
 
 
-def test_a_projection_solves_the_ridge_regression() -> None:
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_a_projection_solves_the_ridge_regression(is_weighted: bool) -> None:
+    """With weights each token's row counts as often as its weight says."""
     generator = np.random.default_rng(0)
     inputs, wanted = generator.normal(size=(50, 4)), generator.normal(size=(50, 3))
+    weights = generator.integers(0, 5, size=50) if is_weighted else np.ones(50, dtype=int)
     projection = nn.Linear(4, 3)
     before = torch.cat([projection.weight, projection.bias[:, None]], dim=1).detach().numpy().astype(np.float64)
     tensors = [torch.tensor(part, dtype=torch.float32) for part in np.split(inputs, 5)]
     with torch.no_grad():
-        _refit(projection, iter(tensors), torch.tensor(wanted, dtype=torch.float32), ridge=0.3)
-    extended = np.hstack([inputs, np.ones((50, 1))])
+        target = torch.tensor(wanted, dtype=torch.float32)
+        _refit(projection, iter(tensors), target, 0.3, torch.tensor(weights) if is_weighted else None)
+    extended = np.hstack([inputs, np.ones((50, 1))]).repeat(weights, axis=0)
     gram = extended.T @ extended
     penalty = 0.3 * np.diag(gram).mean() * np.eye(5)
-    expected = np.linalg.solve(gram + penalty, extended.T @ wanted + penalty @ before.T)
+    expected = np.linalg.solve(gram + penalty, extended.T @ wanted.repeat(weights, axis=0) + penalty @ before.T)
     after = torch.cat([projection.weight, projection.bias[:, None]], dim=1).detach().numpy()
     assert after == pytest.approx(expected.T, abs=1e-5)
 
@@ -86,6 +90,18 @@ def test_a_model_that_lost_nothing_stays_as_it_is() -> None:
     reconstruct(student, base, (0, 1), batches())
     for name, weight in student.state_dict().items():
         assert torch.allclose(weight, base.state_dict()[name], atol=1e-5), name
+
+
+def test_layers_that_are_done_do_not_run_again() -> None:
+    base = model_of("bert")
+    student = copy.deepcopy(base)
+    runs: list[int] = []
+
+    first = student.encoder.layer[0].attention.self.query
+    first.register_forward_hook(lambda *_: runs.append(0))
+    reconstruct(student, base, (0, 1), batches(2))
+    assert len(runs) == 2 * 3  # for both projections, and to pass by, of each batch
+    assert all("forward" not in vars(module) for module in student.modules())
 
 
 def test_empty_blocks_and_removed_layers_are_passed_over() -> None:

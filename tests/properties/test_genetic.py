@@ -21,14 +21,14 @@ from nasopt.models.families import encoder_shape
 from nasopt.models.surgery import choose_units, cut, expand, keep_largest, layer_counts
 from nasopt.samplers import GeneticSampler, is_exhausted, parent_of
 from nasopt.samplers.genotype import fit
-from nasopt.samplers.mutations import MUTATIONS, BlockMutation, Limits
+from nasopt.samplers.mutations import GUIDED, MUTATIONS, Limits, OwnMutation
 
 pytestmark = pytest.mark.integration
 
 Space = dict[str, BaseDistribution]
 Params = dict[str, Any]
 DIRECTIONS = ["maximize", "minimize", "minimize"]
-REMOVALS = sorted(name for name in MUTATIONS if name.startswith("remove"))
+REMOVALS = sorted(name for name in MUTATIONS if name.startswith("remove") and name not in GUIDED)
 
 
 def make_space(layers: int, heads: int, blocks: int, remainder: int, precisions: list[str], lowest: int = 0) -> Space:
@@ -62,6 +62,7 @@ SAMPLERS = st.builds(
     mutations=st.lists(st.sampled_from(list(MUTATIONS.values())), min_size=1, max_size=4),
     max_layers=st.integers(1, 3),
     max_heads=st.integers(1, 3),
+    max_units=st.integers(1, 9),
     selection=st.sampled_from(["pareto", "fitness"]),
     seed=st.integers(0, 2**32 - 1),
 )
@@ -85,14 +86,14 @@ def values_of(params: Params) -> tuple[float, float, float]:
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(space=SPACES, limits=st.builds(Limits, st.integers(1, 3), st.integers(1, 3)), data=st.data())
+@given(space=SPACES, limits=st.builds(Limits, st.integers(1, 3), st.integers(1, 3), st.integers(1, 5)), data=st.data())
 def test_chains_of_mutations(space: Space, limits: Limits, data: st.DataObject) -> None:
     """Removals only remove, restoring only restores, and another precision is nothing else."""
     rng = np.random.RandomState(data.draw(st.integers(0, 999)))
     genotype = fit({}, space)
     for name in data.draw(st.lists(st.sampled_from(sorted(MUTATIONS)), max_size=15)):
         mutation = MUTATIONS[name]
-        assert isinstance(mutation, BlockMutation)
+        assert isinstance(mutation, OwnMutation)
         mutation = mutation.limited(limits)
         before = dict(genotype)
         child = mutation(genotype, space, rng)
@@ -101,13 +102,13 @@ def test_chains_of_mutations(space: Space, limits: Limits, data: st.DataObject) 
         if child is None:
             assert outcomes == []
             continue
-        assert child in outcomes
+        assert outcomes if name in GUIDED else child in outcomes
         check_genotype(child, space)
         mine, parents = sizes(child), sizes(genotype)
         if name == "quantize":
             assert child == {**genotype, "precision": child["precision"]} != genotype
         else:
-            sign = 1 if name == "restore" else -1
+            sign = 1 if name.startswith("restore") else -1
             assert child["precision"] == genotype["precision"]
             assert all(sign * (mine[part] - parents[part]) >= 0 for part in mine)
             assert mine != parents
@@ -116,7 +117,15 @@ def test_chains_of_mutations(space: Space, limits: Limits, data: st.DataObject) 
             assert len(gone) <= limits.layers
             stays = [part for part in mine if part.startswith("heads_") and mine[f"layer_{part[6:]}"]]
             assert all(parents[part] - mine[part] <= limits.heads for part in stays)
+        if name in GUIDED:
+            assert 1 <= units(child, genotype, space) <= limits.units
         genotype = child
+
+
+def units(one: Params, other: Params, space: Space) -> int:
+    """How many heads and steps of FFN neurons two genotypes differ by."""
+    counts = {name: item for name, item in space.items() if name.startswith(("heads_", "ffn_"))}
+    return sum(abs(one[name] - other[name]) // item.step for name, item in counts.items())  # type: ignore[attr-defined]
 
 
 def check_genotype(params: Params, space: Space) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import optuna
 import pytest
 from command_line import run
-from readers import read_only, run_python
+from processes import NASOPT, run_code
+from readers import read_only
 from stored_studies import DATABASE, expected, restore
 
 from nasopt.records import queries
@@ -91,7 +92,8 @@ def test_a_study_whose_base_is_not_fixed_is_shown_where_nothing_can_be_written(t
         connection.execute("DELETE FROM study_user_attributes WHERE key IN ('nasopt:base', 'nasopt:reference_point')")
     with read_only(tmp_path):
         for command, words in SHOWN.items():
-            result = run_python("-m", "nasopt", *words, "taylor", "--storage", url, "-f", "json", cwd=tmp_path)
+            arguments = (*words, "taylor", "--storage", url, "-f", "json")
+            result = run_code(NASOPT, *arguments, cwd=tmp_path, without_overrides=True)
             assert result.returncode == 0, result.stderr
             assert as_before(result.stdout) == expected(tmp_path)["taylor"][command]
     assert StudyRecord.of(study_of(url, "taylor")).base is None

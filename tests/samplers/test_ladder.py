@@ -5,24 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
+from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 
 from nasopt.records.names import LADDER
 from nasopt.records.study import StudyRecord
 from nasopt.records.trial import TrialRecord
-from nasopt.samplers.genetic import GeneticSampler
+from nasopt.samplers.evolution import Parent
+from nasopt.samplers.genetic import GeneticSampler, GeneticVariation
 from nasopt.samplers.history import parent_of
+from nasopt.samplers.mutations import remove_any_heads, remove_ffn, restore
 
 FULL = {"layer_0": 1, "heads_0": 4, "ffn_0": 128, "precision": "fp32", "training": "none"}
 RUNGS = [{**FULL, "heads_0": heads} for heads in (3, 2, 1)]
 
 
-def study_of(storage: BaseStorage) -> optuna.Study:
+def study_of(storage: BaseStorage, **options: Any) -> optuna.Study:
     study = optuna.create_study(
         study_name="s",
         storage=storage,
-        sampler=GeneticSampler(population_size=8, seed=1),
+        sampler=GeneticSampler(**{"population_size": 8, "seed": 1, **options}),
         directions=["maximize", "minimize"],
         load_if_exists=True,
     )
@@ -74,3 +78,24 @@ def test_workers_share_the_ladder(tmp_path: Path) -> None:
     first, second = study_of(RDBStorage(url)), study_of(RDBStorage(url))
     running = [worker.ask() for worker in (first, second, first)]
     assert [suggest(trial) for trial in running] == RUNGS
+
+
+def test_where_nothing_is_inherited_only_crossover_trains_and_no_genotype_comes_twice() -> None:
+    study = study_of(InMemoryStorage(), inherits=False, mutations=[remove_any_heads, remove_ffn, restore])
+    study.optimize(objective, n_trials=24)
+    _, *trials = study.trials
+    assert [trial.params for trial in trials[:6]] == [*RUNGS, *({**rung, "training": "distill"} for rung in RUNGS)]
+    assert {parent_of(trial) for trial in study.trials} == {None}
+    assert {trial.params["training"] for trial in trials[6:]} == {"none", "distill"}
+    assert len({tuple(sorted(trial.params.items())) for trial in study.trials}) == 24
+    precisions = {trial.params["precision"] for trial in trials[6:]}
+    assert precisions == {"fp32", "bf16"}
+
+
+def test_a_change_of_precision_alone_trains_what_its_parent_was_trained_for() -> None:
+    space: dict[str, Any] = {name: IntDistribution(0, FULL[name]) for name in ("heads_0", "ffn_0")}  # type: ignore[arg-type]
+    space["precision"] = CategoricalDistribution(["fp32", "bf16"])
+    space["training"] = CategoricalDistribution(["none", "finetune", "distill"])
+    parent = Parent(None, {"heads_0": 2, "ffn_0": 64, "precision": "fp32", "training": "distill"})
+    vary = GeneticVariation((remove_any_heads,), 0, 1, 0, inherits=False)
+    assert vary(parent, space, np.random.RandomState(0)) == {**parent.genotype, "precision": "bf16"}

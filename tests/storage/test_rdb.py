@@ -7,7 +7,8 @@ from pathlib import Path
 import optuna
 import pytest
 import sqlalchemy
-from readers import read_only, run_python
+from processes import run_code
+from readers import read_only
 
 from nasopt.errors import MachineError, StorageError
 from nasopt.storage import rdb
@@ -169,7 +170,7 @@ def test_a_database_that_cannot_be_written_is_refused_at_once(tmp_path: Path) ->
     optuna.create_study(storage=f"sqlite:///{tmp_path}/a.db", study_name="s")
     code = "import sys\nfrom nasopt.storage.rdb import open_storage, parse_url\nopen_storage(parse_url(sys.argv[1]))"
     with read_only(tmp_path):
-        result = run_python("-c", code, f"sqlite:///{tmp_path}/a.db", cwd=tmp_path)
+        result = run_code(code, f"sqlite:///{tmp_path}/a.db", cwd=tmp_path, without_overrides=True)
     assert "StorageError" in result.stderr
     assert "the database cannot be opened: attempt to write a readonly database" in result.stderr
 

@@ -6,7 +6,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from readers import read_only, run_python
+from processes import run_code
+from readers import read_only
 
 from nasopt.storage.sqlite import connect_for_reading
 
@@ -38,7 +39,7 @@ def read(path: Path) -> str:
     """The answer of a process that may not write the file or its folder, where it leaves all as it is."""
     with read_only(path.parent):
         before = {path.name: path.stat().st_size for path in path.parent.iterdir()}
-        result = run_python("-c", READ, path, cwd=path.parent)
+        result = run_code(READ, path, cwd=path.parent, without_overrides=True)
         assert {path.name: path.stat().st_size for path in path.parent.iterdir()} == before
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import optuna
 import pytest
 from command_line import run
+from processes import NASOPT, run_code, start_code
 
 from nasopt.records.claim import CLAIM
 from nasopt.records.study import StudyRecord
@@ -58,8 +57,8 @@ def test_a_create_that_is_killed_leaves_a_name_that_is_free(
     moment: str, write_study: WriteStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_study()
-    command = [sys.executable, "-c", KILLED.format(patch=MOMENTS[moment]), "study", "create", str(path)]
-    assert subprocess.run(command, check=False, capture_output=True).returncode == -signal.SIGKILL
+    killed = run_code(KILLED.format(patch=MOMENTS[moment]), "study", "create", path)
+    assert killed.returncode == -signal.SIGKILL
     assert optuna.get_all_study_names(URL) == ["tiny"]
     assert names() == []
     shown = run("study", "show", "tiny")
@@ -73,8 +72,7 @@ def test_a_create_that_is_killed_leaves_a_name_that_is_free(
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_study_that_is_half_made_is_deleted(moment: str, write_study: WriteStudy) -> None:
-    command = [sys.executable, "-c", KILLED.format(patch=MOMENTS[moment]), "study", "create", str(write_study())]
-    subprocess.run(command, check=False, capture_output=True)
+    run_code(KILLED.format(patch=MOMENTS[moment]), "study", "create", write_study())
     result = run("study", "delete", "tiny", "--yes")
     assert result.code == 0, result.err
     assert optuna.get_all_study_names(URL) == []
@@ -98,10 +96,11 @@ def test_a_study_of_somebody_else_is_not_taken_for_half_made(write_study: WriteS
 
 
 def test_several_creates_at_once_on_a_new_database(write_study: WriteStudy) -> None:
-    command = [sys.executable, "-m", "nasopt", "study", "create", str(write_study()), "--name"]
-    processes = [subprocess.Popen([*command, name], stderr=subprocess.PIPE) for name in ("a", "b", "b")]
-    said = [process.communicate()[1].decode() for process in processes]
-    assert sorted(process.returncode for process in processes) == [0, 0, 2], said
+    path = write_study()
+    processes = [start_code(NASOPT, "study", "create", path, "--name", name) for name in ("a", "b", "b")]
+    ended = [process.wait() for process in processes]
+    said = [done.stderr for done in ended]
+    assert sorted(done.returncode for done in ended) == [0, 0, 2], said
     assert all(text.splitlines()[-1].startswith(("study ", "nasopt: ")) and "Traceback" not in text for text in said), (
         said
     )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
 import pytest
 from command_line import Result, run
+from processes import NASOPT, Started, start_code
 from stored_studies import ARTIFACTS, DATABASE, expected, restore
 from study_text import study_text
 
@@ -135,37 +135,33 @@ def test_a_folder_that_was_moved_away_is_not_made_again(here: Path, tmp_path: Pa
 
 
 def test_a_folder_that_goes_while_trials_run_is_not_made_again(here: Path, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nasopt", "study", "optimize", "old", "--n-trials", "200"], stderr=subprocess.PIPE
-    )
+    started = start_code(NASOPT, "study", "optimize", "old", "--n-trials", 200)
     opened = optuna.load_study(study_name="old", storage=url_of(here))
-    _wait(lambda: len(opened.get_trials(deepcopy=False)) > 4, process)
+    _wait(lambda: len(opened.get_trials(deepcopy=False)) > 4, started)
     (here / ARTIFACTS).rename(tmp_path / "away")
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert b"Traceback" not in errors
-    assert b"bring it back" in errors
+    ended = started.wait(120)
+    assert ended.returncode != 0
+    assert "Traceback" not in ended.stderr
+    assert "bring it back" in ended.stderr
     assert not (here / ARTIFACTS / "old" / CLAIM).exists()
     assert not (here / ARTIFACTS / "old" / "base.json").exists()
     assert (tmp_path / "away" / "old" / CLAIM).is_file()
 
 
 def test_a_study_that_is_deleted_while_it_runs_ends_the_run_in_a_line(here: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nasopt", "study", "optimize", "old", "--n-trials", "200"], stderr=subprocess.PIPE
-    )
+    started = start_code(NASOPT, "study", "optimize", "old", "--n-trials", 200)
     opened = optuna.load_study(study_name="old", storage=url_of(here))
-    _wait(lambda: len(opened.get_trials(deepcopy=False)) > 4, process)
+    _wait(lambda: len(opened.get_trials(deepcopy=False)) > 4, started)
     optuna.delete_study(study_name="old", storage=url_of(here))  # as the dashboard does
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 2, errors
-    assert errors.decode().splitlines()[-1] == "nasopt: the study 'old' was deleted while it was being run"
-    assert b"Traceback" not in errors
+    ended = started.wait(120)
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.splitlines()[-1] == "nasopt: the study 'old' was deleted while it was being run"
+    assert "Traceback" not in ended.stderr
 
 
-def _wait(condition: object, process: subprocess.Popen[bytes]) -> None:
+def _wait(condition: Callable[[], bool], started: Started) -> None:
     deadline = time.monotonic() + 200
-    while not condition() and time.monotonic() < deadline and process.poll() is None:  # type: ignore[operator]
+    while not condition() and time.monotonic() < deadline and started.process.is_alive():
         time.sleep(0.05)
 
 

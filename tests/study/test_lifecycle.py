@@ -8,8 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import pytest
 import torch
 from cases import mostly_slow
 from command_line import read, run, trials_of
+from processes import run_code
 from study_text import GENETIC, study_text
 
 import nasopt
@@ -271,12 +270,12 @@ def test_an_interrupted_search_loses_nothing(
     number: signal.Signals, write_study: WriteStudy, study_folder: Path
 ) -> None:
     assert run("study", "create", write_study()).code == 0
-    ended = subprocess.run([sys.executable, "-c", INTERRUPTED.format(number=int(number))], capture_output=True)
-    assert b"Traceback" not in ended.stderr, ended.stderr.decode()
+    ended = run_code(INTERRUPTED.format(number=int(number)))
+    assert "Traceback" not in ended.stderr, ended.stderr
     study = optuna.load_study(study_name="tiny", storage="sqlite:///nasopt.db")
     before = study.get_trials()
     end = RUNNING if number == signal.SIGKILL else FAIL
-    assert [trial.state for trial in before] == [COMPLETE] * 3 + [end], ended.stderr.decode()
+    assert [trial.state for trial in before] == [COMPLETE] * 3 + [end], ended.stderr
     result = run("study", "optimize", "tiny", "--n-trials", 2)
     assert result.code == 0, result.err
     after = study.get_trials()

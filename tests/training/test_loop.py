@@ -192,3 +192,32 @@ def test_joint_training_is_one_pass_with_two_optimizers() -> None:
     result = train(bag, split(), counting, settings(epochs=1), device=CPU, seed=0, second=head_apart(bag))
     assert calls == result.steps
     assert not any(torch.equal(one, other) for one, other in zip(before, weights(bag), strict=True))
+
+
+def test_the_losses_of_several_passes_add_up() -> None:
+    class Twice(nn.Module):
+        """A part of the model that computes the same with twice the logits."""
+
+        def __init__(self, bag: Bag) -> None:
+            super().__init__()
+            self.bag = bag
+
+        def forward(self, **inputs: Tensor) -> Tensor:
+            return 2 * self.bag(**inputs)
+
+    def summed(module: nn.Module, batch: Batch) -> Tensor:
+        return cross_entropy(module, batch) + cross_entropy(Twice(bag_of_one), batch)
+
+    bag_of_one, bag = model(), model()
+    one = train(bag_of_one, split(), summed, settings(epochs=2), device=CPU, seed=0)
+    batches: list[int] = []
+
+    def passes(batch: Batch) -> list[nn.Module]:
+        batches.append(len(batch.labels))
+        return [bag, Twice(bag)]
+
+    two = train(bag, split(), cross_entropy, settings(epochs=2), device=CPU, seed=0, passes=passes)
+    assert sum(batches) == 2 * len(split())
+    assert two.loss == pytest.approx(one.loss, rel=1e-2)
+    for mine, theirs in zip(weights(bag), weights(bag_of_one), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-3)

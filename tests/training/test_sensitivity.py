@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,14 @@ from study_text import pairs_text
 
 from nasopt.config.study import StudyConfig
 from nasopt.errors import DatasetError, UnsupportedModelError
+from nasopt.models.reconstruction import reconstruct
 from nasopt.models.saliency import Saliency
 from nasopt.models.sensitivity.fisher import fisher_information, order_by_fisher
+from nasopt.models.sensitivity.token_weights import FLOOR
 from nasopt.models.surgery import cut
-from nasopt.training import sensitivity
+from nasopt.training import refitting, sensitivity
 from nasopt.training.context import Context
+from nasopt.training.refitting import refit_projections, study_token_weights
 from nasopt.training.samples import SampleSettings
 from nasopt.training.sensitivity import RANKING_BATCH, check_sensitivity, correct_by_obs, study_sensitivity
 from nasopt.trial.preparation import prepare
@@ -113,6 +117,36 @@ def test_corrected_models_come_nearer(classifier: Context) -> None:
     ]
     base, plain, better = (values for values in outputs if values is not None)
     assert ((better - base) ** 2).sum() < ((plain - base) ** 2).sum()
+
+
+def test_tokens_are_weighed_once_and_the_refit_follows_the_weights(
+    classifier: Context, phases: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refitting, "autocast", lambda device: nullcontext())  # in fp32 the refits below are equal
+    found = study_sensitivity("fisher", SETTINGS, classifier)
+    architecture = found.architecture([3, 1, 2, 1, 3, 2])
+    small = cut(copy.deepcopy(classifier.base_model), architecture)
+    phases.clear()
+    refitted = copy.deepcopy(small)
+    refit_projections(refitted, architecture, 64, classifier)
+    examples, size = 64, classifier.config.training.batch_size
+    assert phases.count("weights of tokens") == -(-examples // size)
+    settings = SampleSettings(examples, size, classifier.config.seed)
+    weights = study_token_weights(settings, classifier)
+    refit_projections(copy.deepcopy(small), architecture, 64, classifier)
+    assert phases.count("weights of tokens") == -(-examples // size)  # read from the folder
+    split = classifier.splits["train"]
+    assert [len(tokens) for tokens in weights] == [int(split.lengths[torch.cat(settings.batches(split))].sum())] * 6
+    # A classifier of the first token reads no other one after the last attention.
+    assert float(weights[-1].quantile(0.5)) == pytest.approx(FLOOR)
+
+    expected = copy.deepcopy(small)
+    inputs = [split.batch(positions).inputs for positions in settings.batches(split)]
+    reconstruct(expected, classifier.base_model, architecture.kept_layers, inputs, weights=weights)
+    place = "bert.encoder.layer.2.attention.output.dense.weight"
+    torch.testing.assert_close(refitted.get_parameter(place), expected.get_parameter(place))
+    reconstruct(small, classifier.base_model, architecture.kept_layers, inputs)
+    assert (small.get_parameter(place) - expected.get_parameter(place)).norm() > 0.01
 
 
 def test_pairs_are_ranked_in_small_batches(

@@ -10,7 +10,6 @@ latency at the start of the study (:func:`normalised_ms`). What slows both membe
 
 from __future__ import annotations
 
-import gc
 import math
 import statistics
 import tempfile
@@ -24,6 +23,8 @@ from typing import Any
 import torch
 from filelock import FileLock
 from torch import Tensor, nn
+
+from nasopt.host.collection import no_collection
 
 WARM_UP_PAIRS = 3
 """Fewest pairs in one warm-up window."""
@@ -306,13 +307,10 @@ def _checked_ms(value: float) -> float:
 @contextmanager
 def quiet_process(threads: int) -> Iterator[None]:
     """Runs with `threads` threads and without garbage collection, and restores both settings afterwards."""
-    threads_before, collected_before = torch.get_num_threads(), gc.isenabled()
+    threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    gc.collect()
-    gc.disable()
     try:
-        yield
+        with no_collection():
+            yield
     finally:
         torch.set_num_threads(threads_before)
-        if collected_before:
-            gc.enable()

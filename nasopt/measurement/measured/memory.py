@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import re
 import statistics
 import threading
@@ -15,6 +14,8 @@ from pathlib import Path
 import psutil
 import torch
 from torch import Tensor, nn
+
+from nasopt.host.collection import no_collection
 
 BYTES_PER_MB = 1e6
 PASSES = 3
@@ -60,10 +61,9 @@ def peak_memory_mb(model: nn.Module, inputs: Mapping[str, Tensor], weights_mb: f
     def run() -> None:
         model(**inputs)
 
-    gc.collect()
     growths: list[int] = []
     start = time.monotonic()
-    with torch.inference_mode():
+    with no_collection(), torch.inference_mode():
         while len(growths) < PASSES and (not growths or time.monotonic() - start < PASSES_S):
             growths.append(growth_of(run, device))
     return weights_mb + statistics.median(growths) / BYTES_PER_MB

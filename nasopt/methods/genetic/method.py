@@ -1,8 +1,9 @@
 """Genetic: hardware-aware evolution of compressed BERT models, by pruning, distillation and quantisation.
 
-A trial's parameters are its absolute genotype; its weights are inherited from a parent (Lamarckian). Mutation prunes,
-or restores from the base model, and fine-tunes; "crossover" with the base model is distillation from it and leaves the
-architecture unchanged; a change of precision alone is post-training quantisation and trains nothing.
+A trial's parameters are its absolute genotype; its weights are inherited from a parent (Lamarckian), or cut from the
+base model. Mutation prunes, or restores from the base model, and fine-tunes what was inherited; "crossover" with the
+base model is distillation from it and leaves the architecture unchanged; a change of precision alone is post-training
+quantisation and trains nothing.
 
 Source: METHODS.md, section 1.
 """
@@ -13,6 +14,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from nasopt.architecture.base import TRAININGS, CandidateArchitecture, EncoderShape
@@ -30,8 +32,9 @@ from nasopt.methods.layer_controls import (
     whole_layers,
 )
 from nasopt.methods.space import SearchSpace
-from nasopt.records.names import LADDER
+from nasopt.records.names import GUIDANCE, LADDER
 from nasopt.samplers.genetic import GeneticSampler, fitness
+from nasopt.samplers.guidance import BlockGuide
 from nasopt.training.weights import Cut, Inherited, Stage, Trained, WeightSource
 from nasopt.training.weights.trained import task_loss
 
@@ -40,9 +43,20 @@ if TYPE_CHECKING:
     from nasopt.tasks.base import Task
     from nasopt.training.context import Context
     from nasopt.training.loop import LossFunction
+    from nasopt.training.sub_networks import SubNetworks
 
 FITNESS = "fitness"
 """Trial user attribute: F."""
+
+
+def guidance(networks: SubNetworks) -> dict[str, Any]:
+    """What the sampler knows of every block, as JSON: see :mod:`nasopt.samplers.guidance`."""
+    found = {}
+    for index, (block, costs) in enumerate(zip(networks.sensitivity.blocks, networks.costs, strict=True)):
+        counts = [len(block.kept(units)) for units in range(block.units + 1)]
+        name = f"{('heads', 'ffn')[index % 2]}_{index // 2}"
+        found[name] = BlockGuide(np.asarray(counts, dtype=np.float64), costs).to_json()
+    return found
 
 
 class GeneticMethod(Method):
@@ -78,9 +92,11 @@ class GeneticMethod(Method):
             mutation_prob=options.mutation_prob,
             quantization_prob=options.quantization_prob,
             crossover_prob=options.crossover_prob,
-            mutations=[MUTATIONS[name] for name in options.mutations],
+            mutations=[MUTATIONS[name] for name in options.used_mutations],
             max_layers=options.max_layers,
             max_heads=options.max_heads,
+            max_units=options.max_units,
+            inherits=options.weights == "inherit",
             selection=options.selection,
             exponents=self._exponents,
             seed=seed,
@@ -99,22 +115,28 @@ class GeneticMethod(Method):
             check_share(name, options.lowest_share, options.cost, config.latency[0], task.shape)
 
     def prepare(self, context: Context) -> Mapping[str, Any]:
-        """Finds the sensitivity that units are chosen by, and the ladder that evolution starts with."""
+        """Finds the sensitivity that units are chosen by, the ladder that evolution starts with, and its guide."""
         from nasopt.training.unit_selection import unit_selector
 
-        unit_selector(self.options.pruning, context)
-        return {LADDER: self._ladder(context)} if self.options.start == "fisher" else {}
+        options = self.options
+        unit_selector(options.pruning, context)
+        if not options.needs_sub_networks:
+            return {}
+        networks = self._sub_networks(context)
+        found: dict[str, Any] = {}
+        if options.start == "fisher":
+            shares = networks.shares(options.lowest_share, options.ladder)
+            found[LADDER] = [{**item.to_params(), "training": "none"} for item in networks.ladder(shares)]
+        if options.is_guided:
+            found[GUIDANCE] = guidance(networks)
+        return found
 
-    def _ladder(self, context: Context) -> list[dict[str, Any]]:
-        """Genotypes of sub-networks, the largest first."""
+    def _sub_networks(self, context: Context) -> SubNetworks:
         from nasopt.training.sensitivity import sample_settings
         from nasopt.training.sub_networks import study_sub_networks
 
-        options = self.options
         settings = sample_settings(None, context)
-        networks = study_sub_networks(options.criterion, settings, options.cost, context)
-        shares = networks.shares(options.lowest_share, options.ladder)
-        return [{**item.to_params(), "training": "none"} for item in networks.ladder(shares)]
+        return study_sub_networks(self.options.criterion, settings, self.options.cost, context)
 
     def space(self, shape: EncoderShape) -> SearchSpace:
         """The flat genotype: every parameter is always present."""
@@ -135,21 +157,29 @@ class GeneticMethod(Method):
         from nasopt.training.unit_selection import unit_selector
         from nasopt.training.weights.inherited import full_size
 
+        if self.options.weights != "inherit":
+            context = context.for_trial(context.number, None)
         origin = full_size(context)
         return choose_units(origin.model, origin.architecture, params, unit_selector(self.options.pruning, context))
 
     def weights(self, params: Mapping[str, Any], context: Context) -> WeightSource:
-        """The parent's weights, cut, and trained as the parameters say.
-
-        What is cut out of the base model and not trained is refitted where evolution starts with the ladder.
-        """
-        training, inherited = params["training"], Inherited.of(context)
+        """The parent's weights, or the base model's, cut, and trained as the parameters say."""
+        training, start = params["training"], self._start(params["training"], context)
         if training == "none":
-            is_cut = inherited.parent in (None, inherited.base_number) and self.options.start == "fisher"
-            return self._refitted(context) if is_cut else inherited
-        seed = _training_seed(context.config.seed, context.number)
+            return start
+        # NOTE: weights that depend on the genotype alone are trained with the study's seed, as every time.
+        seed, inherits = context.config.seed, self.options.weights == "inherit"
+        stage_seed = _training_seed(seed, context.number) if inherits else seed
         loss = self._distillation if training == "distill" else task_loss
-        return Trained(inherited, [Stage(training, context.config.training.epochs, seed, loss)])
+        return Trained(start, [Stage(training, context.config.training.epochs, stage_seed, loss)])
+
+    def _start(self, training: str, context: Context) -> WeightSource:
+        """The weights before training. Those of a ladder's sub-network, cut from the base model, are refitted."""
+        if self.options.weights == "cut":
+            return self._refitted(context)
+        inherited = Inherited.of(context)
+        is_rung = training == "none" and inherited.parent in (None, inherited.base_number)
+        return self._refitted(context) if is_rung and self.options.start == "fisher" else inherited
 
     def _refitted(self, context: Context) -> Cut:
         from nasopt.training.sensitivity import REFIT_INPUTS, sample_settings

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from nasopt.architecture.base import Precision
 from nasopt.config.functions import check_function_name
 from nasopt.config.task import Section
-from nasopt.samplers.mutations import MUTATIONS
+from nasopt.samplers.mutations import GUIDED, MUTATIONS
 
 PRUNINGS = ("magnitude", "fisher", "obs")
 """Ways to choose units that have a name."""
 CRITERIA = ("fisher", "obs")
 """Of them, those that need the study's sensitivity."""
+PUBLISHED = ("remove_last",)
+"""The mutations of METHODS.md, section 1."""
 
 
 class GeneticOptions(Section):
@@ -36,11 +38,19 @@ class GeneticOptions(Section):
     mutation_prob: float = Field(0.9, ge=0, le=1, description="A child is pruned or restored somewhere.")
     quantization_prob: float = Field(0.3, ge=0, le=1, description="A child gets another precision.")
     crossover_prob: float = Field(0.5, ge=0, le=1, description="A child is distilled from the base model.")
-    mutations: tuple[str, ...] = Field(
-        ("remove_last",), min_length=1, description=f"Which ones may happen: {', '.join(MUTATIONS)}."
+    mutations: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None,
+        description=f"Which ones may happen: {', '.join(MUTATIONS)}; {', '.join(GUIDED)} unless set, and "
+        f"{', '.join(PUBLISHED)} where `start` is `base`.",
     )
     max_layers: int = Field(1, ge=1, description="Layers one mutation removes at most (K1).")
     max_heads: int = Field(2, ge=1, description="Heads one mutation removes at most (K2).")
+    max_units: int = Field(
+        8, ge=1, description=f"Heads and steps of 64 neurons that {' or '.join(GUIDED)} changes at most."
+    )
+    weights: Literal["inherit", "cut"] = Field(
+        "inherit", description="A child's weights before it is trained: its parent's, or the base model's, refitted."
+    )
     precisions: tuple[Precision, ...] = Field(
         ("fp32", "bf16", "fp16", "int8", "int4"), description="Which ones may be proposed; fp32 must be."
     )
@@ -50,7 +60,7 @@ class GeneticOptions(Section):
     hidden_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Of L_hidn in a distillation.")
     prediction_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Of L_pred in a distillation.")
     pruning: str = Field(
-        "fisher",
+        "obs",
         description="How units are chosen: `magnitude`, `fisher`, `obs`, or by your `package.module:function`.",
     )
     start: Literal["fisher", "base"] = Field(
@@ -67,8 +77,8 @@ class GeneticOptions(Section):
 
     @field_validator("mutations")
     @classmethod
-    def _known_mutations(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
+    def _known_mutations(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in names or ():
             if name not in MUTATIONS:
                 raise ValueError(f"{name!r} is not a mutation; choose from {', '.join(MUTATIONS)}")
         return names
@@ -94,13 +104,28 @@ class GeneticOptions(Section):
 
     @property
     def criterion(self) -> Literal["fisher", "obs"]:
-        """The one that the ladder takes: that of `pruning` where it has one."""
-        return "obs" if self.pruning == "obs" else "fisher"
+        """The one that ladder, guide and refit take: that of `pruning` where it has one."""
+        return "fisher" if self.pruning == "fisher" else "obs"
+
+    @property
+    def used_mutations(self) -> tuple[str, ...]:
+        """Those that may happen."""
+        return self.mutations or (PUBLISHED if self.start == "base" else GUIDED)
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether mutations ask what each number of units is expected to cost."""
+        return not set(GUIDED).isdisjoint(self.used_mutations)
+
+    @property
+    def needs_sub_networks(self) -> bool:
+        """Whether losses and times of the base model's blocks are asked for."""
+        return self.start == "fisher" or self.is_guided
 
     @property
     def needs_sensitivity(self) -> bool:
         """Whether the study's sensitivity is asked for at all."""
-        return self.start == "fisher" or self.pruning in CRITERIA
+        return self.needs_sub_networks or self.pruning in CRITERIA
 
     @model_validator(mode="after")
     def _something_happens(self) -> GeneticOptions:

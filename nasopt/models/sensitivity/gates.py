@@ -162,15 +162,22 @@ def gate_gradients(model: PreTrainedModel) -> Iterator[GateGradients]:
         UnsupportedModelError: the model is not an encoder that can be cut.
     """
     gradients = GateGradients(unit_blocks(model))
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with ExitStack() as hooks:
         for recorder in gradients.recorders:
             if recorder.block.projection is not None:
                 hooks.callback(recorder.block.projection.register_forward_pre_hook(recorder).remove)
-        try:
-            model.requires_grad_(False)
-            with torch.inference_mode(False), torch.enable_grad():
-                yield gradients
-        finally:
-            for parameter in trainable:
-                parameter.requires_grad_(True)
+        with only_activations(model):
+            yield gradients
+
+
+@contextmanager
+def only_activations(model: nn.Module) -> Iterator[None]:
+    """Inside the block a loss is differentiated by activations that hooks ask for, and by no weight."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        model.requires_grad_(False)
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)

@@ -219,19 +219,23 @@ def test_state_is_restored_and_the_device_freed_when_a_model_fails() -> None:
         pass
 
 
-def test_stops_when_narrow_and_when_the_time_is_up(clock: Clock) -> None:
+def test_stops_when_narrow_and_when_the_time_is_up(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(model: type[Timed] = Timed, **limits: float) -> int:
         clock.ns = 0
         models = model("candidate", 2, clock, []), model("base", 2, clock, [])
         return measure_latency(*models, {}, device=CPU, threads=1, **limits).repetitions  # type: ignore[arg-type]
 
+    monkeypatch.setattr(latency, "WARM_UP_WINDOW_S", 0.1)
     assert measure(relative_width=10.0) == 10
     # Two windows of warm-up take 0.1 s each; then a pair takes 4 ms.
     assert measure(relative_width=NEVER, max_pairs=100_000, time_budget_s=0.5) == pytest.approx(75, abs=2)
     assert clock.monotonic() == pytest.approx(0.5, abs=0.005)
 
 
-def test_a_machine_that_does_not_settle_is_measured_after_half_of_the_time(clock: Clock) -> None:
+def test_a_machine_that_does_not_settle_is_measured_after_half_of_the_time(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency, "WARM_UP_WINDOW_S", 0.1)
     # Up to 1 s, each window of 0.1 s is more than 5 % slower than the one before;
     # a pair takes 7.2 to 10.4 ms after 0.8 s.
     models = Drifting("candidate", 2, clock, []), Drifting("base", 2, clock, [])

@@ -67,6 +67,7 @@ def test_a_whole_search_with_its_controls(study_folder: Path, write: Callable[..
     assert {file.name.split("-")[0] for file in (opened().folder / "sensitivity").glob("*.safetensors")} == {
         "fisher",
         "obs",
+        "tokens",
     }
 
     result = run("study", "controls", "tiny", "--random-masks", "1")

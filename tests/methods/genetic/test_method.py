@@ -13,6 +13,8 @@ from pydantic import ValidationError
 import nasopt
 from nasopt.architecture.base import EncoderShape
 from nasopt.errors import StudyFileError
+from nasopt.methods.fisher.method import FisherMethod
+from nasopt.methods.fisher.options import FisherOptions
 from nasopt.methods.genetic.method import GeneticMethod
 from nasopt.methods.genetic.options import GeneticOptions
 from nasopt.methods.registry import available
@@ -21,6 +23,7 @@ from nasopt.records.names import CHECKPOINT
 from nasopt.testing.small_study import SmallStudy
 from nasopt.training.sensitivity import sample_settings
 from nasopt.training.sub_networks import study_sub_networks
+from nasopt.training.weights import Cut
 from nasopt.trial.objective import Objective
 
 pytestmark = pytest.mark.integration
@@ -56,10 +59,11 @@ def test_it_is_found_by_name() -> None:
 
 
 def test_published_defaults() -> None:
-    options = GeneticOptions()
+    options = GeneticOptions(start="base")
     assert (options.a, options.b, options.c) == (5.0, 1.0, 1.0)
     assert (options.population_size, options.generations) == (100, 100)
-    assert options.mutations == ("remove_last",)
+    assert options.used_mutations == ("remove_last",)
+    assert options.weights == "inherit"
     assert not options.scale_by_t2
 
 
@@ -164,19 +168,64 @@ def test_evolution_begins_with_a_ladder_and_its_healed_children(write_study: Wri
 
 
 @pytest.mark.integration
-def test_the_ladder_is_refitted_and_keeps_the_most_important_units(write_study: WriteStudy, tmp_path: Path) -> None:
-    objective, study = make(write_study(), tmp_path, start="fisher", cost="flops", ladder=1, lowest_share=0.5)
+def test_the_ladder_is_that_of_the_fisher_method_and_guides_mutations(write_study: WriteStudy, tmp_path: Path) -> None:
+    objective, study = make(
+        write_study(), tmp_path, start="fisher", pruning="obs", cost="flops", ladder=1, lowest_share=0.5, mutations=None
+    )
     study.enqueue_trial(BASE)
     study.optimize(objective, n_trials=1)
     context = objective.prepare(study)
     (rung,) = study.user_attrs["ladder"]
-    study.enqueue_trial(rung, user_attrs={"parent": 0})
     study.optimize(objective, n_trials=1)
     weights, architecture = context.checkpoints.read(study.trials[1].user_attrs[CHECKPOINT])
-    networks = study_sub_networks("fisher", sample_settings(None, context), "flops", context)
-    assert architecture == networks.architecture(0.5)
-    base = context.base_model.state_dict()
-    for layer, units in enumerate(architecture.layers):
-        name = f"bert.encoder.layer.{layer}.output.dense.weight"
-        if 0 < len(units.neurons) < 128:
-            assert not torch.equal(weights[name], base[name][:, list(units.neurons)])
+    fisher = FisherMethod(FisherOptions(cost="flops", trials=1))
+    params = {"latency_share": 0.5, "criterion": "obs", "precision": "fp32", "training": "none"}
+    assert architecture == fisher.architecture(params, context)
+    assert architecture.to_params() == {name: rung[name] for name in rung if name != "training"}
+    expected = fisher.weights(params, context).candidate(architecture, context).model.state_dict()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    networks = study_sub_networks("obs", sample_settings(None, context), "flops", context)
+    assert study.user_attrs["guidance"]["heads_1"] == {
+        "counts": [0, 1, 2, 3, 4],
+        "losses": list(networks.sensitivity.heads[1].expected_losses),
+        "times": list(networks.times.heads),
+    }
+    assert study.user_attrs["guidance"]["ffn_2"]["counts"] == [0, 64, 128]
+
+
+@pytest.mark.integration
+def test_what_is_cut_from_the_base_depends_on_the_genotype_alone(write_study: WriteStudy, tmp_path: Path) -> None:
+    objective, study = make(
+        write_study(), tmp_path, weights="cut", pruning="obs", crossover_prob=0, quantization_prob=0, mutations=None
+    )
+    study.enqueue_trial(BASE)
+    pruned = {**BASE, "heads_0": 2, "ffn_1": 64}
+    study.enqueue_trial({**pruned, "training": "distill"}, user_attrs={"parent": 0})
+    study.enqueue_trial(pruned, user_attrs={"parent": 1})
+    study.enqueue_trial(pruned, user_attrs={"parent": 0})
+    study.optimize(objective, n_trials=5)
+    _, healed, cut, again, drawn = study.trials
+    assert (healed.user_attrs["distill_epochs"], healed.user_attrs["parent"]) == (1, 0)
+    assert (cut.user_attrs.get("distill_epochs", 0), cut.user_attrs["parent"]) == (0, 0)
+    assert again.user_attrs["repeats"] == cut.number
+    assert drawn.params["training"] == "none"
+    context = objective.prepare(study)
+    weights, architecture = context.checkpoints.read(cut.user_attrs[CHECKPOINT])
+    source = Cut(sample_settings(None, context).examples, "both")
+    expected = source.candidate(architecture, context).model.state_dict()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "guided"),
+    [
+        ({}, True),
+        ({"start": "base"}, False),
+        ({"start": "base", "mutations": ["restore_most"], "pruning": "magnitude"}, True),
+        ({"mutations": ["remove_any_heads"]}, False),
+    ],
+)
+def test_what_is_guided(options: dict[str, object], guided: bool) -> None:
+    found = GeneticOptions.model_validate(options)
+    assert found.is_guided is guided
+    assert found.needs_sensitivity is (guided or found.start == "fisher" or found.pruning == "obs")

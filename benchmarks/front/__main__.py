@@ -1,0 +1,3 @@
+from benchmarks.front.commands import main
+
+main()
