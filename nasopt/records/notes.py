@@ -51,7 +51,12 @@ class TrialView:
 def note_text(view: TrialView) -> str:
     """The note of a measured trial, in Markdown."""
     record = view.record
-    parts = [f"**{in_words(view)}**", *([PROVISIONAL] if record.provisional else []), _origin(view), _values_table(view)]
+    parts = [
+        f"**{in_words(view)}**",
+        *([PROVISIONAL] if record.provisional else []),
+        _origin(view),
+        _values_table(view),
+    ]
     if record.quality_details:
         shown = {
             name: value if isinstance(value, str) else f"{value:.4f}" for name, value in record.quality_details.items()

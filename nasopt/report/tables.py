@@ -27,7 +27,7 @@ PROVISIONAL_COLUMN = {"standing": "standing"}
 
 
 def pareto_trials(opened: OpenStudy, *, provisional: bool = False) -> list[FrozenTrial]:
-    """The members of the Pareto front by falling quality; of the whole front if `provisional` trials are wanted, too."""
+    """The members of the Pareto front by falling quality, `provisional` trials among them if they are wanted."""
     front = queries.whole_front(opened.study) if provisional else queries.pareto_front(opened.study)
     return sorted(front, key=lambda trial: trial.values[0], reverse=True)
 

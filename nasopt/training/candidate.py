@@ -69,8 +69,7 @@ class Candidate:
 
 
 class ScreenedCandidateError(Exception):
-    """A provisional candidate that is given up on a part of the validation split; says who is better, and by how much.
-    """
+    """A provisional candidate that is given up on a part of the validation split, with the trial that is better."""
 
 
 class RejectedCandidateError(Exception):

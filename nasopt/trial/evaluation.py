@@ -91,6 +91,7 @@ def evaluate(
     """
     from nasopt.measurement.measured.memory import memory_mb
     from nasopt.models.quantization import stored_tensors
+    from nasopt.tasks.batches import EncodedSplit
 
     device = next(iter(sources.values())).device
     artifact = make_artifact(candidate, device, quantizer)
@@ -101,8 +102,10 @@ def evaluate(
         context.on_phase("evaluating", 0, 0)
         view = context.view(candidate.architecture)
         split = view.splits["validation"]
-        read = split if positions is None else split.select(positions)
-        return context.task.evaluate(artifact, read, device, view.tokenizer)
+        if positions is not None:
+            assert isinstance(split, EncodedSplit)  # as the base model's is, or there would be no screening
+            split = split.select(positions)
+        return context.task.evaluate(artifact, split, device, view.tokenizer)
 
     def costs() -> Measured:
         context.on_phase("measuring", 0, 0)

@@ -85,7 +85,8 @@ class Screening:
         if found.low > 0:
             raise ScreenedCandidateError(
                 f"trial {number} costs no more and is better by {found.value:.4f} ({100 * self.confidence:g} % "
-                f"interval {found.low:.4f} to {found.high:.4f}) on {len(self.part)} of {len(self.split)} validation examples"
+                f"interval {found.low:.4f} to {found.high:.4f}) on {len(self.part)} of {len(self.split)} "
+                "validation examples"
             )
 
     def joined(self, part: NDArray[np.float32], rest: NDArray[np.float32]) -> Evaluation:
@@ -123,9 +124,7 @@ class Screening:
     def _predictions(self, outputs: NDArray[np.float32]) -> Predictions:
         task = self.task
         labels = self.split.labels[self.part].numpy()
-        return Predictions.of_outputs(
-            outputs, labels, "", classes=task.is_classification, positive=task.positive_class
-        )
+        return Predictions.of_outputs(outputs, labels, "", classes=task.is_classification, positive=task.positive_class)
 
     def _difference(self, theirs: NDArray[np.generic], mine: Predictions) -> Difference:
         """The member's metric minus the candidate's, on the part."""
