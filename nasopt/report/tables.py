@@ -145,7 +145,7 @@ def with_totals(record: Record) -> Record:
 
     Where there are none of these, as with a kind of candidate that another package adds, its parameters are in a row.
     """
-    record, params = {**record, "standing": "provisional" if record["provisional"] else None}, record["params"]
+    record, params = {**record, "standing": "provisional" if record.get("provisional") else None}, record["params"]
     names = sorted((name for name in params if name.startswith("cell_")), key=lambda name: int(name[5:]))
     cells = [params[name] for name in names]
     if cells:

@@ -30,7 +30,7 @@ def test_a_trial_as_a_record() -> None:
     assert (record["parent"], record["control"], record["failure"], record["source"]) == (3, None, None, None)
     assert list(record)[:5] == ["number", "state", "values", "params", "parent"]
     provenance = ["source", "predicted", "device_change", "memory"]
-    assert list(record)[5:] == ["precision", *provenance, "control", "failure", "duration_s", "feasible"]
+    assert list(record)[5:] == ["precision", *provenance, "control", "provisional", "failure", "duration_s", "feasible"]
 
 
 def test_a_failed_trial_has_no_values() -> None:
