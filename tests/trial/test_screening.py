@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +11,15 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from command_line import run
 
-import nasopt
 from nasopt.architecture.encoder import Architecture
 from nasopt.config.study import ScreeningConfig
 from nasopt.measurement.sources import make_sources
 from nasopt.records import queries
-from nasopt.storage.rdb import open_storage, parse_url
+from nasopt.storage.rdb import parse_url
 from nasopt.storage.validation_predictions import Predictions, PredictionStore
+from nasopt.study.opening import open_study
 from nasopt.tasks.batches import EncodedSplit
 from nasopt.training.candidate import Candidate, Lineage, ScreenedCandidateError
 from nasopt.training.context import Context
@@ -190,30 +192,41 @@ def test_a_candidate_that_passes_has_the_value_of_the_whole_split(small: Context
 
 
 @pytest.mark.integration
-def test_a_study_with_an_elastic_base(write_study: Callable[..., Path], tmp_path: Path) -> None:
-    """Its slices are provisional, on the front that is healed, and given up where another trial is better."""
+def test_a_study_with_an_elastic_base(write_study: Callable[..., Path], study_folder: Path) -> None:
+    """Its slices are provisional, exported only by number, and given up where another trial is better."""
     options = 'weights = "elastic"\nelastic_epochs = 1\nrandom_prefixes = 0\nladder = 2\nlowest_share = 0.3\n'
     options += 'cost = "flops"\ncriteria = ["fisher"]\nexamples = 64\n'
     file = write_study(method="fisher", options=options, extra="[screening]\nmin_examples = 20\n")
-    objective = Objective(nasopt.StudyConfig.from_toml(file))
-    storage = open_storage(parse_url(f"sqlite:///{tmp_path}/nasopt.db"))
-    study = optuna.create_study(
-        study_name="tiny", storage=storage, directions=objective.directions, sampler=objective.sampler()
-    )
-    study.optimize(objective, n_trials=2)
-    base, rung = study.trials
+    assert run("study", "create", file).code == 0
+    assert run("study", "optimize", "tiny", "--n-trials", "1").code == 0
+    opened = open_study(parse_url("sqlite:///nasopt.db"), "tiny")
+    base, rung = opened.study.trials
     assert (queries.is_provisional(base), queries.is_provisional(rung)) == (False, True)
-    assert rung.state.name == "COMPLETE"
-    assert [trial.number for trial in queries.pareto_front(study)] == [0]
-    context = objective.prepare(study)
-    assert PredictionStore(context.folder).read(1) is not None
-    assert queries.checkpoint_of(rung) in context.checkpoints
+    assert [trial.number for trial in queries.pareto_front(opened.study)] == [0]
+    shown = run("study", "pareto", "tiny", "--all", "-f", "json").out
+    assert {record["number"]: record["provisional"] for record in json.loads(shown)}[1] is True
 
-    winner = add(study, context, [1.0, 1e-6, 1e-6], nothing(), base=False)
-    study.enqueue_trial({**rung.params, "latency_share": 0.4})
-    study.optimize(objective, n_trials=2)
-    screened, after = study.trials[-2:]
+    refused = run("study", "export", "tiny", "--best", f"memory_mb<={rung.values[2]}", "--to", "best")
+    assert refused.code != 0
+    assert "provisional ones do not count" in refused.err
+    assert run("study", "export", "tiny", "--trial", "1", "--to", "exported").code == 0
+    assert "**Provisional:**" in (study_folder / "exported" / "README.md").read_text()
+    refused = run("study", "controls", "tiny")
+    assert refused.code != 0
+    assert "has found nothing yet" in refused.err
+
+    objective = Objective(opened.config)
+    context = objective.prepare(opened.study)
+    winner = add(opened.study, context, [1.0, 1e-6, 1e-6], nothing())
+    opened.study.enqueue_trial({**rung.params, "latency_share": 0.4})
+    result = run("study", "optimize", "tiny", "--n-trials", "1")
+    assert result.code == 0
+    screened = opened.study.trials[-1]
     assert screened.state.name == "PRUNED", screened.user_attrs
-    assert f"trial {winner} costs no more" in (queries.screening_of(screened) or "")
-    assert screened in queries.finished_trials(study)
-    assert after.state.is_finished()
+    reason = queries.screening_of(screened)
+    assert reason is not None
+    assert reason.startswith(f"trial {winner} costs no more")
+    assert f"trial {screened.number} screened: {reason}" in result.err
+    assert screened in queries.finished_trials(opened.study)
+    assert reason in run("study", "trials", "tiny", "-f", "json").out
+    assert json.loads(run("study", "show", "tiny", "-f", "json").out)["not_trained"]["screened"] == 1
