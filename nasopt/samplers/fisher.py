@@ -33,8 +33,8 @@ class FisherSampler(NamedSampler):
         make: seed -> one of Optuna's samplers.
         seed: the study's.
         first: the parameters of the trials that come first; the very first, which must be there, are the base model's.
-            All have `training`. Where the study has a ladder of its own (:data:`nasopt.records.names.LADDER`), that one
-            stands for the others.
+            Where they have no `training`, nothing is healed. Where the study has a ladder of its own
+            (:data:`nasopt.records.names.LADDER`), that one stands for the others.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class FisherSampler(NamedSampler):
         """The untrained members of the front, distilled."""
         base = self._first[0]
         for trial in whole_front(study):
-            if trial.params.keys() == base.keys() and trial.params["training"] == "none" and trial.params != base:
+            if trial.params.keys() == base.keys() and trial.params.get("training") == "none" and trial.params != base:
                 yield {**trial.params, "training": "distill"}
 
 
