@@ -14,7 +14,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nasopt.records.names import LADDER, PROPOSAL
-from nasopt.records.queries import is_control, pareto_front, study_detail
+from nasopt.records.queries import is_control, study_detail, whole_front
 from nasopt.samplers.history import is_fixed, proposed_params
 from nasopt.samplers.named import NamedSampler
 
@@ -25,7 +25,8 @@ _REVISIONS = 8
 class FisherSampler(NamedSampler):
     """Proposes given trials first, one after the other, each once; see the module.
 
-    Then, for every untrained member of the Pareto front but the base model, its parameters with `training` = "distill".
+    Then, for every untrained member of the Pareto front but the base model, its parameters with `training` = "distill";
+    provisional trials count for this front.
     Then one of Optuna's samplers goes on, which has seen all of them. State comes from the database alone.
 
     Args:
@@ -84,7 +85,7 @@ class FisherSampler(NamedSampler):
     def _healed(self, study: Study) -> Iterator[dict[str, Any]]:
         """The untrained members of the front, distilled."""
         base = self._first[0]
-        for trial in pareto_front(study):
+        for trial in whole_front(study):
             if trial.params.keys() == base.keys() and trial.params.get("training") == "none" and trial.params != base:
                 yield {**trial.params, "training": "distill"}
 
