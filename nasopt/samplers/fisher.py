@@ -6,6 +6,7 @@ Reference: METHODS.md, section 6.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -25,8 +26,8 @@ _REVISIONS = 8
 class FisherSampler(NamedSampler):
     """Proposes given trials first, one after the other, each once; see the module.
 
-    Then, for every untrained member of the Pareto front but the base model, its parameters with `training` = "distill";
-    provisional trials count for this front.
+    Then, for every untrained member of the Pareto front but the base model, its parameters with those of
+    `healing` in their places; provisional trials count for this front.
     Then one of Optuna's samplers goes on, which has seen all of them. State comes from the database alone.
 
     Args:
@@ -35,13 +36,19 @@ class FisherSampler(NamedSampler):
         first: the parameters of the trials that come first; the very first, which must be there, are the base model's.
             Where they have no `training`, nothing is healed. Where the study has a ladder of its own
             (:data:`nasopt.records.names.LADDER`), that one stands for the others.
+        healing: the parameters in which a healed trial differs from the untrained one.
     """
 
     def __init__(
-        self, make: Callable[[int], BaseSampler], seed: int | None, first: Sequence[Mapping[str, Any]]
+        self,
+        make: Callable[[int], BaseSampler],
+        seed: int | None,
+        first: Sequence[Mapping[str, Any]],
+        healing: Mapping[str, Any] = MappingProxyType({"training": "distill"}),
     ) -> None:
         super().__init__(make, seed)
         self._first = [dict(params) for params in first]
+        self._healing = dict(healing)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         super().before_trial(study, trial)
@@ -87,7 +94,7 @@ class FisherSampler(NamedSampler):
         base = self._first[0]
         for trial in whole_front(study):
             if trial.params.keys() == base.keys() and trial.params.get("training") == "none" and trial.params != base:
-                yield {**trial.params, "training": "distill"}
+                yield {**trial.params, **self._healing}
 
 
 def _proposed(trial: FrozenTrial) -> Mapping[str, Any]:

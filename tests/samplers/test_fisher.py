@@ -49,6 +49,20 @@ def test_the_ladder_comes_first_then_its_front_is_healed(name: SamplerName) -> N
     assert all(0.1 <= item["latency_share"] <= 1.0 for item in params[5:])
 
 
+def test_healing_may_change_more_than_the_training() -> None:
+    def with_criterion(trial: optuna.Trial) -> tuple[float, float]:
+        trial.suggest_categorical("criterion", ["obs", "fisher"])
+        return objective(trial)
+
+    first = [{**rung, "criterion": "obs"} for rung in RUNGS]
+    sampler = FisherSampler(sampler_maker("tpe", 4), 7, first, {"training": "distill", "criterion": "fisher"})
+    study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
+    study.optimize(with_criterion, n_trials=5)
+    assert [trial.params for trial in study.trials[3:]] == [
+        {"latency_share": share, "training": "distill", "criterion": "fisher"} for share in SHARES[1:]
+    ]
+
+
 def test_what_is_not_on_the_front_is_not_healed() -> None:
     def dominated(trial: optuna.Trial) -> tuple[float, float]:
         quality, latency = objective(trial)

@@ -58,7 +58,8 @@ class FisherMethod(Method):
         options = self.options
         shares = share_ladder(1.0, self._lowest_share, options.ladder + 1)
         make = sampler_maker(options.sampler, options.population_size)
-        return FisherSampler(make, seed, [self._untrained(share) for share in shares])
+        healing = {"training": "distill", "criterion": options.trained_criterion}
+        return FisherSampler(make, seed, [self._untrained(share) for share in shares], healing)
 
     @property
     def _lowest_share(self) -> float:

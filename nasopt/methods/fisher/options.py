@@ -68,10 +68,15 @@ class FisherOptions(Section):
     @property
     def searched_criteria(self) -> tuple[CriterionName, ...]:
         """The criteria that a trial may have, the ladder's first; an elastic base knows the order of one only."""
-        if self.weights == "cut":
-            return self.criteria
-        # Measured (benchmarks/results/elastic.md): what is best without training is not what trains best.
-        return ("fisher",) if "fisher" in self.criteria else self.criteria[:1]
+        return self.criteria if self.weights == "cut" else (self.trained_criterion,)
+
+    @property
+    def trained_criterion(self) -> CriterionName:
+        """The criterion of sub-networks that are trained: Fisher's if it may be searched, else the first one.
+
+        What is best without training is not what trains best (measured: benchmarks/results/elastic.md).
+        """
+        return "fisher" if "fisher" in self.criteria else self.criteria[0]
 
     @field_validator("precisions")
     @classmethod
