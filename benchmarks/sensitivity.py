@@ -72,12 +72,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, required=True, help="folder in which the base model and the data are kept")
     parser.add_argument("--study", type=Path, default=Path("studies/alphanas-sst2.toml"))
+    parser.add_argument("--validation", help='rows that quality is on, such as "train[8000:12000]"')
     parser.add_argument("--shares", type=float, nargs="+", default=[0.7, 0.5, 0.35])
     parser.add_argument("--examples", type=int, default=1024, help="examples for sensitivities, correction and refit")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    context = base_of(arguments.study, arguments.base)
+    context = base_of(arguments.study, arguments.base, arguments.validation)
     print(f"{device_name(torch.device('cpu'))}, {arguments.threads} thread(s), {arguments.examples} examples")
     settings = SampleSettings(arguments.examples, 32, 0)
     found = {}
@@ -92,10 +93,13 @@ def main() -> None:
     report_gradually(arguments.shares, settings, context)
 
 
-def base_of(study: Path, folder: Path) -> Context:
-    """The base model, trained unless the folder has it."""
+def base_of(study: Path, folder: Path, validation: str | None = None) -> Context:
+    """The base model, trained unless the folder has it; `validation` replaces the rows that the study validates on."""
     config = StudyConfig.from_toml(study)
-    task = config.task.model_copy(update={"model": str(MODEL_DIR)})
+    splits = config.task.dataset.splits
+    chosen = splits if validation is None else splits.model_copy(update={"validation": validation})
+    dataset = config.task.dataset.model_copy(update={"splits": chosen})
+    task = config.task.model_copy(update={"model": str(MODEL_DIR), "dataset": dataset})
     folder.mkdir(parents=True, exist_ok=True)
     return prepare(config.model_copy(update={"task": task}), folder, lambda phase, done, total: None, has_trials=False)
 

@@ -55,9 +55,11 @@ def _temporary_folder_of_the_process(tmp_path_factory: pytest.TempPathFactory) -
     """
     tmp_path_factory.getbasetemp()  # pytest's folder stays where it is,
     multiprocessing.util.get_temp_dir()  # and that of multiprocessing, which is there until the process ends
+    compiled = Path(tempfile.gettempdir()) / f"nasopt-tests-compiled-{os.getuid()}"  # shared, as torch shares it
     with tempfile.TemporaryDirectory(prefix="nasopt-tests-", ignore_cleanup_errors=True) as folder:
         os.chmod(folder, 0o755)  # PostgreSQL runs as another user
         with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TORCHINDUCTOR_CACHE_DIR", os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(compiled)))
             patch.setenv("TMPDIR", folder)
             patch.setattr(tempfile, "tempdir", folder)
             yield

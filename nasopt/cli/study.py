@@ -177,6 +177,9 @@ def show(
 @study_app.command("pareto")
 def pareto(
     name: Name,
+    provisional: Annotated[
+        bool, typer.Option("--all", help="The front of all trials, provisional ones among them, which are marked.")
+    ] = False,
     output: Output = Format.table,
     storage: Storage = None,
     artifacts: Artifacts = None,
@@ -187,7 +190,7 @@ def pareto(
     from nasopt.report.verdicts import print_front
 
     opened = _open(storage, name, artifacts, read_only=True)
-    for line in print_front(opened, output.value, _stdout()):
+    for line in print_front(opened, output.value, _stdout(), provisional=provisional):
         _say(line)
 
 

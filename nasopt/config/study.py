@@ -41,6 +41,17 @@ class TrainingConfig(Section):
     freeze_word_embeddings: bool = Field(False, description="Faster; rarely costs quality in a short fine-tuning.")
 
 
+class ScreeningConfig(Section):
+    """The screening of provisional candidates on a part of the validation split (`[screening]`)."""
+
+    enabled: bool = Field(True, description="Whether a provisional candidate that is shown to be worse is given up.")
+    share: float = Field(0.25, gt=0, lt=1, description="The part of the validation split that comes first.")
+    min_examples: int = Field(
+        500, ge=1, description="Its least number of examples; no screening where that is over half of the split."
+    )
+    confidence: float = Field(0.99, gt=0.5, lt=1, description="Confidence of the interval on the difference.")
+
+
 class LatencyConfig(Section):
     """A latency objective: the shape that is measured, and the device and runtime that it is measured on."""
 
@@ -113,6 +124,7 @@ class StudyConfig(Section):
     training: TrainingConfig = TrainingConfig()
     base_training: TrainingConfig = TrainingConfig(epochs=3)
     latency: Annotated[tuple[LatencyConfig, ...], Field(min_length=1)] = (LatencyConfig.model_validate({}),)
+    screening: ScreeningConfig = ScreeningConfig.model_validate({})
     memory: Literal["weights", "peak"] = Field(
         "weights", description="`memory_mb` counts the stored weights, or weights and all that one pass needs."
     )

@@ -179,8 +179,9 @@ def evaluate_controls(
 def summary(trial: FrozenTrial) -> str:
     """One line about a trial that has ended."""
     if trial.state != TrialState.COMPLETE:
-        reason = queries.failure_of(trial) or "every genotype has been tried"
-        return f"trial {trial.number} {trial.state.name.lower()}: {reason}"
+        screening = queries.screening_of(trial)
+        reason = queries.failure_of(trial) or screening or "every genotype has been tried"
+        return f"trial {trial.number} {'screened' if screening else trial.state.name.lower()}: {reason}"
     quality, *latencies, memory = trial.values
     shown = " / ".join(f"{latency:.2f}" for latency in latencies)
     record = TrialRecord.of(trial)
@@ -193,6 +194,8 @@ def summary(trial: FrozenTrial) -> str:
         kind.append(f"{trial.params['training']} from {record.parent}")
     if record.repeats is not None:
         kind.append(f"the same as trial {record.repeats}: not trained again")
+    if record.provisional:
+        kind.append("provisional")
     return f"trial {trial.number}: quality {quality:.4f}, {shown}, {memory:.1f} MB  ({', '.join(kind)})"
 
 

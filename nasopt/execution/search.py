@@ -147,7 +147,7 @@ def is_over(opened: OpenStudy, objective: Objective) -> str | None:
     base = queries.base_of(study)
     if target is None or base is None:
         return None
-    for trial in queries.feasible(queries.complete_trials(study)):
+    for trial in queries.feasible(queries.final_trials(study)):
         smaller_and_faster = all(mine < its for mine, its in zip(trial.values[1:], base.values[1:], strict=True))
         if trial.values[0] >= target and smaller_and_faster:
             return f"trial {trial.number} reaches the target quality {target:g} and is smaller and faster than the base"

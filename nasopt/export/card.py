@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from nasopt.tasks.base import Task
 
 
+PROVISIONAL = """**Provisional:** the weights are a slice of a network that was trained for many candidates at once. A
+training of its own would make this model better."""
+
 LOADING = """import nasopt
 
 model, tokenizer = nasopt.load("this folder")
@@ -115,6 +118,7 @@ def model_card(
     licence = _licence(settings.model)
     front = f"---\nbase_model: {Path(settings.model).name}\nlibrary_name: transformers\npipeline_tag: {settings.type}\n"
     front += f"license: {licence}\n" if licence else ""
+    standing = f"{chr(10)}{PROVISIONAL}{chr(10)}" if record.provisional else ""
     environments = "\n".join(f"* {name}: {item.summary}" for name, item in latencies.items())
     return f"""{front}---
 # {opened.name}, trial {trial.number}
@@ -122,7 +126,7 @@ def model_card(
 Made from `{Path(settings.model).name}` by nasopt's {opened.config.method} search, for {settings.type} on
 `{Path(settings.dataset.path).name}`. Precision {queries.precision_of(trial)},
 {record.parameters or 0:,} parameters.
-
+{standing}
 | | this model | base model |
 |---|---|---|
 {chr(10).join(rows)}

@@ -32,7 +32,7 @@ DATA = "data"
 
 
 def choose(opened: OpenStudy, number: int | None, condition: str | None) -> FrozenTrial:
-    """The trial of that number, or the best one that satisfies a condition.
+    """The trial of that number, or the best final one that satisfies a condition.
 
     Raises:
         TrialNotFoundError: it is missing, failed, or its checkpoint was not kept.
@@ -42,8 +42,8 @@ def choose(opened: OpenStudy, number: int | None, condition: str | None) -> Froz
     store = opened.checkpoints
     if condition is not None:
         names = opened.config.metric_names
-        complete = queries.feasible(queries.complete_trials(opened.study))
-        kept = [t for t in complete if queries.checkpoint_of(t) in store]
+        final = queries.feasible(queries.final_trials(opened.study))
+        kept = [t for t in final if queries.checkpoint_of(t) in store]
         return best_trial(kept, condition, names)
     trials = opened.study.get_trials(deepcopy=False)
     if number is None or number >= len(trials):
@@ -51,7 +51,7 @@ def choose(opened: OpenStudy, number: int | None, condition: str | None) -> Froz
         raise TrialNotFoundError(f"--trial {number}: there is no such trial; the study has {last}")
     trial = trials[number]
     if trial.state != TrialState.COMPLETE:
-        reason = queries.failure_of(trial) or ""
+        reason = queries.failure_of(trial) or queries.screening_of(trial) or ""
         raise TrialNotFoundError(
             f"--trial {number}: it is {trial.state.name}, not COMPLETE{': ' * bool(reason)}{reason}"
         )

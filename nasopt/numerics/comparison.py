@@ -55,6 +55,7 @@ def class_difference(
     classes: int,
     metric: str,
     positive: int = 1,
+    confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Difference:
@@ -67,6 +68,9 @@ def class_difference(
         classes: how many classes there are.
         metric: `accuracy`, `f1`, `f1_macro`, `f1_micro` or `matthews_correlation`.
         positive: the class whose F1 score `f1` is, where there are two.
+        confidence: of the interval.
+        resamples: how often the examples are drawn.
+        seed: decides the draws.
     """
     columns = [np.asarray(column, dtype=np.int64) for column in (labels, a, b)]
     if metric in (
@@ -89,7 +93,15 @@ def class_difference(
         score(rng.multinomial(size, counts / size, size=block).astype(np.float64))
         for block in _blocks(resamples, len(found))
     ]
-    return _interval(score(counts[None].astype(np.float64)), np.concatenate(blocks))
+    return _interval(score(counts[None].astype(np.float64)), np.concatenate(blocks), confidence)
+
+
+def class_score(labels: ArrayLike, predicted: ArrayLike, *, classes: int, metric: str, positive: int = 1) -> float:
+    """The metric of one classifier; arguments as for :func:`class_difference`, predictions of shape (examples,)."""
+    joint = np.ravel_multi_index([np.asarray(column, dtype=np.int64) for column in (labels, predicted)], (classes,) * 2)
+    found, counts = np.unique(joint, return_counts=True)
+    right, guessed = np.unravel_index(found, (classes,) * 2)
+    return float(class_scores(counts[None].astype(np.float64), right, guessed, classes, metric, positive)[0])
 
 
 def number_scores(
@@ -121,14 +133,14 @@ def number_scores(
     return np.concatenate(blocks, axis=1)
 
 
-def score_difference(a: FloatArray, b: FloatArray) -> Difference:
+def score_difference(a: FloatArray, b: FloatArray, confidence: float = CONFIDENCE) -> Difference:
     """The difference between two rows of :func:`number_scores`, each of shape (1 + resamples,)."""
-    return _interval((a - b)[:1], (a - b)[1:])
+    return _interval((a - b)[:1], (a - b)[1:], confidence)
 
 
-def _interval(observed: FloatArray, resampled: FloatArray) -> Difference:
+def _interval(observed: FloatArray, resampled: FloatArray, confidence: float) -> Difference:
     """The difference with its interval; resamples in which the metric is not defined do not count."""
-    tail = (1 - CONFIDENCE) / 2
+    tail = (1 - confidence) / 2
     low, high = np.nanquantile(resampled, [tail, 1 - tail])
     return Difference(float(observed[0]), float(low), float(high))
 

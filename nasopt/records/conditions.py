@@ -26,7 +26,7 @@ def best_trial(trials: Sequence[FrozenTrial], condition: str, metric_names: Sequ
     """The trial of the highest quality among those that satisfy every part of a condition.
 
     Args:
-        trials: complete trials.
+        trials: complete trials, none of them provisional.
         condition: comparisons joined by ``and``; an empty one holds for every trial.
         metric_names: the names of the trials' values, quality first.
 
@@ -36,7 +36,10 @@ def best_trial(trials: Sequence[FrozenTrial], condition: str, metric_names: Sequ
     parts = parse_condition(condition, metric_names)
     found = [trial for trial in trials if all(compare(trial.values[at], bound) for at, compare, bound in parts)]
     if not found:
-        raise TrialNotFoundError(f"--best {condition!r}: no complete trial with a checkpoint satisfies it; loosen it")
+        raise TrialNotFoundError(
+            f"--best {condition!r}: no complete trial with a checkpoint satisfies it (provisional ones do not count); "
+            "loosen it"
+        )
     return max(found, key=lambda trial: (trial.values[0], -trial.number))
 
 

@@ -93,6 +93,12 @@ TRAINING_BUDGET = "training_budget"
 REJECTED = "rejected"
 """The reason why a candidate was not built: it breaks a constraint that can be checked without training."""
 
+PROVISIONAL = "provisional"
+"""Whether the weights are a slice of a network trained for many candidates, and not healed."""
+
+SCREENED = "screened"
+"""The reason why a provisional candidate was given up on a part of the validation split."""
+
 REPEATS = "repeats"
 """Number of the trial whose work this one would have done again; its values are that one's."""
 

@@ -12,6 +12,11 @@ from nasopt.architecture.base import CandidateArchitecture, EncoderShape
 from nasopt.records.latency import Latencies, LatencyRecord, MeasuredLatency
 from nasopt.records.trial import TrialRecord
 
+PROVISIONAL = (
+    "**Provisional:** its weights are a slice of a network trained for many candidates, and not healed; it is on no "
+    "front that `nasopt study pareto` shows without `--all`."
+)
+
 EM_SPACE = "\N{EM SPACE}"
 
 
@@ -46,7 +51,12 @@ class TrialView:
 def note_text(view: TrialView) -> str:
     """The note of a measured trial, in Markdown."""
     record = view.record
-    parts = [f"**{in_words(view)}**", _origin(view), _values_table(view)]
+    parts = [
+        f"**{in_words(view)}**",
+        *([PROVISIONAL] if record.provisional else []),
+        _origin(view),
+        _values_table(view),
+    ]
     if record.quality_details:
         shown = {
             name: value if isinstance(value, str) else f"{value:.4f}" for name, value in record.quality_details.items()
@@ -60,6 +70,11 @@ def note_text(view: TrialView) -> str:
     parts += ["**Part by part**", _table(*view.architecture.table(view.shape))]
     parts += ["**Latency**", _latency_table(view.latencies)]
     return "\n\n".join(parts)
+
+
+def screening_text(reason: str) -> str:
+    """The note of a candidate that was given up on a part of the validation split, in Markdown."""
+    return f"**Screened:** {reason}."
 
 
 def failure_text(reason: str, parent: int | None) -> str:

@@ -42,6 +42,22 @@ def is_rejected(trial: BaseTrial) -> bool:
     return names.REJECTED in trial.user_attrs
 
 
+def is_provisional(trial: BaseTrial) -> bool:
+    """Whether the trial's weights are a slice of a network trained for many candidates, and not healed."""
+    return bool(trial.user_attrs.get(names.PROVISIONAL))
+
+
+def is_screened(trial: BaseTrial) -> bool:
+    """Whether the candidate was given up on a part of the validation split, because others are better."""
+    return names.SCREENED in trial.user_attrs
+
+
+def screening_of(trial: BaseTrial) -> str | None:
+    """The reason why the candidate was given up on a part of the validation split."""
+    reason: str | None = trial.user_attrs.get(names.SCREENED)
+    return reason
+
+
 def found_nothing(trial: BaseTrial) -> bool:
     """Whether the trial ended without a candidate because the sampler had nothing left to propose."""
     return bool(trial.user_attrs.get(names.EXHAUSTED))
@@ -146,13 +162,14 @@ def recipe_key(recipe: Mapping[str, Any]) -> str:
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that a user counts: complete or failed ones, without the base model, controls and interrupted ones."""
+    """Trials that a user counts: complete, screened or failed ones, without the base model, controls and interrupted
+    ones."""
     trials = study.get_trials(deepcopy=False)
     tried_again = retried(trials)
     return [
         trial
         for trial in trials
-        if trial.state in (TrialState.COMPLETE, TrialState.FAIL)
+        if (trial.state in (TrialState.COMPLETE, TrialState.FAIL) or is_screened(trial))
         and not (is_base(trial) or is_control(trial) or is_interrupted(trial))
         and trial.number not in tried_again
     ]
@@ -170,6 +187,11 @@ def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in trials if not is_control(trial)]
 
 
+def final_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Complete trials that a user is shown as results: without controls and provisional ones."""
+    return [trial for trial in complete_trials(study) if not is_provisional(trial)]
+
+
 def complete_controls(study: optuna.Study) -> list[FrozenTrial]:
     """Complete controls, by number."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -182,8 +204,18 @@ def feasible(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def pareto_front(study: optuna.Study) -> list[FrozenTrial]:
-    """Complete feasible trials, without controls, that no other one dominates, by number."""
-    trials = feasible(complete_trials(study))
+    """The front that a user sees: final feasible trials that no other final one dominates, by number."""
+    return _not_dominated(final_trials(study), study)
+
+
+def whole_front(study: optuna.Study) -> list[FrozenTrial]:
+    """The front that a search goes on from: feasible trials, provisional ones among them, that none dominates."""
+    return _not_dominated(complete_trials(study), study)
+
+
+def _not_dominated(complete: Sequence[FrozenTrial], study: optuna.Study) -> list[FrozenTrial]:
+    """The feasible ones of these trials that no other one of them dominates, in their order."""
+    trials = feasible(complete)
     if not trials:
         return []
     return [trial for trial, on in zip(trials, pareto_mask(minimised(trials, study)), strict=True) if on]

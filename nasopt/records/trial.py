@@ -101,6 +101,8 @@ class TrialRecord:
         failure: the reason why it failed, on one line.
         interrupted: whether it was stopped before it ended.
         rejected: the reason why the candidate was not built.
+        provisional: whether its weights are a slice of a network trained for many candidates, and not healed.
+        screened: the reason why it was given up on a part of the validation split.
         repeats: number of the trial whose work it would have done again.
         retry_of: number of the interrupted trial that it tries again.
         worker: the process that ran it (see :func:`nasopt.host.identity.worker_identity`).
@@ -129,6 +131,8 @@ class TrialRecord:
     failure: str | None = None
     interrupted: bool | None = None
     rejected: str | None = None
+    provisional: bool | None = None
+    screened: str | None = None
     repeats: int | None = None
     retry_of: int | None = None
     worker: Mapping[str, Any] | None = None
@@ -217,6 +221,8 @@ _PLAIN = {
     "interrupted": names.INTERRUPTED,
     "failure": names.FAILURE,
     "rejected": names.REJECTED,
+    "provisional": names.PROVISIONAL,
+    "screened": names.SCREENED,
     "repeats": names.REPEATS,
     "exhausted": names.EXHAUSTED,
 }

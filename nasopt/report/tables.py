@@ -12,7 +12,7 @@ from nasopt.methods.registry import make_method
 from nasopt.numerics.pareto import hypervolume
 from nasopt.records import queries
 from nasopt.records.latency import predicted_words, source_of
-from nasopt.records.queries import complete_trials, feasible, minimised
+from nasopt.records.queries import feasible, final_trials, minimised
 from nasopt.records.study import StudyRecord
 from nasopt.records.trial import TrialRecord
 from nasopt.report.printing import Record, shown
@@ -22,10 +22,14 @@ from nasopt.study.opening import OpenStudy
 PROVENANCE_COLUMNS = {"latency is": "predicted", "device has changed": "device_change"}
 """Columns shown only where they say something: that a value was not measured on the study's own device."""
 
+PROVISIONAL_COLUMN = {"standing": "standing"}
+"""A column shown only where there are provisional trials."""
 
-def pareto_trials(opened: OpenStudy) -> list[FrozenTrial]:
-    """Complete feasible trials, without controls, that no other one dominates, by falling quality."""
-    return sorted(queries.pareto_front(opened.study), key=lambda trial: trial.values[0], reverse=True)
+
+def pareto_trials(opened: OpenStudy, *, provisional: bool = False) -> list[FrozenTrial]:
+    """The members of the Pareto front by falling quality, `provisional` trials among them if they are wanted."""
+    front = queries.whole_front(opened.study) if provisional else queries.pareto_front(opened.study)
+    return sorted(front, key=lambda trial: trial.values[0], reverse=True)
 
 
 def trial_record(trial: FrozenTrial, metric_names: Sequence[str]) -> Record:
@@ -45,7 +49,8 @@ def trial_record(trial: FrozenTrial, metric_names: Sequence[str]) -> Record:
         "device_change": record.device_change,
         "memory": None if record.memory is None else record.memory.to_json(),
         "control": None if record.control is None else record.control.label,
-        "failure": record.failure or record.rejected,
+        "provisional": bool(record.provisional),
+        "failure": record.failure or record.rejected or record.screened,
         "duration_s": None if trial.duration is None else trial.duration.total_seconds(),
         "feasible": all(value <= 0 for value in trial.constraints.values()),
     }
@@ -56,7 +61,7 @@ def study_record(opened: OpenStudy) -> Record:
     study, config = opened.study, opened.config
     trials = study.get_trials(deepcopy=False)
     names = config.metric_names
-    complete = feasible(complete_trials(study))
+    final = feasible(final_trials(study))
     base, tfidf = queries.base_of(study), StudyRecord.of(study).tfidf
     latencies = queries.latencies_of(base) if base else {}
     first = next(iter(latencies.values()), None)
@@ -70,21 +75,25 @@ def study_record(opened: OpenStudy) -> Record:
         "source": predicted_words(latencies) or source_of(latencies),
         "trials": dict(Counter(trial.state.name for trial in trials)),
         "not_trained": not_trained(trials),
-        "best": {name: best for name, best in zip(names, _best(opened, complete), strict=bool(complete))},
+        "provisional": sum(queries.is_provisional(trial) for trial in queries.complete_trials(study)),
+        "best": {name: best for name, best in zip(names, _best(opened, final), strict=bool(final))},
         "base": dict(zip(names, base.values, strict=True)) if base else None,
         "pareto": len(pareto_trials(opened)),
         "controls": len(queries.complete_controls(study)),
         "tfidf": None if tfidf is None else tfidf.quality,
-        "hypervolume": _hypervolume(opened, complete),
+        "hypervolume": _hypervolume(opened, final),
         **make_method(config).summary(study),
         "artifacts": str(opened.folder),
     }
 
 
 def not_trained(trials: Sequence[FrozenTrial]) -> Record:
-    """Counts work that was not done: candidates that break a constraint by what is known beforehand, and known ones."""
+    """Counts work that was not done: candidates that break a constraint by what is known beforehand, provisional ones
+    that were given up on a part of the validation split, and known ones.
+    """
     return {
         "rejected": sum(queries.is_rejected(trial) for trial in trials),
+        "screened": sum(queries.is_screened(trial) for trial in trials),
         "repeated": sum(queries.is_repeat(trial) for trial in trials),
         "known_drawn": sum(known_draws(trial) for trial in trials),
     }
@@ -125,6 +134,7 @@ def trial_columns(metric_names: Sequence[str]) -> dict[str, str]:
         "training": "params.training",
         "parent": "parent",
         "control": "control",
+        **PROVISIONAL_COLUMN,
         **PROVENANCE_COLUMNS,
         "failure": "failure",
     }
@@ -135,7 +145,7 @@ def with_totals(record: Record) -> Record:
 
     Where there are none of these, as with a kind of candidate that another package adds, its parameters are in a row.
     """
-    params = record["params"]
+    record, params = {**record, "standing": "provisional" if record.get("provisional") else None}, record["params"]
     names = sorted((name for name in params if name.startswith("cell_")), key=lambda name: int(name[5:]))
     cells = [params[name] for name in names]
     if cells:

@@ -37,7 +37,7 @@ class Comparisons:
 
     Attributes:
         controls: the study's complete controls.
-        members: the trials of the front that the search has found.
+        members: the final trials of the front that the search has found; provisional ones have no controls.
         without_predictions: numbers of trials that should have been compared but have no predictions stored.
     """
 
@@ -45,13 +45,14 @@ class Comparisons:
         base, family = queries.base_of(opened.study), make_method(opened.config).controls
         self._base = base
         self.controls = queries.complete_controls(opened.study)
-        self.members = [trial for trial in front if base is None or trial.number != base.number]
+        found = [trial for trial in front if base is None or trial.number != base.number]
+        self.members = [trial for trial in found if not queries.is_provisional(trial)]
         self._best = {member.number: best_control(member, self.controls, family) for member in self.members}
         self._metric = opened.config.task.metric
         self._tfidf = StudyRecord.of(opened.study).tfidf if self.controls else None
         rivals = [control.number for control in self._best.values() if control is not None]
-        names: list[int | str] = [*self._best, *rivals, *([] if self._tfidf is None else [TFIDF])]
-        if base is not None and self._best:
+        names: list[int | str] = [*(trial.number for trial in found), *rivals, *([TFIDF] if self._tfidf else [])]
+        if base is not None and found:
             names.append(base.number)
         # Predictions in another study's folder are of other models.
         store = PredictionStore(opened.folder) if opened.place.standing().is_own else None
@@ -102,7 +103,7 @@ class Comparisons:
         }
 
     def is_member(self, trial: FrozenTrial) -> bool:
-        """Whether the search has found the trial: all but the base model."""
+        """Whether the trial is to be compared with controls: all but the base model and provisional ones."""
         return trial.number in self._best
 
     def tfidf_line(self) -> str | None:
@@ -280,9 +281,16 @@ def _control_record(trial: FrozenTrial, names: Sequence[str]) -> Record:
     }
 
 
-def print_front(opened: OpenStudy, form: Format, console: Console) -> list[str]:
-    """Prints the Pareto front on stdout, with the comparisons, and returns their result, in sentences."""
-    names, front = opened.config.metric_names, pareto_trials(opened)
+def print_front(opened: OpenStudy, form: Format, console: Console, *, provisional: bool = False) -> list[str]:
+    """Prints the Pareto front on stdout, with the comparisons, and returns their result, in sentences.
+
+    Args:
+        opened: the study.
+        form: of what is printed.
+        console: for a table.
+        provisional: whether to print the front of all trials, provisional ones among them.
+    """
+    names, front = opened.config.metric_names, pareto_trials(opened, provisional=provisional)
     comparisons = Comparisons(opened, front)
     records = [with_confirmation(opened, record) for record in pareto_records(comparisons, front, names)]
     columns, rows = front_columns(names) | confirmation_columns(names), records

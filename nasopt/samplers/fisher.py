@@ -6,6 +6,7 @@ Reference: METHODS.md, section 6.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -14,7 +15,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nasopt.records.names import LADDER, PROPOSAL
-from nasopt.records.queries import is_control, pareto_front, study_detail
+from nasopt.records.queries import is_control, study_detail, whole_front
 from nasopt.samplers.history import is_fixed, proposed_params
 from nasopt.samplers.named import NamedSampler
 
@@ -25,22 +26,29 @@ _REVISIONS = 8
 class FisherSampler(NamedSampler):
     """Proposes given trials first, one after the other, each once; see the module.
 
-    Then, for every untrained member of the Pareto front but the base model, its parameters with `training` = "distill".
+    Then, for every untrained member of the Pareto front but the base model, its parameters with those of
+    `healing` in their places; provisional trials count for this front.
     Then one of Optuna's samplers goes on, which has seen all of them. State comes from the database alone.
 
     Args:
         make: seed -> one of Optuna's samplers.
         seed: the study's.
         first: the parameters of the trials that come first; the very first, which must be there, are the base model's.
-            All have `training`. Where the study has a ladder of its own (:data:`nasopt.records.names.LADDER`), that one
-            stands for the others.
+            Where they have no `training`, nothing is healed. Where the study has a ladder of its own
+            (:data:`nasopt.records.names.LADDER`), that one stands for the others.
+        healing: the parameters in which a healed trial differs from the untrained one.
     """
 
     def __init__(
-        self, make: Callable[[int], BaseSampler], seed: int | None, first: Sequence[Mapping[str, Any]]
+        self,
+        make: Callable[[int], BaseSampler],
+        seed: int | None,
+        first: Sequence[Mapping[str, Any]],
+        healing: Mapping[str, Any] = MappingProxyType({"training": "distill"}),
     ) -> None:
         super().__init__(make, seed)
         self._first = [dict(params) for params in first]
+        self._healing = dict(healing)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         super().before_trial(study, trial)
@@ -84,9 +92,9 @@ class FisherSampler(NamedSampler):
     def _healed(self, study: Study) -> Iterator[dict[str, Any]]:
         """The untrained members of the front, distilled."""
         base = self._first[0]
-        for trial in pareto_front(study):
-            if trial.params.keys() == base.keys() and trial.params["training"] == "none" and trial.params != base:
-                yield {**trial.params, "training": "distill"}
+        for trial in whole_front(study):
+            if trial.params.keys() == base.keys() and trial.params.get("training") == "none" and trial.params != base:
+                yield {**trial.params, **self._healing}
 
 
 def _proposed(trial: FrozenTrial) -> Mapping[str, Any]:

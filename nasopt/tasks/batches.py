@@ -134,6 +134,13 @@ class EncodedSplit:
         """The number of tokens of each example, shape (examples,)."""
         return self.offsets.diff()
 
+    def select(self, indices: Tensor) -> EncodedSplit:
+        """The split that has only the examples at `indices`, shape (examples,), in that order."""
+        positions, mask = gather_positions(self.offsets, indices)
+        columns = {name: values[positions[mask]] for name, values in self.columns.items()}
+        ends = self.lengths[indices].cumsum(0)
+        return EncodedSplit(columns, self.padding, torch.cat([ends.new_zeros(1), ends]), self.labels[indices])
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the tokens and labels."""

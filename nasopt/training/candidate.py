@@ -68,6 +68,10 @@ class Candidate:
     is_provisional: bool = False
 
 
+class ScreenedCandidateError(Exception):
+    """A provisional candidate that is given up on a part of the validation split, with the trial that is better."""
+
+
 class RejectedCandidateError(Exception):
     """A candidate that need not be built, because it is known beforehand to break a constraint.
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nasopt.architecture.encoder import Architecture
+from nasopt.config.study import TrainingConfig
 from nasopt.models.slicing import SlicedModel
 from nasopt.training.distillation import LossWeights, distillation_loss
 from nasopt.training.loop import train
@@ -59,6 +60,7 @@ class ElasticSettings:
         random_prefixes: the number of random sub-networks of each step, besides the largest and the smallest; their
             shares are evenly likely in the logarithm.
         loss: the weights and the temperature of the distillation.
+        learning_rate: the largest one of the training; the study's if None.
     """
 
     criterion: Criterion
@@ -68,6 +70,7 @@ class ElasticSettings:
     epochs: int
     random_prefixes: int
     loss: LossWeights
+    learning_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,7 @@ def _trained(settings: ElasticSettings, context: Context, state: Path) -> dict[s
         model,
         context.splits["train"],
         distillation_loss(settings.loss, context.task, context.teachers()),
-        context.config.training.model_copy(update={"epochs": settings.epochs}),
+        _training(settings, context),
         device=context.device,
         seed=context.config.seed,
         on_step=lambda done, total: context.on_phase("elastic base", done, total),
@@ -177,7 +180,12 @@ def _trained(settings: ElasticSettings, context: Context, state: Path) -> dict[s
     return {**model.state_dict(), _BUDGET: torch.tensor(prefixes.budget, dtype=torch.float64)}
 
 
+def _training(settings: ElasticSettings, context: Context) -> TrainingConfig:
+    own = context.config.training
+    rate = settings.learning_rate or own.learning_rate
+    return own.model_copy(update={"epochs": settings.epochs, "learning_rate": rate})
+
+
 def _made_from(settings: ElasticSettings, context: Context) -> list[Any]:
-    config = context.config
-    trained = config.training.model_dump(mode="json", exclude={"epochs"})
-    return [context.base_key, context.splits["train"].fingerprint, asdict(settings), trained, config.seed]
+    training = _training(settings, context).model_dump(mode="json")
+    return [context.base_key, context.splits["train"].fingerprint, asdict(settings), training, context.config.seed]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,19 +20,19 @@ from nasopt.trial.subject import subject_of
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from nasopt.models.onnx import OnnxModel
     from nasopt.tasks.base import Evaluation
+    from nasopt.trial.screening import Screening
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """The findings about a candidate.
+class Measured:
+    """What a candidate costs.
 
     Attributes:
-        evaluation: its quality, and the values by which two models are compared.
         latencies: the stored record of each latency, by objective.
         memory: the memory of the weights and the peak of one pass, in MB, and where they were measured.
         memory_objective: which of them is the objective, `weights` or `peak`.
@@ -40,7 +40,6 @@ class Evaluated:
         flops: floating-point operations of one forward pass of the first latency's batch.
     """
 
-    evaluation: Evaluation
     latencies: Latencies
     memory: MemoryRecord
     memory_objective: str
@@ -48,50 +47,126 @@ class Evaluated:
     flops: int
 
     @property
+    def costs(self) -> tuple[float, ...]:
+        """The objectives but the quality: latencies in ms, memory in MB."""
+        latencies = [item.value_ms for item in self.latencies.values()]
+        return (*latencies, self.memory.peak_mb if self.memory_objective == "peak" else self.memory.weights_mb)
+
+
+@dataclass(frozen=True)
+class Evaluated(Measured):
+    """The findings about a candidate.
+
+    Attributes:
+        evaluation: its quality, and the values by which two models are compared.
+    """
+
+    evaluation: Evaluation
+
+    @property
     def values(self) -> tuple[float, ...]:
         """The objectives: quality, latencies in ms, memory in MB."""
-        latencies = [item.value_ms for item in self.latencies.values()]
-        memory = self.memory.peak_mb if self.memory_objective == "peak" else self.memory.weights_mb
-        return (self.evaluation.quality, *latencies, memory)
+        return (self.evaluation.quality, *self.costs)
 
 
 def evaluate(
-    candidate: Candidate, context: Context, sources: Mapping[str, LatencySource], quantizer: Quantizer | None
+    candidate: Candidate,
+    context: Context,
+    sources: Mapping[str, LatencySource],
+    quantizer: Quantizer | None,
+    screening: Screening | None = None,
 ) -> Evaluated:
     """Evaluates and measures the artifact of a candidate.
+
+    Where it is screened, a part of the validation split comes first, then its costs, and the rest only if it passes.
 
     Args:
         candidate: trained, fp32.
         context: the study's data and base model.
         sources: the latency sources, by objective, in their order.
         quantizer: see :func:`nasopt.trial.artifact.make_artifact`.
+        screening: the candidate's; None if it has none.
 
     Raises:
         ValueError: the quality is not finite.
+        ScreenedCandidateError: it is shown to be worse than a trial that costs no more.
     """
-    from nasopt.measurement.measured.flops import count_flops
+    from nasopt.tasks.batches import EncodedSplit
 
-    kind = artifact_kind(sources.values(), candidate.architecture.precision)
-    device = running_device(sources.values(), kind)
-    view = context.view(candidate.architecture)
-    artifact: PreTrainedModel | OnnxModel
-    if kind.form == "onnx":
-        names = context.task.tokenizer.model_input_names
-        artifact = make_onnx(candidate, kind, names, view.splits["train"]).opened(None, device)
-    else:
-        artifact = make_artifact(candidate, device, quantizer)
+    artifact, device = _artifact(candidate, context, sources, quantizer)
     # NOTE: memory first: the first forward pass of an nf4 model repacks its weights in place.
     weights = size_mb(artifact)
-    context.on_phase("evaluating", 0, 0)
-    evaluation = context.task.evaluate(artifact, view.splits["validation"], device, view.tokenizer)
+
+    def quality(positions: Tensor | None) -> Evaluation:
+        context.on_phase("evaluating", 0, 0)
+        view = context.view(candidate.architecture)
+        split = view.splits["validation"]
+        if positions is not None:
+            assert isinstance(split, EncodedSplit)  # as the base model's is, or there would be no screening
+            split = split.select(positions)
+        return context.task.evaluate(artifact, split, device, view.tokenizer)
+
+    def costs() -> Measured:
+        context.on_phase("measuring", 0, 0)
+        return _measured(candidate, artifact, weights, device, context, sources, quantizer)
+
+    evaluation, measured = _whole(quality, costs) if screening is None else _screened(quality, costs, screening)
+    return Evaluated(**vars(measured), evaluation=evaluation)
+
+
+def _artifact(
+    candidate: Candidate, context: Context, sources: Mapping[str, LatencySource], quantizer: Quantizer | None
+) -> tuple[PreTrainedModel | OnnxModel, torch.device]:
+    """The candidate's artifact on the device on which it is evaluated."""
+    kind = artifact_kind(sources.values(), candidate.architecture.precision)
+    device = running_device(sources.values(), kind)
+    if kind.form == "torch":
+        return make_artifact(candidate, device, quantizer), device
+    training = context.view(candidate.architecture).splits["train"]
+    return make_onnx(candidate, kind, context.task.tokenizer.model_input_names, training).opened(None, device), device
+
+
+def _whole(
+    quality: Callable[[Tensor | None], Evaluation], costs: Callable[[], Measured]
+) -> tuple[Evaluation, Measured]:
+    evaluation = _finite(quality(None))
+    return evaluation, costs()
+
+
+def _screened(
+    quality: Callable[[Tensor | None], Evaluation], costs: Callable[[], Measured], screening: Screening
+) -> tuple[Evaluation, Measured]:
+    # The part comes before the costs because peak memory is that of a model that has run before.
+    part, measured = quality(screening.part).outputs, costs()
+    if part is None:  # a task of another package that keeps none
+        return _finite(quality(None)), measured
+    screening.check(measured.costs, part)
+    rest = quality(screening.rest).outputs
+    assert rest is not None
+    return _finite(screening.joined(part, rest)), measured
+
+
+def _finite(evaluation: Evaluation) -> Evaluation:
     if not math.isfinite(evaluation.quality):
         raise ValueError(f"the quality is {evaluation.quality}")
-    context.on_phase("measuring", 0, 0)
+    return evaluation
+
+
+def _measured(
+    candidate: Candidate,
+    artifact: PreTrainedModel | OnnxModel,
+    weights: float,
+    device: torch.device,
+    context: Context,
+    sources: Mapping[str, LatencySource],
+    quantizer: Quantizer | None,
+) -> Measured:
+    from nasopt.measurement.measured.flops import count_flops
+
     memory = _memory(artifact, weights, device, candidate, context)
     latencies = _latencies(artifact, device, candidate, context, sources, quantizer)
     batch = fixed_batch(context.config.latency[0], candidate.model, context.task.tokenizer.all_special_ids)
-    return Evaluated(
-        evaluation,
+    return Measured(
         latencies,
         memory,
         context.config.memory,

@@ -30,7 +30,7 @@ from nasopt.records.trial import TrialRecord
 from nasopt.samplers.history import is_exhausted
 from nasopt.storage.internals import study_key
 from nasopt.storage.validation_predictions import PredictionStore
-from nasopt.training.candidate import RejectedCandidateError
+from nasopt.training.candidate import RejectedCandidateError, ScreenedCandidateError
 from nasopt.training.context import BaseTrial, Context
 from nasopt.trial import recording, retention
 from nasopt.trial.devices import changed_devices, latency_sources
@@ -196,6 +196,10 @@ class Objective:
             recording.record_rejection(trial, str(rejected), rejected.constraints)
             context.on_phase("rejected", 0, 0)
             raise optuna.TrialPruned(str(rejected)) from None
+        except ScreenedCandidateError as screened:
+            recording.record_screening(trial, str(screened))
+            context.on_phase("screened", 0, 0)
+            raise optuna.TrialPruned(str(screened)) from None
         except _NOT_OURS:
             raise
         except KeyboardInterrupt as error:
@@ -214,12 +218,15 @@ class Objective:
 
     def _values(self, trial: optuna.Trial, context: Context) -> tuple[float, ...]:
         """The trial's values, from the work it describes or from the trial that has done the same work before."""
+        from nasopt.trial.screening import screening_of
+
         proposed = propose(trial, self.method, context, self._of(trial.study).done)
         if isinstance(proposed, FrozenTrial):
             PredictionStore(context.folder).copy(proposed.number, trial.number)
             return repeat(trial, proposed)
         changes = self._device_changes(trial.study)
-        found = evaluate(proposed, context, self.sources, self.method.plan.quantizer)
+        screening = screening_of(proposed, trial.study, context)
+        found = evaluate(proposed, context, self.sources, self.method.plan.quantizer, screening)
         population = [other.values for other in retention.possible_parents(trial.study, self.method)]
         judgement = self.method.judge(Outcome(found.values, found.parameters, self.config.task.metric, population))
         recording.record_result(trial, proposed, found, judgement, context, changes)

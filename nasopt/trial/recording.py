@@ -9,7 +9,7 @@ import optuna
 from nasopt.methods.base import Judgement
 from nasopt.records import queries
 from nasopt.records.interruption import interruption
-from nasopt.records.notes import TrialView, failure_text, note_text
+from nasopt.records.notes import TrialView, failure_text, note_text, screening_text
 from nasopt.records.trial import TrialRecord, with_parent
 from nasopt.samplers.history import parent_of
 from nasopt.storage.attachments import attach, documents
@@ -65,6 +65,7 @@ def record_result(
         training_result=candidate.training,
         parameters=found.parameters,
         flops=found.flops,
+        provisional=candidate.is_provisional or None,
         is_base=(lineage.parent is None and key == context.base_key and not is_control) or None,
         details={**candidate.details, **({} if is_control else judgement.scores)},
         **with_parent(lineage.parent),
@@ -98,6 +99,12 @@ def record_rejection(trial: optuna.Trial, reason: str, constraints: Mapping[str,
     for name, violation in constraints.items():
         trial.set_constraint(name, violation)
     TrialRecord(rejected=reason).write_to(trial)
+
+
+def record_screening(trial: optuna.Trial, reason: str) -> None:
+    """Says why a provisional candidate was given up on a part of the validation split."""
+    TrialRecord(screened=reason).write_to(trial)
+    save_note(trial, screening_text(reason))
 
 
 def _keep_predictions(number: int, found: Evaluated, context: Context) -> None:

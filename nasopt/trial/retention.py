@@ -17,14 +17,14 @@ from nasopt.training.context import Context
 def collect(study: optuna.Study, method: Method, context: Context) -> None:
     """Deletes what nobody needs.
 
-    These checkpoints stay: those of possible parents and of the Pareto front, those in use, and the latest control's,
-    because the next control may only store it in another precision. These predictions stay: the front's, the base
-    model's and all controls'.
+    These checkpoints stay: those of possible parents and of the Pareto fronts with and without provisional trials,
+    those in use, and the latest control's, because the next control may only store it in another precision. These
+    predictions stay: the fronts', the base model's and all controls'.
     """
     checkpoints = context.checkpoints
     with checkpoints.lock():
         trials = study.get_trials(deepcopy=False)
-        front = queries.pareto_front(study)
+        front = [*queries.pareto_front(study), *queries.whole_front(study)]
         controls = queries.complete_controls(study)
         users = [*possible_parents(study, method), *front, *controls[-1:]]
         keep = {context.base_key, *(queries.checkpoint_of(trial) or "" for trial in users)}

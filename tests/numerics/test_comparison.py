@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nasopt.numerics.comparison import Difference, class_difference, number_scores, score_difference
+from nasopt.numerics.comparison import Difference, class_difference, class_score, number_scores, score_difference
 from nasopt.numerics.resampling import class_scores, weighted_ranks
 from nasopt.tasks.metrics import METRICS, f1
 
@@ -151,3 +151,22 @@ def test_a_metric_of_the_other_kind_is_refused() -> None:
         class_difference([0, 1], [0, 1], [1, 1], classes=2, metric="spearmanr")
     with pytest.raises(ValueError, match="accuracy"):
         number_scores([0, 1], [[0, 1], [1, 1]], metric="accuracy")
+
+
+def test_a_wider_confidence_gives_a_wider_interval() -> None:
+    labels, a, b = predictions(np.random.default_rng(9), 400, 2, (0.8, 0.7))
+    usual, wide = (
+        class_difference(labels, a, b, classes=2, metric="accuracy", confidence=confidence)
+        for confidence in (0.95, 0.99)
+    )
+    assert usual.value == wide.value
+    spread = np.std((a == labels).astype(float) - (b == labels)) / 20
+    assert [wide.low, wide.high] == pytest.approx([wide.value - 2.576 * spread, wide.value + 2.576 * spread], abs=0.006)
+    assert wide.low < usual.low < usual.high < wide.high
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "f1_macro", "matthews_correlation"])
+def test_the_score_of_one_classifier(metric: str) -> None:
+    labels, a, _ = predictions(np.random.default_rng(10), 120, 3, (0.7, 0.7))
+    found = class_score(labels, a, classes=3, metric=metric)
+    assert found == pytest.approx(METRICS[metric](np.eye(3)[a], labels))

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from nasopt.report.printing import WIDTH, flatten, print_record, print_records
-from nasopt.report.tables import trial_columns, trial_record, with_totals
+from nasopt.report.tables import not_trained, trial_columns, trial_record, with_totals
 
 NAMES = ["quality", "latency_ms", "memory_mb"]
 
@@ -30,7 +30,7 @@ def test_a_trial_as_a_record() -> None:
     assert (record["parent"], record["control"], record["failure"], record["source"]) == (3, None, None, None)
     assert list(record)[:5] == ["number", "state", "values", "params", "parent"]
     provenance = ["source", "predicted", "device_change", "memory"]
-    assert list(record)[5:] == ["precision", *provenance, "control", "failure", "duration_s", "feasible"]
+    assert list(record)[5:] == ["precision", *provenance, "control", "provisional", "failure", "duration_s", "feasible"]
 
 
 def test_a_failed_trial_has_no_values() -> None:
@@ -143,3 +143,15 @@ def test_the_parts_of_a_candidate_on_one_line() -> None:
     assert (whole["heads"], whole["ffn"], "layers" in whole) == (70, 640, False)
     student = with_totals({**record, "params": {"cell_0": "conv3", "cell_1": "skip"}})
     assert student["cells"] == "conv3 skip"
+
+
+def test_a_provisional_trial_is_marked_and_a_screened_one_says_why() -> None:
+    stands, given_up = trial(), trial()
+    stands.user_attrs["provisional"] = True
+    given_up.user_attrs["screened"] = "trial 3 costs no more and is better"
+    records = [with_totals(trial_record(item, NAMES)) for item in (stands, given_up)]
+    assert [record["provisional"] for record in records] == [True, False]
+    shown = table_of(records)
+    assert "provisional" in shown
+    assert "trial 3 costs no more and is better" in shown
+    assert not_trained([stands, given_up])["screened"] == 1

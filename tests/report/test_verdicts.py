@@ -8,19 +8,21 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from rich.console import Console
 from sqlalchemy.engine import make_url
 
 import nasopt
 from nasopt.methods.genetic.method import GeneticControls
 from nasopt.records import names as attributes
 from nasopt.records import queries
-from nasopt.report.tables import pareto_trials
+from nasopt.report.tables import pareto_trials, study_record
 from nasopt.report.verdicts import (
     Comparisons,
     best_control,
     control_records,
     is_comparable,
     pareto_records,
+    print_front,
     summary_lines,
     with_ratios,
     with_verdict,
@@ -271,3 +273,34 @@ def test_f1_is_compared_for_the_class_that_it_is_of(tmp_path: Path) -> None:
         assert record is not None
         assert record["verdict"] == verdict
         assert record["difference"] == pytest.approx((0.8 - 2 / 3) * (1 if verdict == "better" else -1))
+
+
+def test_provisional_trials_are_on_the_whole_front_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    opened = opened_with(
+        tmp_path,
+        [
+            make_trial([0.9, 60.0, 90.0], 6),
+            make_trial([0.8, 50.0, 80.0], 5),
+            make_trial([0.85, 40.0, 70.0], 4, provisional=True),
+            make_trial([0.7, 45.0, 75.0], 4, "first-4"),
+        ],
+    )
+    for trial in opened.study.trials:
+        store_classes(opened, trial.number, round(trial.values[0] * 400))
+    assert [trial.number for trial in pareto_trials(opened)] == [0, 1]
+    assert [trial.number for trial in pareto_trials(opened, provisional=True)] == [0, 2]
+    told = study_record(opened)
+    assert (told["pareto"], told["provisional"], told["best"]["latency_ms"]) == (2, 1, {"value": 50.0, "trial": 1})
+    assert told["hypervolume"] == pytest.approx(0.9 * 6 * 9 + 0.8 * (16 * 19 - 6 * 9))
+
+    print_front(opened, "table", Console(), provisional=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("2 ") and "provisional" in line for line in lines)
+    comparisons = Comparisons(opened, pareto_trials(opened, provisional=True))
+    against = comparisons.against_base(opened.study.trials[2], NAMES)
+    assert against is not None
+    assert against["low"] is not None  # its predictions are compared with the base model's
+    assert comparisons.record(opened.study.trials[2]) is None
+    assert not comparisons.is_member(opened.study.trials[2])
+    print_front(opened, "table", Console())
+    assert "provisional" not in capsys.readouterr().out

@@ -8,8 +8,10 @@ import optuna
 import pytest
 from optuna.storages import InMemoryStorage, RDBStorage
 
+from nasopt.records import queries
 from nasopt.records.names import LADDER
 from nasopt.records.study import StudyRecord
+from nasopt.records.trial import TrialRecord
 from nasopt.samplers import FisherSampler
 from nasopt.samplers.named import SamplerName, sampler_maker
 
@@ -45,6 +47,20 @@ def test_the_ladder_comes_first_then_its_front_is_healed(name: SamplerName) -> N
     # The base model stays as it is; what is on the front after the ladder is healed, by number.
     assert params[3:5] == [{"latency_share": share, "training": "distill"} for share in SHARES[1:]]
     assert all(0.1 <= item["latency_share"] <= 1.0 for item in params[5:])
+
+
+def test_healing_may_change_more_than_the_training() -> None:
+    def with_criterion(trial: optuna.Trial) -> tuple[float, float]:
+        trial.suggest_categorical("criterion", ["obs", "fisher"])
+        return objective(trial)
+
+    first = [{**rung, "criterion": "obs"} for rung in RUNGS]
+    sampler = FisherSampler(sampler_maker("tpe", 4), 7, first, {"training": "distill", "criterion": "fisher"})
+    study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
+    study.optimize(with_criterion, n_trials=5)
+    assert [trial.params for trial in study.trials[3:]] == [
+        {"latency_share": share, "training": "distill", "criterion": "fisher"} for share in SHARES[1:]
+    ]
 
 
 def test_what_is_not_on_the_front_is_not_healed() -> None:
@@ -101,3 +117,25 @@ def test_the_ladder_of_the_study_stands_for_the_general_one() -> None:
     study.optimize(objective, n_trials=4)
     assert [trial.params for trial in study.trials[:3]] == [RUNGS[0], *rungs]
     assert study.trials[3].params == {**rungs[0], "training": "distill"}
+
+
+def marked(trial: optuna.Trial) -> tuple[float, float]:
+    """Untrained trials but the first are provisional; the one of the share 0.5 is screened."""
+    values = objective(trial)
+    if trial.params["training"] == "none" and trial.number:
+        if trial.params["latency_share"] == 0.5:
+            TrialRecord(screened="trial 0 is better").write_to(trial)
+            raise optuna.TrialPruned
+        TrialRecord(provisional=True).write_to(trial)
+    return values
+
+
+@pytest.mark.parametrize("name", ["nsga2", "tpe", "gp", "random"])
+def test_provisional_trials_are_healed_and_screened_ones_are_not(name: SamplerName) -> None:
+    study = study_of(InMemoryStorage(), name)
+    study.optimize(marked, n_trials=12)
+    assert study.trials[3].params == {**RUNGS[2], "training": "distill"}
+    healed = [trial.params["latency_share"] for trial in study.trials if trial.params["training"] == "distill"]
+    assert 0.5 not in healed
+    assert all(not trial.user_attrs.get("provisional") for trial in queries.pareto_front(study))
+    assert {trial.number for trial in queries.finished_trials(study)} == set(range(12))

@@ -10,6 +10,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 
+from nasopt.records import queries
 from nasopt.records.names import LADDER
 from nasopt.records.study import StudyRecord
 from nasopt.records.trial import TrialRecord
@@ -99,3 +100,21 @@ def test_a_change_of_precision_alone_trains_what_its_parent_was_trained_for() ->
     parent = Parent(None, {"heads_0": 2, "ffn_0": 64, "precision": "fp32", "training": "distill"})
     vary = GeneticVariation((remove_any_heads,), 0, 1, 0, inherits=False)
     assert vary(parent, space, np.random.RandomState(0)) == {**parent.genotype, "precision": "bf16"}
+
+
+def test_provisional_rungs_are_healed_and_screened_ones_are_not() -> None:
+    def marked(trial: optuna.Trial) -> tuple[float, float]:
+        values = objective(trial)
+        if trial.number == 2:
+            TrialRecord(screened="trial 0 is better").write_to(trial)
+            raise optuna.TrialPruned
+        if trial.number in (1, 3):
+            TrialRecord(provisional=True).write_to(trial)
+        return values
+
+    study = study_of(InMemoryStorage())
+    study.optimize(marked, n_trials=20)
+    assert [parent_of(trial) for trial in study.trials[4:6]] == [1, 3]
+    assert 2 not in [parent_of(trial) for trial in study.trials]
+    assert {1, 3} <= {trial.number for trial in queries.complete_trials(study)}
+    assert not {1, 3} & {trial.number for trial in queries.pareto_front(study)}

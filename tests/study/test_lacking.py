@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from command_line import run
+from processes import NASOPT, run_code
 
 from nasopt.errors import MissingToolError
 from nasopt.models import quantization
@@ -26,13 +25,11 @@ def without_programs(folder: Path, *arguments: object) -> subprocess.CompletedPr
     """`nasopt ARGUMENTS` on a machine whose search path holds no program, and so no compiler."""
     empty = folder / "empty"
     empty.mkdir(exist_ok=True)
-    variables = {name: value for name, value in os.environ.items() if name not in ("CXX", "CC")}
-    return subprocess.run(
-        [sys.executable, "-m", "nasopt", *map(str, arguments)],
-        env={**variables, "PATH": str(empty)},
-        capture_output=True,
-        text=True,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("CXX", "CC"):
+            patch.delenv(name, raising=False)
+        patch.setenv("PATH", str(empty))
+        return run_code(NASOPT, *arguments)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="looks for the compiler of a CPU")

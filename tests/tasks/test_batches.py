@@ -52,3 +52,13 @@ def test_the_fingerprint_follows_the_content() -> None:
     other.labels[0] = 1
     changed = EncodedSplit(other.columns, other.padding, other.offsets, other.labels)
     assert changed.fingerprint != one.fingerprint
+
+
+def test_a_selection_is_a_split_of_its_own() -> None:
+    found = split().select(torch.tensor([2, 0, 3]))
+    assert len(found) == 3
+    assert found.lengths.tolist() == [4, 2, 3]
+    assert found.labels.tolist() == [0, 0, 1]
+    everything = found.batch(torch.arange(3)).inputs
+    assert everything["input_ids"].tolist() == [[8, 9, 10, 11], [5, 6, 99, 99], [12, 13, 14, 99]]
+    assert everything["token_type_ids"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]]

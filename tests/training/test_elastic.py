@@ -21,6 +21,7 @@ from nasopt.training.weights import Elastic
 
 SAMPLE = SampleSettings(64, 16, 0)
 SETTINGS = ElasticSettings("fisher", SAMPLE, "flops", 0.2, epochs=2, random_prefixes=2, loss=LossWeights())
+HEAD = "classifier.weight"
 
 
 class Killed(Exception):
@@ -62,7 +63,10 @@ def test_it_is_made_once(context: Context, monkeypatch: pytest.MonkeyPatch) -> N
     assert first.budget == again.budget
     assert all(torch.equal(first.weights[name], again.weights[name]) for name in first.weights)
     elastic_base(replace(SETTINGS, random_prefixes=1), context)
-    assert len(trainings) == 2
+    other = elastic_base(replace(SETTINGS, learning_rate=1e-5), context)
+    assert len(trainings) == 3
+    moved = [torch.dist(item.weights[HEAD], context.base_model.state_dict()[HEAD]) for item in (other, first)]
+    assert 0 < moved[0] < moved[1]
 
 
 def test_a_training_that_was_killed_goes_on_to_the_same_weights(context: Context, tmp_path: Path) -> None:

@@ -21,7 +21,13 @@ from nasopt.training.context import BaseTrial, Context
 from nasopt.training.weights import Cut
 from nasopt.trial.evaluation import Evaluated, evaluate
 from nasopt.trial.proposal import base_candidate
-from nasopt.trial.recording import record_failure, record_interruption, record_rejection, record_result
+from nasopt.trial.recording import (
+    record_failure,
+    record_interruption,
+    record_rejection,
+    record_result,
+    record_screening,
+)
 
 TRAINING = {"steps": 10, "tokens": 99, "seconds": 1.5, "loss": 0.25}
 JUDGEMENT = Judgement({"parameters": -3.0}, {"score": 0.25})
@@ -169,3 +175,18 @@ def note(study: optuna.Study) -> str:
     """The notes of a study's trials, as optuna-dashboard reads them."""
     stored = study._storage.get_study_system_attrs(study._study_id)
     return "".join(str(text) for name, text in stored.items() if "note_str" in name)
+
+
+def test_a_provisional_result_says_so(study: optuna.Study, context: Context, record: Record) -> None:
+    assert "provisional" not in record(small(context))
+    candidate = small(context)
+    candidate.is_provisional = True
+    assert record(candidate)["provisional"] is True
+    assert "**Provisional:**" in note(study)
+
+
+def test_a_screening_says_who_is_better(study: optuna.Study) -> None:
+    trial = study.ask()
+    record_screening(trial, "trial 3 is better by 0.0400")
+    assert trial.user_attrs == {"screened": "trial 3 is better by 0.0400"}
+    assert "**Screened:** trial 3 is better by 0.0400." in note(study)

@@ -124,3 +124,13 @@ def test_possible_parents_are_the_samplers_elite(inheriting: Search) -> None:
     assert [trial.number for trial in possible_parents(inheriting.study, GENETIC)] == [0]
     inheriting.study.sampler = optuna.samplers.RandomSampler(seed=0)  # the user's own, which has no elite
     assert possible_parents(inheriting.study, GENETIC) == ()
+
+
+def test_both_fronts_stay_with_and_without_provisional_trials(begun: Context) -> None:
+    search = Search(ALPHANAS, begun)
+    search.add((0.9, 10.0, 10.0), base=True)
+    search.add((0.8, 5.0, 5.0))
+    search.add((0.85, 4.0, 4.0), provisional=True)  # dominates the final one
+    search.add((0.84, 4.0, 4.0), provisional=True)
+    search.add((0.7, 6.0, 6.0))
+    assert search.left() == ({0, 1, 2}, {0, 1, 2})

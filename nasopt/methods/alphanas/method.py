@@ -24,7 +24,7 @@ from nasopt.methods.base import About, Judgement, Method, Outcome, Plan
 from nasopt.methods.controls import Controls
 from nasopt.methods.layer_controls import LayerControls
 from nasopt.methods.space import SearchSpace
-from nasopt.records.queries import complete_trials, detail_of, feasible
+from nasopt.records.queries import detail_of, feasible, final_trials
 from nasopt.samplers.alphanas import AlphaNASSampler, score
 from nasopt.samplers.history import proposed_params
 from nasopt.training.candidate import RejectedCandidateError
@@ -172,7 +172,7 @@ class AlphaNASMethod(Method):
 
     def summary(self, study: Study) -> dict[str, Any]:
         """The best mask ever seen, by Q_alpha."""
-        scored = [trial for trial in feasible(complete_trials(study)) if detail_of(trial, SCORE) is not None]
+        scored = [trial for trial in feasible(final_trials(study)) if detail_of(trial, SCORE) is not None]
         if not scored:
             return {"best_mask": None}
         best = max(scored, key=lambda trial: (detail_of(trial, SCORE), -trial.number))

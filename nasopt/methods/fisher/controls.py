@@ -66,7 +66,7 @@ class FisherControls(Controls):
             alike = [member for member in members if member.precision == precision]
             epochs = _epochs(alike, Architecture.full(shape), epoch_cost)
             if epochs:
-                made = _made(precision, self._options.criteria[0], epochs)
+                made = _made(precision, self._options.searched_criteria[0], epochs)
                 found.append(Control(f"full-{epochs}", _layers(layers, shape, made), layers))
         return distinct(found)
 

@@ -58,7 +58,8 @@ class FisherMethod(Method):
         options = self.options
         shares = share_ladder(1.0, self._lowest_share, options.ladder + 1)
         make = sampler_maker(options.sampler, options.population_size)
-        return FisherSampler(make, seed, [self._untrained(share) for share in shares])
+        healing = {"training": "distill", "criterion": options.trained_criterion}
+        return FisherSampler(make, seed, [self._untrained(share) for share in shares], healing)
 
     @property
     def _lowest_share(self) -> float:
@@ -66,7 +67,7 @@ class FisherMethod(Method):
 
     def _untrained(self, share: float) -> dict[str, Any]:
         """The parameters of a rung of the ladder; of a share of 1 they are the base model's."""
-        criterion = self.options.criteria[0]
+        criterion = self.options.searched_criteria[0]
         return {"latency_share": share, "precision": "fp32", "training": "none", "criterion": criterion}
 
     def check(self, task: Task, config: StudyConfig) -> None:

@@ -28,8 +28,8 @@ class FisherOptions(Section):
     )
     criteria: Annotated[tuple[CriterionName, ...], Field(min_length=1)] = Field(
         ("obs", "fisher"),
-        description="How units are ranked; the ladder takes the first one, and so does the elastic base, whose order "
-        "is the only one that is searched.",
+        description="How units are ranked; the ladder takes the first one. An elastic base has one order: `fisher` if "
+        "it is among them, else the first one.",
     )
     cost: Literal["latency", "flops"] = Field(
         "latency", description="What a share is of: the study's first latency, or floating-point operations."
@@ -45,7 +45,10 @@ class FisherOptions(Section):
         description="Where an untrained sub-network's weights come from: the base model, or an elastic base, which is "
         "trained once for the study so that its sub-networks are good.",
     )
-    elastic_epochs: int = Field(3, ge=1, description="Epochs of the elastic base.")
+    elastic_epochs: int = Field(2, ge=1, description="Epochs of the elastic base.")
+    elastic_learning_rate: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Learning rate of the elastic base; `[training]`'s unless set."
+    )
     random_prefixes: int = Field(
         2, ge=0, description="Random sub-networks in each step of the elastic base, besides the largest and smallest."
     )
@@ -64,8 +67,16 @@ class FisherOptions(Section):
 
     @property
     def searched_criteria(self) -> tuple[CriterionName, ...]:
-        """The criteria that a trial may have: an elastic base knows the order of one only."""
-        return self.criteria[:1] if self.weights == "elastic" else self.criteria
+        """The criteria that a trial may have, the ladder's first; an elastic base knows the order of one only."""
+        return self.criteria if self.weights == "cut" else (self.trained_criterion,)
+
+    @property
+    def trained_criterion(self) -> CriterionName:
+        """The criterion of sub-networks that are trained: Fisher's if it may be searched, else the first one.
+
+        What is best without training is not what trains best (measured: benchmarks/results/elastic.md).
+        """
+        return "fisher" if "fisher" in self.criteria else self.criteria[0]
 
     @field_validator("precisions")
     @classmethod

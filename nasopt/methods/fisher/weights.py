@@ -36,13 +36,14 @@ def elastic_settings(options: FisherOptions, context: Context) -> ElasticSetting
     from nasopt.training.sensitivity import sample_settings
 
     return ElasticSettings(
-        criterion=options.criteria[0],
+        criterion=options.searched_criteria[0],
         sample=sample_settings(options.examples, context),
         cost=options.cost,
         lowest_share=options.lowest_share,
         epochs=options.elastic_epochs,
         random_prefixes=options.random_prefixes,
         loss=LossWeights.of(options),
+        learning_rate=options.elastic_learning_rate,
     )
 
 

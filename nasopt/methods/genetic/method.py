@@ -1,9 +1,9 @@
 """Genetic: hardware-aware evolution of compressed BERT models, by pruning, distillation and quantisation.
 
 A trial's parameters are its absolute genotype; its weights are inherited from a parent (Lamarckian), or cut from the
-base model. Mutation prunes, or restores from the base model, and fine-tunes what was inherited; "crossover" with the
-base model is distillation from it and leaves the architecture unchanged; a change of precision alone is post-training
-quantisation and trains nothing.
+base model or its elastic base. Mutation prunes, or restores from the base model, and fine-tunes what was inherited;
+"crossover" with the base model is distillation from it and leaves the architecture unchanged; a change of precision
+alone is post-training quantisation and trains nothing.
 
 Source: METHODS.md, section 1.
 """
@@ -14,7 +14,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from nasopt.architecture.base import TRAININGS, CandidateArchitecture, EncoderShape
@@ -24,6 +23,7 @@ from nasopt.config.functions import deferred
 from nasopt.methods.base import About, Judgement, Method, Outcome, Plan
 from nasopt.methods.controls import Control, Controls, EpochCost, Member, distinct, not_counted
 from nasopt.methods.genetic.options import GeneticOptions
+from nasopt.methods.genetic.weights import elastic_settings, guidance, start_of, sub_networks
 from nasopt.methods.layer_controls import (
     Budget,
     LayerControls,
@@ -34,8 +34,7 @@ from nasopt.methods.layer_controls import (
 from nasopt.methods.space import SearchSpace
 from nasopt.records.names import GUIDANCE, LADDER
 from nasopt.samplers.genetic import GeneticSampler, fitness
-from nasopt.samplers.guidance import BlockGuide
-from nasopt.training.weights import Cut, Inherited, Stage, Trained, WeightSource
+from nasopt.training.weights import Cut, Elastic, Inherited, Stage, Trained, WeightSource
 from nasopt.training.weights.trained import task_loss
 
 if TYPE_CHECKING:
@@ -43,20 +42,9 @@ if TYPE_CHECKING:
     from nasopt.tasks.base import Task
     from nasopt.training.context import Context
     from nasopt.training.loop import LossFunction
-    from nasopt.training.sub_networks import SubNetworks
 
 FITNESS = "fitness"
 """Trial user attribute: F."""
-
-
-def guidance(networks: SubNetworks) -> dict[str, Any]:
-    """What the sampler knows of every block, as JSON: see :mod:`nasopt.samplers.guidance`."""
-    found = {}
-    for index, (block, costs) in enumerate(zip(networks.sensitivity.blocks, networks.costs, strict=True)):
-        counts = [len(block.kept(units)) for units in range(block.units + 1)]
-        name = f"{('heads', 'ffn')[index % 2]}_{index // 2}"
-        found[name] = BlockGuide(np.asarray(counts, dtype=np.float64), costs).to_json()
-    return found
 
 
 class GeneticMethod(Method):
@@ -67,7 +55,7 @@ class GeneticMethod(Method):
         searches="layers, heads and FFN neurons kept, precision, fine-tuning or distillation; weights are inherited",
         options=GeneticOptions,
         task_types=("text-classification", "sentence-similarity"),
-        sources=(Inherited, Cut),
+        sources=(Inherited, Cut, Elastic),
         function_options=("pruning", "quantization"),
     )
     options: GeneticOptions
@@ -115,14 +103,20 @@ class GeneticMethod(Method):
             check_share(name, options.lowest_share, options.cost, config.latency[0], task.shape)
 
     def prepare(self, context: Context) -> Mapping[str, Any]:
-        """Finds the sensitivity that units are chosen by, the ladder that evolution starts with, and its guide."""
+        """Finds the sensitivity that units are chosen by, the ladder that evolution starts with, and its guide; trains
+        the elastic base where weights come from one.
+        """
         from nasopt.training.unit_selection import unit_selector
 
         options = self.options
         unit_selector(options.pruning, context)
+        if options.weights == "elastic":
+            from nasopt.training.elastic import elastic_base
+
+            elastic_base(elastic_settings(options, context), context)
         if not options.needs_sub_networks:
             return {}
-        networks = self._sub_networks(context)
+        networks = sub_networks(options, context)
         found: dict[str, Any] = {}
         if options.start == "fisher":
             shares = networks.shares(options.lowest_share, options.ladder)
@@ -130,13 +124,6 @@ class GeneticMethod(Method):
         if options.is_guided:
             found[GUIDANCE] = guidance(networks)
         return found
-
-    def _sub_networks(self, context: Context) -> SubNetworks:
-        from nasopt.training.sensitivity import sample_settings
-        from nasopt.training.sub_networks import study_sub_networks
-
-        settings = sample_settings(None, context)
-        return study_sub_networks(self.options.criterion, settings, self.options.cost, context)
 
     def space(self, shape: EncoderShape) -> SearchSpace:
         """The flat genotype: every parameter is always present."""
@@ -163,8 +150,8 @@ class GeneticMethod(Method):
         return choose_units(origin.model, origin.architecture, params, unit_selector(self.options.pruning, context))
 
     def weights(self, params: Mapping[str, Any], context: Context) -> WeightSource:
-        """The parent's weights, or the base model's, cut, and trained as the parameters say."""
-        training, start = params["training"], self._start(params["training"], context)
+        """The parent's weights, the base model's, or the elastic base's, cut, and trained as the parameters say."""
+        training, start = params["training"], start_of(params["training"], self.options, context)
         if training == "none":
             return start
         # NOTE: weights that depend on the genotype alone are trained with the study's seed, as every time.
@@ -172,19 +159,6 @@ class GeneticMethod(Method):
         stage_seed = _training_seed(seed, context.number) if inherits else seed
         loss = self._distillation if training == "distill" else task_loss
         return Trained(start, [Stage(training, context.config.training.epochs, stage_seed, loss)])
-
-    def _start(self, training: str, context: Context) -> WeightSource:
-        """The weights before training. Those of a ladder's sub-network, cut from the base model, are refitted."""
-        if self.options.weights == "cut":
-            return self._refitted(context)
-        inherited = Inherited.of(context)
-        is_rung = training == "none" and inherited.parent in (None, inherited.base_number)
-        return self._refitted(context) if is_rung and self.options.start == "fisher" else inherited
-
-    def _refitted(self, context: Context) -> Cut:
-        from nasopt.training.sensitivity import REFIT_INPUTS, sample_settings
-
-        return Cut(sample_settings(None, context).examples, REFIT_INPUTS[self.options.criterion])
 
     def _distillation(self, context: Context) -> LossFunction:
         from nasopt.training.distillation import distillation_loss

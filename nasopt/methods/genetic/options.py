@@ -48,8 +48,14 @@ class GeneticOptions(Section):
     max_units: int = Field(
         8, ge=1, description=f"Heads and steps of 64 neurons that {' or '.join(GUIDED)} changes at most."
     )
-    weights: Literal["inherit", "cut"] = Field(
-        "inherit", description="A child's weights before it is trained: its parent's, or the base model's, refitted."
+    weights: Literal["inherit", "cut", "elastic"] = Field(
+        "inherit",
+        description="A child's weights before it is trained: its parent's; the base model's, refitted; or those of an "
+        "elastic base, which is trained once for the study.",
+    )
+    elastic_epochs: int = Field(3, ge=1, description="Epochs of the elastic base.")
+    random_prefixes: int = Field(
+        2, ge=0, description="Random sub-networks in each step of the elastic base, besides the largest and smallest."
     )
     precisions: tuple[Precision, ...] = Field(
         ("fp32", "bf16", "fp16", "int8", "int4"), description="Which ones may be proposed; fp32 must be."
@@ -125,7 +131,16 @@ class GeneticOptions(Section):
     @property
     def needs_sensitivity(self) -> bool:
         """Whether the study's sensitivity is asked for at all."""
-        return self.needs_sub_networks or self.pruning in CRITERIA
+        return self.needs_sub_networks or self.pruning in CRITERIA or self.weights == "cut"
+
+    @model_validator(mode="after")
+    def _elastic_base_has_an_order(self) -> GeneticOptions:
+        if self.weights == "elastic" and self.pruning not in CRITERIA:
+            raise ValueError(
+                f'weights = "elastic" takes the first units of an order: set pruning to one of {", ".join(CRITERIA)}, '
+                f"not {self.pruning}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _something_happens(self) -> GeneticOptions:

@@ -9,6 +9,7 @@ Source: METHODS.md, section 4.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,9 @@ from nasopt.methods.space import SearchSpace
 from nasopt.methods.taylor.controls import TaylorControls
 from nasopt.methods.taylor.options import SEARCHED, TaylorOptions
 from nasopt.methods.taylor.weights import Recipe, distilled, sample_settings, study_folder
-from nasopt.samplers.named import named_sampler
+from nasopt.records.names import LADDER
+from nasopt.samplers.fisher import FisherSampler
+from nasopt.samplers.named import named_sampler, sampler_maker
 from nasopt.training.weights import WeightSource
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from nasopt.models.saliency import Saliency
     from nasopt.tasks.base import Task
     from nasopt.training.context import Context
+    from nasopt.training.sensitivity import Criterion
 
 
 class TaylorMethod(Method):
@@ -59,6 +63,8 @@ class TaylorMethod(Method):
 
     def sampler(self, seed: int | None) -> BaseSampler:
         options = self.options
+        if options.start == "fisher":
+            return FisherSampler(sampler_maker(options.sampler, options.population_size), seed, [{}])
         return named_sampler(options.sampler, seed, options.population_size)
 
     def check(self, task: Task, config: StudyConfig) -> None:
@@ -76,14 +82,22 @@ class TaylorMethod(Method):
                 f"method_options.hidden_layers: {wrong[0]}, but the base model has the hidden states 0 to "
                 f"{task.shape.num_layers} (0: the embeddings, then one after each layer)"
             )
-        if self.options.pruning == "fisher":
-            from nasopt.training.sensitivity import check_task
-
-            check_task(None, task)
+        self._check_start(task, config)
         if "cut" in self.options.vocabulary:
             from nasopt.models.vocabulary import vocabulary_of
 
             vocabulary_of(task.tokenizer, ())
+
+    def _check_start(self, task: Task, config: StudyConfig) -> None:
+        from nasopt.training.sensitivity import check_task
+        from nasopt.training.sub_networks import check_share
+
+        options = self.options
+        if "fisher" in (options.pruning, options.start):
+            check_task(None, task)
+        if options.start == "fisher" and options.lowest_share is not None:
+            name = "method_options.lowest_share"
+            check_share(name, options.lowest_share, options.cost, config.latency[0], task.shape)
 
     def _counts(self, shape: EncoderShape) -> dict[str, tuple[int, int]]:
         """The least and the largest value of each parameter that counts units."""
@@ -114,9 +128,24 @@ class TaylorMethod(Method):
         return SearchSpace(distributions)
 
     def prepare(self, context: Context) -> Mapping[str, Any]:
-        """Estimates the saliency, once for this study."""
+        """Estimates the saliency, once for this study, and finds the sub-networks that the search starts with."""
         self._saliency(context)
-        return {}
+        return {LADDER: self._ladder(context)} if self.options.start == "fisher" else {}
+
+    def _ladder(self, context: Context) -> list[dict[str, Any]]:
+        """The parameters of the least lossy sub-networks, the largest first; ranges are in their middle.
+
+        Counts outside `heads` and `ffn` are the nearest ones inside.
+        """
+        from nasopt.training.sensitivity import sample_settings as settings_of
+        from nasopt.training.sub_networks import study_sub_networks
+
+        options, space = self.options, self.space(context.shape).distributions
+        criterion: Criterion = "fisher" if options.pruning == "fisher" else "obs"
+        networks = study_sub_networks(criterion, settings_of(None, context), options.cost, context)
+        found = networks.ladder(networks.shares(options.lowest_share, options.ladder))
+        rungs = [{name: _nearest(item, rung.to_params().get(name)) for name, item in space.items()} for rung in found]
+        return [rung for number, rung in enumerate(rungs) if rung not in rungs[:number]]
 
     def architecture(self, params: Mapping[str, Any], context: Context) -> Architecture:
         """The units that matter most, as many as the parameters say."""
@@ -197,6 +226,18 @@ class TaylorMethod(Method):
             folder=study_folder(context),
             fingerprint=context.splits["train"].fingerprint,
         )
+
+
+def _nearest(distribution: BaseDistribution, count: int | str | None) -> Any:
+    """The value nearest to a count; the middle of a range, or the first choice, of what is no count."""
+    if isinstance(distribution, IntDistribution):
+        inside = min(max(int(count or 0), distribution.low), distribution.high)
+        return inside - (inside - distribution.low) % distribution.step
+    if isinstance(distribution, FloatDistribution):
+        low, high = distribution.low, distribution.high
+        return math.sqrt(low * high) if distribution.log else (low + high) / 2
+    assert isinstance(distribution, CategoricalDistribution)
+    return distribution.choices[0]
 
 
 def _wanted(params: Mapping[str, Any], part: str, shape: EncoderShape) -> int | list[int]:

@@ -47,6 +47,18 @@ class TaylorOptions(Section):
     scope: Literal["global", "layer"] = Field(
         "global", description="Whether all layers' heads and neurons are ranked together, or each has its own count."
     )
+    start: Literal["sampler", "fisher"] = Field(
+        "sampler",
+        description="Whether the least lossy sub-networks of some shares of the base model's latency come before what "
+        "the sampler proposes; `fisher` needs `scope` to be `layer`.",
+    )
+    ladder: int = Field(8, ge=1, description="Sub-networks of `start`, shares evenly spaced in the logarithm.")
+    lowest_share: float | None = Field(
+        None, gt=0, lt=1, description="The last of their shares; 0.1 unless set, or what the smallest one takes."
+    )
+    cost: Literal["latency", "flops"] = Field(
+        "latency", description="What a share is of: the study's first latency, or floating-point operations."
+    )
     rounds: int = Field(1, ge=1, description="Steps of removal; saliency is estimated again before each but the first.")
     saliency_examples: int = Field(2048, ge=1, description="Training examples that saliency is estimated on.")
     reconstruction_examples: int = Field(
@@ -83,4 +95,10 @@ class TaylorOptions(Section):
             raise ValueError("ranking_weight, output_weight and hidden_weight are all 0: nothing would be trained")
         if len(set(self.vocabulary)) < len(self.vocabulary):
             raise ValueError("vocabulary: name each choice once")
+        return self
+
+    @model_validator(mode="after")
+    def _the_start_can_be_said(self) -> TaylorOptions:
+        if self.start == "fisher" and self.scope != "layer":
+            raise ValueError('start = "fisher" says how many units each layer keeps: set scope = "layer"')
         return self

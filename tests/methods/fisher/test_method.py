@@ -129,13 +129,13 @@ def test_a_refit_changes_what_a_block_writes(context: Context) -> None:
 
 def test_elastic_weights_are_provisional_until_they_are_healed(context: Context) -> None:
     method = method_of(weights="elastic", elastic_epochs=1, random_prefixes=1, lowest_share=0.3)
-    assert method.space(context.shape).distributions["criterion"].choices == ("obs",)
+    assert method.space(context.shape).distributions["criterion"].choices == ("fisher",)
     method.prepare(context)
     (file,) = (context.folder / "elastic").glob("base-*.safetensors")
     written = file.stat().st_mtime_ns
     found = {}
     for training in ("none", "distill"):
-        chosen = params(0.5, criterion="obs", training=training)
+        chosen = params(0.5, training=training)
         architecture = method.architecture(chosen, context)
         found[training] = method.weights(chosen, context).candidate(architecture, context)
     assert (found["none"].is_provisional, found["distill"].is_provisional) == (True, False)
@@ -169,6 +169,7 @@ def test_a_share_that_cannot_be_reached_is_rejected(context: Context, tmp_path: 
         ({"precisions": ["int8"]}, "fp32 among them"),
         ({"ladder": -1}, "greater than or equal to 0"),
         ({"weights": "shared"}, "'cut' or 'elastic'"),
+        ({"elastic_learning_rate": 0}, "greater than 0"),
         ({"elastic_epochs": 0}, "greater than or equal to 1"),
         ({"random_prefixes": -1}, "greater than or equal to 0"),
     ],

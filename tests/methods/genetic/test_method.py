@@ -9,6 +9,7 @@ import optuna
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 import nasopt
 from nasopt.architecture.base import EncoderShape
@@ -77,6 +78,8 @@ def test_published_defaults() -> None:
         ({"pruning": "json"}, "package.module:function"),
         ({"quantization": "json.nothing()"}, "package.module:function"),
         ({"a": float("nan")}, "finite"),
+        ({"weights": "elastic", "pruning": "magnitude"}, "set pruning to one of fisher, obs, not magnitude"),
+        ({"mutations": ["remove_most"]}, "'remove_most' is not a mutation"),
     ],
 )
 def test_options_that_cannot_be(change: dict[str, object], message: str) -> None:
@@ -214,6 +217,31 @@ def test_what_is_cut_from_the_base_depends_on_the_genotype_alone(write_study: Wr
     source = Cut(sample_settings(None, context).examples, "both")
     expected = source.candidate(architecture, context).model.state_dict()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_trials_are_slices_of_the_elastic_base_until_they_are_distilled(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
+    objective, study = make(
+        write_study(), tmp_path, weights="elastic", pruning="obs", cost="flops", elastic_epochs=1, random_prefixes=0
+    )
+    study.enqueue_trial(BASE)
+    study.optimize(objective, n_trials=1)
+    context = objective.prepare(study).for_trial(1, None)
+    params = {**BASE, "heads_0": 2, "ffn_1": 64}
+    architecture = objective.method.architecture(params, context)
+    slice_ = objective.method.weights(params, context).candidate(architecture, context)
+    assert (slice_.is_provisional, slice_.lineage.search_epochs) == (True, 1)
+    (file,) = (context.folder / "elastic").glob("base-*.safetensors")
+    elastic = load_file(file)
+    heads = list(architecture.layers[0].heads)
+    name = "bert.encoder.layer.0.attention.self.query.weight"
+    expected = elastic[name].reshape(4, 16, -1)[heads].flatten(0, 1)
+    assert torch.equal(slice_.model.state_dict()[name], expected)
+    healed = objective.method.weights({**params, "training": "distill"}, context).candidate(architecture, context)
+    assert (healed.is_provisional, healed.lineage.distill_epochs) == (False, 1)
 
 
 @pytest.mark.parametrize(

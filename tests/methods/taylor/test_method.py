@@ -172,6 +172,7 @@ def test_shares_become_counts() -> None:
         ({"ranking_weight": 0, "output_weight": 0}, "nothing would be trained"),
         ({"vocabulary": ["cut", "cut"]}, "once"),
         ({"sampler": "cmaes"}, "nsga2"),
+        ({"start": "fisher"}, 'set scope = "layer"'),
     ],
 )
 def test_options_that_are_refused(options: dict[str, object], message: str) -> None:
@@ -201,3 +202,24 @@ def test_units_may_be_ranked_by_fisher_information(context: Context) -> None:
         assert units is not None
         assert units.heads == tuple(sorted(order.heads[layer].order[:2]))
         assert units.neurons == tuple(sorted(order.neurons[layer].order[:64]))
+
+
+@pytest.mark.integration
+def test_a_search_can_start_with_the_least_lossy_sub_networks(write: Callable[..., Path], study_folder: Path) -> None:
+    options = (
+        'start = "fisher"\nscope = "layer"\ncost = "flops"\nladder = 2\nlowest_share = 0.4\nheads = [0.25, 1.0]\n'
+        "ffn = [0.0, 1.0]\nlearning_rate = [1e-4, 4e-4]\nsaliency_examples = 64\n"
+    )
+    run("study", "create", write(options))
+    assert run("study", "optimize", "tiny", "--n-trials", "3").code == 0
+    study = opened().study
+    base, first, second, third = study.trials[:4]
+    rungs = study.user_attrs["ladder"]
+    assert base.params == {}
+    assert [first.params, second.params] == rungs
+    assert third.params not in rungs
+    assert all(rung["learning_rate"] == pytest.approx(2e-4) for rung in rungs)
+    for name, distribution in first.distributions.items():
+        assert all(distribution._contains(distribution.to_internal_repr(rung[name])) for rung in rungs)
+    sizes = [sum(rung[name] for name in rung if name.startswith("ffn")) for rung in rungs]
+    assert sizes[0] > sizes[1]
