@@ -64,11 +64,9 @@ def make_onnx(candidate: Candidate, kind: ArtifactKind, names: Sequence[str], tr
     """
     from nasopt.models.example_inputs import input_names
     from nasopt.models.onnx import LARGEST_MB, OnnxModel, convert
-    from nasopt.models.onnx_quantization import quantize_dynamic, quantize_static
+    from nasopt.models.onnx_quantization import quantize_dynamic, quantize_static, to_half
 
     model = copy.deepcopy(candidate.model).cpu().eval().requires_grad_(False)
-    if kind.storage == "float" and candidate.architecture.precision == "fp16":
-        model = model.half()
     megabytes = sum(parameter.nbytes for parameter in model.parameters()) / 1e6
     if megabytes > LARGEST_MB:
         raise ExportError(f"its {megabytes:.0f} MB do not fit one ONNX file; choose the runtime eager")
@@ -76,10 +74,12 @@ def make_onnx(candidate: Candidate, kind: ArtifactKind, names: Sequence[str], tr
     with scratch_folder() as folder:
         file = folder / "float.onnx"
         convert(model, inputs, file)
-        if kind.storage == "float":
+        if candidate.architecture.precision == "fp32":
             return OnnxModel(file)
         quantized = folder / "quantized.onnx"
-        if kind.storage == "dynamic":
+        if candidate.architecture.precision == "fp16":
+            to_half(file, quantized)
+        elif kind.storage == "dynamic":
             quantize_dynamic(file, quantized)
         else:
             quantize_static(file, quantized, calibration_batches(training, inputs))

@@ -64,6 +64,7 @@ def test_every_artifact_answers_like_the_model(context: Context, runtime: str, p
         artifact = make_onnx(candidate, kind, context.task.tokenizer.model_input_names, context.splits["train"])
         assert isinstance(artifact, OnnxModel)
         operators = {node.op_type for node in onnx.load_from_string(artifact.content).graph.node}
+        assert artifact.session.get_outputs()[0].type == ("tensor(float16)" if precision == "fp16" else "tensor(float)")
         assert ("MatMulInteger" in operators) is (kind.storage == "dynamic")
         assert ("DequantizeLinear" in operators) is (kind.storage in ("dynamic", "static"))
         assert ("QuantizeLinear" in operators) is (kind.storage == "static")
