@@ -80,8 +80,8 @@ def export_onnx(
 ) -> Path:
     """Writes a model as `model.onnx` with its tokenizer, verifies it in ONNX Runtime, and puts it in place.
 
-    The file takes the tokenizer's model inputs under their names (int64, batch x tokens) and gives `logits`
-    (batch x outputs). The model itself is not changed; it is compared on the CPU.
+    The file takes those of the tokenizer's model inputs that the model uses, under their names (int64, batch x tokens),
+    and gives `logits` (batch x outputs). The model itself is not changed; it is compared on the CPU.
 
     Args:
         model: the artifact itself, in its precision; see the table of this module.

@@ -161,7 +161,7 @@ def convert(model: PreTrainedModel, names: Sequence[str], file: Path) -> None:
 
     Args:
         model: a model in eval mode, on the CPU, in fp32 or fp16.
-        names: the inputs that the file takes, in their order.
+        names: the inputs that the model takes, in its order; the file takes those of them that the model uses.
         file: the file to write; its weights may have 2 GB at most.
 
     Raises:

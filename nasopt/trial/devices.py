@@ -85,17 +85,11 @@ def _check_artifacts(config: StudyConfig, sources: Mapping[str, LatencySource], 
         MissingExtraError: the packages that write and run ONNX files are not installed.
     """
     from nasopt.models.onnx import check_packages
-    from nasopt.tasks.opening import task_class
 
     check_one_artifact(sources.values(), plan.precisions)
     first = next(iter(sources.values()))
     if ARTIFACTS[first.runtime]["fp32"].form != "onnx":
         return
-    obstacle = task_class(config.task.type).onnx_obstacle
-    if obstacle is not None:
-        raise StudyFileError(
-            f"latency.runtime: a {config.task.type} model cannot be an ONNX file, which has no {obstacle}"
-        )
     if plan.quantizer is not None:
         raise StudyFileError(
             f"method_options.quantization: your function makes torch modules, but the artifact of {first.runtime} is "
