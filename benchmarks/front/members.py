@@ -16,12 +16,11 @@ from benchmarks.front.figures import Bits, markdown, paired_difference, unpacked
 from benchmarks.front.ground import Setting, StudyRun, facts_of
 from benchmarks.front.results import Results, Row
 from nasopt.execution.controls import member_of, run_controls, unsettled
+from nasopt.methods.fisher.options import FisherOptions
 from nasopt.records import queries
 from nasopt.storage.checkpoints import FOLDER as CHECKPOINTS
 
 SHARES = (0.6, 0.5, 0.35, 0.2, 0.17, 0.11)
-CRITERION = "obs"
-"""The first of the fisher method's criteria."""
 RANDOM_MASKS = 1
 KINDS = ("first-k", "random-units")
 
@@ -57,10 +56,12 @@ def run(setting: Setting, results: Results, seed: int, weights: str, with_contro
 def _run_members(study: StudyRun) -> None:
     """Queues the members that are neither done nor waiting, and runs all that wait."""
     known = [trial.params | trial.system_attrs.get("fixed_params", {}) for trial in study.opened.study.trials]
+    options = FisherOptions.model_validate(study.opened.config.method_options)
+    criteria = {"none": options.searched_criteria[0], "distill": options.trained_criterion}
     wanted = [
-        {"latency_share": share, "precision": "fp32", "training": training, "criterion": CRITERION}
+        {"latency_share": share, "precision": "fp32", "training": training, "criterion": criterion}
         for share in SHARES
-        for training in ("none", "distill")
+        for training, criterion in criteria.items()
     ]
     for params in wanted:
         if params not in known:

@@ -19,7 +19,7 @@ Floats: TypeAlias = NDArray[np.float64]
 BINS = 1000
 """Number of steps in which time is counted."""
 
-LOWEST_SHARE = 0.1
+LOWEST_SHARE = 0.05
 """Where a ladder of shares ends unless it is said."""
 
 _ROUNDING = 1e-12

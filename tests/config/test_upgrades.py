@@ -29,6 +29,11 @@ def test_genetic_studies_of_the_second_schema_start_by_fisher_information_and_re
     assert options.used_mutations == ("remove_last",)
 
 
+def test_fisher_studies_of_the_second_schema_end_at_a_tenth() -> None:
+    assert make_method(stored(2, "fisher")).options.lowest_share == 0.1
+    assert make_method(stored(SCHEMA_VERSION, "fisher")).options.lowest_share is None
+
+
 def test_what_such_a_study_says_itself_stays() -> None:
     assert make_method(stored(1, "genetic", pruning="json:loads")).options.pruning == "json:loads"
 

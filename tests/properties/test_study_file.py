@@ -118,6 +118,7 @@ def options() -> st.SearchStrategy[dict[str, Any]]:
         mutations=st.lists(st.sampled_from(sorted(MUTATIONS)), min_size=1, max_size=4),
         precisions=st.permutations(["fp32", "bf16", "int8"]).map(lambda names: [*names[:2], *{"fp32"} - {*names[:2]}]),
         pruning=FUNCTIONS,
+        weights=st.sampled_from(["inherit", "cut"]),  # an elastic base has no order by a function
         quantization=FUNCTIONS,
     )
 

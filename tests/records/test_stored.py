@@ -13,7 +13,7 @@ import pytest
 from command_line import run
 from processes import NASOPT, run_code
 from readers import read_only
-from stored_studies import DATABASE, expected, restore
+from stored_studies import DATABASE, as_before, expected, restore
 
 from nasopt.records import queries
 from nasopt.records.study import StudyRecord
@@ -37,16 +37,6 @@ def study_of(url: str, name: str) -> optuna.Study:
 def folder_of(url: str) -> Path:
     """The folder in which the database lies."""
     return Path(url.removeprefix("sqlite:///")).parent
-
-
-def as_before(printed: str) -> Any:
-    """The output of a command, without the keys that only later versions print."""
-    shown = json.loads(printed)
-    for record in shown if isinstance(shown, list) else (shown,):
-        for name in ("against_base", "provisional"):
-            record.pop(name, None)
-        record.get("not_trained", {}).pop("screened", None)
-    return shown
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -24,7 +24,7 @@ class FisherOptions(Section):
         None,
         gt=0,
         lt=1,
-        description="Least share of the base model's latency that is proposed, and the last rung; 0.1 unless set.",
+        description="Least share of the base model's latency that is proposed, and the last rung; 0.05 unless set.",
     )
     criteria: Annotated[tuple[CriterionName, ...], Field(min_length=1)] = Field(
         ("obs", "fisher"),

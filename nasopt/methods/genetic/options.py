@@ -74,7 +74,7 @@ class GeneticOptions(Section):
     )
     ladder: int = Field(8, ge=1, description="Sub-networks of it, their shares of the latency even in the logarithm.")
     lowest_share: float | None = Field(
-        None, gt=0, lt=1, description="The last of them; 0.1 unless set, or what the smallest sub-network takes."
+        None, gt=0, lt=1, description="The last of them; 0.05 unless set, or what the smallest sub-network takes."
     )
     cost: Literal["latency", "flops"] = Field(
         "latency", description="What a share is of: the study's first latency, or floating-point operations."

@@ -54,7 +54,7 @@ class TaylorOptions(Section):
     )
     ladder: int = Field(8, ge=1, description="Sub-networks of `start`, shares evenly spaced in the logarithm.")
     lowest_share: float | None = Field(
-        None, gt=0, lt=1, description="The last of their shares; 0.1 unless set, or what the smallest one takes."
+        None, gt=0, lt=1, description="The last of their shares; 0.05 unless set, or what the smallest one takes."
     )
     cost: Literal["latency", "flops"] = Field(
         "latency", description="What a share is of: the study's first latency, or floating-point operations."

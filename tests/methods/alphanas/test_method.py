@@ -40,7 +40,7 @@ def test_a_whole_search_tries_every_mask_once(study_folder: Path, write: Callabl
     assert {trial["precision"] for trial in done} == {"fp32"}
     assert [trial["parent"] for trial in done] == [None, 0, 0, 0, 0, 0, 0]
     shown = read("study", "show", "tiny")
-    assert set(shown["not_trained"]) == {"rejected", "repeated", "known_drawn"}
+    assert set(shown["not_trained"]) == {"rejected", "screened", "repeated", "known_drawn"}
     assert shown["not_trained"]["known_drawn"] > 0
     study = open_study(parse_url("sqlite:///nasopt.db"), "tiny").study
     for trial in study.trials:
