@@ -210,3 +210,8 @@ def test_a_study_in_onnx_runtime_over_real_lengths(write_study: WriteStudy) -> N
         assert (record["runtime"], record["lengths"], record["batches"]) == ("onnxruntime", "validation", 32)
         assert record["runtime_version"]
         assert 5 < record["mean_length"] <= 16
+        assert trial["values"]["memory_mb"] == trial["memory"]["weights_mb"]
+    exported = run("study", "export", "tiny", "--trial", 0, "--to", "model")
+    assert exported.code == 0, exported.err
+    assert Path("model/model.onnx").stat().st_size / 1e6 == trials_of()[0]["values"]["memory_mb"]
+    assert "are those of this very file" in Path("model/README.md").read_text()
