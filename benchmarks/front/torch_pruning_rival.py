@@ -63,11 +63,24 @@ def task_gradients(ground: Ground) -> list[torch.Tensor]:
 def prune(base: PreTrainedModel, gradients: list[torch.Tensor], share: float, ground: Ground) -> PreTrainedModel:
     """The base model without a share of 1 - `share` of its heads and of its neurons.
 
+    Over all layers; in every layer alike where a layer would lose all of its heads, because Torch-Pruning does not make
+    such a model run. The arguments are those of :func:`pruned`.
+    """
+    model = pruned(base, gradients, share, ground, over_all_layers=True)
+    return model if runs(model) else pruned(base, gradients, share, ground, over_all_layers=False)
+
+
+def pruned(
+    base: PreTrainedModel, gradients: list[torch.Tensor], share: float, ground: Ground, *, over_all_layers: bool
+) -> PreTrainedModel:
+    """One pruning.
+
     Args:
         base: a BERT with a classification head; not changed.
         gradients: of its parameters, in their order.
-        share: of heads and of neurons that stay, over all layers.
+        share: of heads and of neurons that stay.
         ground: gives an example for the tracing of the model.
+        over_all_layers: whether units of all layers are ranked together.
     """
     model = copy.deepcopy(base).eval().requires_grad_(True)
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
@@ -82,8 +95,8 @@ def prune(base: PreTrainedModel, gradients: list[torch.Tensor], share: float, gr
         model,
         ground.context.splits["train"].batch(torch.arange(2)).inputs,
         importance=torch_pruning.importance.GroupTaylorImportance(),
-        global_pruning=True,
-        isomorphic=True,
+        global_pruning=over_all_layers,
+        isomorphic=over_all_layers,
         pruning_ratio=1 - share,
         head_pruning_ratio=1 - share,
         prune_num_heads=True,
@@ -98,12 +111,10 @@ def prune(base: PreTrainedModel, gradients: list[torch.Tensor], share: float, gr
         attention.num_attention_heads = pruner.num_heads[attention.query]
         attention.all_head_size = attention.query.out_features
     model.zero_grad(set_to_none=True)
-    assert_cut(model)
     return model
 
 
-def assert_cut(model: nn.Module) -> None:
-    """Makes sure that no layer has lost all of its heads: Torch-Pruning does not make such a model run."""
-    for module in model.modules():
-        if type(module).__name__ == "BertSelfAttention":
-            assert module.num_attention_heads > 0, "a layer without heads cannot run"
+def runs(model: nn.Module) -> bool:
+    """Whether every layer has kept a head."""
+    attentions = [module for module in model.modules() if type(module).__name__ == "BertSelfAttention"]
+    return all(attention.num_attention_heads > 0 for attention in attentions)
