@@ -132,7 +132,7 @@ def _proposed(trial: FrozenTrial) -> Mapping[str, Any]:
 
 
 def _is_trained(trial: FrozenTrial) -> bool:
-    return trial.params.get("training", "none") != "none"
+    return bool(trial.params.get("training", "none") != "none")
 
 
 def _key(trial: FrozenTrial) -> Hashable:
