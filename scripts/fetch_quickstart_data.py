@@ -14,7 +14,6 @@ import csv
 import hashlib
 import io
 import os
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -22,6 +21,8 @@ import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+from pip_download import FetchError, pip_download
 
 REQUIREMENT = "vaderSentiment==0.5"
 ARCHIVE = "hutto_ICWSM_2014.tar.gz"
@@ -40,26 +41,9 @@ Example = tuple[str, str]
 """A text and its label."""
 
 
-class FetchError(Exception):
-    """The data cannot be had; the message is one line and says why."""
-
-
 def download_archive(folder: Path) -> bytes:
     """Download the source distribution with pip into `folder`; return the archive in it."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
-    command += ["--no-deps", "--no-binary", ":all:", "--dest", str(folder), REQUIREMENT]
-    try:
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
-        raise FetchError(
-            f"pip could not download {REQUIREMENT} within {DOWNLOAD_TIMEOUT_S} s; check the network"
-        ) from None
-    if finished.returncode != 0:
-        errors = [line for line in finished.stderr.splitlines() if line.startswith("ERROR:")]
-        reason = errors[0].removeprefix("ERROR:").strip() if errors else f"exit code {finished.returncode}"
-        raise FetchError(
-            f"pip could not download {REQUIREMENT} ({reason}); check the network and pip's index (`pip config list`)"
-        )
+    pip_download(REQUIREMENT, folder, ["--no-binary", ":all:", REQUIREMENT], DOWNLOAD_TIMEOUT_S)
     return archive_of(folder)
 
 

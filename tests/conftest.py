@@ -224,8 +224,7 @@ def context(prepared: Context, tmp_path: Path) -> Context:
         base_model=copy.deepcopy(prepared.base_model),
         checkpoints=CheckpointStore(folder / "checkpoints"),
         folder=folder,
-        _teachers={},
-        _views={},
+        _kept={},
     )
 
 

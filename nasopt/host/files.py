@@ -85,9 +85,20 @@ def lock_in(folder: Path, name: str) -> FileLock:
     Raises:
         MachineError: the folder is not there. Taking the lock would make it anew, and empty.
     """
-    if not folder.is_dir():
+    if not is_there(folder):
         raise MachineError(gone_words(folder))
     return FileLock(folder / name)
+
+
+def is_there(folder: Path) -> bool:
+    """Whether a study's artifact folder is there.
+
+    One with nothing but hidden files is not: a folder that goes while a lock in it is taken is made anew by the lock.
+    """
+    try:
+        return any(not path.name.startswith(".") for path in folder.iterdir())
+    except OSError:
+        return False
 
 
 def gone_words(folder: Path) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats: TypeAlias = NDArray[np.float64]
+T = TypeVar("T")
 
 BINS = 1000
 """Number of steps in which time is counted."""
@@ -146,3 +147,17 @@ def share_ladder(largest: float, smallest: float, rungs: int) -> list[float]:
     if rungs < 1:
         raise ValueError(f"a ladder has at least 1 rung, not {rungs}")
     return [float(share) for share in np.geomspace(largest, smallest, rungs)]
+
+
+def bisected(items: Sequence[T]) -> list[T]:
+    """The same items, the middle one first, then the middle ones of the halves, and so on.
+
+    Whoever stops early has then seen all of the range, coarsely.
+    """
+    order, parts = [], [(0, len(items))]
+    for start, end in parts:  # grows
+        if start < end:
+            middle = (start + end) // 2
+            order.append(items[middle])
+            parts += [(start, middle), (middle + 1, end)]
+    return order

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nasopt.architecture.base import CandidateArchitecture, EncoderShape
 from nasopt.config.study import StudyConfig
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from nasopt.tasks.batches import Examples
     from nasopt.training.budget import Run
     from nasopt.training.teacher import Teacher
+
+T = TypeVar("T")
 
 PhaseCallback = Callable[[str, int, int], None]
 """(name of the phase, steps done, steps in all; 0 of 0 where that is not known)."""
@@ -104,13 +106,23 @@ class Context:
     number: int = -1
     parent: Parent | None = None
 
-    _teachers: dict[tuple[int, ...], list[Teacher]] = field(default_factory=dict)
-    _views: dict[tuple[int, ...], View] = field(default_factory=dict)
-    _flops: dict[str, int] = field(default_factory=dict)
+    _kept: dict[Hashable, Any] = field(default_factory=dict)
 
     def for_trial(self, number: int, parent: Parent | None) -> Context:
         """The same context for one trial; what has been made is shared."""
         return replace(self, number=number, parent=parent)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, made at the first call with this key and kept in memory for all trials of the process.
+
+        Args:
+            key: names it, with all that it depends on besides the study's base model and data.
+            make: makes it; others must not change it.
+        """
+        if key not in self._kept:
+            self._kept[key] = make()
+        kept: T = self._kept[key]
+        return kept
 
     @property
     def base_lineage(self) -> Lineage:
@@ -131,11 +143,10 @@ class Context:
         from nasopt.training.budget import pass_flops
 
         split = self.splits["train"]
-        if self.base_key not in self._flops:
-            self._flops[self.base_key] = pass_flops(self.base_model, split, self.task.run)
+        whole = self.once(("flops", self.base_key), lambda: pass_flops(self.base_model, split, self.task.run))
         candidate = build(architecture, copy.deepcopy(self.base_model)) if model is None else model
         flops = pass_flops(candidate, self.view(architecture).splits["train"], run or self.task.run)
-        return len(split) * flops / self._flops[self.base_key]
+        return len(split) * flops / whole
 
     def view(self, architecture: CandidateArchitecture) -> View:
         """The splits tokenised for a candidate: the base model's, unless it has a smaller vocabulary.
@@ -147,10 +158,12 @@ class Context:
         kept = getattr(architecture, "vocabulary", None)
         if kept is None:
             return View(self.splits)
-        if kept not in self._views:
+
+        def make() -> View:
             tokenizer = cut_tokenizer(self.task.tokenizer, kept)
-            self._views[kept] = View(self.task.encode(self.folder / "data", tokenizer), tokenizer)
-        return self._views[kept]
+            return View(self.task.encode(self.folder / "data", tokenizer), tokenizer)
+
+        return self.once(("view", kept), make)
 
     def teachers(self, layers: Sequence[int] = (-1,)) -> list[Teacher]:
         """The base model's outputs on the training split: logits and the hidden states of `layers` (0: embeddings).
@@ -161,9 +174,10 @@ class Context:
         from nasopt.training.teacher import make_teacher
 
         wanted = tuple(layers)
-        if wanted not in self._teachers:
+
+        def make() -> list[Teacher]:
             sides = self.splits["train"].sides
-            self._teachers[wanted] = [
+            return [
                 make_teacher(
                     self.base_model,
                     side,
@@ -177,4 +191,5 @@ class Context:
                 )
                 for side in sides
             ]
-        return self._teachers[wanted]
+
+        return self.once(("teachers", wanted), make)

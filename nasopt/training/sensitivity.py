@@ -21,7 +21,7 @@ from nasopt.errors import DatasetError, StudyFileError, UnsupportedModelError
 from nasopt.models.families import family_of
 from nasopt.models.reconstruction import Forward
 from nasopt.models.saliency import Saliency
-from nasopt.models.sensitivity.calibration import input_grams
+from nasopt.models.sensitivity.calibration import Grams
 from nasopt.models.sensitivity.correction import correct_projections
 from nasopt.models.sensitivity.fisher import fisher_information, order_by_fisher
 from nasopt.models.sensitivity.gates import unit_blocks
@@ -196,8 +196,7 @@ def correct_by_obs(
         model.to(context.device),
         context.base_model.to(context.device),
         architecture,
-        _calibration_inputs(settings, context),
-        forward=_forward(context),
+        _grams(settings, context),
         on_step=lambda done, total: context.on_phase("correction", done, total),
     )
 
@@ -236,12 +235,22 @@ def made_from(settings: SampleSettings, context: Context) -> list[Any]:
 def _order_by_obs(by_fisher: Sensitivity, settings: SampleSettings, context: Context) -> Sensitivity:
     model = context.base_model.to(context.device)
     projections = [block.projection for layer in unit_blocks(model) for block in layer if block.projection is not None]
-    grams = input_grams(model, projections, _calibration_inputs(settings, context), forward=_forward(context))
+    grams = _grams(settings, context).of(projections)
     blocks: list[BlockSensitivity] = []
     for block, projection, gram in zip(by_fisher.blocks, projections, grams, strict=True):
         blocks.append(order_by_obs(block, projection, gram))
         context.on_phase("optimal brain surgeon", len(blocks), len(projections))
     return Sensitivity(tuple(blocks[::2]), tuple(blocks[1::2]))
+
+
+def _grams(settings: SampleSettings, context: Context) -> Grams:
+    """The products of the base model's inputs, for the order of its units and the corrections of all trials."""
+
+    def make() -> Grams:
+        model = context.base_model.to(context.device)
+        return Grams(model, _calibration_inputs(settings, context), forward=_forward(context))
+
+    return context.once(("grams", context.base_key, settings), make)
 
 
 def _calibration_inputs(settings: SampleSettings, context: Context) -> list[Mapping[str, Tensor]]:

@@ -31,7 +31,7 @@ from nasopt.measurement.lookup.table import LookupTable
 from nasopt.measurement.measured.source import MeasuringSource
 from nasopt.measurement.sources import make_source
 from nasopt.models.sensitivity.values import Sensitivity
-from nasopt.numerics.budget import LOWEST_SHARE, BlockCosts, choose_counts, share_ladder, smallest_share
+from nasopt.numerics.budget import LOWEST_SHARE, BlockCosts, bisected, choose_counts, share_ladder, smallest_share
 from nasopt.training.samples import SampleSettings
 from nasopt.training.sensitivity import FOLDER, Criterion, study_sensitivity
 
@@ -80,15 +80,15 @@ class SubNetworks:
         return self.sensitivity.architecture(choose_counts(self.costs, self.times.fixed, share))
 
     def shares(self, lowest: float | None, rungs: int) -> list[float]:
-        """Shares below the whole model's, evenly spaced in the logarithm.
+        """Shares below the whole model's, evenly spaced in the logarithm, in the order of a bisection.
 
         Args:
-            lowest: the last one, or what the smallest sub-network takes where that is more; None for
+            lowest: the least one, or what the smallest sub-network takes where that is more; None for
                 :data:`nasopt.numerics.budget.LOWEST_SHARE`.
             rungs: how many.
         """
         reached = min(1.0, self.smallest_share * (1 + _MARGIN))
-        return share_ladder(1.0, max(lowest or LOWEST_SHARE, reached), rungs + 1)[1:]
+        return bisected(share_ladder(1.0, max(lowest or LOWEST_SHARE, reached), rungs + 1)[1:])
 
     def ladder(self, shares: Sequence[float]) -> list[Architecture]:
         """The different sub-networks of these shares, in their order, without the whole model."""

@@ -24,7 +24,7 @@ from nasopt.errors import (
     MissingToolError,
     NasoptError,
 )
-from nasopt.host.files import gone_words
+from nasopt.host.files import gone_words, is_there
 
 PROBE_BYTES = 65536
 """Written into the study's folder, and removed, to see whether that is possible at all."""
@@ -51,7 +51,7 @@ def machine_failure(error: BaseException, folder: Path) -> str | None:
         if isinstance(link, _LACKING):
             return str(link)
         if _is_machine_s(link):
-            return in_one_line(link) if folder.is_dir() else gone_words(folder)
+            return in_one_line(link) if is_there(folder) else gone_words(folder)
         link = link.__cause__
     return _unusable(folder)
 
@@ -92,7 +92,7 @@ def _is_machine_s(error: BaseException) -> bool:
 
 def _unusable(folder: Path) -> str | None:
     """Says why the study's files cannot be read or written; None if they can."""
-    if not folder.is_dir():
+    if not is_there(folder):
         return gone_words(folder)
     try:
         with tempfile.TemporaryFile(dir=folder) as file:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nasopt.numerics.budget import BlockCosts, base_time, choose_counts, share_ladder, smallest_share
+from nasopt.numerics.budget import BlockCosts, base_time, bisected, choose_counts, share_ladder, smallest_share
 
 
 def brute_force(blocks: list[BlockCosts], fixed: float, limit: float) -> float:
@@ -130,3 +130,9 @@ def test_a_model_of_base_size_takes_a_moment() -> None:
     started = time.perf_counter()
     choose_counts(blocks, 0.5, 0.5)
     assert time.perf_counter() - started < 1.0
+
+
+def test_a_bisection_sees_the_whole_range_first() -> None:
+    assert bisected(range(8)) == [4, 2, 6, 1, 3, 5, 7, 0]
+    assert bisected("abc") == ["b", "a", "c"]
+    assert bisected([]) == []

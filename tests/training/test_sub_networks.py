@@ -57,9 +57,9 @@ def test_shares_that_nothing_can_keep_to_are_refused(looked_up: Context) -> None
 
 def test_a_ladder_ends_where_sub_networks_end(looked_up: Context) -> None:
     networks = study_sub_networks("fisher", SETTINGS, "latency", looked_up)
-    assert networks.shares(0.25, 2) == pytest.approx([0.5, 0.25])
+    assert networks.shares(0.125, 3) == pytest.approx([0.25, 0.5, 0.125])
     assert networks.shares(None, 3)[-1] == pytest.approx(2.05 / 32.05)
     assert networks.shares(0.01, 3)[-1] == pytest.approx(2.05 / 32.05)
-    found = networks.ladder([0.999, *networks.shares(0.01, 3), 0.07])
+    found = networks.ladder([0.999, *sorted(networks.shares(0.01, 3), reverse=True), 0.07])
     assert [time_of(item) for item in found] == sorted({time_of(item) for item in found}, reverse=True)
     assert Architecture.full(looked_up.shape) not in found

@@ -20,7 +20,15 @@ from nasopt.errors import (
     MissingExtraError,
     TrainingDivergedError,
 )
+from nasopt.host.files import lock_in
 from nasopt.trial.failures import PROBE_BYTES, explaining_machine, machine_failure
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A study's artifact folder, with a file of the study."""
+    (tmp_path / "base.json").touch()
+    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -36,8 +44,8 @@ from nasopt.trial.failures import PROBE_BYTES, explaining_machine, machine_failu
         DatasetError("Read-only file system"),  # ours: what it says is what it means
     ],
 )
-def test_what_a_candidate_does(error: Exception, tmp_path: Path) -> None:
-    assert machine_failure(error, tmp_path) is None
+def test_what_a_candidate_does(error: Exception, folder: Path) -> None:
+    assert machine_failure(error, folder) is None
 
 
 @pytest.mark.parametrize(
@@ -54,13 +62,13 @@ def test_what_a_candidate_does(error: Exception, tmp_path: Path) -> None:
         MachineError("the study's artifact folder is gone"),
     ],
 )
-def test_what_the_machine_does(error: Exception, tmp_path: Path) -> None:
-    reason = machine_failure(error, tmp_path)
+def test_what_the_machine_does(error: Exception, folder: Path) -> None:
+    reason = machine_failure(error, folder)
     assert reason is not None
     assert str(error) in reason
     wrapped = ValueError("could not be done")
     wrapped.__cause__ = error
-    assert machine_failure(wrapped, tmp_path) == reason
+    assert machine_failure(wrapped, folder) == reason
 
 
 def test_what_libraries_really_raise(tmp_path: Path) -> None:
@@ -77,18 +85,31 @@ def test_what_libraries_really_raise(tmp_path: Path) -> None:
         assert machine_failure(caught.value, tmp_path) is not None
 
 
-def test_a_folder_that_cannot_be_used_explains_any_error(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_used_explains_any_error(folder: Path) -> None:
     error = CheckpointError("the checkpoint is not there")
-    assert "is gone" in (machine_failure(error, tmp_path / "gone") or "")
+    assert "is gone" in (machine_failure(error, folder / "gone") or "")
     with files_of_at_most(PROBE_BYTES // 2):
-        assert machine_failure(error, tmp_path) == f"{tmp_path}: cannot be written (File too large)"
-    assert list(tmp_path.iterdir()) == []
+        assert machine_failure(error, folder) == f"{folder}: cannot be written (File too large)"
+    assert [path.name for path in folder.iterdir()] == ["base.json"]
 
 
-def test_outside_of_a_trial(tmp_path: Path) -> None:
-    with pytest.raises(MachineError, match=r"No space left .* goes on where"), explaining_machine(tmp_path):
+def test_a_folder_that_goes_while_a_lock_is_taken_is_gone(folder: Path) -> None:
+    """Taking a lock makes the folder anew."""
+    lock = lock_in(folder, ".study.lock")
+    (folder / "base.json").unlink()
+    folder.rmdir()
+    with lock:
+        assert folder.is_dir()
+        error = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder / "weights"))
+        assert "is gone" in (machine_failure(error, folder) or "")
+    with pytest.raises(MachineError, match="bring it back"):
+        lock_in(folder, ".study.lock")
+
+
+def test_outside_of_a_trial(folder: Path) -> None:
+    with pytest.raises(MachineError, match=r"No space left .* goes on where"), explaining_machine(folder):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with pytest.raises(ValueError, match="as it was"), explaining_machine(tmp_path):
+    with pytest.raises(ValueError, match="as it was"), explaining_machine(folder):
         raise ValueError("as it was")
-    with pytest.raises(DatasetError), explaining_machine(tmp_path):
+    with pytest.raises(DatasetError), explaining_machine(folder):
         raise DatasetError("a user's")

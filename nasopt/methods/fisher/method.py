@@ -23,7 +23,7 @@ from nasopt.methods.fisher.controls import FisherControls
 from nasopt.methods.fisher.options import FisherOptions
 from nasopt.methods.fisher.weights import elastic_settings, healed, sub_networks, untrained
 from nasopt.methods.space import SearchSpace
-from nasopt.numerics.budget import LOWEST_SHARE, share_ladder
+from nasopt.numerics.budget import LOWEST_SHARE, bisected, share_ladder
 from nasopt.records.names import LADDER
 from nasopt.samplers.fisher import FisherSampler
 from nasopt.samplers.named import sampler_maker
@@ -56,10 +56,10 @@ class FisherMethod(Method):
 
     def sampler(self, seed: int | None) -> FisherSampler:
         options = self.options
-        shares = share_ladder(1.0, self._lowest_share, options.ladder + 1)
+        base, *rungs = share_ladder(1.0, self._lowest_share, options.ladder + 1)
         make = sampler_maker(options.sampler, options.population_size)
         healing = {"training": "distill", "criterion": options.trained_criterion}
-        return FisherSampler(make, seed, [self._untrained(share) for share in shares], healing)
+        return FisherSampler(make, seed, [self._untrained(share) for share in (base, *bisected(rungs))], healing)
 
     @property
     def _lowest_share(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,41 @@ def input_grams(
                 for found in items:
                     gram += _product(found[mask], len(gram))
         yield from grams
+
+
+class Grams:
+    """The products of one model over its calibration texts, kept in memory for the next call as far as they fit.
+
+    Args:
+        model: the model that is run.
+        batches: inputs of the model with their `attention_mask`, on its device.
+        forward: runs the model on a batch.
+        max_bytes: the bytes of the products that are kept, and the bytes that a run over the texts holds besides.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        batches: Sequence[Mapping[str, Tensor]],
+        *,
+        forward: Forward = lambda model, inputs: model(**inputs),
+        max_bytes: int = GRAM_BYTES,
+    ) -> None:
+        self._missing = partial(input_grams, model, batches=batches, forward=forward, max_bytes=max_bytes)
+        self._kept: dict[nn.Linear, Tensor] = {}
+        self._room = max_bytes
+
+    def of(self, projections: Sequence[nn.Linear]) -> Iterator[Tensor]:
+        """The product of each projection's inputs in turn, see :func:`input_grams`; they must not be changed."""
+        found = self._missing([projection for projection in projections if projection not in self._kept])
+        for projection in projections:
+            gram = self._kept.get(projection)
+            if gram is None:
+                gram = next(found)
+                if gram.nbytes <= self._room:
+                    self._kept[projection] = gram
+                    self._room -= gram.nbytes
+            yield gram
 
 
 def _product(inputs: Tensor, size: int) -> Tensor:

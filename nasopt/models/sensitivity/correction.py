@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,8 +11,7 @@ from transformers import PreTrainedModel
 
 from nasopt.architecture.encoder import Architecture
 from nasopt.models.families import encoder_family_of
-from nasopt.models.reconstruction import Forward
-from nasopt.models.sensitivity.calibration import input_grams
+from nasopt.models.sensitivity.calibration import Grams
 from nasopt.models.sensitivity.gates import UnitBlock, unit_blocks
 from nasopt.models.sensitivity.obs import corrected_weight, damped, extended_weight, unit_columns
 
@@ -30,9 +29,8 @@ def correct_projections(
     model: PreTrainedModel,
     base_model: PreTrainedModel,
     architecture: Architecture,
-    batches: Sequence[Mapping[str, Tensor]],
+    grams: Grams,
     *,
-    forward: Forward = lambda model, inputs: model(**inputs),
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Gives, in place, the projections of blocks that lost units the corrected weights and biases of METHODS.md 6.
@@ -45,13 +43,12 @@ def correct_projections(
         model: a model cut out of `base_model`, with its weights.
         base_model: the full-size model, on the same device; it is left in eval mode.
         architecture: the architecture of the model.
-        batches: inputs with their `attention_mask`, on that device.
-        forward: runs the base model on a batch.
+        grams: the products of the inputs of the base model's projections over the calibration texts.
         on_step: called with the number of projections that are done, and the number of all.
     """
     shrunk = _shrunk(model, base_model, architecture)
-    grams = input_grams(base_model, [block.full for block in shrunk], batches, forward=forward)
-    for done, (block, gram) in enumerate(zip(shrunk, grams, strict=True), start=1):
+    found = grams.of([block.full for block in shrunk])
+    for done, (block, gram) in enumerate(zip(shrunk, found, strict=True), start=1):
         corrected = corrected_weight(extended_weight(block.full), damped(gram), block.columns.to(gram.device))
         bias = getattr(block.place, "bias", None)
         if bias is not None:

@@ -35,7 +35,7 @@ class Elastic(WeightSource):
         from nasopt.training.elastic import elastic_base
 
         assert isinstance(architecture, Architecture)
-        found = elastic_base(self.settings, context)
+        found = context.once(self.settings, lambda: elastic_base(self.settings, context))
         model = copy.deepcopy(context.base_model)
         model.load_state_dict(found.weights)
         line = context.base_lineage

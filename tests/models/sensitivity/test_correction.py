@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from nasopt.architecture.encoder import Architecture, KeptUnits
 from nasopt.models.families import FAMILIES
 from nasopt.models.modeling_nasopt import LAYER_PARTS
+from nasopt.models.sensitivity.calibration import Grams
 from nasopt.models.sensitivity.correction import correct_projections
 from nasopt.models.surgery import cut
 
@@ -53,7 +54,7 @@ def test_every_family(make_model: Callable[..., PreTrainedModel], family: str) -
     before = copy.deepcopy(model.state_dict())
     untouched = copy.deepcopy(base.state_dict())
     steps: list[tuple[int, int]] = []
-    correct_projections(model, base, TARGET, calibration(2), on_step=lambda *step: steps.append(step))
+    correct_projections(model, base, TARGET, Grams(base, calibration(2)), on_step=lambda *step: steps.append(step))
     projections = 3 if family == "modernbert" else 4  # without a bias an empty block has nothing to correct
     assert steps == [(done, projections) for done in range(1, projections + 1)]
     parts = LAYER_PARTS[family]
@@ -72,7 +73,7 @@ def test_the_first_blocks_are_least_squares(make_model: Callable[..., PreTrained
     model = cut(copy.deepcopy(base), target)
     given = calibration()
     name = "bert.encoder.layer.0.attention.output.dense"
-    correct_projections(model, base, target, given)
+    correct_projections(model, base, target, Grams(base, given))
     read, written = seen(base, name, given)
     extended = np.hstack([read, np.ones((len(read), 1))])
     eps = 1e-3 * np.diag(extended.T @ extended).mean()
@@ -93,7 +94,7 @@ def test_an_empty_block_writes_the_mean(make_model: Callable[..., PreTrainedMode
     target = Architecture((KeptUnits((), FULL.neurons), FULL, FULL))
     model = cut(copy.deepcopy(base), target)
     given = calibration()
-    correct_projections(model, base, target, given)
+    correct_projections(model, base, target, Grams(base, given))
     name = "distilbert.transformer.layer.0.attention.out_lin"
     mean = seen(base, name, given)[1].mean(axis=0)
     assert model.get_submodule(name).bias.detach().numpy() == pytest.approx(mean, abs=0.02)
@@ -102,5 +103,5 @@ def test_an_empty_block_writes_the_mean(make_model: Callable[..., PreTrainedMode
 def test_a_model_that_lost_nothing_is_not_touched(make_model: Callable[..., PreTrainedModel]) -> None:
     base = make_model("bert")
     model = copy.deepcopy(base)
-    correct_projections(model, base, Architecture((FULL, FULL, FULL)), calibration(1))
+    correct_projections(model, base, Architecture((FULL, FULL, FULL)), Grams(base, calibration(1)))
     assert all(torch.equal(value, base.state_dict()[name]) for name, value in model.state_dict().items())

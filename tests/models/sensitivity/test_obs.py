@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from nasopt.models.sensitivity.calibration import input_grams
+from nasopt.models.sensitivity.calibration import Grams, input_grams
 from nasopt.models.sensitivity.gates import unit_blocks
 from nasopt.models.sensitivity.obs import (
     Elimination,
@@ -156,6 +156,27 @@ def test_units_of_neurons_are_those_of_the_fisher_order() -> None:
     assert unit_columns(torch.tensor([2, 0]), 3).tolist() == [6, 7, 8, 0, 1, 2]
     empty = BlockSensitivity((), 1, (), (0.0,))
     assert order_by_obs(empty, projection, rows) is empty
+
+
+@pytest.mark.parametrize(("room", "passes_again"), [(2**29, 0), (1, 2)])
+def test_grams_are_kept_as_far_as_they_fit(
+    make_model: Callable[..., PreTrainedModel], batch: dict[str, Tensor], room: int, passes_again: int
+) -> None:
+    model = make_model("bert")
+    projections = [block.projection for layer in unit_blocks(model) for block in layer if block.projection is not None]
+    passes = []
+
+    def forward(module: nn.Module, inputs: dict[str, Tensor]) -> None:
+        passes.append(1)
+        module(**inputs)
+
+    grams = Grams(model, [batch], forward=forward, max_bytes=room)
+    first = list(grams.of(projections))
+    passes.clear()
+    again = list(grams.of([projections[3], projections[0]]))
+    assert len(passes) == passes_again
+    for found, wanted in zip(again, (first[3], first[0]), strict=True):
+        torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "modernbert", "mpnet"])
