@@ -122,8 +122,9 @@ def _artifact(
     device = running_device(sources.values(), kind)
     if kind.form == "torch":
         return make_artifact(candidate, device, quantizer), device
-    training = context.view(candidate.architecture).splits["train"]
-    return make_onnx(candidate, kind, context.task.tokenizer.model_input_names, training).opened(None, device), device
+    training, names = context.view(candidate.architecture).splits["train"], context.task.tokenizer.model_input_names
+    file = make_onnx(candidate, kind, names, training, context.config.calibration_texts)
+    return file.opened(None, device), device
 
 
 def _whole(
