@@ -53,6 +53,8 @@ _TORCH: Mapping[Precision, ArtifactKind] = {
     "int8": ArtifactKind("torch", "bitsandbytes"),
     "int4": ArtifactKind("torch", "bitsandbytes"),
 }
+TORCH_PRECISIONS: tuple[Precision, ...] = tuple(_TORCH)
+"""The precisions in which torch modules are stored, on every device."""
 ARTIFACTS: Mapping[str, Mapping[Precision, ArtifactKind]] = {
     "eager": _TORCH,
     "compile": _TORCH,

@@ -178,7 +178,7 @@ def own_quantizer(model: PreTrainedModel, precision: Precision) -> PreTrainedMod
     return copy.deepcopy(model).to(torch.bfloat16)
 
 
-def sources_of(context: Context, latency: dict[str, str], **options: object) -> dict[str, LatencySource]:
+def sources_of(context: Context, latency: dict[str, object], **options: object) -> dict[str, LatencySource]:
     """The sources of a genetic study with this `[latency]`, as `create` makes them."""
     objective = LatencyConfig.model_validate(latency)
     config = context.config.model_copy(update={"latency": (objective,), "method_options": options})
@@ -189,7 +189,7 @@ def test_an_own_quantizer_makes_torch_modules_and_no_onnx_file(context: Context)
     options = {"quantization": f"{__name__}:own_quantizer", "precisions": ["fp32", "int8"]}
     with pytest.raises(StudyFileError, match=r"quantization: your function makes torch modules.*onnxruntime"):
         sources_of(context, {"runtime": "onnxruntime"}, **options)
-    sources = sources_of(context, {}, **options)
+    sources = sources_of(context, {"batch_size": 2, "sequence_length": 8}, **options)
     found = evaluate(candidate_in(context, "int8"), context, sources, own_quantizer)
     halves = sum(parameter.numel() * 2 for parameter in context.base_model.parameters()) / 1e6
     assert found.memory.weights_mb == pytest.approx(halves, rel=0.01)
@@ -199,7 +199,7 @@ def test_an_own_quantizer_makes_torch_modules_and_no_onnx_file(context: Context)
 @no_gpu
 @pytest.mark.parametrize("latency", [{"device": "a100"}, {"runtime": "onnxruntime"}])
 def test_a_study_whose_artifacts_are_files_needs_the_packages_that_write_them(
-    context: Context, latency: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    context: Context, latency: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert sources_of(context, latency)
     monkeypatch.setattr(conversion, "find_spec", lambda name: None if name == "onnxscript" else sys)
