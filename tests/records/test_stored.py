@@ -122,9 +122,9 @@ def test_a_study_of_a_pair_that_is_refused_today_is_read_and_only_not_gone_on_wi
         result = run(*words, name, "--storage", url, "-f", "json")
         assert result.code == 0, result.err
         assert as_before(result.out) == expected(tmp_path)[name][command]
-    exported = run("study", "export", name, "--trial", 0, "--to", "model", "--storage", url)
+    exported = run("study", "export", name, "--trial", 0, "--to", "exported", "--storage", url)
     assert exported.code == 0, exported.err
-    assert (tmp_path / "model" / "model.safetensors").exists()
+    assert (tmp_path / "exported" / "model.safetensors").exists()
     refused = run("study", "optimize", name, "--n-trials", 1, "--storage", url)
     assert refused.code == 1
     (line,) = [line for line in refused.err.splitlines() if re.search(reason, line)]
