@@ -158,7 +158,8 @@ class Bench:
             modules = make_artifact(candidate, CPU, None)
             return modules, size_mb(modules), time.perf_counter() - started
         names, training = self.context.task.tokenizer.model_input_names, self.context.splits["train"]
-        made = make_onnx(candidate, ARTIFACTS[runtime][precision], names, training)
+        texts = self.context.config.calibration_texts
+        made = make_onnx(candidate, ARTIFACTS[runtime][precision], names, training, texts)
         seconds = time.perf_counter() - started
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(made.content)

@@ -128,6 +128,9 @@ class StudyConfig(Section):
     memory: Literal["weights", "peak"] = Field(
         "weights", description="`memory_mb` counts the stored weights, or weights and all that one pass needs."
     )
+    calibration_texts: int = Field(
+        128, ge=1, description="Training texts on which the activations' ranges of a calibrated int8 file are found."
+    )
     teacher_cache_mb: int = Field(
         4096, ge=0, description="Largest cache of teacher outputs on the training split; a teacher with more runs live."
     )

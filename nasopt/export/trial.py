@@ -11,7 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.architecture.artifacts import ARTIFACTS, ArtifactKind
 from nasopt.errors import ExportError, TrialNotFoundError
-from nasopt.export.card import model_card, onnx_text
+from nasopt.export.card import model_card
+from nasopt.export.onnx_card import onnx_text
 from nasopt.host.files import scratch_folder
 from nasopt.measurement.sources import make_source
 from nasopt.methods.registry import make_method
@@ -92,8 +93,11 @@ def export(
     require_artifacts(opened)
     kind = _kind(opened, trial)
     is_onnx = kind is not None and kind.form == "onnx"
-    if form == "hf" and is_onnx and queries.precision_of(trial) == "int8":
-        raise ExportError("the trial's int8 is that of an ONNX file; leave out --format hf, or choose a trial in fp32")
+    if form == "hf" and is_onnx and kind is not None and kind.storage != "float":
+        precision = queries.precision_of(trial)
+        raise ExportError(
+            f"the trial's {precision} is that of an ONNX file; leave out --format hf, or choose a trial in fp32"
+        )
     with _working_folder(opened) as working:
         if form == "onnx" or (form is None and is_onnx):
             return _export_onnx(opened, trial, to, force, working, kind if is_onnx else None)
@@ -141,7 +145,8 @@ def _export_onnx(
     else:
         model = candidate.model
         encoded = task.encode(working / DATA, None if tokenizer is task.tokenizer else tokenizer)
-        own = make_onnx(candidate, kind, task.tokenizer.model_input_names, encoded["train"])
+        names = task.tokenizer.model_input_names
+        own = make_onnx(candidate, kind, names, encoded["train"], opened.config.calibration_texts)
 
     def card(file: Path) -> str:
         qualities = _test_qualities(opened, trial, task, working, OnnxModel(file))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from nasopt.architecture.artifacts import precisions_of
+from nasopt.architecture.artifacts import precisions_of, refusal
 from nasopt.architecture.base import Precision
 from nasopt.config.study import LatencyConfig, StudyConfig
 from nasopt.errors import StudyFileError, choices
@@ -69,6 +69,7 @@ def make_source(latency: LatencyConfig, precisions: Sequence[Precision] = ()) ->
     if latency.mode == "lut":
         from nasopt.measurement.lookup.source import LookupSource
 
+        check_precisions(latency.usual_runtime, latency.device, precisions)
         return LookupSource(latency, precisions)
     if latency.device in ("cpu", "cuda"):
         device = resolve_device(latency.device)
@@ -91,13 +92,13 @@ def check_precisions(runtime: str, device: str, precisions: Sequence[Precision])
     Raises:
         StudyFileError: a precision has none in this runtime.
     """
-    known = precisions_of(runtime, device)
-    refused = [precision for precision in precisions if precision not in known]
+    reasons = {precision: refusal(runtime, device, precision) for precision in precisions}
+    refused = [f"{precision} ({reason})" for precision, reason in reasons.items() if reason is not None]
     if refused:
-        place = "CPUs" if device == "cpu" else "GPUs"
+        place, known = "CPUs" if device == "cpu" else "GPUs", precisions_of(runtime, device)
         raise StudyFileError(
             f"latency.runtime: {runtime} on {place} runs {choices(known)}, and has no artifact in "
-            f"{' and '.join(refused)}; leave that out of method_options.precisions, or choose another runtime"
+            f"{' and '.join(refused)}; create a study without it, or with another runtime"
         )
 
 

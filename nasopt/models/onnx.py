@@ -71,6 +71,7 @@ class OnnxModel(nn.Module):
         self._settings = (threads or torch.get_num_threads(), device, tf32, arena)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._settings[0]
+        options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = options.enable_mem_pattern = arena
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3

@@ -1,7 +1,9 @@
 """Stores the weights of an ONNX file in fp16 or int8, by ONNX Runtime's own tools.
 
-In int8 weights get one scale for each output channel. Embeddings are quantised too: on 2,000 phrases of SST-2 that are
-not reported, MiniLM-L6 classified 89.6 % with and 89.4 % without them (89.8 % in fp32), at 23.2 and 58.9 MB.
+In int8 weights get one scale for each output channel. Embeddings are quantised too, each table with one scale: on 2,000
+phrases of SST-2 that are not reported, MiniLM-L6 classified 89.6 % with and 89.4 % without them (89.8 % in fp32), at
+23.2 and 58.9 MB. With calibrated ranges, on 400 phrases of the training split, 96.3 % with and 96.0 % without them
+(96.5 % in fp32; logits were 0.34 from those in fp32 either way), at 23.2 and 59.0 MB.
 """
 
 from __future__ import annotations
@@ -41,13 +43,18 @@ def quantize_dynamic(source: Path, to: Path) -> None:
         )
 
 
-def quantize_static(source: Path, to: Path, batches: Sequence[Mapping[str, Tensor]]) -> None:
-    """Puts Q/DQ nodes, symmetric as TensorRT reads them, around the products that have weights.
+def quantize_static(source: Path, to: Path, batches: Sequence[Mapping[str, Tensor]], *, symmetric: bool) -> None:
+    """Puts Q/DQ nodes around the products that have weights, with ranges that the batches reach.
+
+    Ranges that lie evenly around 0 are what TensorRT reads; embeddings then stay in floats, because it has no int8
+    kernel for them. Without that, as ONNX Runtime's own kernels want it, ranges lie as they do, and embeddings are
+    quantised too.
 
     Args:
         source: the file in fp32.
         to: the file to write.
         batches: texts on which the ranges of activations are calibrated: the file's inputs, (batch, tokens) each.
+        symmetric: whether ranges lie evenly around 0.
     """
     from onnxruntime.quantization import QuantFormat, QuantType
     from onnxruntime.quantization import quantize_static as quantize
@@ -59,10 +66,10 @@ def quantize_static(source: Path, to: Path, batches: Sequence[Mapping[str, Tenso
             _Batches(batches),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            activation_type=QuantType.QInt8,
+            activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            op_types_to_quantize=list(PRODUCTS),
-            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "MatMulConstBOnly": True},
+            op_types_to_quantize=list(PRODUCTS) if symmetric else [*PRODUCTS, *TABLES],
+            extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True, "MatMulConstBOnly": True},
         )
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from nasopt.models.onnx import OnnxModel
     from nasopt.tasks.batches import Examples
 
-CALIBRATION = SampleSettings(examples=128, batch_size=16, seed=0)
-"""The training texts on which the ranges of activations are calibrated."""
+CALIBRATION_BATCH = 16
+"""Training texts of one pass while the ranges of activations are calibrated."""
 
 
 def make_artifact(candidate: Candidate, device: torch.device, quantizer: Quantizer | None) -> PreTrainedModel:
@@ -50,14 +50,17 @@ def make_artifact(candidate: Candidate, device: torch.device, quantizer: Quantiz
     return quantized
 
 
-def make_onnx(candidate: Candidate, kind: ArtifactKind, names: Sequence[str], training: Examples) -> OnnxModel:
-    """The candidate in its precision as an ONNX file, opened on the CPU.
+def make_onnx(
+    candidate: Candidate, kind: ArtifactKind, names: Sequence[str], training: Examples, calibration_texts: int
+) -> OnnxModel:
+    """The candidate in its precision as an ONNX file, opened on the CPU. Made again, it is the same byte for byte.
 
     Args:
         candidate: fp32.
         kind: says how weights are stored.
         names: the inputs that its tokenizer gives; the file takes those of them that the model takes.
-        training: the training split, tokenised for the candidate; ranges of activations are calibrated on it.
+        training: the training split, tokenised for the candidate.
+        calibration_texts: the number of its texts on which the ranges of activations are calibrated, where they are.
 
     Raises:
         ExportError: the candidate is too large for one file, or torch cannot convert it.
@@ -82,7 +85,8 @@ def make_onnx(candidate: Candidate, kind: ArtifactKind, names: Sequence[str], tr
         elif kind.storage == "dynamic":
             quantize_dynamic(file, quantized)
         else:
-            quantize_static(file, quantized, calibration_batches(training, inputs))
+            batches = calibration_batches(training, inputs, calibration_texts)
+            quantize_static(file, quantized, batches, symmetric=kind.storage == "symmetric")
         return OnnxModel(quantized)
 
 
@@ -100,10 +104,11 @@ def size_mb(artifact: PreTrainedModel | OnnxModel) -> float:
     return memory_mb(stored_tensors(artifact))
 
 
-def calibration_batches(training: Examples, names: Sequence[str]) -> list[Mapping[str, Tensor]]:
-    """A sample of the training texts as inputs of a file, each of shape (batch, tokens)."""
+def calibration_batches(training: Examples, names: Sequence[str], count: int) -> list[Mapping[str, Tensor]]:
+    """A sample of that many training texts as inputs of a file, each of shape (batch, tokens); always the same ones in
+    the same order."""
     texts = training.sides[0]
     return [
         {name: tensor for name, tensor in texts.batch(positions).inputs.items() if name in names}
-        for positions in CALIBRATION.batches(texts)
+        for positions in SampleSettings(count, CALIBRATION_BATCH, seed=0).batches(texts)
     ]

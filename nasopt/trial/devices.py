@@ -69,11 +69,13 @@ def check_one_artifact(sources: Collection[LatencySource], precisions: Sequence[
     """
     first, *others = sources
     for precision in precisions:
+        mine = ARTIFACTS[first.runtime][precision]
         for other in others:
-            if ARTIFACTS[other.runtime][precision] != ARTIFACTS[first.runtime][precision]:
+            its = ARTIFACTS[other.runtime][precision]
+            if (mine.form, mine.storage) != (its.form, its.storage):
                 raise StudyFileError(
-                    f"latency: a trial has one artifact, but in {precision} the runtimes {first.runtime} and "
-                    f"{other.runtime} have different ones; make a study for each"
+                    f"latency: a trial has one artifact, but in {precision} that of {first.runtime} ({mine.words}) is "
+                    f"not that of {other.runtime} ({its.words}); create a study for each, or give both the same runtime"
                 )
 
 

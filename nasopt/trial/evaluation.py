@@ -122,8 +122,9 @@ def _artifact(
     device = running_device(sources.values(), kind)
     if kind.form == "torch":
         return make_artifact(candidate, device, quantizer), device
-    training = context.view(candidate.architecture).splits["train"]
-    return make_onnx(candidate, kind, context.task.tokenizer.model_input_names, training).opened(None, device), device
+    training, names = context.view(candidate.architecture).splits["train"], context.task.tokenizer.model_input_names
+    file = make_onnx(candidate, kind, names, training, context.config.calibration_texts)
+    return file.opened(None, device), device
 
 
 def _whole(
@@ -163,7 +164,7 @@ def _measured(
 ) -> Measured:
     from nasopt.measurement.measured.flops import count_flops
 
-    memory = _memory(artifact, weights, device, candidate, context)
+    memory = measure_memory(artifact, weights, device, candidate, context)
     latencies = _latencies(artifact, device, candidate, context, sources, quantizer)
     batch = fixed_batch(context.config.latency[0], candidate.model, context.task.tokenizer.all_special_ids)
     return Measured(
@@ -175,10 +176,21 @@ def _measured(
     )
 
 
-def _memory(
+def measure_memory(
     artifact: PreTrainedModel | OnnxModel, weights: float, device: torch.device, candidate: Candidate, context: Context
 ) -> MemoryRecord:
-    """The memory of the artifact. One pass of an ONNX file is looked at on the CPU, where it gives memory back."""
+    """The memory of an artifact: its weights, and the highest use in one pass of the first latency's fixed shape.
+
+    That pass of an ONNX file is looked at on the CPU, with ONNX Runtime's arena off: the arena keeps what it has once
+    taken, so that a second pass would seem to need nothing.
+
+    Args:
+        artifact: torch modules on `device`, or an ONNX file.
+        weights: its size in MB.
+        device: where torch modules run.
+        candidate: the candidate itself.
+        context: the study's settings and task.
+    """
     import torch
 
     from nasopt.measurement.device import device_name

@@ -58,10 +58,11 @@ def test_absent_devices_are_errors_or_predicted() -> None:
 @no_gpu
 def test_precisions_that_cannot_be_had_are_refused_by_name() -> None:
     with pytest.raises(
-        StudyFileError, match=r"tensorrt on GPUs runs fp32, fp16, int8, and has no artifact in int4; leave that out"
+        StudyFileError,
+        match=r"tensorrt on GPUs runs fp32, fp16, int8, and has no artifact in int4 .* a study without it",
     ):
         make_source(latency(device="a100"), ["fp32", "int4"])
-    with pytest.raises(StudyFileError, match="onnxruntime on CPUs runs fp32, int8, and has no artifact in int4"):
+    with pytest.raises(StudyFileError, match="on CPUs runs fp32, int8, int8-static, and has no artifact in int4"):
         make_source(latency(runtime="onnxruntime"), ["fp32", "int4"])
 
 
