@@ -208,7 +208,7 @@ def front_columns(names: Sequence[str], records: Sequence[Record]) -> dict[str, 
         faster = "x faster" if len(latencies) == 1 else f"x faster ({name.removeprefix('latency_ms_')})"
         columns |= {name: f"values.{name}", faster: f"faster.{name}"}
         if is_stored_again:
-            columns[f"{faster} by structure alone"] = f"faster_by_structure.{name}"
+            columns[faster.replace("x faster", "structure alone")] = f"faster_by_structure.{name}"
     columns |= {"memory_mb": "values.memory_mb", "x smaller": "smaller"}
     left_out = {*columns, "state"}
     return columns | {head: key for head, key in trial_columns(names).items() if head not in left_out}
