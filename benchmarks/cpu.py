@@ -276,14 +276,15 @@ def plan(bench: Bench, arguments: argparse.Namespace) -> Iterator[tuple[Row, Cal
 
 
 def provenance(seed: int) -> Row:
-    """Where, when and how a piece was done."""
+    """Where, when and how a piece was done; of paths of this machine only the last part is of interest."""
+    options = [Path(option).name if option.startswith("/") else option for option in sys.argv[1:]]
     return {
         "seed": seed,
         "machine": f"{device_name(CPU)}, {os.cpu_count()} cores",
         "load": os.getloadavg()[0],
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in ("torch", "transformers", "onnxruntime", "bitsandbytes")},
-        "command": shlex.join(["python", "-m", "benchmarks.cpu", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "benchmarks.cpu", *options]),
     }
 
 

@@ -55,13 +55,12 @@ def test_a_whole_search_with_its_controls(study_folder: Path, write: Callable[..
     ladder, later = trials[:3], trials[3:]
     assert [round(trial.params["latency_share"], 3) for trial in ladder] == [0.448, 0.669, 0.3]
     assert {trial.params["training"] for trial in ladder} == {"none"}
-    base_again, healed, healed_again = later[:3]
-    for trial, parent in ((base_again, base), (healed_again, healed)):
-        assert trial.params == {**parent.params, "precision": "bf16"}
-        assert trial.user_attrs["parent"] == parent.number
-        assert trial.user_attrs["checkpoint"] == parent.user_attrs["checkpoint"]
-        assert not trial.user_attrs["training_result"]
-        assert trial.values[2] < parent.values[2]
+    copy, healed = later[:2]  # whether the healed one has a copy, too, is up to its measured latency
+    assert copy.params == {**base.params, "precision": "bf16"}
+    assert copy.user_attrs["parent"] == base.number
+    assert copy.user_attrs["checkpoint"] == base.user_attrs["checkpoint"]
+    assert not copy.user_attrs["training_result"]
+    assert copy.values[2] < base.values[2]
     assert healed.params["training"] == "distill"
     store = CheckpointStore(opened().folder / "checkpoints")
     for trial in trials:
