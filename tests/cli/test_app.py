@@ -87,7 +87,7 @@ STUDY_FILE_MISTAKES = [
         ["eager on CPUs", "int8-static (it is"],
     ),
     (
-        {"[latency]": '[[latency]]\nname = "cloud"\ndevice = "a100"\n\n[[latency]]\nname = "here"'},
+        {"[latency]": '[[latency]]\nname = "far"\ndevice = "a100"\nsequence_length = 16\n[[latency]]\nname = "here"'},
         ["in fp32 that of tensorrt (an ONNX file", "not that of eager (torch modules", "create a study for each"],
     ),
     ({'device = "cpu"': 'device = "cpu"\nruntime = "tensorrt"'}, ["latency", "tensorrt is predicted only"]),

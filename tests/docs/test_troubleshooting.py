@@ -35,7 +35,7 @@ def mistakes_in_files(write: WriteStudy, model: Path, data: Path, folder: Path) 
         {'"accuracy"': '"spearmanr"'},
         {'device = "cpu"': 'device = "a1000"'},
         {'device = "cpu"': 'device = "a100"', "generations = 2": 'generations = 2\nprecisions = ["fp32", "int4"]'},
-        {"[latency]": '[[latency]]\nname = "cloud"\ndevice = "a100"\n\n[[latency]]\nname = "here"'},
+        {"[latency]": '[[latency]]\nname = "far"\ndevice = "a100"\nsequence_length = 16\n[[latency]]\nname = "here"'},
         {'device = "cpu"': 'device = "cpu"\nruntime = "tensorrt"'},
         {"sequence_length = 16": "sequence_length = 100"},
         {"generations = 2": 'generations = 2\npruning = "no.such:f"'},

@@ -126,6 +126,6 @@ def test_a_study_of_a_pair_that_is_refused_today_is_read_and_only_not_gone_on_wi
     assert exported.code == 0, exported.err
     assert (tmp_path / "exported" / "model.safetensors").exists()
     refused = run("study", "optimize", name, "--n-trials", 1, "--storage", url)
-    assert refused.code == 1
+    assert refused.code == 2
     (line,) = [line for line in refused.err.splitlines() if re.search(reason, line)]
     assert "create a study without it" in line

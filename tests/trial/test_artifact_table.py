@@ -189,7 +189,7 @@ def test_an_own_quantizer_makes_torch_modules_and_no_onnx_file(context: Context)
     options = {"quantization": f"{__name__}:own_quantizer", "precisions": ["fp32", "int8"]}
     with pytest.raises(StudyFileError, match=r"quantization: your function makes torch modules.*onnxruntime"):
         sources_of(context, {"runtime": "onnxruntime"}, **options)
-    sources = sources_of(context, {"batch_size": 2, "sequence_length": 8}, **options)
+    sources = sources_of(context, {"batch_size": 2, "sequence_length": 8, "threads": 1}, **options)
     found = evaluate(candidate_in(context, "int8"), context, sources, own_quantizer)
     halves = sum(parameter.numel() * 2 for parameter in context.base_model.parameters()) / 1e6
     assert found.memory.weights_mb == pytest.approx(halves, rel=0.01)
