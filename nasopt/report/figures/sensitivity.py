@@ -49,7 +49,12 @@ def sensitivity(study: optuna.Study, folder: Path | None = None) -> go.Figure:
                 legendgroup=name,
                 showlegend=row == 1,
                 mode="markers",
-                marker={"color": colour, "size": 11, "symbol": "circle" if at == 0 else "circle-open", "line_width": 2},
+                marker={
+                    "color": colour,
+                    "size": 11,
+                    "symbol": "circle" if at == 0 else "circle-open",
+                    "line": {"width": 2, "color": colour},
+                },
                 hovertemplate=f"layer %{{x}}, {name}: %{{y:.3g}}<extra></extra>",
                 row=row,
                 col=1,
