@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from nasopt.cli.options import Artifacts, Debug, Name, Quiet, Storage, open_named, say
+from nasopt.cli.options import Artifacts, Debug, Format, Name, Output, Quiet, Storage, open_named, say, stdout
 from nasopt.cli.study import study_app
 
 
@@ -89,3 +89,22 @@ def report(
     else:
         write_text(text, to)
         print(to)
+
+
+@study_app.command("compare")
+def compare(
+    name: Name,
+    other: Annotated[str, typer.Argument(help="Name of another study of the same task, in the same database.")],
+    output: Output = Format.table,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare what two studies of one task found: hypervolume, effort, best qualities, nearest members."""
+    from nasopt.report.compare import compare as compared
+    from nasopt.report.compare import print_comparison
+
+    opened = [open_named(storage, each, artifacts, read_only=True) for each in (name, other)]
+    for line in print_comparison(compared(*opened), output.value, stdout()):
+        say(line)
