@@ -16,7 +16,7 @@ from benchmarks.front.figures import Bits, markdown, paired_difference, unpacked
 from benchmarks.front.ground import Setting, StudyRun, facts_of
 from benchmarks.front.results import Results, Row
 from nasopt.execution.controls import member_of, run_controls, unsettled
-from nasopt.methods.fisher.options import FisherOptions
+from nasopt.methods.fisher.method import FisherMethod
 from nasopt.records import queries
 from nasopt.storage.checkpoints import FOLDER as CHECKPOINTS
 
@@ -56,13 +56,11 @@ def run(setting: Setting, results: Results, seed: int, weights: str, with_contro
 def _run_members(study: StudyRun) -> None:
     """Queues the members that are neither done nor waiting, and runs all that wait."""
     known = [trial.params | trial.system_attrs.get("fixed_params", {}) for trial in study.opened.study.trials]
-    options = FisherOptions.model_validate(study.opened.config.method_options)
-    criteria = {"none": options.searched_criteria[0], "distill": options.trained_criterion}
-    wanted = [
-        {"latency_share": share, "precision": "fp32", "training": training, "criterion": criterion}
-        for share in SHARES
-        for training, criterion in criteria.items()
-    ]
+    method, context = study.objective.method, study.prepare()
+    assert isinstance(method, FisherMethod)
+    healing = {"training": "distill", "criterion": method.options.trained_criterion}
+    rungs = [method.rung(share, context) for share in SHARES]
+    wanted = [params for rung in rungs for params in (rung, {**rung, **healing})]
     for params in wanted:
         if params not in known:
             study.opened.study.enqueue_trial(params)

@@ -20,7 +20,7 @@ from nasopt.architecture.encoder import Architecture
 from nasopt.methods.base import About, Method, Plan
 from nasopt.methods.controls import Controls
 from nasopt.methods.fisher.controls import FisherControls
-from nasopt.methods.fisher.options import FisherOptions
+from nasopt.methods.fisher.options import CriterionName, FisherOptions
 from nasopt.methods.fisher.weights import elastic_settings, healed, sub_networks, untrained
 from nasopt.methods.space import SearchSpace
 from nasopt.numerics.budget import LOWEST_SHARE, bisected, share_ladder
@@ -59,16 +59,12 @@ class FisherMethod(Method):
         base, *rungs = share_ladder(1.0, self._lowest_share, options.ladder + 1)
         make = sampler_maker(options.sampler, options.population_size)
         healing = {"training": "distill", "criterion": options.trained_criterion}
-        return FisherSampler(make, seed, [self._untrained(share) for share in (base, *bisected(rungs))], healing)
+        first = [_untrained(share, options.searched_criteria[0]) for share in (base, *bisected(rungs))]
+        return FisherSampler(make, seed, first, healing)
 
     @property
     def _lowest_share(self) -> float:
         return self.options.lowest_share or LOWEST_SHARE
-
-    def _untrained(self, share: float) -> dict[str, Any]:
-        """The parameters of a rung of the ladder; of a share of 1 they are the base model's."""
-        criterion = self.options.searched_criteria[0]
-        return {"latency_share": share, "precision": "fp32", "training": "none", "criterion": criterion}
 
     def check(self, task: Task, config: StudyConfig) -> None:
         """Refuses tasks and models without sensitivities, and a ladder that ends where no sub-network is."""
@@ -91,7 +87,7 @@ class FisherMethod(Method):
                 "training": CategoricalDistribution(("none", "distill")),
                 "criterion": CategoricalDistribution(options.searched_criteria),
             },
-            self._untrained(1.0),
+            _untrained(1.0, options.searched_criteria[0]),
         )
 
     def prepare(self, context: Context) -> Mapping[str, Any]:
@@ -105,7 +101,18 @@ class FisherMethod(Method):
 
             elastic_base(elastic_settings(options, context), context)
         shares = networks[0].shares(options.lowest_share, options.ladder)
-        return {LADDER: [self._untrained(share) for share in shares]}
+        return {LADDER: [self.rung(share, context) for share in shares]}
+
+    def rung(self, share: float, context: Context) -> dict[str, Any]:
+        """The parameters of the untrained sub-network of a share of the latency.
+
+        Fisher information adds up what the units of a block cost one by one, and so does not see its last one go: where
+        all heads of the last layer would, and the first token reads nothing there, the next criterion is asked.
+        """
+        criteria = self.options.searched_criteria
+        found = ((item, sub_networks(item, self.options, context).architecture(share)) for item in criteria)
+        with_heads = (item for item, architecture in found if _has_last_heads(architecture))
+        return _untrained(share, next(with_heads, criteria[-1]))
 
     def architecture(self, params: Mapping[str, Any], context: Context) -> Architecture:
         """The sub-network with the least expected loss within the share of the latency.
@@ -133,3 +140,13 @@ class FisherMethod(Method):
     @property
     def controls(self) -> Controls:
         return FisherControls(self.options)
+
+
+def _untrained(share: float, criterion: CriterionName) -> dict[str, Any]:
+    """The parameters of a trial without training; of a share of 1 they are the base model's."""
+    return {"latency_share": share, "precision": "fp32", "training": "none", "criterion": criterion}
+
+
+def _has_last_heads(architecture: Architecture) -> bool:
+    last = architecture.layers[-1]
+    return last is not None and bool(last.heads)

@@ -27,9 +27,9 @@ class FisherOptions(Section):
         description="Least share of the base model's latency that is proposed, and the last rung; 0.05 unless set.",
     )
     criteria: Annotated[tuple[CriterionName, ...], Field(min_length=1)] = Field(
-        ("obs", "fisher"),
-        description="How units are ranked; the ladder takes the first one. An elastic base has one order: `fisher` if "
-        "it is among them, else the first one.",
+        ("fisher", "obs"),
+        description="How units are ranked; a rung of the ladder takes the first one that leaves its last layer a head. "
+        "An elastic base has one order: `fisher` if it is among them, else the first one.",
     )
     cost: Literal["latency", "flops"] = Field(
         "latency", description="What a share is of: the study's first latency, or floating-point operations."

@@ -114,6 +114,18 @@ def test_smaller_shares_keep_less(context: Context) -> None:
         assert len(set(work)) == 4
 
 
+def test_a_rung_is_by_the_first_criterion_that_leaves_the_last_layer_a_head(context: Context) -> None:
+    seen = set()
+    for criteria in (["fisher", "obs"], ["obs", "fisher"]):
+        method = method_of(criteria=criteria)
+        for share in (0.9, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05):
+            layers = [method.architecture(params(share, criterion=item), context).layers for item in criteria]
+            first, second = (bool(kept[-1].heads) for kept in layers)
+            seen.add((first, second))
+            assert method.rung(share, context) == params(share, criterion=criteria[0] if first else criteria[1])
+    assert {(True, True), (False, True)} <= seen
+
+
 def test_a_refit_changes_what_a_block_writes(context: Context) -> None:
     for criterion in ("fisher", "obs"):
         chosen = params(0.5, criterion=criterion)
