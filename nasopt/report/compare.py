@@ -42,7 +42,7 @@ class Side:
     @property
     def points(self) -> Points:
         """The front, shape (members, objectives), quality first and not negated; in the unit of the comparison."""
-        return np.array([trial.values for trial in self.front]).reshape(len(self.front), -1) / self.scale
+        return np.array([trial.values for trial in self.front]).reshape(len(self.front), len(self.scale)) / self.scale
 
 
 def compare(a: OpenStudy, b: OpenStudy) -> Record:
@@ -123,7 +123,8 @@ def _effort(opened: OpenStudy) -> Record:
 
 
 def _minimised(points: Points) -> Points:
-    return points * np.array([-1.0, *[1.0] * (points.shape[1] - 1)])
+    signed: Points = points * np.array([-1.0, *[1.0] * (points.shape[1] - 1)])
+    return signed
 
 
 def _volume(points: Points, reference: Points) -> float:
@@ -135,7 +136,8 @@ def _covered(side: Side, other: Side) -> float | None:
     if not side.front:
         return None
     mine, theirs = _minimised(side.points), _minimised(other.points)
-    return float((theirs[None] <= mine[:, None]).all(axis=2).any(axis=1).mean()) if len(theirs) else 0.0
+    pairs = (theirs[None] <= mine[:, None]).all(axis=2).reshape(len(mine), len(theirs))  # shape (mine, theirs)
+    return float(np.mean(np.any(pairs, axis=1)))
 
 
 def _attainment(a: Side, b: Side) -> list[Record]:
@@ -148,14 +150,13 @@ def _attainment(a: Side, b: Side) -> list[Record]:
     rows = []
     for level in levels:
         best = [_best_within(side, float(level)) for side in (a, b)]
-        found = [None if trial is None else trial.values[0] for trial in best]
-        known = found[0] is not None and found[1] is not None
+        mine, its = (None if trial is None else float(trial.values[0]) for trial in best)
         rows.append(
             {
                 "latency": float(level),
-                "a": found[0],
-                "b": found[1],
-                "difference": found[0] - found[1] if known else None,
+                "a": mine,
+                "b": its,
+                "difference": None if mine is None or its is None else mine - its,
             }
         )
     return rows
