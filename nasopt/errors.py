@@ -80,6 +80,10 @@ class ExportError(NasoptError):
     """A model that cannot be written in the requested form, or did not survive being read back."""
 
 
+class FigureError(NasoptError):
+    """A figure that cannot be drawn, because the study stores nothing of that kind, or cannot be written."""
+
+
 class MissingExtraError(NasoptError):
     """An optional dependency that is not installed."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import nasopt.cli.report  # noqa: F401  (its commands are among those of `nasopt study`)
 from nasopt.cli.device import device_app
 from nasopt.cli.options import (
     Artifacts,

@@ -180,6 +180,12 @@ def pareto(
     provisional: Annotated[
         bool, typer.Option("--all", help="The front of all trials, provisional ones among them, which are marked.")
     ] = False,
+    where: Annotated[
+        str, typer.Option("--where", help='Only members that satisfy it: "quality>=0.90 and memory_mb<60".')
+    ] = "",
+    prefer: Annotated[
+        str, typer.Option("--prefer", help="The objective whose best value comes first: latency, memory, quality.")
+    ] = "quality",
     output: Output = Format.table,
     storage: Storage = None,
     artifacts: Artifacts = None,
@@ -187,10 +193,12 @@ def pareto(
     quiet: Quiet = False,
 ) -> None:
     """Show the Pareto front, best quality first, and whether its members beat their controls."""
+    from nasopt.report.choosing import Choice
     from nasopt.report.verdicts import print_front
 
     opened = _open(storage, name, artifacts, read_only=True)
-    for line in print_front(opened, output.value, _stdout(), provisional=provisional):
+    chosen = Choice(where, prefer)
+    for line in print_front(opened, output.value, _stdout(), provisional=provisional, choice=chosen):
         _say(line)
 
 
@@ -250,6 +258,7 @@ def export(
     best: Annotated[
         str | None, typer.Option("--best", help='Best quality that satisfies it: "memory_mb<60 and latency_ms<=5".')
     ] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="The knee of the front, which `pareto` marks.")] = False,
     form: Annotated[
         ExportFormat | None,
         typer.Option(
@@ -269,11 +278,11 @@ def export(
     from nasopt.export import trial as delivery
     from nasopt.study import opening as studies
 
-    if (trial is None) == (best is None):
-        raise typer.BadParameter("name the model by --trial N or by --best CONDITION, one of them")
+    if [trial is not None, best is not None, knee].count(True) != 1:
+        raise typer.BadParameter("name the model by --trial N, by --best CONDITION or by --knee, one of them")
     opened = open_to_run(storage, name, artifacts, trust_study=trust_study, read_only=True)
     opened = studies.with_data(opened, data)
-    chosen = delivery.choose(opened, trial, best)
+    chosen = delivery.choose_knee(opened) if knee else delivery.choose(opened, trial, best)
     folder = delivery.export(opened, chosen, to, form=None if form is None else form.value, force=force)
     _say(f"trial {chosen.number} written and verified:")
     print(folder)

@@ -32,6 +32,19 @@ DATA = "data"
 """The folder of the tokenised data, inside the study's own."""
 
 
+def choose_knee(opened: OpenStudy) -> FrozenTrial:
+    """The knee of the front.
+
+    Raises:
+        TrialNotFoundError: the front has no member beside the base model, or its checkpoint was not kept.
+        ArtifactFolderError: the study's artifact folder is not there.
+    """
+    knee = queries.knee_of(opened.study, queries.pareto_front(opened.study))
+    if knee is None:
+        raise TrialNotFoundError("--knee: the front has no member beside the base model yet")
+    return choose(opened, knee.number, None)
+
+
 def choose(opened: OpenStudy, number: int | None, condition: str | None) -> FrozenTrial:
     """The trial of that number, or the best final one that satisfies a condition.
 

@@ -93,6 +93,34 @@ def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
     return float(moocore.hypervolume(inside, ref=corner)) if len(inside) else 0.0
 
 
+def knee_distances(points: ArrayLike) -> FloatArray:
+    """How far each point lies below the plane through the extremes; shape `(n_points,)`. The farthest one is the knee.
+
+    Objectives are normalised to the range of the points first. An extreme is the best point of an objective, the one
+    with the smallest sum among equals (Das 1999, "On characterizing the 'knee' of the Pareto curve"). Where one point
+    is the best of several objectives, and the extremes leave several planes, it is the one whose normal is shortest.
+
+    Args:
+        points: `(n_points, n_objectives)`, all minimised, none of which another dominates.
+
+    Raises:
+        ValueError: there is a NaN, or a value that is not finite.
+    """
+    array = _checked(points)
+    if not np.isfinite(array).all():
+        raise ValueError("the knee of values that are not finite is not defined.")
+    if len(array) == 0:
+        return np.zeros(0)
+    width = np.ptp(array, axis=0)
+    scaled = (array - array.min(axis=0)) / np.where(width > 0, width, 1.0)
+    sums = scaled.sum(axis=1)
+    extremes = scaled[[int(np.lexsort((sums, column))[0]) for column in scaled.T]]
+    normal = np.linalg.lstsq(extremes, np.ones(len(extremes)), rcond=None)[0]
+    length = float(np.linalg.norm(normal))
+    distances: FloatArray = (1.0 - scaled @ normal) / (length or 1.0)
+    return distances
+
+
 def _gaps(values: FloatArray, fronts: IntArray) -> FloatArray:
     """Crowding in one objective; both arguments are sorted by front and, within it, by value."""
     if len(values) == 0:

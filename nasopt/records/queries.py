@@ -17,7 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import BaseTrial, FrozenTrial, TrialState
 
 from nasopt.architecture.base import Precision
-from nasopt.numerics.pareto import pareto_mask
+from nasopt.numerics.pareto import knee_distances, pareto_mask
 from nasopt.records import names
 from nasopt.records.latency import Confirmation, Latencies, confirmations_from_json, latencies_from_json
 
@@ -219,6 +219,21 @@ def not_dominated(complete: Sequence[FrozenTrial], study: optuna.Study) -> list[
     if not trials:
         return []
     return [trial for trial, on in zip(trials, pareto_mask(minimised(trials, study)), strict=True) if on]
+
+
+def knee_of(study: optuna.Study, front: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """The member of a front where giving up a little of one objective begins to cost much of another; never the base
+    model. None if there is no member beside it.
+
+    See :func:`nasopt.numerics.pareto.knee_distances`; the base model counts as an extreme where it is on the front.
+    """
+    base = base_of(study)
+    found = [
+        (distance, -trial.number, trial)
+        for distance, trial in zip(knee_distances(minimised(front, study)), front, strict=True)
+        if base is None or trial.number != base.number
+    ]
+    return max(found)[2] if found else None
 
 
 def precision_of(trial: FrozenTrial) -> Precision:

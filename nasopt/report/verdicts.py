@@ -15,6 +15,7 @@ from nasopt.numerics.comparison import Difference, class_difference, number_scor
 from nasopt.numerics.resampling import FloatArray
 from nasopt.records import queries
 from nasopt.records.study import StudyRecord
+from nasopt.report.choosing import ALL, Choice
 from nasopt.report.confirmations import confirmation_columns, with_confirmation, with_words
 from nasopt.report.printing import Format, Record, print_records
 from nasopt.report.tables import PROVENANCE_COLUMNS, pareto_trials, trial_columns, trial_record, with_totals
@@ -38,6 +39,7 @@ class Comparisons:
     Attributes:
         controls: the study's complete controls.
         members: the final trials of the front that the search has found; provisional ones have no controls.
+        knee: number of the front's knee (:func:`nasopt.records.queries.knee_of`); None if there is no member.
         without_predictions: numbers of trials that should have been compared but have no predictions stored.
     """
 
@@ -45,6 +47,8 @@ class Comparisons:
         base, family = queries.base_of(opened.study), make_method(opened.config).controls
         self._base, self._study = base, opened.study
         self.controls = queries.complete_controls(opened.study)
+        knee = queries.knee_of(opened.study, front)
+        self.knee = None if knee is None else knee.number
         found = [trial for trial in front if base is None or trial.number != base.number]
         self.members = [trial for trial in found if not queries.is_provisional(trial)]
         self._best = {member.number: best_control(member, self.controls, family) for member in self.members}
@@ -170,10 +174,11 @@ def _scores_of_numbers(stored: Mapping[int | str, Predictions], metric: str) -> 
 
 
 def pareto_records(comparisons: Comparisons, front: Sequence[FrozenTrial], names: Sequence[str]) -> list[Record]:
-    """Records of the members of the front, with their comparisons."""
+    """Records of the members of the front, with their comparisons; `knee` is true of one of them."""
     return [
         {
             **trial_record(trial, names),
+            "knee": trial.number == comparisons.knee,
             "against_base": comparisons.against_base(trial, names),
             "comparison": comparisons.record(trial),
         }
@@ -234,6 +239,8 @@ def _faster(base: FrozenTrial, trial: FrozenTrial, names: Sequence[str]) -> dict
     pairs = zip(names, base.values, trial.values, strict=True)
     return {name: theirs / own for name, theirs, own in pairs if name not in ("quality", "memory_mb")}
 
+KNEE_COLUMN = {"knee": "knee"}
+"""A mark of one member of the front; left out where that one is not shown."""
 
 VERDICT_COLUMNS = {
     "best control": "best_control",
@@ -303,7 +310,9 @@ def _control_record(trial: FrozenTrial, names: Sequence[str]) -> Record:
     }
 
 
-def print_front(opened: OpenStudy, form: Format, console: Console, *, provisional: bool = False) -> list[str]:
+def print_front(
+    opened: OpenStudy, form: Format, console: Console, *, provisional: bool = False, choice: Choice = ALL
+) -> list[str]:
     """Prints the Pareto front on stdout, with the comparisons, and returns their result, in sentences.
 
     Args:
@@ -311,18 +320,26 @@ def print_front(opened: OpenStudy, form: Format, console: Console, *, provisiona
         form: of what is printed.
         console: for a table.
         provisional: whether to print the front of all trials, provisional ones among them.
+        choice: which of its trials are printed, and in which order; the result is that of the whole front.
+
+    Raises:
+        TrialNotFoundError: the choice names no objective, or no trial satisfies it.
     """
     names, front = opened.config.metric_names, pareto_trials(opened, provisional=provisional)
     comparisons = Comparisons(opened, front)
-    records = [with_confirmation(opened, record) for record in pareto_records(comparisons, front, names)]
-    columns, rows = front_columns(names, records) | confirmation_columns(names), records
+    every = pareto_records(comparisons, front, names)
+    by_number = {record["number"]: record for record in every}
+    shown = choice.of(front, names)
+    records = [with_confirmation(opened, by_number[trial.number]) for trial in shown]
+    columns, rows = front_columns(names, records) | KNEE_COLUMN | confirmation_columns(names), records
     if form == "table":
         rows = [with_totals(with_words(with_ratios(record))) for record in records]
+        rows = [{**row, "knee": "knee" if row["knee"] else None} for row in rows]
         if comparisons.controls:
             columns |= VERDICT_COLUMNS
-            rows = [with_verdict(row, comparisons.is_member(trial)) for row, trial in zip(rows, front, strict=True)]
+            rows = [with_verdict(row, comparisons.is_member(trial)) for row, trial in zip(rows, shown, strict=True)]
     print_records(rows, form, columns, console)
-    return summary_lines(comparisons, records, opened.name)
+    return summary_lines(comparisons, every, opened.name)
 
 
 def print_controls(opened: OpenStudy, form: Format, console: Console) -> None:

@@ -54,6 +54,22 @@ def attach(trial: optuna.Trial, folder: Path, files: Mapping[str, Any]) -> None:
             upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=trial)
 
 
+def attached(study: optuna.Study, trial: optuna.trial.FrozenTrial, folder: Path, name: str) -> Any | None:
+    """The JSON document of that name that was attached to a trial; None if there is none, or its file is gone.
+
+    Args:
+        study: the trial's study.
+        trial: any trial of it.
+        folder: the study's artifact folder, which need not exist.
+        name: the document's file name.
+    """
+    for artifact in get_all_artifact_meta(trial, storage=storage_of(study)):
+        path = folder / ATTACHMENTS / str(UUID(artifact.artifact_id))  # never another path
+        if artifact.filename == name and path.is_file():
+            return json.loads(path.read_text(encoding="utf-8"))
+    return None
+
+
 class AttachmentStore:
     """An Optuna artifact store over the attachments of all studies of a database.
 

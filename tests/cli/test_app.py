@@ -247,7 +247,7 @@ def test_deleting_asks_only_on_a_terminal(write_study: WriteStudy) -> None:
 
 def test_exporting_needs_one_choice_and_a_trial(write_study: WriteStudy) -> None:
     run("study", "create", write_study())
-    assert_refused(run("study", "export", "tiny", "--to", "m"), "--trial N or", "--best")
+    assert_refused(run("study", "export", "tiny", "--to", "m"), "--trial N, by", "--best", "--knee")
     assert_refused(run("study", "export", "tiny", "--to", "m", "--trial", 3), "there is no such trial")
     assert_refused(run("study", "export", "tiny", "--to", "m", "--best", "size<3"), "no value 'size'")
     assert_refused(run("study", "export", "tiny", "--to", "m", "--best", "memory_mb<3"), "no complete trial")

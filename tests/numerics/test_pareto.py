@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nasopt.numerics.pareto import crowding_distance, hypervolume, non_domination_ranks, pareto_mask
+from nasopt.numerics.pareto import crowding_distance, hypervolume, knee_distances, non_domination_ranks, pareto_mask
 
 
 def brute_force_ranks(points, violations):
@@ -106,3 +106,28 @@ def test_ten_thousand_points():
     assert len(crowding_distance(points, ranks)) == 10_000
     assert hypervolume(points, [1.0, 1.0, 1.0]) > 0.9
     np.testing.assert_array_equal(pareto_mask(points), ranks == 0)
+
+
+def test_knee_distances_of_a_line_in_two_dimensions() -> None:
+    """The extremes are (0, 1) and (1, 0) once normalised; (0.2, 0.3) lies (1 - 0.5) / sqrt(2) below their line."""
+    found = knee_distances([[10.0, 200.0], [12.0, 130.0], [20.0, 100.0]])
+    assert found == pytest.approx([0, 0.5 / 2**0.5, 0])
+
+
+def test_knee_distances_of_a_plane_in_three_dimensions() -> None:
+    """The extremes (0, 1, 1), (1, 0, 1), (1, 1, 0) lie in the plane x + y + z = 2."""
+    found = knee_distances([[0.0, 1, 1], [1, 0, 1], [1, 1, 0], [0.25, 0.5, 0.5]])
+    assert found == pytest.approx([0, 0, 0, 0.75 / 3**0.5], abs=1e-12)
+
+
+def test_knee_distances_where_one_point_is_best_of_two_objectives() -> None:
+    """The extremes (0, 1, 1) and (1, 0, 0) leave a pencil of planes; x + y/2 + z/2 = 1 has the shortest normal."""
+    found = knee_distances([[0.0, 1, 1], [1, 0, 0], [0.25, 0.5, 0.25]])
+    assert found == pytest.approx([0, 0, 0.375 / 1.5**0.5], abs=1e-12)
+
+
+def test_knee_distances_of_one_point_and_of_none() -> None:
+    assert knee_distances([[3.0, 4.0]]).shape == (1,)
+    assert knee_distances(np.zeros((0, 2))).shape == (0,)
+    with pytest.raises(ValueError, match="not finite"):
+        knee_distances([[np.inf, 1.0], [0.0, 2.0]])

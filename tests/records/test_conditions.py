@@ -5,7 +5,7 @@ import pytest
 from optuna.trial import FrozenTrial
 
 from nasopt.errors import TrialNotFoundError
-from nasopt.records.conditions import best_trial, parse_condition
+from nasopt.records.conditions import best_trial, objective_index, parse_condition, satisfying
 
 NAMES = ["quality", "latency_ms", "memory_mb"]
 
@@ -53,3 +53,20 @@ def test_what_cannot_be_satisfied_or_read_is_named(condition: str, message: str)
 def test_parts() -> None:
     (at, compare, bound), *rest = parse_condition("latency_ms >= 2.5", NAMES)
     assert (at, bound, compare(2.5, bound), rest) == (1, 2.5, True, [])
+
+
+def test_objectives_are_known_without_their_units() -> None:
+    names = ["quality", "latency_ms", "latency_ms_long", "memory_mb"]
+    for name, place in [("quality", 0), ("latency", 1), ("latency_ms", 1), ("latency_ms_long", 2), ("memory", 3)]:
+        assert objective_index(name, names, "--prefer") == place
+    with pytest.raises(TrialNotFoundError, match=r"^--prefer: there is no value 'speed'; the study has quality, lat"):
+        objective_index("speed", names, "--prefer")
+
+
+def test_all_that_satisfy_a_condition_keep_their_order() -> None:
+    everything = trials()
+    assert satisfying(everything, "", NAMES) == everything
+    found = satisfying(everything, "quality >= 0.8 and latency > 0", NAMES)
+    assert [trial.number for trial in found] == [trial.number for trial in everything if trial.values[0] >= 0.8]
+    with pytest.raises(TrialNotFoundError, match=r"^--where: 'fast' cannot be read"):
+        satisfying(everything, "fast", NAMES, option="--where")
