@@ -102,7 +102,7 @@ def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool, w
     from nasopt.tasks.opening import open_task, task_class
 
     kind = opened.config.task.type
-    obstacle = task_class(kind).onnx_obstacle
+    obstacle = task_class(opened.config.task).onnx_obstacle
     if obstacle is not None:
         raise ExportError(f"a {kind} model cannot be written as ONNX, which has no {obstacle}; use --format hf")
     check_convertible(queries.precision_of(trial))
