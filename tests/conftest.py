@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import multiprocessing.util
 import os
-import json
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping

@@ -127,7 +127,9 @@ def test_a_trained_head_is_used_by_name(tiny_bert: Path, tmp_path: Path) -> None
         open_task(tmp_path / "model", write(tmp_path / "other", lists(["a"], ["d"])))
     model.config.problem_type = "single_label_classification"
     model.config.save_pretrained(tmp_path / "model")
-    with pytest.raises(UnsupportedModelError, match="problem_type = single_label_classification.*task.new_head = true"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"problem_type = single_label_classification.*task.new_head = true"
+    ):
         open_task(tmp_path / "model", tmp_path / "d")
 
 
