@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,19 @@ def test_a_trained_head_is_used_by_name(tiny_bert: Path, tmp_path: Path) -> None
 TASK = f'kind = "{KIND}"\nmetric = "f1_micro"\nmax_length = 16'
 
 
+def best_constant(file: Path) -> float:
+    """The best micro F1 of a model that gives every text the same labels."""
+    sets = [set(json.loads(line)["label"]) for line in file.read_text().splitlines()]
+    names, given = sorted(set().union(*sets)), sum(map(len, sets))
+    found = []
+    for size in range(1, len(names) + 1):
+        for chosen in combinations(names, size):
+            hits = sum(len(labels & set(chosen)) for labels in sets)
+            found.append(2 * hits / (given + size * len(sets)))
+    return max(found)
+
+
+@pytest.mark.slow
 @pytest.mark.integration
 def test_from_the_study_file_to_the_pipeline(study_folder: Path, tiny_bert: Path) -> None:
     data = study_folder / "sets"
@@ -150,7 +164,7 @@ def test_from_the_study_file_to_the_pipeline(study_folder: Path, tiny_bert: Path
     assert run("study", "optimize", "tiny", "--n-trials", 4).code == 0
     trials = read("study", "trials", "tiny")
     assert [trial["state"] for trial in trials] == ["COMPLETE"] * 5, trials
-    assert trials[0]["values"]["quality"] > 0.8
+    assert trials[0]["values"]["quality"] > best_constant(data / "validation.jsonl")
     assert run("study", "controls", "tiny", "--random-masks", 1).code == 0
     assert all("comparison" in item for item in read("study", "pareto", "tiny"))
     found = run("study", "export", "tiny", "--best", "memory_mb<1000", "--to", study_folder / "out")
