@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import multiprocessing.util
 import os
 import random
@@ -99,6 +100,19 @@ def write_pairs(folder: Path, sizes: Mapping[str, int], translation: Mapping[str
             words = generator.choices(list(translation), k=generator.randint(1, longest))
             rows.append(f"{' '.join(words)},{' '.join(translation[word] for word in words)}")
         (folder / f"{split}.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def write_label_sets(folder: Path, sizes: Mapping[str, int]) -> Path:
+    """Texts of random words with a list of labels: `praise`, `blame` and `film` stand for words that occur."""
+    signs = {"praise": {"good", "great", "fine"}, "blame": {"bad", "sad", "poor"}, "film": {"film"}}
+    generator = random.Random(0)
+    for split, size in sizes.items():
+        with (folder / f"{split}.jsonl").open("w") as file:
+            for _ in range(size):
+                words = generator.choices([*FILLERS, *WORDS], k=4)
+                labels = [label for label, its in signs.items() if its & set(words)]
+                file.write(json.dumps({"text": " ".join(words), "label": labels}) + "\n")
     return folder
 
 

@@ -15,6 +15,7 @@ MetricName: TypeAlias = Literal[
     "f1_macro",
     "f1_micro",
     "matthews_correlation",
+    "mean_average_precision",
     "pearsonr",
     "spearmanr",
     "retrieval",
@@ -24,6 +25,13 @@ MetricName: TypeAlias = Literal[
 RuntimeName: TypeAlias = Literal["eager", "compile", "onnxruntime", "tensorrt"]
 CLASSIFICATION_METRICS = ("accuracy", "f1", "f1_macro", "f1_micro", "matthews_correlation")
 REGRESSION_METRICS = ("pearsonr", "spearmanr")
+MULTI_LABEL_METRICS = ("f1_macro", "f1_micro", "mean_average_precision")
+MULTI_LABEL = "multi_label_classification"
+METRICS_OF_KIND = {
+    "classification": CLASSIFICATION_METRICS,
+    "regression": REGRESSION_METRICS,
+    MULTI_LABEL: MULTI_LABEL_METRICS,
+}
 SECOND_CLASS = ""
 """The `positive_label` that stands for the second of two classes, whatever its name: older studies had no choice."""
 
@@ -54,7 +62,9 @@ class TaskTraits:
 
 
 TRAITS: Mapping[TaskType, TaskTraits] = {
-    "text-classification": TaskTraits((*CLASSIFICATION_METRICS, *REGRESSION_METRICS), columns=(1, 2), labelled=True),
+    "text-classification": TaskTraits(
+        (*CLASSIFICATION_METRICS, *REGRESSION_METRICS, "mean_average_precision"), columns=(1, 2), labelled=True
+    ),
     "sentence-similarity": TaskTraits(("spearmanr", "retrieval", "encodechka"), table="similarity"),
     "translation": TaskTraits(
         ("bleu",),
@@ -111,6 +121,9 @@ class DatasetConfig(Section):
         description="The text column, or two for sentence pairs; for translation source and target."
     )
     label: str = Field("label", description="The column of classes or numbers; tasks without labels ignore it.")
+    labels: tuple[str, ...] | None = Field(
+        None, min_length=2, description="Several labels: one column of 0 and 1 for each, in place of a list in `label`."
+    )
     delimiter: str | None = Field(
         None,
         min_length=1,
@@ -188,8 +201,15 @@ class TaskConfig(Section):
     )
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
     metric: MetricName = Field("accuracy", description="The metric that `quality` is; the choices depend on the task.")
-    kind: Literal["classification", "regression"] | None = Field(
-        None, description="Whether labels are classes or numbers; unless set, only fractions (0.5, 1.0) are numbers."
+    kind: Literal["classification", "regression", "multi_label_classification"] | None = Field(
+        None,
+        description="Whether labels are classes, numbers, or several for a text; unless set, only fractions (0.5, 1.0) "
+        "are numbers.",
+    )
+    class_weights: Literal["balanced"] | None = Field(
+        None,
+        description="Several labels: weigh a label's positive examples in the loss by negatives / positives of the "
+        "training split.",
     )
     positive_label: str | None = Field(
         None, description="The class that `f1` is computed for, of two whose names do not say it."
@@ -205,6 +225,11 @@ class TaskConfig(Section):
     def _as_written(cls, value: object) -> object:
         """Classes may be numbers, or true and false."""
         return str(value) if isinstance(value, int) else value
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a text may have several labels, or none."""
+        return self.kind == MULTI_LABEL
 
     @property
     def traits(self) -> TaskTraits:
@@ -238,9 +263,12 @@ class TaskConfig(Section):
                 raise ValueError(f"{key} is not for the type {self.type}")
         if self.positive_label is not None and self.metric != "f1":
             raise ValueError(f"positive_label is for the metric f1, not for {self.metric}")
-        allowed = REGRESSION_METRICS if self.kind == "regression" else CLASSIFICATION_METRICS
-        if self.kind is not None and self.metric not in allowed:
-            raise ValueError(f"the metric {self.metric!r} is not one of {self.kind}: {', '.join(allowed)}")
+        if self.kind is not None and self.metric not in METRICS_OF_KIND[self.kind]:
+            allowed = ", ".join(METRICS_OF_KIND[self.kind])
+            raise ValueError(f"the metric {self.metric!r} is not one of {self.kind}: {allowed}")
+        for key, value in (("class_weights", self.class_weights), ("dataset.labels", self.dataset.labels)):
+            if value is not None and not self.is_multi_label:
+                raise ValueError(f'{key} is for kind = "{MULTI_LABEL}"')
 
     def _says_something_in(self, table: str) -> bool:
         """Whether the study file has this table and changes something in it."""

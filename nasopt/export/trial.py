@@ -144,7 +144,7 @@ def _export_onnx(
     from nasopt.tasks.opening import open_task, task_class
 
     task_type = opened.config.task.type
-    obstacle = task_class(task_type).onnx_obstacle
+    obstacle = task_class(opened.config.task).onnx_obstacle
     if obstacle is not None:
         raise ExportError(f"a {task_type} model cannot be written as ONNX, which has no {obstacle}; use --format hf")
     if kind is None:

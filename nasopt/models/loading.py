@@ -124,9 +124,9 @@ def load_tokenizer(source: str, revision: str | None, trust_remote_code: bool) -
     return tokenizer
 
 
-def has_head(config: PretrainedConfig) -> bool:
-    """Whether a checkpoint has a head for sequence classification."""
-    return any(name.endswith(HEAD_SUFFIX) for name in config.architectures or ())
+def has_head(config: PretrainedConfig, suffix: str = HEAD_SUFFIX) -> bool:
+    """Whether a checkpoint has a head: for sequence classification, or that of another `suffix` of class names."""
+    return any(name.endswith(suffix) for name in config.architectures or ())
 
 
 @dataclass(frozen=True)

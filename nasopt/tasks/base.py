@@ -81,6 +81,14 @@ class Task(ABC):
         return False
 
     @property
+    def probabilities(self) -> Literal["softmax", "sigmoid"] | None:
+        """The function that makes probabilities of logits: of exclusive classes or of each label by itself.
+
+        None where outputs are no logits.
+        """
+        return "softmax" if self.is_classification else None
+
+    @property
     def positive_class(self) -> int:
         """The class that F1 is computed for, of two."""
         return 1

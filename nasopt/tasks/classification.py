@@ -12,17 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from nasopt.architecture.base import EncoderShape
 from nasopt.config.task import CLASSIFICATION_METRICS, REGRESSION_METRICS, TaskConfig
 from nasopt.errors import DatasetError, choices
 from nasopt.models import loading
-from nasopt.models.families import encoder_family_of, encoder_shape, max_positions
 from nasopt.tasks.base import Evaluation, LabelledTask
 from nasopt.tasks.batches import Batch, EncodedSplit, Examples, sorted_batches
 from nasopt.tasks.datasets import load_splits
-from nasopt.tasks.encoding import Encoder, check_texts, identity_of, open_tokenizer
+from nasopt.tasks.encoding import check_texts, identity_of, open_tokenizer
+from nasopt.tasks.headed import HeadedTask
 from nasopt.tasks.labels import LabelColumn, positive_class, read_labels
 from nasopt.tasks.metrics import METRICS, f1
 
@@ -30,7 +29,7 @@ EVALUATION_BATCH = 64
 SHOWN_CLASSES = 10
 
 
-class TextClassification(LabelledTask):
+class TextClassification(HeadedTask, LabelledTask):
     """Texts, or pairs of them, with a class or a number each; quality is a metric of a model's outputs.
 
     Raises:
@@ -40,8 +39,6 @@ class TextClassification(LabelledTask):
     def __init__(self, config: TaskConfig, folder: Path | None = None) -> None:
         super().__init__(config, folder)
         self._data = load_splits(config.dataset, (*config.dataset.text, config.dataset.label))
-        self._model_config = loading.load_config(config.model, config.revision, config.trust_remote_code)
-        encoder_family_of(self._model_config)
         column = LabelColumn(self._data, config)
         self._check_metric(column)
         self._labels = read_labels(column, self._model_config if self.has_head else None)
@@ -53,16 +50,8 @@ class TextClassification(LabelledTask):
         check_texts(self.tokenizer, self._data, config.dataset.text)
 
     @property
-    def has_head(self) -> bool:
-        return loading.has_head(self._model_config) and not self.config.new_head
-
-    @property
     def is_classification(self) -> bool:
         return bool(self._labels.names)
-
-    @property
-    def shape(self) -> EncoderShape:
-        return encoder_shape(self._model_config)
 
     @property
     def num_outputs(self) -> int:
@@ -73,10 +62,6 @@ class TextClassification(LabelledTask):
         return [
             " ".join(map(str, texts)) for texts in zip(*map(split.__getitem__, self.config.dataset.text), strict=True)
         ]
-
-    @property
-    def max_positions(self) -> int:
-        return max_positions(self._model_config)
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -144,42 +129,18 @@ class TextClassification(LabelledTask):
             return torch.tensor([self._labels.ids[str(value)] for value in values], dtype=torch.int64)
         return torch.tensor(values, dtype=torch.float32)
 
-    def load_model(self) -> PreTrainedModel:
-        return loading.load_base(
-            self.config.model,
-            self._head(),
-            revision=self.config.revision,
-            trust_remote_code=self.config.trust_remote_code,
-            new_head=not self.has_head,
-        )
-
-    def blank_model(self) -> PreTrainedModel:
-        return loading.blank_base(self.config.model, self._head(), self.config.revision, self.config.trust_remote_code)
-
     def _head(self) -> loading.Head:
         names = self._labels.names or ("LABEL_0",)
         kind = "single_label_classification" if self.is_classification else "regression"
         return loading.Head(names, kind)
 
     def encode(self, folder: Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Mapping[str, EncodedSplit]:
-        encoder = Encoder(
-            tokenizer or self.tokenizer,
-            identity_of(tokenizer) if tokenizer else self._tokenizer_identity,
-            min(self.config.max_length, self.max_positions),
-            self._padding(tokenizer or self.tokenizer),
-        )
+        encoder = self._encoder(tokenizer)
         columns = self.config.dataset.text
         return {
             role: encoder.encode(split, columns, role, folder, self._targets[role])
             for role, split in self._data.items()
         }
-
-    def _padding(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-        """The value that pads each input of the model except the mask; segments only if the model has several."""
-        segments = getattr(self._model_config, "type_vocab_size", 0) or 0
-        padding = {"input_ids": int(tokenizer.pad_token_id), "token_type_ids": 0}
-        wanted = {"input_ids"} | ({"token_type_ids"} if segments > 1 else set())
-        return {name: padding[name] for name in tokenizer.model_input_names if name in wanted}
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy for classes, mean squared error for numbers; a tensor of shape ().

@@ -20,7 +20,7 @@ from nasopt.tasks.texts import ABSENT, is_missing, kind_of, refuse_rows
 Label: TypeAlias = str | int | float
 POSITIVE_NAMES = frozenset({"1", "true", "yes", "positive", "pos"})
 NEGATIONS = ("not ", "non")
-SEVERAL_LABELS = "several labels for each text are not supported"
+SEVERAL_LABELS = 'task.kind = "multi_label_classification" reads several labels for each text'
 
 _WHOLE = re.compile(r"0|[1-9]\d*")
 _SHOWN = 10
@@ -204,7 +204,7 @@ def _check_head(head: PretrainedConfig, is_classification: bool) -> None:
     cure = "set task.new_head = true to train a new head"
     if head.problem_type == "multi_label_classification":
         raise UnsupportedModelError(
-            f"the model's head has problem_type = multi_label_classification: {SEVERAL_LABELS}; {cure}"
+            f"the model's head has problem_type = multi_label_classification, but texts have one label each; {cure}"
         )
     if head.problem_type == "regression" and head.num_labels > 1:
         raise UnsupportedModelError(
@@ -227,7 +227,7 @@ def _of_head(head: PretrainedConfig, column: LabelColumn, remarks: tuple[str, ..
     Raises:
         DatasetError: the data have labels that are not the head's classes.
     """
-    names = _names_of_head(head)
+    names = names_of_head(head)
     written = list(
         dict.fromkeys([*column.order, *(str(value) for values in column.values.values() for value in values)])
     )
@@ -261,7 +261,12 @@ def _by_number(used: set[str], names: Sequence[str], declared: Sequence[str] | N
     return {}
 
 
-def _names_of_head(head: PretrainedConfig) -> tuple[str, ...]:
+def names_of_head(head: PretrainedConfig) -> tuple[str, ...]:
+    """The classes of a trained head, in the order of their ids.
+
+    Raises:
+        UnsupportedModelError: an id has no name, or two have the same.
+    """
     try:
         names = tuple(str(head.id2label[index]).strip() for index in range(head.num_labels))
     except KeyError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasopt.config.study import StudyConfig
-from nasopt.config.task import TaskType
+from nasopt.config.task import TaskConfig, TaskType
 from nasopt.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ CLASSES: Mapping[TaskType, tuple[str, str]] = {
     "sentence-similarity": ("nasopt.tasks.similarity", "SentenceSimilarity"),
     "translation": ("nasopt.tasks.translation", "Translation"),
 }
+MULTI_LABEL = ("nasopt.tasks.multi_label", "MultiLabelClassification")
 """Module and name of each task's class, which is imported only when asked for, because it imports torch."""
 
 
@@ -33,7 +34,7 @@ def open_task(config: StudyConfig, folder: Path | None = None) -> Task:
     Raises:
         DatasetError, UnsupportedModelError: see :class:`nasopt.tasks.base.Task`.
     """
-    task = task_class(config.task.type)(config.task, folder)
+    task = task_class(config.task)(config.task, folder)
     longest = task.max_positions
     for latency in config.latency:
         if latency.sequence_length > longest:
@@ -43,8 +44,8 @@ def open_task(config: StudyConfig, folder: Path | None = None) -> Task:
     return task
 
 
-def task_class(kind: TaskType) -> type[Task]:
-    """The class of a type of task, with all that it declares."""
-    module, name = CLASSES[kind]
+def task_class(config: TaskConfig) -> type[Task]:
+    """The class of a study's task, with all that it declares."""
+    module, name = MULTI_LABEL if config.is_multi_label else CLASSES[config.type]
     found: type[Task] = getattr(import_module(module), name)
     return found

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nasopt.tasks.base import Task
 from nasopt.training.loop import LossFunction
-from nasopt.training.losses import hidden_cosine, prediction_kl
+from nasopt.training.losses import DIVERGENCES, hidden_cosine
 from nasopt.training.teacher import Teacher
 
 
@@ -66,8 +66,10 @@ def distillation_loss(options: DistillationSettings, task: Task, teachers: Seque
             logits, (hidden,) = teacher(side)
             difference = hidden_cosine(output.hidden_states[-1], hidden, side.attention_mask)
             total = total + options.hidden_weight / len(teachers) * difference
-            if task.is_classification:
-                divergence = prediction_kl(output.logits, logits, options.temperature, options.scale_by_t2)
+            if task.probabilities is not None:
+                divergence = DIVERGENCES[task.probabilities](
+                    output.logits, logits, options.temperature, options.scale_by_t2
+                )
                 total = total + options.prediction_weight * divergence
         return total
 

@@ -33,6 +33,23 @@ def prediction_kl(student: Tensor, teacher: Tensor, temperature: float, scale_by
     return divergence * temperature**2 if scale_by_t2 else divergence
 
 
+def label_kl(student: Tensor, teacher: Tensor, temperature: float, scale_by_t2: bool = False) -> Tensor:
+    """The counterpart of :func:`prediction_kl` for labels that do not exclude each other.
+
+    KL(sigmoid(z_T / t) || sigmoid(z_S / t)) of each label's two outcomes, summed over the labels and averaged over the
+    examples: the divergence of the joint distributions, because the labels are independent given the logits.
+
+    Args:
+        student: logits, (B, C).
+        teacher: logits, (B, C).
+        temperature: t > 0.
+        scale_by_t2: as for :func:`prediction_kl`.
+    """
+    # A label's outcomes are two classes with the logits z and 0.
+    outcomes = [torch.stack([logits, torch.zeros_like(logits)], dim=-1).flatten(0, 1) for logits in (student, teacher)]
+    return student.shape[-1] * prediction_kl(outcomes[0], outcomes[1], temperature, scale_by_t2)
+
+
 def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """`L_hidn`: 1 - cos(h_S, h_T), averaged over the tokens that are not padding.
 
@@ -77,3 +94,7 @@ def layer_matched_mse(students: Sequence[Tensor], teachers: Iterable[Tensor], ma
     """
     pairs = zip(students, teachers, strict=True)
     return torch.stack([hidden_mse(student, teacher, mask) for student, teacher in pairs]).mean()
+
+
+DIVERGENCES = {"softmax": prediction_kl, "sigmoid": label_kl}
+"""The divergence of a student's probabilities from its teacher's, by what makes them of logits."""

@@ -22,7 +22,7 @@ def open_task(model: Path, data: Path, kind: str = "text-classification", column
     dataset = {"path": str(data), "text": ["text"] * columns}
     metric = "accuracy" if kind == "text-classification" else "retrieval"
     config = TaskConfig.model_validate({"type": kind, "model": str(model), "metric": metric, "dataset": dataset})
-    return task_class(config.type)(config)
+    return task_class(config)(config)
 
 
 @pytest.fixture

@@ -170,7 +170,7 @@ def test_labels_that_are_not_the_heads_are_refused(values: Any, head: list[str])
 
 def test_heads_of_another_kind_are_refused_by_name() -> None:
     column = column_of(["a", "b"])
-    with pytest.raises(UnsupportedModelError, match="problem_type = multi_label_classification: several labels"):
+    with pytest.raises(UnsupportedModelError, match="multi_label_classification, but texts have one label"):
         read_labels(column, configuration(["a", "b"], problem_type="multi_label_classification"))
     with pytest.raises(UnsupportedModelError, match="problem_type = regression and 2 outputs"):
         read_labels(column, configuration(["a", "b"], problem_type="regression"))

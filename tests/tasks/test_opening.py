@@ -15,13 +15,13 @@ from nasopt.tasks.similarity import SentenceSimilarity
 
 @pytest.mark.parametrize("kind", get_args(TaskType))
 def test_every_type_has_a_class_and_traits(kind: TaskType) -> None:
-    assert issubclass(task_class(kind), Task)
+    assert issubclass(task_class(TaskConfig.model_construct(type=kind)), Task)
     assert TRAITS[kind].metrics
     assert list(CLASSES) == list(TRAITS)
 
 
 def test_classes_declare_what_they_can_do() -> None:
-    kinds = {kind: task_class(kind) for kind in get_args(TaskType)}
+    kinds = {kind: task_class(TaskConfig.model_construct(type=kind)) for kind in get_args(TaskType)}
     assert {kind for kind, found in kinds.items() if found.onnx_obstacle} == {"translation"}
     assert {kind for kind, found in kinds.items() if not found.has_logits} == {"sentence-similarity"}
     assert {kind for kind, found in kinds.items() if issubclass(found, LabelledTask)} == {"text-classification"}

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FILLERS, WORDS, write_pairs
+from conftest import FILLERS, WORDS, write_label_sets, write_pairs
 
 from nasopt.config.task import TaskConfig
 from nasopt.tasks.base import Task
 from nasopt.tasks.classification import TextClassification
+from nasopt.tasks.multi_label import MultiLabelClassification
 from nasopt.tasks.similarity import SentenceSimilarity
 from nasopt.tasks.translation import Translation
 from nasopt.testing import TaskTestCase
@@ -46,6 +47,17 @@ class TestRegression(TaskTestCase):
             rows = [f"{' '.join(generator.choices(FILLERS, k=4))},{generator.random():.3f}" for _ in range(size)]
             (folder / f"{split}.csv").write_text("\n".join(["text,label", *rows]) + "\n")
         return TextClassification(config(tiny_bert, folder, metric="pearsonr", dataset={"text": ["text"]}))
+
+
+class TestMultiLabelClassification(TaskTestCase):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def task(cls, tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Task:
+        data = write_label_sets(tmp_path_factory.mktemp("sets"), SIZES)
+        settings = {"kind": "multi_label_classification", "class_weights": "balanced"}
+        return MultiLabelClassification(
+            config(tiny_bert, data, metric="mean_average_precision", dataset={"text": ["text"]}, **settings)
+        )
 
 
 class TestSentenceSimilarity(TaskTestCase):

@@ -12,7 +12,7 @@ from torch import Tensor
 from nasopt.methods.genetic.options import GeneticOptions
 from nasopt.tasks.batches import Batch
 from nasopt.training.distillation import distillation_loss
-from nasopt.training.losses import hidden_cosine
+from nasopt.training.losses import hidden_cosine, label_kl
 
 
 def test_hidden_cosine_averages_over_real_tokens_only() -> None:
@@ -28,10 +28,19 @@ def test_hidden_cosine_of_equal_directions_is_zero() -> None:
     assert hidden_cosine(3 * hidden, hidden, torch.ones(2, 3)).item() == pytest.approx(0, abs=1e-6)
 
 
+def test_the_divergence_of_labels_is_that_of_each_label_s_probability() -> None:
+    student, teacher = np.random.default_rng(1).normal(size=(2, 3, 4))
+    p, q = (1 / (1 + np.exp(-logits / 2)) for logits in (teacher, student))
+    expected = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum() / 3
+    found = label_kl(torch.tensor(student), torch.tensor(teacher), 2.0)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+    assert label_kl(torch.tensor(student), torch.tensor(teacher), 2.0, True).item() == pytest.approx(4 * found.item())
+
+
 class _Task:
     """A stand-in with the loss and the kind of task that the distillation loss asks for."""
 
-    is_classification = True
+    probabilities = "softmax"
 
     def run(self, model: torch.nn.Module, batch: Batch, hidden_states: bool) -> list[object]:
         return [model(**batch.inputs, output_hidden_states=hidden_states)]

@@ -60,6 +60,10 @@ class AdaBERTMethod(Method):
 
     def check(self, task: Task, config: StudyConfig) -> None:
         shape, options = task.shape, self.options
+        if task.labelled is None:
+            raise StudyFileError(
+                f"task.kind: {config.method} searches models for one label for each text, not for {config.task.kind}"
+            )
         for student, teacher in options.layer_pairs:
             if teacher > shape.num_layers:
                 raise StudyFileError(

@@ -209,8 +209,22 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> 
     return functional.cross_entropy(student.float() / temperature, targets)
 
 
+def soft_binary_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """:func:`soft_cross_entropy` for labels that do not exclude each other: the sum of that of each label's outcomes.
+
+    Args:
+        student: logits of N examples, (N, C).
+        teacher: logits, (N, C).
+        temperature: T_0 > 0 of both.
+    """
+    targets = (teacher.float() / temperature).sigmoid()
+    each = functional.binary_cross_entropy_with_logits(student.float() / temperature, targets, reduction="none")
+    return each.sum(dim=-1).mean()
+
+
 def hinton_loss(task: Task, teacher: nn.Module, temperature: float, soft_weight: float) -> LossFunction:
     """The task's loss at T = 1 and the soft targets' cross-entropy at T_0, a mean over texts or target tokens."""
+    soft_loss = soft_binary_cross_entropy if task.probabilities == "sigmoid" else soft_cross_entropy
 
     def loss(model: Any, batch: Any) -> Tensor:
         outputs = task.run(model, batch)
@@ -222,7 +236,7 @@ def hinton_loss(task: Task, teacher: nn.Module, temperature: float, soft_weight:
             if student_logits.ndim == 3:  # logits of every target token
                 real = batch.second.attention_mask.bool()
                 student_logits, teacher_logits = student_logits[real], teacher_logits[real]
-            total = total + soft_weight * soft_cross_entropy(student_logits, teacher_logits, temperature)
+            total = total + soft_weight * soft_loss(student_logits, teacher_logits, temperature)
         return total
 
     return loss

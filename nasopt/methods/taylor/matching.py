@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nasopt.tasks.base import EmbeddingTask, Task
 from nasopt.tasks.batches import Batch
-from nasopt.training.losses import layer_matched_mse, prediction_kl
+from nasopt.training.losses import DIVERGENCES, layer_matched_mse
 from nasopt.training.teacher import Teacher
 
 
@@ -122,8 +122,8 @@ class LogitMatching:
         if weights.ranking:
             total = total + weights.ranking * self._task.loss_of(outputs, batch)
         if weights.output:
-            if self._task.is_classification:
-                difference = prediction_kl(output.logits, logits, temperature=1.0)
+            if self._task.probabilities is not None:
+                difference = DIVERGENCES[self._task.probabilities](output.logits, logits, 1.0)
             else:
                 difference = vector_distance(output.logits, logits)
             total = total + weights.output * difference

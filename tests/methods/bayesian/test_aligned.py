@@ -113,11 +113,30 @@ def test_hinton_adds_soft_targets_of_real_tokens_only():
         logits[0, 0, 0], logits[0, 1, 0] = value, 99.0  # the second token is padding
         return [SimpleNamespace(logits=logits)]
 
-    task = SimpleNamespace(run=lambda model, batch: outputs(model), loss_of=lambda outputs, batch: torch.tensor(3.0))
+    task = SimpleNamespace(
+        run=lambda model, batch: outputs(model),
+        loss_of=lambda outputs, batch: torch.tensor(3.0),
+        probabilities=None,
+    )
     batch = SimpleNamespace(second=SimpleNamespace(attention_mask=torch.tensor([[1, 0]])))
     loss = hinton_loss(task, 2.0, temperature=2.0, soft_weight=0.5)(4.0, batch)
     target = 1 / (1 + math.exp(-1))  # softmax of (2, 0) / 2
     expected = -target * math.log(1 / (1 + math.exp(-2))) - (1 - target) * math.log(1 / (1 + math.exp(2)))
+    assert float(loss) == pytest.approx(3.0 + 0.5 * expected, rel=1e-6)
+
+
+def test_hinton_of_several_labels_takes_each_label_s_probability():
+    task = SimpleNamespace(
+        run=lambda model, batch: [SimpleNamespace(logits=model)],
+        loss_of=lambda outputs, batch: torch.tensor(3.0),
+        probabilities="sigmoid",
+    )
+    teacher, student = torch.tensor([[2.0, -4.0]]), torch.tensor([[1.0, 0.5]])
+    loss = hinton_loss(task, teacher, temperature=2.0, soft_weight=0.5)(student, None)
+    expected = 0.0
+    for taught, found in ((1.0, 0.5), (-2.0, 0.25)):  # logits / 2
+        p, q = 1 / (1 + math.exp(-taught)), 1 / (1 + math.exp(-found))
+        expected -= p * math.log(q) + (1 - p) * math.log(1 - q)
     assert float(loss) == pytest.approx(3.0 + 0.5 * expected, rel=1e-6)
 
 

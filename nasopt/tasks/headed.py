@@ -1,0 +1,75 @@
+"""What tasks share whose models are encoders with a head: model, shape, and the tokens that they read."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from nasopt.architecture.base import EncoderShape
+from nasopt.config.task import TaskConfig
+from nasopt.models import loading
+from nasopt.models.families import encoder_family_of, encoder_shape, max_positions
+from nasopt.tasks.base import Task
+from nasopt.tasks.encoding import Encoder, identity_of
+
+
+class HeadedTask(Task):
+    """A task of encoders with a head. A subclass sets `tokenizer` and `_tokenizer_identity` when it is made.
+
+    Raises:
+        UnsupportedModelError: see :class:`nasopt.tasks.base.Task`.
+    """
+
+    _tokenizer_identity: str
+    _head_suffix = loading.HEAD_SUFFIX
+
+    def __init__(self, config: TaskConfig, folder: Path | None = None) -> None:
+        super().__init__(config, folder)
+        self._model_config = loading.load_config(config.model, config.revision, config.trust_remote_code)
+        encoder_family_of(self._model_config)
+
+    @property
+    def has_head(self) -> bool:
+        return loading.has_head(self._model_config, self._head_suffix) and not self.config.new_head
+
+    @property
+    def shape(self) -> EncoderShape:
+        return encoder_shape(self._model_config)
+
+    @property
+    def max_positions(self) -> int:
+        return max_positions(self._model_config)
+
+    @abstractmethod
+    def _head(self) -> loading.Head:
+        """The head that the base model is to have."""
+
+    def load_model(self) -> PreTrainedModel:
+        return loading.load_base(
+            self.config.model,
+            self._head(),
+            revision=self.config.revision,
+            trust_remote_code=self.config.trust_remote_code,
+            new_head=not self.has_head,
+        )
+
+    def blank_model(self) -> PreTrainedModel:
+        return loading.blank_base(self.config.model, self._head(), self.config.revision, self.config.trust_remote_code)
+
+    def _encoder(self, tokenizer: PreTrainedTokenizerBase | None) -> Encoder:
+        """Makes the tokens of texts with the base model's tokenizer, or with a candidate's."""
+        return Encoder(
+            tokenizer or self.tokenizer,
+            identity_of(tokenizer) if tokenizer else self._tokenizer_identity,
+            min(self.config.max_length, self.max_positions),
+            self._padding(tokenizer or self.tokenizer),
+        )
+
+    def _padding(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+        """The value that pads each input of the model except the mask; segments only if the model has several."""
+        segments = getattr(self._model_config, "type_vocab_size", 0) or 0
+        padding = {"input_ids": int(tokenizer.pad_token_id), "token_type_ids": 0}
+        wanted = {"input_ids"} | ({"token_type_ids"} if segments > 1 else set())
+        return {name: padding[name] for name in tokenizer.model_input_names if name in wanted}
