@@ -100,7 +100,7 @@ def _with_code(text: str) -> Markup:
 
 def _front_table(opened: OpenStudy, record: Record) -> Table:
     names = opened.config.metric_names
-    columns = {head: key for head, key in front_columns(names).items() if head not in PARTS}
+    columns = {head: key for head, key in front_columns(names, record["front"]).items() if head not in PARTS}
     columns |= {"keeps": "architecture"} | confirmation_columns(names)
     base = record["study"]["base"]
     rows = []

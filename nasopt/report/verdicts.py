@@ -239,6 +239,7 @@ def _faster(base: FrozenTrial, trial: FrozenTrial, names: Sequence[str]) -> dict
     pairs = zip(names, base.values, trial.values, strict=True)
     return {name: theirs / own for name, theirs, own in pairs if name not in ("quality", "memory_mb")}
 
+
 KNEE_COLUMN = {"knee": "knee"}
 """A mark of one member of the front; left out where that one is not shown."""
 
