@@ -21,10 +21,10 @@ from optuna.trial import FrozenTrial, TrialState
 from nasopt.errors import NasoptError, UntrustedStudyError, WorkerFailedError
 from nasopt.execution.confirmation import confirm
 from nasopt.execution.controls import evaluate_tfidf, missing_controls, run_controls
-from nasopt.execution.interruption import Interruption, interruptible
 from nasopt.execution.progress import ProgressView
 from nasopt.execution.search import is_over, run_base, run_trials
 from nasopt.execution.stopping import Tally
+from nasopt.host.interruption import Interruption, interruptible
 from nasopt.host.logs import configure, quiet_optuna
 from nasopt.methods.registry import make_method
 from nasopt.records import queries
@@ -133,7 +133,7 @@ def optimize(
         Why the search is over, if it is; None if trials may go on.
 
     Raises:
-        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the trials under way were recorded as interrupted.
+        KeyboardInterrupt: on Ctrl-C, SIGTERM or SIGHUP, after the trials under way were recorded as interrupted.
         MachineError: a disk, the study's folder or the database failed.
         SearchFailedError: no trial was completed of those that were run, or the first ones failed for one reason.
         DeviceChangedError: the study began on another device, and that is not accepted.
@@ -163,7 +163,7 @@ def evaluate_controls(
     """Runs the controls of the study's Pareto front that have not been run before, and TF-IDF.
 
     Raises:
-        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the control under way was recorded as interrupted.
+        KeyboardInterrupt: on Ctrl-C, SIGTERM or SIGHUP, after the control under way was recorded as interrupted.
         MachineError: a disk, the study's folder or the database failed.
         DeviceChangedError: the study began on another device, and that is not accepted.
     """
@@ -201,10 +201,10 @@ def summary(trial: FrozenTrial) -> str:
 
 @contextmanager
 def _guarded(opened: OpenStudy, view: ProgressView) -> Iterator[Interruption]:
-    """Takes note of Ctrl-C and SIGTERM, shows what happens, and makes one line of a failure of the machine."""
+    """Takes note of Ctrl-C, SIGTERM and SIGHUP, shows what happens, and makes one line of a failure of the machine."""
     machine, database = explaining_machine(opened.folder), explaining_failures(opened.url)
     with (
-        interruptible(signal.SIGINT, signal.SIGTERM) as asked,
+        interruptible(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as asked,
         view,
         machine,
         database,
@@ -272,7 +272,8 @@ def _run_workers(
 
 def _worker(setup: WorkerSetup, tickets: Tickets, events: Any) -> None:
     """A worker process: its share of the cores, its GPU, and trials while there are tickets."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent passes it on, once
+    for number in (signal.SIGINT, signal.SIGHUP):  # they reach every process; the parent passes them on, once
+        signal.signal(number, signal.SIG_IGN)
     configure(setup.debug, quiet=False)
     quiet_optuna(setup.debug)
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
