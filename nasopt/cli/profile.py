@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from nasopt.architecture.base import PRECISIONS, Precision
+from nasopt.architecture.artifacts import TORCH_PRECISIONS
+from nasopt.architecture.base import Precision
 from nasopt.cli.options import Debug, Quiet, Settings, say
 from nasopt.errors import choices
 
@@ -102,10 +103,10 @@ def _model_config(
 
 
 def _precision(name: str) -> Precision:
-    for known in PRECISIONS:
+    for known in TORCH_PRECISIONS:  # of which tables are made
         if name == known:
             return known
-    raise typer.BadParameter(f"--precision {name}: one of {choices(PRECISIONS)}")
+    raise typer.BadParameter(f"--precision {name}: one of {choices(TORCH_PRECISIONS)}")
 
 
 @contextmanager

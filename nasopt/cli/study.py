@@ -251,8 +251,12 @@ def export(
         str | None, typer.Option("--best", help='Best quality that satisfies it: "memory_mb<60 and latency_ms<=5".')
     ] = None,
     form: Annotated[
-        ExportFormat, typer.Option("--format", help="hf: a folder for from_pretrained; onnx: model.onnx in its place.")
-    ] = ExportFormat.hf,
+        ExportFormat | None,
+        typer.Option(
+            "--format",
+            help="hf: a folder for from_pretrained; onnx: model.onnx in its place. Default: what was measured.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
     data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
     trust_study: TrustStudy = False,
@@ -270,7 +274,7 @@ def export(
     opened = open_to_run(storage, name, artifacts, trust_study=trust_study, read_only=True)
     opened = studies.with_data(opened, data)
     chosen = delivery.choose(opened, trial, best)
-    folder = delivery.export(opened, chosen, to, form=form.value, force=force)
+    folder = delivery.export(opened, chosen, to, form=None if form is None else form.value, force=force)
     _say(f"trial {chosen.number} written and verified:")
     print(folder)
 

@@ -83,6 +83,11 @@ class LatencyConfig(Section):
         """The name of the objective, among a trial's values."""
         return "latency_ms" if self.name is None else f"latency_ms_{self.name}"
 
+    @property
+    def usual_runtime(self) -> RuntimeName:
+        """The runtime where the named device is not at hand."""
+        return self.runtime or ("eager" if self.device in ("cpu", "cuda") else "tensorrt")
+
     @model_validator(mode="after")
     def _check_combination(self) -> LatencyConfig:
         if self.device == "cpu" and (self.tf32 or self.cuda_graph):
@@ -122,6 +127,9 @@ class StudyConfig(Section):
     screening: ScreeningConfig = ScreeningConfig.model_validate({})
     memory: Literal["weights", "peak"] = Field(
         "weights", description="`memory_mb` counts the stored weights, or weights and all that one pass needs."
+    )
+    calibration_texts: int = Field(
+        128, ge=1, description="Training texts on which the activations' ranges of a calibrated int8 file are found."
     )
     teacher_cache_mb: int = Field(
         4096, ge=0, description="Largest cache of teacher outputs on the training split; a teacher with more runs live."

@@ -94,6 +94,6 @@ def _measured(
         artifact = make_artifact(candidate, source.device, objective.method.plan.quantizer)
         reference = base_found[name].measured.value_ms if name in base_found else None
         looked_up = queries.latencies_of(trial)[name]
-        measured = source.record(subject_of(artifact, candidate.architecture, context), reference)
+        measured = source.record(subject_of(artifact, candidate, context), reference)
         found[name] = Confirmation(measured, predicted_ms=looked_up.value_ms, predicted_ratio=looked_up.ratio)
     return found

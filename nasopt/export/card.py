@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,56 +24,6 @@ model, tokenizer = nasopt.load("this folder")
 """
 
 
-def onnx_text(
-    opened: OpenStudy, task: Task, file: Path, tokens: int, qualities: tuple[float | None, float | None]
-) -> str:
-    """The model card's part on an ONNX file: how to run it, and its own numbers, because the trial's were torch's.
-
-    `tokens` is the size of its vocabulary, `qualities` are the file's and the base model's on the test split, if known.
-    """
-    import torch
-
-    from nasopt.measurement.device import device_name
-    from nasopt.measurement.measured.latency import fixed_inputs, measure_latency
-    from nasopt.models.onnx import OnnxModel
-
-    cpu, base = torch.device("cpu"), task.load_model()
-    special = task.tokenizer.all_special_ids
-    model = OnnxModel(file)
-    rows = [f"| file, MB | {_number(file.stat().st_size / 1e6)} | - |"]
-    if qualities[0] is not None:
-        rows.append(f"| {task.quality_name} on the test split | {_number(qualities[0])} | {_number(qualities[1])} |")
-    for shape in opened.config.latency:
-        size, length, threads = shape.batch_size, shape.sequence_length, shape.threads or os.cpu_count() or 1
-        inputs = fixed_inputs(size, length, vocab_size=tokens, special_ids=special, device=cpu)
-        measured = measure_latency(OnnxModel(file, threads), base, inputs, device=cpu, threads=threads)
-        rows.append(
-            f"| latency, {size} x {length} tokens, {threads} threads, ms (median of {measured.repetitions}) "
-            f"| {_number(measured.median_ms)} | {_number(measured.base_median_ms)} |"
-        )
-    return f"""
-The numbers above are those of the search, which ran the model in torch. `model.onnx` takes
-{", ".join(model.input_names)} (int64, batch x tokens) and gives {model.output_name}.
-The file itself, in ONNX Runtime {version("onnxruntime")} on the CPU ({device_name(cpu)}), beside the base model in
-torch {torch.__version__} (fp32), measured in alternation:
-
-| | model.onnx | base model |
-|---|---|---|
-{chr(10).join(rows)}
-
-```python
-import onnxruntime
-from transformers import AutoTokenizer
-
-session = onnxruntime.InferenceSession("this folder/model.onnx")
-tokenizer = AutoTokenizer.from_pretrained("this folder")
-names = [item.name for item in session.get_inputs()]
-texts = tokenizer(["a text"], padding=True, return_tensors="np")
-(outputs,) = session.run(["{model.output_name}"], {{name: texts[name] for name in names}})
-```
-"""
-
-
 def model_card(
     opened: OpenStudy,
     task: Task,
@@ -92,12 +40,12 @@ def model_card(
     latencies = record.latencies or {}
     caveats = {name: item.caveat for name, item in latencies.items()}
     rows = [
-        f"| {name}{caveats.get(name, '')} | {_number(mine)} | {_number(its)} |"
+        f"| {name}{caveats.get(name, '')} | {number(mine)} | {number(its)} |"
         for name, mine, its in zip(opened.config.metric_names, trial.values, base_values, strict=True)
     ]
     if test_qualities[0] is not None:
         mine, its = test_qualities
-        rows.insert(1, f"| {task.quality_name} on the test split | {_number(mine)} | {_number(its)} |")
+        rows.insert(1, f"| {task.quality_name} on the test split | {number(mine)} | {number(its)} |")
     licence = _licence(settings.model)
     front = f"---\nbase_model: {Path(settings.model).name}\nlibrary_name: transformers\npipeline_tag: {settings.type}\n"
     front += f"license: {licence}\n" if licence else ""
@@ -124,7 +72,8 @@ Licence of the base model: {licence or "unknown"}.
 """
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A number with four digits for the card; a dash for none."""
     return "-" if value is None else f"{value:.4g}"
 
 

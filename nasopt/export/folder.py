@@ -29,7 +29,9 @@ from nasopt.architecture.base import CandidateArchitecture
 from nasopt.errors import ExportError, NasoptError
 from nasopt.host.files import follow_umask, remove_abandoned, working_folder
 from nasopt.models import loading, modeling_nasopt
-from nasopt.models.families import OWN_CLASSES, encoder_shape, family_of, max_positions
+from nasopt.models.example_inputs import fixed_batch
+from nasopt.models.families import OWN_CLASSES, encoder_shape, family_of
+from nasopt.models.onnx import FP32_TOLERANCE
 from nasopt.models.quantization import quantization_settings, stored_dtype, stored_tensors
 from nasopt.models.surgery import layer_counts
 from nasopt.version import __version__
@@ -39,7 +41,6 @@ WEIGHTS = "model.safetensors"
 ONNX = "model.onnx"
 CODE = {f"{encoder.__module__.rpartition('.')[2]}.py" for encoder, _ in OWN_CLASSES.values()}
 """Names of the modelling files that a folder may bring along."""
-FP32_TOLERANCE = 1e-4
 
 
 def check_target(to: Path, force: bool) -> None:
@@ -238,20 +239,3 @@ def check_outputs(to: Path, expected: Tensor, found: Tensor, allowed: float, pre
             f"{to}: not exported, because the model read back gives outputs that differ by {difference:.2g} "
             f"({allowed:.2g} is allowed in {precision})"
         )
-
-
-def fixed_batch(model: PreTrainedModel, batch_size: int = 4, tokens: int = 16) -> dict[str, Tensor]:
-    """Texts of random tokens, half of them padded, the same at every call; no longer than the model reads.
-
-    Returns:
-        `input_ids` and `attention_mask`, both of shape (batch_size, tokens), int64, on the model's device; for a model
-        with a decoder `decoder_input_ids` too, the same tokens.
-    """
-    generator = torch.Generator().manual_seed(0)
-    tokens = min(tokens, max_positions(model.config))
-    ids = torch.randint(0, model.config.vocab_size, (batch_size, tokens), generator=generator)
-    mask = torch.ones_like(ids)
-    mask[1::4, max(tokens // 2, 1) :] = 0
-    mask[3::4, 1:] = 0
-    inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
-    return {**inputs, "decoder_input_ids": inputs["input_ids"]} if model.config.is_encoder_decoder else inputs

@@ -5,6 +5,9 @@ what each layer keeps) and the base model's configuration with the labels, which
 and cannot say the sizes of single layers. A model of a class of ours has its own configuration, and the modelling file
 with which that is read.
 
+A study whose runtime is ONNX Runtime or TensorRT has such a file as the artifact of each trial, which is written as it
+is (:mod:`nasopt.architecture.artifacts`). Any other trial's model is converted:
+
 ======  ============================================================================================================
 fp32    as it is
 fp16    as it is; where ONNX Runtime has no fp16 kernel (most of them on CPUs) it computes in fp32 in between
@@ -17,40 +20,31 @@ int4
 from __future__ import annotations
 
 import copy
-import inspect
 import logging
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nasopt.architecture.base import CandidateArchitecture, Precision
 from nasopt.errors import ExportError
 from nasopt.export.folder import (
-    FP32_TOLERANCE,
     ONNX,
     check_outputs,
     export_config,
     export_record,
-    fixed_batch,
     new_folder,
     write_around,
 )
 from nasopt.measurement.measured.memory import memory_mb
+from nasopt.models.example_inputs import input_names, named_batch
 from nasopt.models.families import OWN_CLASSES
-from nasopt.models.onnx import PACKAGES, OnnxModel, check_packages, convert
+from nasopt.models.onnx import LARGEST_MB, PACKAGES, SHAPES, OnnxModel, check_packages, convert, tolerance
 from nasopt.models.quantization import quantization_settings, stored_dtype, stored_tensors
 
-FP16_TOLERANCE = 2e-2
-"""Largest allowed difference in fp16, as part of the largest output (or of 1, if that is more): torch rounds after
-every operation, ONNX Runtime on a CPU after few."""
-SHAPES = ((1, 1), (1, 7), (4, 16), (16, 5), (3, 200))
-"""Batch sizes and lengths at which a file is verified; 200 is beyond ModernBERT's local attention."""
-LARGEST_MB = 1500
-"""Weights beyond this would go into a second file: one ONNX file holds 2 GiB, and torch's exporter keeps a distance."""
 BF16_NOTE = (
     "The weights are those of the bf16 model, written in fp32 because ONNX Runtime does not compute in bf16 on CPUs: "
     "the file is twice as large as the model was, and has a speed of its own."
@@ -82,11 +76,12 @@ def export_onnx(
     *,
     card: str | Callable[[Path], str],
     force: bool = False,
+    artifact: OnnxModel | None = None,
 ) -> Path:
     """Writes a model as `model.onnx` with its tokenizer, verifies it in ONNX Runtime, and puts it in place.
 
-    The file takes the tokenizer's model inputs under their names (int64, batch x tokens) and gives `logits`
-    (batch x outputs). The model itself is not changed; it is compared on the CPU.
+    The file takes those of the tokenizer's model inputs that the model uses, under their names (int64, batch x tokens),
+    and gives `logits` (batch x outputs). The model itself is not changed; it is compared on the CPU.
 
     Args:
         model: the artifact itself, in its precision; see the table of this module.
@@ -97,6 +92,7 @@ def export_onnx(
         card: the text of README.md; or a function that makes it from the verified file, so that it can say how fast
             that is.
         force: whether the folder may hold something already.
+        artifact: the file to write, where the trial's artifact is one; `model` is then the candidate in fp32.
 
     Returns:
         The folder.
@@ -107,7 +103,8 @@ def export_onnx(
         MissingExtraError: a package of the extra `onnx` is missing.
     """
     to = Path(to).absolute()
-    check_convertible("int8" if quantization_settings(model) else architecture.precision)
+    if artifact is None:
+        check_convertible("int8" if quantization_settings(model) else architecture.precision)
     convertible = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     was_bf16 = stored_dtype(model) == torch.bfloat16
     if was_bf16:
@@ -118,20 +115,18 @@ def export_onnx(
         raise ExportError(f"{to}: not exported, because its {size:.0f} MB do not fit one ONNX file; use --format hf")
     with new_folder(to, force) as partial:
         file = partial / ONNX
-        names = input_names(convertible, tokenizer)
-        _convert(convertible, names, file, to)
-        _verify(file, convertible, names, architecture.precision, to)
+        names = input_names(convertible, tokenizer.model_input_names)
+        if artifact is None:
+            _convert(convertible, names, file, to)
+        else:
+            file.write_bytes(artifact.content)
+        expected = convertible if artifact is None else artifact
+        _verify(file, expected, convertible, names, architecture.precision, to)
         text = card if isinstance(card, str) else card(file)
         text += f"\n{BF16_NOTE}\n" if was_bf16 else ""
         record = export_record(convertible, architecture) | {name: version(name) for name in PACKAGES}
         write_around(partial, _config(convertible), tokenizer, text, record)
     return to
-
-
-def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The inputs that tokenizer and model share: DistilBERT takes no segments whatever its tokenizer gives."""
-    taken = inspect.signature(model.forward).parameters
-    return [name for name in tokenizer.model_input_names if name in taken]
 
 
 def _config(model: PreTrainedModel) -> PretrainedConfig:
@@ -143,18 +138,6 @@ def _config(model: PreTrainedModel) -> PretrainedConfig:
     return config
 
 
-def _batch(model: PreTrainedModel, names: list[str], batch_size: int, tokens: int) -> dict[str, Tensor]:
-    """The fixed batch of these sizes, with segments (the second half of a text is the second one) if they are taken."""
-    inputs = fixed_batch(model, batch_size, tokens)
-    if "token_type_ids" in names and getattr(model.config, "type_vocab_size", 0) > 1:
-        segments = torch.zeros_like(inputs["input_ids"])
-        segments[:, segments.shape[1] // 2 :] = 1
-        inputs["token_type_ids"] = segments
-    elif "token_type_ids" in names:
-        inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
-    return {name: inputs[name] for name in names}
-
-
 def _convert(model: PreTrainedModel, names: list[str], file: Path, to: Path) -> None:
     """Writes the file.
 
@@ -162,13 +145,23 @@ def _convert(model: PreTrainedModel, names: list[str], file: Path, to: Path) -> 
         ExportError: torch's exporter cannot convert the model.
     """
     try:
-        convert(model, _batch(model, names, 4, 16), file)
+        convert(model, names, file)
     except ExportError as error:
         raise ExportError(f"{to}: not exported, because {error}") from error
 
 
-def _verify(file: Path, model: PreTrainedModel, names: list[str], precision: str, to: Path) -> None:
-    """Compares the file's outputs in ONNX Runtime with the model's, at several batch sizes and lengths.
+def _verify(
+    file: Path, model: nn.Module, torch_model: PreTrainedModel, names: list[str], precision: str, to: Path
+) -> None:
+    """Compares the file's outputs in ONNX Runtime with those of `model`, at several batch sizes and lengths.
+
+    Args:
+        file: the file as it was written.
+        model: the model that was converted, or the ONNX file that was copied, which gives the same outputs exactly.
+        torch_model: says which inputs there may be.
+        names: the file's inputs.
+        precision: the precision, for the message.
+        to: the folder, for the message.
 
     Raises:
         ExportError: ONNX Runtime cannot run it, or the outputs differ or are not finite.
@@ -178,9 +171,9 @@ def _verify(file: Path, model: PreTrainedModel, names: list[str], precision: str
     except Exception as error:  # ONNX Runtime's own types have no other base class
         raise ExportError(f"{to}: not exported, because ONNX Runtime cannot read the file: {_line(error)}") from error
     for batch_size, tokens in SHAPES:
-        inputs = _batch(model, names, batch_size, tokens)
+        inputs = named_batch(torch_model, names, batch_size, tokens)
         with torch.inference_mode():
-            expected = model(**inputs)[0].float()
+            expected = model(**inputs)[0]
         try:
             found = session(**inputs)[0].float()
         except Exception as error:
@@ -188,10 +181,8 @@ def _verify(file: Path, model: PreTrainedModel, names: list[str], precision: str
                 f"{to}: not exported, because ONNX Runtime cannot run the file on {batch_size} texts of {tokens} "
                 f"tokens: {_line(error)}"
             ) from error
-        largest = max(1.0, float(expected.abs().max()))
-        check_outputs(
-            to, expected, found, FP16_TOLERANCE * largest if precision == "fp16" else FP32_TOLERANCE, precision
-        )
+        allowed = 0.0 if isinstance(model, OnnxModel) else tolerance(expected)
+        check_outputs(to, expected.float(), found, allowed, precision)
 
 
 def _line(error: Exception) -> str:

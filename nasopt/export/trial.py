@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
+from nasopt.architecture.artifacts import ARTIFACTS, ArtifactKind
 from nasopt.errors import ExportError, TrialNotFoundError
-from nasopt.export.card import model_card, onnx_text
+from nasopt.export.card import model_card
+from nasopt.export.onnx_card import onnx_text
 from nasopt.host.files import scratch_folder
 from nasopt.measurement.sources import make_source
 from nasopt.methods.registry import make_method
 from nasopt.records import queries
 from nasopt.records.conditions import best_trial
+from nasopt.records.trial import TrialRecord
 from nasopt.study.opening import OpenStudy, require_artifacts
-from nasopt.trial.artifact import make_artifact
+from nasopt.trial.artifact import make_artifact, make_onnx
 from nasopt.trial.rebuilding import rebuild
 
 if TYPE_CHECKING:
@@ -62,11 +65,18 @@ def choose(opened: OpenStudy, number: int | None, condition: str | None) -> Froz
 
 
 def export(
-    opened: OpenStudy, trial: FrozenTrial, to: Path, *, form: Literal["hf", "onnx"] = "hf", force: bool = False
+    opened: OpenStudy, trial: FrozenTrial, to: Path, *, form: Literal["hf", "onnx"] | None = None, force: bool = False
 ) -> Path:
     """Writes a trial's model for `from_pretrained` or as an ONNX file, verified, with a model card.
 
     It only reads the study: neither its database nor its artifact folder need be writable.
+
+    Args:
+        opened: the study.
+        trial: complete, with a checkpoint.
+        to: the folder to write.
+        form: how to write it; the trial's artifact as it is if None.
+        force: whether the folder may hold something already.
 
     Raises:
         ArtifactFolderError: the study's artifact folder is not there.
@@ -81,9 +91,16 @@ def export(
 
     check_target(to, force)
     require_artifacts(opened)
+    kind = _kind(opened, trial)
+    is_onnx = kind is not None and kind.form == "onnx"
+    if form == "hf" and is_onnx and kind is not None and kind.storage != "float":
+        precision = queries.precision_of(trial)
+        raise ExportError(
+            f"the trial's {precision} is that of an ONNX file; leave out --format hf, or choose a trial in fp32"
+        )
     with _working_folder(opened) as working:
-        if form == "onnx":
-            return _export_onnx(opened, trial, to, force, working)
+        if form == "onnx" or (form is None and is_onnx):
+            return _export_onnx(opened, trial, to, force, working, kind if is_onnx else None)
         task = open_task(opened.config, working)
         candidate = rebuild(make_method(opened.config), opened.checkpoints, trial, task)
         device = make_source(opened.config.latency[0]).device
@@ -93,7 +110,19 @@ def export(
         return export_hf(artifact, tokenizer, candidate.architecture, to, card=card, force=force)
 
 
-def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool, working: Path) -> Path:
+def _kind(opened: OpenStudy, trial: FrozenTrial) -> ArtifactKind | None:
+    """The kind of the trial's artifact; None for torch modules, as all those of studies are that are older than the
+    choice."""
+    memory = TrialRecord.of(trial).memory
+    if memory is None or memory.form is None:
+        return None
+    return ARTIFACTS[opened.config.latency[0].usual_runtime][queries.precision_of(trial)]
+
+
+def _export_onnx(
+    opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool, working: Path, kind: ArtifactKind | None
+) -> Path:
+    """Writes the trial's own ONNX file, of that kind; or the file that its torch modules are converted to (None)."""
     import torch
 
     from nasopt.export.onnx import check_convertible, export_onnx
@@ -101,22 +130,31 @@ def _export_onnx(opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool, w
     from nasopt.models.vocabulary import tokenizer_of
     from nasopt.tasks.opening import open_task, task_class
 
-    kind = opened.config.task.type
-    obstacle = task_class(kind).onnx_obstacle
+    task_type = opened.config.task.type
+    obstacle = task_class(task_type).onnx_obstacle
     if obstacle is not None:
-        raise ExportError(f"a {kind} model cannot be written as ONNX, which has no {obstacle}; use --format hf")
-    check_convertible(queries.precision_of(trial))
+        raise ExportError(f"a {task_type} model cannot be written as ONNX, which has no {obstacle}; use --format hf")
+    if kind is None:
+        check_convertible(queries.precision_of(trial))
     task = open_task(opened.config, working)
     candidate = rebuild(make_method(opened.config), opened.checkpoints, trial, task)
-    artifact = make_artifact(candidate, torch.device("cpu"), make_method(opened.config).plan.quantizer)
+    tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
+    own = None
+    if kind is None:
+        model = make_artifact(candidate, torch.device("cpu"), make_method(opened.config).plan.quantizer)
+    else:
+        model = candidate.model
+        encoded = task.encode(working / DATA, None if tokenizer is task.tokenizer else tokenizer)
+        names = task.tokenizer.model_input_names
+        own = make_onnx(candidate, kind, names, encoded["train"], opened.config.calibration_texts)
 
     def card(file: Path) -> str:
         qualities = _test_qualities(opened, trial, task, working, OnnxModel(file))
-        return model_card(opened, task, trial, (None, None), onnx_text(opened, task, file, tokens, qualities))
+        text = onnx_text(opened, task, file, tokens, qualities, is_artifact=own is not None)
+        return model_card(opened, task, trial, (None, None), text)
 
     tokens = int(candidate.model.get_input_embeddings().weight.shape[0])
-    tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
-    return export_onnx(artifact, tokenizer, candidate.architecture, to, card=card, force=force)
+    return export_onnx(model, tokenizer, candidate.architecture, to, card=card, force=force, artifact=own)
 
 
 @contextmanager

@@ -9,30 +9,27 @@ from nasopt.config.study import LatencyConfig
 from nasopt.measurement.subject import Subject
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from transformers import PreTrainedModel
 
 
-def inputs_of(latency: LatencyConfig, subject: Subject) -> list[dict[str, Tensor]]:
+def inputs_of(latency: LatencyConfig, subject: Subject, device: torch.device) -> list[dict[str, Tensor]]:
     """The batches that are measured: one of fixed full length, or a sample of the validation split's texts.
 
     Returns:
-        The inputs of each batch, tensors of shape (batch, tokens) on the artifact's device.
+        The inputs of each batch, tensors of shape (batch, tokens) on `device`.
     """
     from nasopt.measurement.lengths import sampled_batches, shortened
 
-    model = subject.artifact
     if latency.lengths == "fixed":
-        return [fixed_batch(latency, model, subject.special_ids)]
+        return [_fixed(latency, subject.vocabulary, subject.special_ids, device)]
     batches = map(subject.batch_of, sampled_batches(len(subject.lengths), latency.batch_size))
     inputs = [shortened(batch, latency.sequence_length) for batch in batches]
     # A smaller vocabulary lacks some of the tokens; which ones are read does not matter to the time.
-    last = _vocabulary(model) - 1
+    last = subject.vocabulary - 1
     return [
-        {
-            name: (tensor.clamp(max=last) if name == "input_ids" else tensor).to(model.device)
-            for name, tensor in item.items()
-        }
+        {name: (tensor.clamp(max=last) if name == "input_ids" else tensor).to(device) for name, tensor in item.items()}
         for item in inputs
     ]
 
@@ -58,16 +55,14 @@ def fixed_batch(latency: LatencyConfig, model: PreTrainedModel, special_ids: Col
     Returns:
         Inputs of shape (batch, tokens).
     """
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])
+    return _fixed(latency, vocabulary, special_ids, model.device)
+
+
+def _fixed(
+    latency: LatencyConfig, vocabulary: int, special_ids: Collection[int], device: torch.device
+) -> dict[str, Tensor]:
     from nasopt.measurement.measured.latency import fixed_inputs
 
-    return fixed_inputs(
-        latency.batch_size,
-        latency.sequence_length,
-        vocab_size=_vocabulary(model),
-        special_ids=special_ids,
-        device=model.device,
-    )
-
-
-def _vocabulary(model: PreTrainedModel) -> int:
-    return int(model.get_input_embeddings().weight.shape[0])
+    size, length = latency.batch_size, latency.sequence_length
+    return fixed_inputs(size, length, vocab_size=vocabulary, special_ids=special_ids, device=device)

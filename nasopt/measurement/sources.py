@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from nasopt.architecture.artifacts import precisions_of, refusal
+from nasopt.architecture.base import Precision
 from nasopt.config.study import LatencyConfig, StudyConfig
+from nasopt.errors import StudyFileError, choices
 from nasopt.measurement.subject import Subject
 from nasopt.records.latency import Latencies, LatencyRecord
 
@@ -26,6 +29,10 @@ class LatencySource(Protocol):
         """The device that candidates are put on: the measured one, else the best at hand."""
 
     @property
+    def runtime(self) -> str:
+        """The runtime that the latency is of: with a precision it decides what the artifact is."""
+
+    @property
     def identity(self) -> str:
         """Device and kind of source: values whose identities differ must not be compared."""
 
@@ -38,7 +45,7 @@ class LatencySource(Protocol):
         """
 
 
-def make_source(latency: LatencyConfig, precisions: Sequence[str] = ()) -> LatencySource:
+def make_source(latency: LatencyConfig, precisions: Sequence[Precision] = ()) -> LatencySource:
     """The source of one latency objective on this machine.
 
     A named device is measured if the GPU at hand is one, and predicted otherwise; TensorRT is always predicted.
@@ -54,15 +61,15 @@ def make_source(latency: LatencyConfig, precisions: Sequence[str] = ()) -> Laten
         LookupTableError: the table is wrong, or does not fit the study.
         MissingExtraError: the runtime is not installed.
         RuntimeNotKnownError: the runtime cannot be predicted.
-        StudyFileError: the runtime has no such precision.
+        StudyFileError: a precision has no artifact in the runtime.
     """
     from nasopt.measurement.device import is_device_of, present_gpu, resolve_device
-    from nasopt.measurement.measured.runtimes import check_precisions
     from nasopt.measurement.measured.source import MeasuringSource
 
     if latency.mode == "lut":
         from nasopt.measurement.lookup.source import LookupSource
 
+        check_precisions(latency.usual_runtime, latency.device, precisions)
         return LookupSource(latency, precisions)
     if latency.device in ("cpu", "cuda"):
         device = resolve_device(latency.device)
@@ -72,13 +79,30 @@ def make_source(latency: LatencyConfig, precisions: Sequence[str] = ()) -> Laten
 
         profile, gpu = find_profile(latency.device), present_gpu()
         if gpu is None or not is_device_of(profile.name, gpu) or latency.runtime == "tensorrt":
+            check_precisions(latency.runtime or "tensorrt", latency.device, precisions)
             return PredictingSource(latency, profile, precisions)
         device = resolve_device("cuda")
-    check_precisions(latency.runtime or "eager", precisions)
+    check_precisions(latency.runtime or "eager", device.type, precisions)
     return MeasuringSource(latency, device)
 
 
-def make_sources(config: StudyConfig, precisions: Sequence[str] = ()) -> dict[str, LatencySource]:
+def check_precisions(runtime: str, device: str, precisions: Sequence[Precision]) -> None:
+    """Refuses a search for models that have no artifact.
+
+    Raises:
+        StudyFileError: a precision has none in this runtime.
+    """
+    reasons = {precision: refusal(runtime, device, precision) for precision in precisions}
+    refused = [f"{precision} ({reason})" for precision, reason in reasons.items() if reason is not None]
+    if refused:
+        place, known = "CPUs" if device == "cpu" else "GPUs", precisions_of(runtime, device)
+        raise StudyFileError(
+            f"latency.runtime: {runtime} on {place} runs {choices(known)}, and has no artifact in "
+            f"{' and '.join(refused)}; create a study without it, or with another runtime"
+        )
+
+
+def make_sources(config: StudyConfig, precisions: Sequence[Precision] = ()) -> dict[str, LatencySource]:
     """The source of every latency objective, by its name, in their order; see :func:`make_source`."""
     return {latency.objective_name: make_source(latency, precisions) for latency in config.latency}
 

@@ -12,13 +12,16 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
+    from nasopt.models.onnx import OnnxModel
+
 
 @dataclass(frozen=True)
 class Subject:
     """A candidate whose latency is wanted, beside the base model that it is compared with.
 
     Attributes:
-        artifact: the candidate in its precision, on the source's device.
+        artifact: the candidate in its precision: torch modules on the source's device, or an ONNX file.
+        vocabulary: the number of tokens that the candidate knows.
         architecture: its architecture.
         shape: the base model's.
         base_model: the base model in fp32; a source may move it to its own device, and changes nothing else.
@@ -30,7 +33,8 @@ class Subject:
             (batch, tokens), on the CPU.
     """
 
-    artifact: PreTrainedModel
+    artifact: PreTrainedModel | OnnxModel
+    vocabulary: int
     architecture: CandidateArchitecture
     shape: EncoderShape
     base_model: PreTrainedModel

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
+from nasopt.architecture.artifacts import precisions_of
 from nasopt.config.functions import is_function_name, load_function
 from nasopt.config.study import StudyConfig, check_section
 from nasopt.errors import StudyFileError, choices
@@ -43,10 +44,20 @@ def make_method(config: StudyConfig) -> Method:
             f"task.type: {config.method} does not search models for {config.task.type}, only for "
             f"{choices(method.about.task_types)}"
         )
-    options, errors = check_section(method.about.options, config.method_options, prefix="method_options.")
+    given = {**_possible_precisions(method, config), **config.method_options}
+    options, errors = check_section(method.about.options, given, prefix="method_options.")
     if options is None:
         raise StudyFileError("; ".join(errors))
     return method(options)
+
+
+def _possible_precisions(method: type[Method], config: StudyConfig) -> dict[str, Any]:
+    """The method's default `precisions`, without those that have no artifact in the study's runtimes."""
+    field = method.about.options.model_fields.get("precisions")
+    if field is None or not isinstance(field.default, tuple):
+        return {}
+    known = [set(precisions_of(latency.usual_runtime, latency.device)) for latency in config.latency]
+    return {"precisions": tuple(name for name in field.default if all(name in one for one in known))}
 
 
 def named_functions(method: type[Method], options: Mapping[str, Any]) -> dict[str, str]:

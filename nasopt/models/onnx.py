@@ -1,13 +1,14 @@
-"""Converts models to ONNX files, and runs ONNX files as models: torch's exporter and ONNX Runtime are called here only.
+"""Converts models to ONNX files, and runs ONNX files as models.
 
-Batch and length stay open in a file. Files are verified in :mod:`nasopt.export.onnx`, not here.
+Batch and length stay open in a file. A model is traced, which takes a second or two; where that fails, or the file
+gives other outputs than the model at some shape, torch's slower exporter takes its place.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,14 +16,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
 from nasopt.errors import DeviceNotFoundError, ExportError, MissingExtraError
+from nasopt.models.example_inputs import named_batch
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 LOGITS = "logits"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 CPU = torch.device("cpu")
+SHAPES = ((1, 1), (1, 7), (4, 16), (16, 5), (3, 200))
+"""Batch sizes and lengths at which a file is verified; 200 is beyond ModernBERT's local attention."""
+FP32_TOLERANCE = 1e-4
+"""Largest allowed difference of a file's outputs from the model's, in fp32."""
+FP16_TOLERANCE = 2e-2
+"""Largest allowed difference in fp16, as part of the largest output (or of 1, if that is more): torch rounds after
+every operation, ONNX Runtime on a CPU after few."""
+OPSET = 18
+LARGEST_MB = 1500
+"""Weights beyond this would go into a second file: one ONNX file holds 2 GiB, and torch's exporter keeps a distance."""
 _OUTPUT_DTYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
 _NUMPY_NAMES = {torch.float32: "float32", torch.float16: "float16", torch.int64: "int64"}
 
@@ -34,21 +47,32 @@ class OnnxModel(nn.Module):
     """
 
     def __init__(
-        self, file: Path, threads: int | None = None, device: torch.device = CPU, *, tf32: bool = False
+        self,
+        file: Path | bytes,
+        threads: int | None = None,
+        device: torch.device = CPU,
+        *,
+        tf32: bool = False,
+        arena: bool = True,
     ) -> None:
         """Reads the file, which is not needed afterwards.
 
         Args:
-            file: an ONNX file with the inputs' names and one output, batch and length open, as :func:`convert` writes.
+            file: an ONNX file, or its bytes, with one output, batch and length open, as :func:`convert` writes.
             threads: the threads of one operation on the CPU; None for as many as torch uses.
             device: the device that the model runs on, with its inputs and outputs.
             tf32: whether fp32 matrix products may be computed in TF32 on CUDA.
+            arena: whether memory is kept between passes, as usual; without it, what one pass needs can be measured.
         """
         import onnxruntime
 
         super().__init__()
+        self.content = file.read_bytes() if isinstance(file, Path) else file
+        self._settings = (threads or torch.get_num_threads(), device, tf32, arena)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.intra_op_num_threads = self._settings[0]
+        options.inter_op_num_threads = 1
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = arena
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         providers: list[Any] = ["CPUExecutionProvider"]
@@ -56,9 +80,23 @@ class OnnxModel(nn.Module):
             check_cuda_provider()
             providers.insert(0, (CUDA_PROVIDER, {"device_id": device.index, "use_tf32": int(tf32)}))
         self.device = device
-        self.session = onnxruntime.InferenceSession(str(file), options, providers=providers)
+        self.session = onnxruntime.InferenceSession(self.content, options, providers=providers)
         self.input_names = [item.name for item in self.session.get_inputs()]
         self.output_name: str = self.session.get_outputs()[0].name
+
+    @property
+    def megabytes(self) -> float:
+        """The size of the file in MB (10^6 bytes)."""
+        return len(self.content) / 1e6
+
+    def opened(
+        self, threads: int | None, device: torch.device = CPU, *, tf32: bool = False, arena: bool = True
+    ) -> OnnxModel:
+        """The same file with other settings, which are those of :class:`OnnxModel`; this one if they are the same."""
+        wanted = (threads or torch.get_num_threads(), device, tf32, arena)
+        if wanted == self._settings:
+            return self
+        return OnnxModel(self.content, threads, device, tf32=tf32, arena=arena)
 
     def forward(self, **inputs: Tensor) -> SequenceClassifierOutput | BaseModelOutput:
         """The logits (batch, outputs), or an encoder's last hidden states (batch, tokens, hidden size) without a head.
@@ -119,33 +157,91 @@ def check_cuda_provider() -> None:
         )
 
 
-def convert(model: nn.Module, example: Mapping[str, Tensor], file: Path) -> None:
+def convert(model: PreTrainedModel, names: Sequence[str], file: Path) -> None:
     """Writes a model as one ONNX file that gives `logits`, or `last_hidden_state` for an encoder without a head.
 
     Args:
         model: a model in eval mode, on the CPU, in fp32 or fp16.
-        example: inputs of shape (batch, tokens), in the order in which the file takes them. No size may be 0 or 1,
-            because the exporter would take it for a fixed one.
+        names: the inputs that the model takes, in its order; the file takes those of them that the model uses.
         file: the file to write; its weights may have 2 GB at most.
 
     Raises:
         ExportError: torch's exporter cannot convert the model.
     """
+    # No size may be 0 or 1, because an exporter would take it for a fixed one.
+    example = named_batch(model, names, 4, 16)
+    with _quiet(), _plain_attention(model):
+        if not _is_traced(model, example, file):
+            _export_program(model, example, file)
+
+
+@contextmanager
+def _plain_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Computes attention step by step: torch's fused function comes with checks for texts without any token, over all
+    scores of every layer, which took 3 to 7 % of a file's time."""
+    before = model.config._attn_implementation
+    model.config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
+
+
+def _is_traced(model: PreTrainedModel, example: Mapping[str, Tensor], file: Path) -> bool:
+    """Writes a trace of the model; whether that worked, and gives what the model gives at every shape of `SHAPES`."""
+    names, output, axes = list(example), output_name(model), {0: "batch", 1: "sequence"}
+    try:
+        torch.onnx.export(
+            model,
+            (),
+            str(file),
+            kwargs=dict(example),
+            input_names=names,
+            output_names=[output],
+            dynamic_axes={name: axes for name in names} | {output: {0: "batch"} if output == LOGITS else axes},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        found = OnnxModel(file)
+        return all(_agree(model, found, named_batch(model, names, *shape)) for shape in SHAPES)
+    except Exception:  # Tracing fails in as many ways as there are models; the other exporter says what is wrong.
+        return False
+
+
+def _agree(model: PreTrainedModel, found: OnnxModel, inputs: Mapping[str, Tensor]) -> bool:
+    with torch.inference_mode():
+        expected = model(**inputs)[0]
+        given = found(**inputs)[0]
+    return float((given.float() - expected.float()).abs().max()) <= tolerance(expected)
+
+
+def tolerance(expected: Tensor) -> float:
+    """The difference that a file's outputs may have from these, which the model gave."""
+    if expected.dtype == torch.float16:
+        return FP16_TOLERANCE * max(1.0, float(expected.abs().max()))
+    return FP32_TOLERANCE
+
+
+def _export_program(model: PreTrainedModel, example: Mapping[str, Tensor], file: Path) -> None:
+    """Writes the file by torch's exporter of whole programs.
+
+    Raises:
+        ExportError: it cannot convert the model.
+    """
     names = list(example)
-    with _quiet():
-        try:
-            program = torch.onnx.export(
-                model,
-                kwargs=dict(example),
-                input_names=names,
-                output_names=[output_name(model)],
-                dynamic_shapes={name: {0: "batch", 1: "sequence"} for name in names},
-                dynamo=True,
-                verbose=False,
-            )
-        except torch.onnx.errors.OnnxExporterError as error:
-            reason = next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)
-            raise ExportError(f"torch cannot convert the model to ONNX: {reason}") from error
+    try:
+        program = torch.onnx.export(
+            model,
+            kwargs=dict(example),
+            input_names=names,
+            output_names=[output_name(model)],
+            dynamic_shapes={name: {0: "batch", 1: "sequence"} for name in names},
+            dynamo=True,
+            verbose=False,
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)
+        raise ExportError(f"torch cannot convert the model to ONNX: {reason}") from error
     assert program is not None
     _strip(program.model)
     program.save(file)

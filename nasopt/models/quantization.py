@@ -84,7 +84,7 @@ def quantize(model: PreTrainedModel, precision: Precision, device: torch.device 
     if precision in _FLOAT_DTYPES:
         return _converted(smaller, device, _FLOAT_DTYPES[precision])
     rest = rest_dtype(device)
-    build = _int8_linear if precision == "int8" else _nf4_linear
+    build = _BITSANDBYTES[precision]
     quantized = {
         name: build(module, device, rest)
         for name, module in _encoder_linears(smaller).items()
@@ -119,7 +119,7 @@ def check_kernels(precision: Precision, device: torch.device) -> None:
     """
     if precision in _FLOAT_DTYPES:
         return
-    build = _int8_linear if precision == "int8" else _nf4_linear
+    build = _BITSANDBYTES[precision]
     try:
         rest = rest_dtype(device)
         layer = build(nn.Linear(NF4_INPUTS, NF4_OUTPUTS), device, rest)
@@ -297,3 +297,7 @@ def _with_bias(module: Any, linear: nn.Linear, device: torch.device, rest: torch
     if linear.bias is not None:
         module.bias = nn.Parameter(linear.bias.detach().to(device=device, dtype=rest, copy=True), requires_grad=False)
     return module  # type: ignore[no-any-return]
+
+
+_BITSANDBYTES = {"int8": _int8_linear, "int4": _nf4_linear}
+"""What builds a linear layer, by precision; int8-static is for ONNX files alone."""

@@ -205,15 +205,15 @@ def feasible(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 def pareto_front(study: optuna.Study) -> list[FrozenTrial]:
     """The front that a user sees: final feasible trials that no other final one dominates, by number."""
-    return _not_dominated(final_trials(study), study)
+    return not_dominated(final_trials(study), study)
 
 
 def whole_front(study: optuna.Study) -> list[FrozenTrial]:
     """The front that a search goes on from: feasible trials, provisional ones among them, that none dominates."""
-    return _not_dominated(complete_trials(study), study)
+    return not_dominated(complete_trials(study), study)
 
 
-def _not_dominated(complete: Sequence[FrozenTrial], study: optuna.Study) -> list[FrozenTrial]:
+def not_dominated(complete: Sequence[FrozenTrial], study: optuna.Study) -> list[FrozenTrial]:
     """The feasible ones of these trials that no other one of them dominates, in their order."""
     trials = feasible(complete)
     if not trials:

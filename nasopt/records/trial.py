@@ -38,11 +38,13 @@ class MemoryRecord:
         weights_mb: the size of the weights as they are stored for inference.
         peak_mb: the highest use of memory in one forward pass.
         device: the device on which that pass ran.
+        form: `onnx` where the weights are an ONNX file's; None where they are torch's tensors.
     """
 
     weights_mb: float
     peak_mb: float
     device: str
+    form: str | None = None
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> MemoryRecord:
@@ -55,7 +57,8 @@ class MemoryRecord:
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON."""
-        return {"weights_mb": self.weights_mb, "peak_mb": self.peak_mb, "device": self.device}
+        form = {} if self.form is None else {"form": self.form}
+        return {"weights_mb": self.weights_mb, "peak_mb": self.peak_mb, "device": self.device, **form}
 
 
 @dataclass(frozen=True)

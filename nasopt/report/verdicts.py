@@ -43,7 +43,7 @@ class Comparisons:
 
     def __init__(self, opened: OpenStudy, front: Sequence[FrozenTrial]) -> None:
         base, family = queries.base_of(opened.study), make_method(opened.config).controls
-        self._base = base
+        self._base, self._study = base, opened.study
         self.controls = queries.complete_controls(opened.study)
         found = [trial for trial in front if base is None or trial.number != base.number]
         self.members = [trial for trial in found if not queries.is_provisional(trial)]
@@ -84,23 +84,32 @@ class Comparisons:
     def against_base(self, trial: FrozenTrial, names: Sequence[str]) -> Record | None:
         """Compares a trial of the front with the base model; None for the base model itself.
 
-        `faster` (by latency) and `smaller` are ratios; `points` is the difference in quality, in points, `low` and
+        `faster` (by latency) and `smaller` are ratios; `faster_by_structure` is what the same weights reach in the base
+        model's precision, where there is such a trial; `points` is the difference in quality, in points, `low` and
         `high` its 95 % interval (None where predictions are not stored).
         """
         base = self._base
         if base is None or trial.number == base.number:
             return None
-        pairs = dict(zip(names, zip(base.values, trial.values, strict=True), strict=True))
-        its, mine = pairs.pop("memory_mb")
-        del pairs["quality"]
         found, scale = self._difference(trial.number, base.number), points_of(self._metric)
+        same = self._in_base_precision(trial)
         return {
-            "faster": {name: base_ms / own_ms for name, (base_ms, own_ms) in pairs.items()},
-            "smaller": its / mine,
+            "faster": _faster(base, trial, names),
+            "faster_by_structure": None if same is None else _faster(base, same, names),
+            "smaller": base.values[-1] / trial.values[-1],
             "points": scale * (found.value if found else trial.values[0] - base.values[0]),
             "low": scale * found.low if found else None,
             "high": scale * found.high if found else None,
         }
+
+    def _in_base_precision(self, trial: FrozenTrial) -> FrozenTrial | None:
+        """The trial in the base model's precision whose weights this one has; None for weights of its own."""
+        number = queries.stored_parent(trial)
+        if number is None or self._base is None or number == self._base.number:
+            return None
+        parent = self._study.get_trials(deepcopy=False)[number]
+        is_same = queries.checkpoint_of(parent) == queries.checkpoint_of(trial)
+        return parent if is_same and queries.precision_of(parent) == queries.precision_of(self._base) else None
 
     def is_member(self, trial: FrozenTrial) -> bool:
         """Whether the trial is to be compared with controls: all but the base model and provisional ones."""
@@ -182,17 +191,24 @@ def with_ratios(record: Record) -> Record:
         **record,
         "points": f"{found['points']:+.1f} ({interval})",
         "faster": {name: f"{ratio:.2f}x" for name, ratio in found["faster"].items()},
+        "faster_by_structure": {name: f"{ratio:.2f}x" for name, ratio in (found["faster_by_structure"] or {}).items()},
         "smaller": f"{found['smaller']:.2f}x",
     }
 
 
-def front_columns(names: Sequence[str]) -> dict[str, str]:
-    """Columns of the table of a Pareto front: the values, and how they compare with the base model's."""
+def front_columns(names: Sequence[str], records: Sequence[Record]) -> dict[str, str]:
+    """Columns of the table of a Pareto front: the values, and how they compare with the base model's.
+
+    What structure alone gives stands beside it where any of the records has a precision of its own.
+    """
+    is_stored_again = any((record["against_base"] or {}).get("faster_by_structure") for record in records)
     latencies = [name for name in names if name.startswith("latency_ms")]
     columns = {"trial": "number", "quality": "values.quality", "points from base": "points"}
     for name in latencies:
         faster = "x faster" if len(latencies) == 1 else f"x faster ({name.removeprefix('latency_ms_')})"
         columns |= {name: f"values.{name}", faster: f"faster.{name}"}
+        if is_stored_again:
+            columns[faster.replace("x faster", "structure alone")] = f"faster_by_structure.{name}"
     columns |= {"memory_mb": "values.memory_mb", "x smaller": "smaller"}
     left_out = {*columns, "state"}
     return columns | {head: key for head, key in trial_columns(names).items() if head not in left_out}
@@ -211,6 +227,12 @@ def with_verdict(record: Record, is_member: bool) -> Record:
         "difference": f"{found['difference']:+.4f} ({interval})",
         "verdict": words.get(found["verdict"], "does not beat it: no difference shown"),
     }
+
+
+def _faster(base: FrozenTrial, trial: FrozenTrial, names: Sequence[str]) -> dict[str, float]:
+    """How many times as fast as the base model a trial is, by latency."""
+    pairs = zip(names, base.values, trial.values, strict=True)
+    return {name: theirs / own for name, theirs, own in pairs if name not in ("quality", "memory_mb")}
 
 
 VERDICT_COLUMNS = {
@@ -293,7 +315,7 @@ def print_front(opened: OpenStudy, form: Format, console: Console, *, provisiona
     names, front = opened.config.metric_names, pareto_trials(opened, provisional=provisional)
     comparisons = Comparisons(opened, front)
     records = [with_confirmation(opened, record) for record in pareto_records(comparisons, front, names)]
-    columns, rows = front_columns(names) | confirmation_columns(names), records
+    columns, rows = front_columns(names, records) | confirmation_columns(names), records
     if form == "table":
         rows = [with_totals(with_words(with_ratios(record))) for record in records]
         if comparisons.controls:

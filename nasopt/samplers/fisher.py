@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
@@ -15,10 +15,12 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nasopt.records.names import LADDER, PROPOSAL
-from nasopt.records.queries import is_control, study_detail, whole_front
+from nasopt.records.queries import complete_trials, is_control, not_dominated, study_detail
 from nasopt.samplers.history import is_fixed, proposed_params
 from nasopt.samplers.named import NamedSampler
 
+_Proposal: TypeAlias = tuple[int | None, dict[str, Any]]
+"""The trial whose weights are taken as they are, or None, and parameters."""
 _REVISIONS = 8
 """How often a proposal gives way to an equal one that another worker made at the same moment."""
 
@@ -26,8 +28,10 @@ _REVISIONS = 8
 class FisherSampler(NamedSampler):
     """Proposes given trials first, one after the other, each once; see the module.
 
-    Then, for every untrained member of the Pareto front but the base model, its parameters with those of
-    `healing` in their places; provisional trials count for this front.
+    Then, for every untrained member of the front but the base model, its parameters with those of `healing` in their
+    places. The weights of every healed member, and of the base model, come once more in each other precision, which
+    trains nothing, and so before the next member is healed. The front of all this is that of the trials in the base
+    model's precision, provisional ones counted: a member that only other precisions dominate is healed, too.
     Then one of Optuna's samplers goes on, which has seen all of them. State comes from the database alone.
 
     Args:
@@ -37,6 +41,7 @@ class FisherSampler(NamedSampler):
             Where they have no `training`, nothing is healed. Where the study has a ladder of its own
             (:data:`nasopt.records.names.LADDER`), that one stands for the others.
         healing: the parameters in which a healed trial differs from the untrained one.
+        precisions: those in which models are stored once more; not the base model's.
     """
 
     def __init__(
@@ -45,10 +50,12 @@ class FisherSampler(NamedSampler):
         seed: int | None,
         first: Sequence[Mapping[str, Any]],
         healing: Mapping[str, Any] = MappingProxyType({"training": "distill"}),
+        precisions: Sequence[str] = (),
     ) -> None:
         super().__init__(make, seed)
         self._first = [dict(params) for params in first]
         self._healing = dict(healing)
+        self._precisions = tuple(precisions)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         super().before_trial(study, trial)
@@ -56,10 +63,11 @@ class FisherSampler(NamedSampler):
             return
         for _ in range(_REVISIONS):
             others = [other for other in study._get_trials(deepcopy=False) if other.number != trial.number]
-            params = self._next(study, {_key(other) for other in others})
-            if params is None:
+            found = self._next(study, {_key(other) for other in others})
+            if found is None:
                 break
-            proposal = {"parent": None, "params": params, "known": 0}
+            parent, params = found
+            proposal = {"parent": parent, "params": params, "known": 0}
             study._storage.set_trial_system_attr(trial._trial_id, PROPOSAL, proposal)
             trial.system_attrs[PROPOSAL] = proposal  # the caller's copy
             # Workers that write first and look afterwards cannot both miss the other; the later trial gives way.
@@ -83,23 +91,48 @@ class FisherSampler(NamedSampler):
             return proposed[param_name]
         return super().sample_independent(study, trial, param_name, param_distribution)
 
-    def _next(self, study: Study, known: set[Hashable]) -> dict[str, Any] | None:
-        """The first of the given trials, then of the healed ones, that no trial has done or is doing."""
+    def _next(self, study: Study, known: set[Hashable]) -> _Proposal | None:
+        """The first of the given trials, then of those that follow from them, that no trial has done or is doing."""
         ladder = study_detail(study, LADDER)
         first = self._first if ladder is None else [self._first[0], *ladder]
-        return next((params for params in [*first, *self._healed(study)] if _identity(params) not in known), None)
+        proposals = [*((None, params) for params in first), *self._stored_again(study), *self._healed(study)]
+        return next((proposal for proposal in proposals if _identity(proposal[1]) not in known), None)
 
-    def _healed(self, study: Study) -> Iterator[dict[str, Any]]:
-        """The untrained members of the front, distilled."""
+    def elite(self, study: Study) -> list[FrozenTrial]:
+        """The trials whose weights may be stored once more: the base model, and what the front has that is healed."""
+        own = self._own(study) if self._precisions else []
+        healed = {trial.number for trial in not_dominated(own, study) if _is_trained(trial)}
+        return [trial for trial in own if trial.params == self._first[0] or trial.number in healed]
+
+    def _own(self, study: Study) -> list[FrozenTrial]:
+        """The complete trials in the base model's precision, with its parameters."""
         base = self._first[0]
-        for trial in whole_front(study):
-            if trial.params.keys() == base.keys() and trial.params.get("training") == "none" and trial.params != base:
-                yield {**trial.params, **self._healing}
+        return [
+            trial
+            for trial in complete_trials(study)
+            if trial.params.keys() == base.keys() and trial.params.get("precision") == base.get("precision")
+        ]
+
+    def _stored_again(self, study: Study) -> Iterator[_Proposal]:
+        """The same weights in every other precision."""
+        for trial in self.elite(study):
+            for precision in self._precisions:
+                yield trial.number, {**trial.params, "precision": precision}
+
+    def _healed(self, study: Study) -> Iterator[_Proposal]:
+        """The untrained members of the front, distilled."""
+        for trial in not_dominated(self._own(study), study):
+            if trial.params.get("training") == "none" and trial.params != self._first[0]:
+                yield None, {**trial.params, **self._healing}
 
 
 def _proposed(trial: FrozenTrial) -> Mapping[str, Any]:
     params: Mapping[str, Any] = trial.system_attrs.get(PROPOSAL, {}).get("params", {})
     return params
+
+
+def _is_trained(trial: FrozenTrial) -> bool:
+    return bool(trial.params.get("training", "none") != "none")
 
 
 def _key(trial: FrozenTrial) -> Hashable:

@@ -126,6 +126,11 @@ class Task(ABC):
         return ""
 
     @property
+    def array_usage(self) -> str:
+        """The same for an ONNX file: code that uses the arrays `outputs` and `inputs` after the file has run."""
+        return ""
+
+    @property
     def num_outputs(self) -> int:
         """The number of logits of one text: the number of classes, 1 for regression, 0 for a model without a head."""
         return 0

@@ -57,6 +57,13 @@ vectors = (hidden * mask).sum(dim=1) / mask.sum(dim=1)""",
     "cls": "vectors = hidden[:, 0]",
 }
 
+ARRAY_POOLINGS: dict[Pooling, str] = {
+    "mean": """mask = inputs["attention_mask"][..., None]
+vectors = (outputs * mask).sum(axis=1) / mask.sum(axis=1)
+""",
+    "cls": "vectors = outputs[:, 0]\n",
+}
+
 logger = logging.getLogger("nasopt")
 
 
@@ -122,6 +129,12 @@ class SentenceSimilarity(EmbeddingTask):
         settings = self.config.similarity
         code = VECTORS.format(prefix=settings.prefix, pooling=POOLINGS[self.pooling])
         return code + ("vectors = vectors / vectors.norm(dim=-1, keepdim=True)\n" if settings.normalize else "")
+
+    @property
+    def array_usage(self) -> str:
+        code = ARRAY_POOLINGS[self.pooling]
+        normal = "vectors = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)\n"
+        return code + (normal if self.config.similarity.normalize else "")
 
     @property
     def pooling(self) -> Pooling:

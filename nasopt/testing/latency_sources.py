@@ -130,6 +130,7 @@ def small_subject() -> Subject:
     texts = torch.arange(8 * TOKENS).view(8, TOKENS) % 40
     return Subject(
         artifact=cut(copy.deepcopy(base), architecture),
+        vocabulary=config.vocab_size,
         architecture=architecture,
         shape=shape,
         base_model=base,

@@ -141,7 +141,7 @@ def outputs_of(model: PreTrainedModel) -> Tensor:
     """The outputs of a model, on the CPU and in eval mode, for a batch of random tokens: logits, or hidden states."""
     import torch
 
-    from nasopt.export.folder import fixed_batch
+    from nasopt.models.example_inputs import fixed_batch
 
     with torch.inference_mode():
         outputs: Tensor = model.cpu().eval()(**fixed_batch(model))[0]

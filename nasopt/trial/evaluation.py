@@ -14,14 +14,16 @@ from nasopt.records.latency import Latencies
 from nasopt.records.trial import MemoryRecord
 from nasopt.training.candidate import Candidate
 from nasopt.training.context import Context
-from nasopt.trial.artifact import make_artifact
+from nasopt.trial.artifact import make_artifact, make_onnx, size_mb
+from nasopt.trial.devices import artifact_kind, running_device
 from nasopt.trial.subject import subject_of
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
+    from nasopt.models.onnx import OnnxModel
     from nasopt.tasks.base import Evaluation
     from nasopt.trial.screening import Screening
 
@@ -89,14 +91,11 @@ def evaluate(
         ValueError: the quality is not finite.
         ScreenedCandidateError: it is shown to be worse than a trial that costs no more.
     """
-    from nasopt.measurement.measured.memory import memory_mb
-    from nasopt.models.quantization import stored_tensors
     from nasopt.tasks.batches import EncodedSplit
 
-    device = next(iter(sources.values())).device
-    artifact = make_artifact(candidate, device, quantizer)
+    artifact, device = _artifact(candidate, context, sources, quantizer)
     # NOTE: memory first: the first forward pass of an nf4 model repacks its weights in place.
-    weights = memory_mb(stored_tensors(artifact))
+    weights = size_mb(artifact)
 
     def quality(positions: Tensor | None) -> Evaluation:
         context.on_phase("evaluating", 0, 0)
@@ -113,6 +112,19 @@ def evaluate(
 
     evaluation, measured = _whole(quality, costs) if screening is None else _screened(quality, costs, screening)
     return Evaluated(**vars(measured), evaluation=evaluation)
+
+
+def _artifact(
+    candidate: Candidate, context: Context, sources: Mapping[str, LatencySource], quantizer: Quantizer | None
+) -> tuple[PreTrainedModel | OnnxModel, torch.device]:
+    """The candidate's artifact on the device on which it is evaluated."""
+    kind = artifact_kind(sources.values(), candidate.architecture.precision)
+    device = running_device(sources.values(), kind)
+    if kind.form == "torch":
+        return make_artifact(candidate, device, quantizer), device
+    training, names = context.view(candidate.architecture).splits["train"], context.task.tokenizer.model_input_names
+    file = make_onnx(candidate, kind, names, training, context.config.calibration_texts)
+    return file.opened(None, device), device
 
 
 def _whole(
@@ -143,7 +155,7 @@ def _finite(evaluation: Evaluation) -> Evaluation:
 
 def _measured(
     candidate: Candidate,
-    artifact: PreTrainedModel,
+    artifact: PreTrainedModel | OnnxModel,
     weights: float,
     device: torch.device,
     context: Context,
@@ -152,7 +164,7 @@ def _measured(
 ) -> Measured:
     from nasopt.measurement.measured.flops import count_flops
 
-    memory = _memory(artifact, weights, device, context)
+    memory = measure_memory(artifact, weights, device, candidate, context)
     latencies = _latencies(artifact, device, candidate, context, sources, quantizer)
     batch = fixed_batch(context.config.latency[0], candidate.model, context.task.tokenizer.all_special_ids)
     return Measured(
@@ -164,28 +176,53 @@ def _measured(
     )
 
 
-def _memory(artifact: PreTrainedModel, weights: float, device: torch.device, context: Context) -> MemoryRecord:
+def measure_memory(
+    artifact: PreTrainedModel | OnnxModel, weights: float, device: torch.device, candidate: Candidate, context: Context
+) -> MemoryRecord:
+    """The memory of an artifact: its weights, and the highest use in one pass of the first latency's fixed shape.
+
+    That pass of an ONNX file is looked at on the CPU, with ONNX Runtime's arena off: the arena keeps what it has once
+    taken, so that a second pass would seem to need nothing.
+
+    Args:
+        artifact: torch modules on `device`, or an ONNX file.
+        weights: its size in MB.
+        device: where torch modules run.
+        candidate: the candidate itself.
+        context: the study's settings and task.
+    """
+    import torch
+
     from nasopt.measurement.device import device_name
     from nasopt.measurement.measured.memory import peak_memory_mb
+    from nasopt.models.onnx import OnnxModel
 
-    batch = fixed_batch(context.config.latency[0], artifact, context.task.tokenizer.all_special_ids)
-    peak = peak_memory_mb(context.task.workload(artifact), batch, weights, device)
-    return MemoryRecord(weights, peak, device_name(device))
+    batch = fixed_batch(context.config.latency[0], candidate.model, context.task.tokenizer.all_special_ids)
+    if isinstance(artifact, OnnxModel):
+        device = torch.device("cpu")
+        model: nn.Module = artifact.opened(context.config.latency[0].threads, device, arena=False)
+    else:
+        model = context.task.workload(artifact)
+    inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+    peak = peak_memory_mb(model, inputs, weights, device)
+    return MemoryRecord(weights, peak, device_name(device), "onnx" if isinstance(artifact, OnnxModel) else None)
 
 
 def _latencies(
-    artifact: PreTrainedModel,
+    artifact: PreTrainedModel | OnnxModel,
     device: torch.device,
     candidate: Candidate,
     context: Context,
     sources: Mapping[str, LatencySource],
     quantizer: Quantizer | None,
 ) -> Latencies:
+    from nasopt.models.onnx import OnnxModel
+
     latencies = {}
     for position, (name, source) in enumerate(sources.items(), start=1):
-        if source.device != device:
+        if source.device != device and not isinstance(artifact, OnnxModel):
             # Made afresh, not moved: a bitsandbytes model that has run stays behind in part.
             artifact, device = make_artifact(candidate, source.device, quantizer), source.device
         reference = None if context.base is None else context.base.values[position]
-        latencies[name] = source.record(subject_of(artifact, candidate.architecture, context), reference)
+        latencies[name] = source.record(subject_of(artifact, candidate, context), reference)
     return latencies

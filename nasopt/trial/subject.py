@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nasopt.architecture.base import CandidateArchitecture
 from nasopt.measurement.subject import Subject
+from nasopt.training.candidate import Candidate
 from nasopt.training.context import Context
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from nasopt.models.onnx import OnnxModel
 
-def subject_of(artifact: PreTrainedModel, architecture: CandidateArchitecture, context: Context) -> Subject:
+
+def subject_of(artifact: PreTrainedModel | OnnxModel, candidate: Candidate, context: Context) -> Subject:
     """A candidate beside the study's base model, as latency sources see it.
 
     Args:
         artifact: the candidate in its precision.
-        architecture: its architecture.
+        candidate: the candidate itself.
         context: the study's base model, data and task.
     """
     texts = context.splits["validation"].sides[0]
     return Subject(
         artifact=artifact,
-        architecture=architecture,
+        architecture=candidate.architecture,
+        vocabulary=int(candidate.model.get_input_embeddings().weight.shape[0]),
         shape=context.shape,
         base_model=context.base_model,
         base_key=context.base_key,

@@ -67,8 +67,29 @@ STUDY_FILE_MISTAKES = [
     ({'"accuracy"': '"speed"'}, ["task.metric: 'speed'", "accuracy"]),
     ({'"accuracy"': '"spearmanr"'}, ["task.metric: spearmanr does not fit", "accuracy"]),
     ({'device = "cpu"': 'device = "a1000"'}, ["no device profile 'a1000'", "a100-40gb"]),
-    ({'device = "cpu"': 'device = "a100"'}, ["a100-40gb with tensorrt", "not in int4", "method_options.precisions"]),
-    ({'device = "cpu"': 'device = "cpu"\nruntime = "onnxruntime"'}, ["onnxruntime cannot run int8 and int4"]),
+    (
+        {'device = "cpu"': 'device = "a100"', "generations = 2": 'generations = 2\nprecisions = ["fp32", "int4"]'},
+        [
+            "tensorrt on GPUs runs fp32, fp16, int8,",
+            "no artifact in int4 (an ONNX file cannot hold",
+            "a study without it",
+        ],
+    ),
+    (
+        {
+            'device = "cpu"': 'device = "cpu"\nruntime = "onnxruntime"',
+            "generations = 2": 'generations = 2\nprecisions = ["fp32", "bf16"]',
+        },
+        ["onnxruntime on CPUs runs fp32, int8, int8-static, and has no artifact in bf16 (ONNX Runtime lacks"],
+    ),
+    (
+        {"generations = 2": 'generations = 2\nprecisions = ["fp32", "int8-static"]'},
+        ["eager on CPUs", "int8-static (it is"],
+    ),
+    (
+        {"[latency]": '[[latency]]\nname = "far"\ndevice = "a100"\nsequence_length = 16\n[[latency]]\nname = "here"'},
+        ["in fp32 that of tensorrt (an ONNX file", "not that of eager (torch modules", "create a study for each"],
+    ),
     ({'device = "cpu"': 'device = "cpu"\nruntime = "tensorrt"'}, ["latency", "tensorrt is predicted only"]),
     ({'device = "cpu"': 'device = "cpu"\ntf32 = true'}, ["latency", "tf32 and cuda_graph are for CUDA"]),
     ({"sequence_length = 16": "sequence_length = 100"}, ["latency.sequence_length: 100", "at most 64"]),

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, pipeline
 
 import nasopt
-from nasopt.architecture.base import PRECISIONS
+from nasopt.architecture.artifacts import TORCH_PRECISIONS
 from nasopt.architecture.cells import CellArchitecture
 from nasopt.architecture.encoder import Architecture, KeptUnits
 from nasopt.architecture.reading import read_architecture
@@ -110,7 +110,7 @@ def write(model: PreTrainedModel, tokenizer, shape: str, precision, to: Path, **
     crossed(
         ["bert", "distilbert", "mpnet", "deberta-v2", "modernbert"],
         SHAPES,
-        PRECISIONS,
+        TORCH_PRECISIONS,
         usual=("bert", "pruned", "fp32"),
     ),
 )
@@ -144,7 +144,7 @@ def test_exported_models_load_the_same(tokenizer, texts, tmp_path: Path, family,
     assert (folder / "README.md").read_text() == "# A model\n"
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", TORCH_PRECISIONS)
 def test_pipelines_and_saving_again(tokenizer, texts, tmp_path: Path, precision):
     model = quantize(make("bert", "pruned"), precision, "cpu")
     folder = write(model, tokenizer, "pruned", precision, tmp_path / "out")
@@ -160,7 +160,7 @@ def test_pipelines_and_saving_again(tokenizer, texts, tmp_path: Path, precision)
     assert load_file(tmp_path / "again" / "model.safetensors").keys() == load_file(folder / "model.safetensors").keys()
 
 
-@pytest.mark.parametrize(("chain", "precision"), crossed(CHAINS, PRECISIONS, usual=("chain", "fp32")))
+@pytest.mark.parametrize(("chain", "precision"), crossed(CHAINS, TORCH_PRECISIONS, usual=("chain", "fp32")))
 def test_convolutional_students_load_the_same(tokenizer, texts, tmp_path: Path, chain, precision):
     model, architecture = quantize(make_student(chain), precision, "cpu"), CHAINS[chain].with_precision(precision)
     tensors = {name: tensor.clone() for name, tensor in stored_tensors(model).items()}

@@ -44,6 +44,7 @@ def subject() -> Subject:
     )
     return Subject(
         artifact=cut(artifact, architecture),
+        vocabulary=40,
         architecture=architecture,
         shape=encoder_shape(base.config),
         base_model=base,

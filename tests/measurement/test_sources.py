@@ -20,7 +20,9 @@ from nasopt.records.latency import MeasuredLatency, PredictedLatency
 WriteStudy = Callable[..., Path]
 FLOATS = 'precisions = ["fp32", "bf16"]'
 PREDICTED = '[[latency]]\nname = "cloud"\ndevice = "a100"\nbatch_size = 8\nsequence_length = 32'
-MEASURED = {"[latency]\ndevice": '[[latency]]\nname = "here"\ndevice'}
+WITH_INT8 = 'precisions = ["fp32", "int8"]'
+FP32 = 'precisions = ["fp32"]'
+MEASURED = {"[latency]\ndevice": '[[latency]]\nname = "here"\nruntime = "onnxruntime"\ndevice'}
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA GPU")
 
 
@@ -55,10 +57,13 @@ def test_absent_devices_are_errors_or_predicted() -> None:
 
 @no_gpu
 def test_precisions_that_cannot_be_had_are_refused_by_name() -> None:
-    with pytest.raises(StudyFileError, match=r"predicted in .*fp16.*, not in int4; leave that out"):
+    with pytest.raises(
+        StudyFileError,
+        match=r"tensorrt on GPUs runs fp32, fp16, int8, and has no artifact in int4 .* a study without it",
+    ):
         make_source(latency(device="a100"), ["fp32", "int4"])
-    with pytest.raises(StudyFileError, match="onnxruntime cannot run int8"):
-        make_source(latency(runtime="onnxruntime"), ["fp32", "int8"])
+    with pytest.raises(StudyFileError, match="on CPUs runs fp32, int8, int8-static, and has no artifact in int4"):
+        make_source(latency(runtime="onnxruntime"), ["fp32", "int4"])
 
 
 @pytest.mark.parametrize(
@@ -139,7 +144,7 @@ def test_other_threads_are_another_device() -> None:
 @no_gpu
 @pytest.mark.slow
 def test_a_study_with_a_measured_and_a_predicted_latency(write_study: WriteStudy) -> None:
-    assert run("study", "create", write_study(extra=PREDICTED, options=FLOATS, **MEASURED)).code == 0
+    assert run("study", "create", write_study(extra=PREDICTED, options=FP32, **MEASURED)).code == 0
     result = run("study", "optimize", "tiny", "--n-trials", 3)
     assert result.code == 0, result.err
     assert "(latency_ms_cloud: predicted, a100-40gb, +-" in result.err
@@ -197,7 +202,7 @@ def test_a_study_does_not_go_on_on_another_device_unless_told_to(
 @pytest.mark.integration
 def test_a_study_in_onnx_runtime_over_real_lengths(write_study: WriteStudy) -> None:
     settings = 'device = "cpu"\nruntime = "onnxruntime"\nlengths = "validation"'
-    assert run("study", "create", write_study(options=FLOATS, **{'device = "cpu"': settings})).code == 0
+    assert run("study", "create", write_study(options=WITH_INT8, **{'device = "cpu"': settings})).code == 0
     result = run("study", "optimize", "tiny", "--n-trials", 1)
     assert result.code == 0, result.err
     for number, trial in enumerate(trials_of()):
@@ -206,3 +211,8 @@ def test_a_study_in_onnx_runtime_over_real_lengths(write_study: WriteStudy) -> N
         assert (record["runtime"], record["lengths"], record["batches"]) == ("onnxruntime", "validation", 32)
         assert record["runtime_version"]
         assert 5 < record["mean_length"] <= 16
+        assert trial["values"]["memory_mb"] == trial["memory"]["weights_mb"]
+    exported = run("study", "export", "tiny", "--trial", 0, "--to", "model")
+    assert exported.code == 0, exported.err
+    assert Path("model/model.onnx").stat().st_size / 1e6 == trials_of()[0]["values"]["memory_mb"]
+    assert "are those of this very file" in Path("model/README.md").read_text()

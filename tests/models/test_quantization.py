@@ -10,7 +10,7 @@ import torch
 from cases import crossed
 from torch import nn
 
-from nasopt.architecture.base import PRECISIONS
+from nasopt.architecture.artifacts import TORCH_PRECISIONS
 from nasopt.architecture.encoder import Architecture, KeptUnits
 from nasopt.errors import NasoptError
 from nasopt.measurement.measured.memory import memory_mb
@@ -30,7 +30,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, 
 DTYPES["int4"] = torch.bfloat16
 
 
-@pytest.mark.parametrize(("family", "precision"), crossed(FAMILIES, PRECISIONS, usual=("bert", "int8")))
+@pytest.mark.parametrize(("family", "precision"), crossed(FAMILIES, TORCH_PRECISIONS, usual=("bert", "int8")))
 def test_a_new_model_in_the_precision_and_the_original_is_untouched(make_model, batch, family, precision):
     model = make_model(family, hidden=128).train()
     before = copy.deepcopy(model.state_dict())
@@ -105,7 +105,7 @@ def test_nf4_leaves_sizes_that_kernels_cannot_do_in_bf16(make_model, batch):
     assert is_nf4_legal(nn.Linear(64, 96))
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", TORCH_PRECISIONS)
 def test_quantising_twice_gives_the_same_bits(make_model, precision):
     model = make_model("bert", hidden=64)
     one, two = (stored_tensors(quantize(model, precision, "cpu")) for _ in range(2))
@@ -116,7 +116,7 @@ def test_quantising_twice_gives_the_same_bits(make_model, precision):
 def test_empty_blocks_are_quantised_around(make_model, batch):
     empty, neurons = KeptUnits((), ()), tuple(range(128))
     model = cut(make_model("distilbert", hidden=64), Architecture((empty, KeptUnits((), neurons), None)))
-    for precision in PRECISIONS:
+    for precision in TORCH_PRECISIONS:
         smaller = quantize(model, precision, "cpu")
         with torch.inference_mode():
             found, expected = smaller(**batch).logits.float(), model(**batch).logits
@@ -143,14 +143,14 @@ def test_memory_of_a_real_model():
     from transformers import AutoModel
 
     model = AutoModel.from_pretrained(MODEL_DIR, dtype=torch.float32, trust_remote_code=False)
-    size = {precision: memory_mb(stored_tensors(quantize(model, precision, "cpu"))) for precision in PRECISIONS}
+    size = {precision: memory_mb(stored_tensors(quantize(model, precision, "cpu"))) for precision in TORCH_PRECISIONS}
     assert size["fp32"] == pytest.approx(90.85, abs=0.05)
     assert size["bf16"] == size["fp16"] == pytest.approx(45.43, abs=0.02)
     assert size["int8"] == pytest.approx(34.75, abs=0.05)
     assert size["int4"] == pytest.approx(29.96, abs=0.05)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", TORCH_PRECISIONS)
 def test_our_own_models_are_storable(make_model, precision):
     check_storable(quantize(make_model("bert", hidden=64), precision, "cpu"), precision)
 
@@ -180,7 +180,7 @@ def test_models_that_a_folder_cannot_hold_are_refused(make_model):
         check_storable(both, "int4")
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", TORCH_PRECISIONS)
 def test_computed_tables_keep_their_precision(make_model, precision):
     """ModernBERT's rotary angles; `from_pretrained` makes them in fp32 whatever the weights are in."""
     buffers = dict(quantize(make_model("modernbert", hidden=64), precision, "cpu").named_buffers())

@@ -19,7 +19,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from nasopt.architecture.base import PRECISIONS, EncoderShape, Precision
+from nasopt.architecture.artifacts import TORCH_PRECISIONS
+from nasopt.architecture.base import EncoderShape, Precision
 from nasopt.architecture.encoder import Architecture, KeptUnits
 from nasopt.architecture.genotype import FFN_STEP
 from nasopt.measurement.measured.memory import memory_mb
@@ -167,7 +168,7 @@ def stored_mb(base: PreTrainedModel, architecture: Architecture, precision: Prec
     return memory_mb(stored_tensors(quantize(model, precision, "cpu")))
 
 
-@pytest.mark.parametrize("precision", mostly_slow(PRECISIONS, ("bf16", "int4")))
+@pytest.mark.parametrize("precision", mostly_slow(TORCH_PRECISIONS, ("bf16", "int4")))
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(pair=removals())
 def test_less_of_a_model_takes_less_memory(precision: Precision, pair: tuple[Architecture, Architecture]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -89,3 +90,42 @@ def test_a_study_whose_base_is_not_fixed_is_shown_where_nothing_can_be_written(t
             assert result.returncode == 0, result.stderr
             assert as_before(result.stdout) == expected(tmp_path)["taylor"][command]
     assert StudyRecord.of(study_of(url, "taylor")).base is None
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("name", "old", "new", "reason"),
+    [
+        ("genetic", '"runtime": null', '"runtime": "onnxruntime"', "onnxruntime on CPUs .* no artifact in bf16"),
+        (
+            "looked-up",
+            '"confirm": true, "cuda_graph": false, "device": "cpu", "lengths": "fixed", "lut": "@", "mode": "lut"',
+            '"cuda_graph": false, "device": "a100", "lengths": "fixed", "lut": null, "mode": "direct"',
+            "tensorrt on GPUs .* no artifact in bf16",
+        ),
+    ],
+)
+def test_a_study_of_a_pair_that_is_refused_today_is_read_and_only_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, old: str, new: str, reason: str
+) -> None:
+    url = restore(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection, connection:
+        old = old.replace("@", str(tmp_path.resolve() / "device.json"))
+        change = "SET value_json = replace(value_json, ?, ?) WHERE key = 'nasopt:config' AND instr(value_json, ?)"
+        named = f'"name": "{name}", "schema"'
+        changed = connection.execute(
+            f"UPDATE study_user_attributes {change} AND instr(value_json, ?)", (old, new, named, old)
+        )
+        assert changed.rowcount == 1
+    for command, words in SHOWN.items():
+        result = run(*words, name, "--storage", url, "-f", "json")
+        assert result.code == 0, result.err
+        assert as_before(result.out) == expected(tmp_path)[name][command]
+    exported = run("study", "export", name, "--trial", 0, "--to", "exported", "--storage", url)
+    assert exported.code == 0, exported.err
+    assert (tmp_path / "exported" / "model.safetensors").exists()
+    refused = run("study", "optimize", name, "--n-trials", 1, "--storage", url)
+    assert refused.code == 2
+    (line,) = [line for line in refused.err.splitlines() if re.search(reason, line)]
+    assert "create a study without it" in line

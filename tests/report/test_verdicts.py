@@ -259,6 +259,28 @@ def test_the_front_is_shown_beside_the_base_model(compared: OpenStudy) -> None:
     assert with_ratios({"against_base": None})["points"] == "the base model"
 
 
+def test_what_structure_alone_gives_is_shown_beside_a_copy_in_another_precision(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = [
+        make_trial([0.9, 60.0, 90.0], 6, checkpoint="base"),
+        make_trial([0.8, 30.0, 80.0], 3, checkpoint="half", parent=0),
+        make_trial([0.8, 10.0, 20.0], 3, precision="int8", checkpoint="half", parent=1),
+        make_trial([0.7, 9.0, 20.0], 3, precision="int8", checkpoint="another", parent=1),
+        make_trial([0.9, 20.0, 25.0], 6, precision="int8", checkpoint="base", parent=0),
+    ]
+    opened = opened_with(tmp_path, trials)
+    front = pareto_trials(opened)
+    against = {trial.number: Comparisons(opened, front).against_base(trial, NAMES) for trial in front}
+    alone = {number: found and found["faster_by_structure"] for number, found in against.items()}
+    # Trial 3 has been trained further; the base model in int8, which dominates that in fp32, owes nothing to structure.
+    assert alone == {2: {"latency_ms": 2.0}, 3: None, 4: None}
+    print_front(opened, "table", Console(width=300))
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert "structure alone" in heading
+    assert any(line.startswith("2 ") and "6.00x" in line and "2.00x" in line for line in lines)
+
+
 def test_f1_is_compared_for_the_class_that_it_is_of(tmp_path: Path) -> None:
     """The member finds all of the first class and half of the second, its control the reverse."""
     trials = [make_trial([0.9, 60.0, 90.0], 6), make_trial([0.8, 50.0, 80.0], 5), make_trial([0.7, 50.0, 80.0], 5, "c")]

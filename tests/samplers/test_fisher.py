@@ -13,6 +13,7 @@ from nasopt.records.names import LADDER
 from nasopt.records.study import StudyRecord
 from nasopt.records.trial import TrialRecord
 from nasopt.samplers import FisherSampler
+from nasopt.samplers.history import parent_of
 from nasopt.samplers.named import SamplerName, sampler_maker
 
 SHARES = (1.0, 0.5, 0.25)
@@ -61,6 +62,34 @@ def test_healing_may_change_more_than_the_training() -> None:
     assert [trial.params for trial in study.trials[3:]] == [
         {"latency_share": share, "training": "distill", "criterion": "fisher"} for share in SHARES[1:]
     ]
+
+
+def stored_objective(trial: optuna.Trial) -> tuple[float, float]:
+    """In int8 everything takes a quarter of the time and loses next to nothing, so that it dominates fp32."""
+    quality, latency = objective(trial)
+    is_int8 = trial.suggest_categorical("precision", ["fp32", "int8"]) == "int8"
+    return quality - 0.001 * is_int8, latency / (4 if is_int8 else 1)
+
+
+def test_what_is_settled_is_stored_in_other_precisions_with_its_weights() -> None:
+    first = [{**rung, "precision": "fp32"} for rung in RUNGS]
+    sampler = FisherSampler(sampler_maker("tpe", 4), 7, first, precisions=["int8"])
+    study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
+    study.optimize(stored_objective, n_trials=8)
+    steps = [
+        (trial.params["latency_share"], trial.params["training"], trial.params["precision"]) for trial in study.trials
+    ]
+    # Each healed trial is followed by its copy, which trains nothing. What int8 dominates is healed as well.
+    assert steps[3:] == [
+        (1.0, "none", "int8"),
+        (0.5, "distill", "fp32"),
+        (0.5, "distill", "int8"),
+        (0.25, "distill", "fp32"),
+        (0.25, "distill", "int8"),
+    ]
+    assert [parent_of(trial) for trial in study.trials] == [None, None, None, 0, None, 4, None, 6]
+    assert [trial.number for trial in sampler.elite(study)] == [0, 4, 6], "their weights must stay"
+    assert FisherSampler(sampler_maker("tpe", 4), 7, first).elite(study) == []
 
 
 def test_what_is_not_on_the_front_is_not_healed() -> None:

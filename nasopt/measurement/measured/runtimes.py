@@ -3,16 +3,14 @@
 ============  ==================================================================================================
 eager         the model as torch runs it
 compile       compiled whole by `torch.compile`: for its shape if there is only one, else one program for all
-onnxruntime   as an ONNX file, written as `nasopt study export --format onnx` writes it (bf16 as fp32), in ONNX
-              Runtime's CPU or CUDA provider
+onnxruntime   an ONNX file, in ONNX Runtime's CPU or CUDA provider
 ============  ==================================================================================================
 
-int8 and int4 do not exist in ONNX Runtime here: the exporter cannot convert bitsandbytes' modules.
+:mod:`nasopt.architecture.artifacts` says in which precisions.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,14 +20,12 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from nasopt.errors import MissingToolError, StudyFileError
-from nasopt.host.files import scratch_folder
+from nasopt.errors import MissingToolError
 from nasopt.measurement.measured.latency import MeasurementError, quiet_process
-from nasopt.models.onnx import OnnxModel, check_cuda_provider, check_packages, convert
+from nasopt.models.onnx import OnnxModel, check_cuda_provider, check_packages
 
 Runtime: TypeAlias = Literal["eager", "compile", "onnxruntime"]
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
-WITHOUT_ONNX = ("int8", "int4")
 GRAPH_WARM_UP = 3
 """Passes before a CUDA graph is captured: libraries allocate and choose their kernels in the first ones."""
 SHAPES_LIMIT = 64
@@ -128,26 +124,11 @@ def _last_words(error: BaseException) -> str:
     return (str(cause).strip() or type(cause).__name__).splitlines()[0]
 
 
-def check_precisions(runtime: str, precisions: Sequence[str]) -> None:
-    """Refuses a search for models that the runtime cannot run.
-
-    Raises:
-        StudyFileError: a precision has no counterpart in ONNX Runtime.
-    """
-    refused = [precision for precision in precisions if precision in WITHOUT_ONNX]
-    if runtime == "onnxruntime" and refused:
-        raise StudyFileError(
-            f"latency.runtime: onnxruntime cannot run {' and '.join(refused)}, because bitsandbytes' layers have no "
-            "counterpart there; leave them out of method_options.precisions, or choose the runtime eager"
-        )
-
-
 def prepare(
     model: nn.Module,
     inputs: Sequence[Mapping[str, Tensor]],
     settings: RuntimeSettings,
     *,
-    precision: str,
     device: torch.device,
 ) -> nn.Module:
     """A callable with the model's inputs and logits that runs in a runtime.
@@ -156,18 +137,17 @@ def prepare(
     :func:`nasopt.measurement.measured.latency.measure_latency` does.
 
     Args:
-        model: in eval mode, on `device`, in its precision; not changed.
+        model: in eval mode, on `device`, in its precision; for ONNX Runtime its file. Not changed.
         inputs: the batches that will be measured, on `device`: keyword arguments of the model, (batch, tokens) each.
         settings: the runtime, and how it runs.
-        precision: the model's, as the genotype names it.
         device: where it runs.
 
     Raises:
-        MeasurementError: the runtime cannot run a model of this precision.
-        ExportError: torch cannot convert the model to ONNX.
+        MeasurementError: the model cannot be run in this way.
     """
     if settings.runtime == "onnxruntime":
-        return _in_onnxruntime(model, inputs[0], settings, precision, device)
+        assert isinstance(model, OnnxModel)
+        return model.opened(settings.threads, device, tf32=settings.tf32)
     if settings.runtime == "compile":
         model = _compiled(model, inputs, settings)
     if settings.cuda_graph and device.type == "cuda":
@@ -205,20 +185,3 @@ def _compiled(model: nn.Module, inputs: Sequence[Mapping[str, Tensor]], settings
         for batch in shapes.values():
             compiled(**batch)
     return compiled
-
-
-def _in_onnxruntime(
-    model: nn.Module, inputs: Mapping[str, Tensor], settings: RuntimeSettings, precision: str, device: torch.device
-) -> nn.Module:
-    if precision in WITHOUT_ONNX:
-        raise MeasurementError(f"onnxruntime cannot run {precision}: bitsandbytes' layers have no counterpart there")
-    check_packages()
-    convertible = copy.deepcopy(model).cpu()
-    if precision == "bf16":
-        convertible = convertible.float()
-    # Two texts, because the exporter would take a size of 1 for a fixed one.
-    example = {name: tensor.cpu()[:1].repeat(2, 1) for name, tensor in inputs.items()}
-    with scratch_folder() as folder:
-        file = folder / "model.onnx"
-        convert(convertible, example, file)
-        return OnnxModel(file, settings.threads, device, tf32=settings.tf32)

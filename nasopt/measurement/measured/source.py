@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from nasopt.config.study import LatencyConfig
+from nasopt.host.files import scratch_folder
 from nasopt.measurement.device import device_name, driver_version
 from nasopt.measurement.inputs import inputs_of
 from nasopt.measurement.measured.latency import measure_latency, normalised_ms
 from nasopt.measurement.measured.runtimes import RuntimeSettings, check_runtime, forget_compiled, numerics, prepare
 from nasopt.measurement.subject import Subject
+from nasopt.models.onnx import OnnxModel, convert
 from nasopt.records.latency import MeasuredLatency, measured_identity
 
 
@@ -33,6 +36,10 @@ class MeasuringSource:
         self._base: tuple[str, nn.Module] | None = None
 
     @property
+    def runtime(self) -> str:
+        return self._settings.runtime
+
+    @property
     def identity(self) -> str:
         return measured_identity(device_name(self.device), self._settings.threads, self.device.type == "cuda")
 
@@ -42,12 +49,13 @@ class MeasuringSource:
         Raises:
             MeasurementError: a time was zero or not finite.
         """
-        latency, settings, precision = self.latency, self._settings, subject.architecture.precision
-        batches = inputs_of(latency, subject)
+        latency, settings = self.latency, self._settings
+        batches = inputs_of(latency, subject, self.device)
         with numerics(settings):
             base = self._base_model(batches, subject)
-            workload = subject.workload(subject.artifact)
-            model = prepare(workload, batches, settings, precision=precision, device=self.device)
+            artifact = subject.artifact
+            workload = artifact if isinstance(artifact, OnnxModel) else subject.workload(artifact)
+            model = prepare(workload, batches, settings, device=self.device)
             measurement = measure_latency(model, base, batches, device=self.device, threads=settings.threads)
         reference = measurement.base_median_ms if reference_ms is None else reference_ms
         return MeasuredLatency(
@@ -56,7 +64,7 @@ class MeasuringSource:
             device=device_name(self.device),
             driver=driver_version(self.device),
             torch_version=str(torch.__version__),
-            dtype=precision,
+            dtype=subject.architecture.precision,
             threads=settings.threads,
             batch_size=latency.batch_size,
             sequence_length=latency.sequence_length,
@@ -72,11 +80,21 @@ class MeasuringSource:
             return self._base[1]
         if settings.runtime == "compile":
             forget_compiled()
-        base = subject.workload(subject.base_model.to(self.device))
-        module = prepare(base, batches, settings, precision="fp32", device=self.device)
         if settings.runtime == "onnxruntime":
+            module = prepare(_base_file(subject), batches, settings, device=self.device)
             self._base = (subject.base_key, module)
-        return module
+            return module
+        base = subject.workload(subject.base_model.to(self.device))
+        return prepare(base, batches, settings, device=self.device)
+
+
+def _base_file(subject: Subject) -> OnnxModel:
+    """The base model in fp32 as an ONNX file with the artifact's inputs."""
+    artifact = subject.artifact
+    assert isinstance(artifact, OnnxModel)
+    with scratch_folder() as folder:
+        convert(copy.deepcopy(subject.base_model).cpu(), artifact.input_names, folder / "model.onnx")
+        return OnnxModel(folder / "model.onnx")
 
 
 def _details(

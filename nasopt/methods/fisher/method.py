@@ -28,7 +28,7 @@ from nasopt.records.names import LADDER
 from nasopt.samplers.fisher import FisherSampler
 from nasopt.samplers.named import sampler_maker
 from nasopt.training.candidate import RejectedCandidateError
-from nasopt.training.weights import WeightSource
+from nasopt.training.weights import Cut, Stored, WeightSource
 
 if TYPE_CHECKING:
     from nasopt.config.study import StudyConfig
@@ -47,6 +47,7 @@ class FisherMethod(Method):
         ),
         options=FisherOptions,
         task_types=("text-classification", "sentence-similarity"),
+        sources=(Cut, Stored),
     )
     options: FisherOptions
 
@@ -58,9 +59,10 @@ class FisherMethod(Method):
         options = self.options
         base, *rungs = share_ladder(1.0, self._lowest_share, options.ladder + 1)
         make = sampler_maker(options.sampler, options.population_size)
-        healing = {"training": "distill", "criterion": options.trained_criterion}
         first = [_untrained(share, options.searched_criteria[0]) for share in (base, *bisected(rungs))]
-        return FisherSampler(make, seed, first, healing)
+        healing = {"training": "distill", "criterion": options.trained_criterion}
+        others = [precision for precision in options.precisions if precision != first[0]["precision"]]
+        return FisherSampler(make, seed, first, healing, others)
 
     @property
     def _lowest_share(self) -> float:
@@ -131,11 +133,11 @@ class FisherMethod(Method):
         return networks.architecture(share).with_precision(params["precision"])
 
     def weights(self, params: Mapping[str, Any], context: Context) -> WeightSource:
-        """The base model's, cut and refitted, or the elastic base's; perhaps distilled."""
-        start = untrained(params["criterion"], self.options, context)
-        if params["training"] == "none":
-            return start
-        return healed(start, context.config.training.epochs, self.options, context)
+        """The base model's, cut and refitted, or the elastic base's; perhaps distilled; or a trial's of equal shape."""
+        source = untrained(params["criterion"], self.options, context)
+        if params["training"] != "none":
+            source = healed(source, context.config.training.epochs, self.options, context)
+        return source if context.parent is None else Stored(context.parent, source)
 
     @property
     def controls(self) -> Controls:

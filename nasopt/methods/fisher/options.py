@@ -53,7 +53,8 @@ class FisherOptions(Section):
         2, ge=0, description="Random sub-networks in each step of the elastic base, besides the largest and smallest."
     )
     precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = Field(
-        ("fp32",), description="Which ones may be proposed; fp32 must be."
+        ("fp32",),
+        description="Which ones may be proposed; fp32 must be. Healed models come once more in each of the others.",
     )
     sampler: SamplerName = Field("tpe", description="Optuna's sampler that goes on after ladder and healing.")
     population_size: int = Field(8, ge=2, description="Population of NSGA-II; trials before TPE and GP begin.")

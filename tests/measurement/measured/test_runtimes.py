@@ -1,17 +1,17 @@
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from nasopt.errors import MissingExtraError, StudyFileError
-from nasopt.measurement.measured.latency import MeasurementError, fixed_inputs, measure_latency
+from nasopt.errors import MissingExtraError
+from nasopt.measurement.measured.latency import fixed_inputs, measure_latency
 from nasopt.measurement.measured.runtimes import (
     Runtime,
     RuntimeSettings,
-    check_precisions,
     check_runtime,
     forget_compiled,
     numerics,
@@ -52,19 +52,21 @@ def logits(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def test_eager_is_the_model_itself(model: BertForSequenceClassification) -> None:
-    assert prepare(model, [batch()], RuntimeSettings("eager", 1), precision="fp32", device=CPU) is model
+    assert prepare(model, [batch()], RuntimeSettings("eager", 1), device=CPU) is model
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 1e-2)])
-def test_onnx_runtime_gives_the_models_outputs(
-    model: BertForSequenceClassification, precision: str, tolerance: float
+def test_a_file_is_opened_with_the_settings_of_the_measurement(
+    model: BertForSequenceClassification, tmp_path: Path
 ) -> None:
-    artifact = quantize(model, precision, CPU)  # type: ignore[arg-type]
-    one_text = batch(1, 2)
-    prepared = prepare(artifact, [one_text], RuntimeSettings("onnxruntime", 1), precision=precision, device=CPU)
+    onnx.convert(model, ["input_ids", "attention_mask"], tmp_path / "model.onnx")
+    file, one_text = onnx.OnnxModel(tmp_path / "model.onnx", 2), batch(1, 2)
+    prepared = prepare(file, [one_text], RuntimeSettings("onnxruntime", 1), device=CPU)
+    assert prepared is not file
+    assert prepare(file, [one_text], RuntimeSettings("onnxruntime", 2), device=CPU) is file, "sessions are reused"
+    assert isinstance(prepared, onnx.OnnxModel)
+    assert prepared.session.get_session_options().intra_op_num_threads == 1
     for inputs in (one_text, batch(3, 9)):
-        assert torch.allclose(logits(prepared, inputs), logits(artifact, inputs), atol=tolerance)
-    assert {parameter.device.type for parameter in artifact.parameters()} == {"cpu"}, "the artifact is not changed"
+        assert torch.allclose(logits(prepared, inputs), logits(model, inputs), atol=1e-5)
     measured = measure_latency(prepared, prepared, one_text, device=CPU, threads=1, max_pairs=10)
     assert measured.median_ms > 0
 
@@ -73,23 +75,9 @@ def test_onnx_runtime_gives_the_models_outputs(
 @pytest.mark.usefixtures("clean_compiler")
 def test_compiled_models_give_the_same_and_are_ready(model: BertForSequenceClassification) -> None:
     inputs = [batch(2, 8), batch(2, 12)]
-    prepared = prepare(model, inputs, RuntimeSettings("compile", 1), precision="fp32", device=CPU)
+    prepared = prepare(model, inputs, RuntimeSettings("compile", 1), device=CPU)
     for one in inputs:
         assert torch.allclose(logits(prepared, one), logits(model, one), atol=1e-5)
-
-
-@pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_onnx_runtime_has_no_quantised_layers(precision: str) -> None:
-    settings = RuntimeSettings("onnxruntime", 1)
-    with pytest.raises(MeasurementError, match=f"onnxruntime cannot run {precision}"):
-        prepare(nn.Identity(), [batch()], settings, precision=precision, device=CPU)
-
-
-def test_precisions_are_refused_by_name_before_the_search() -> None:
-    with pytest.raises(StudyFileError, match=r"cannot run int8 and int4.*method_options\.precisions"):
-        check_precisions("onnxruntime", ("fp32", "int8", "int4"))
-    check_precisions("onnxruntime", ("fp32", "bf16"))
-    check_precisions("eager", ("fp32", "int8", "int4"))
 
 
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +102,7 @@ def test_a_captured_graph_gives_the_same(model: BertForSequenceClassification, r
     device = torch.device("cuda", torch.cuda.current_device())
     artifact, inputs = quantize(model, "fp16", device), batch(device=device)
     settings = RuntimeSettings(runtime, 1, cuda_graph=True)
-    prepared = prepare(artifact, [inputs], settings, precision="fp16", device=device)
+    prepared = prepare(artifact, [inputs], settings, device=device)
     other = {**inputs, "input_ids": inputs["input_ids"].flip(0)}
     for one in (inputs, other):
         assert torch.allclose(logits(prepared, one), logits(artifact, one), atol=1e-2)
