@@ -11,20 +11,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.context import SpawnContext
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
 
-from nasopt.errors import NasoptError, UntrustedStudyError, WorkerFailedError
+from nasopt.errors import NasoptError, UntrustedStudyError
 from nasopt.execution.confirmation import confirm
 from nasopt.execution.controls import evaluate_tfidf, missing_controls, run_controls
-from nasopt.execution.interruption import Interruption, interruptible
+from nasopt.execution.crew import JOIN_SECONDS, Crew, Line, Tickets
 from nasopt.execution.progress import ProgressView
 from nasopt.execution.search import is_over, run_base, run_trials
 from nasopt.execution.stopping import Tally
+from nasopt.host.interruption import Interruption, interruptible
 from nasopt.host.logs import configure, quiet_optuna
 from nasopt.methods.registry import make_method
 from nasopt.records import queries
@@ -39,32 +40,6 @@ from nasopt.trial.objective import Objective
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-JOIN_SECONDS = 60
-"""Seconds that workers may take to finish cleanly after an interruption."""
-
-
-class Tickets:
-    """Leave to begin a trial: for `count` in all, and for none after the deadline. Shared by worker processes.
-
-    Args:
-        count: trials that may begin.
-        timeout: seconds from now after which none begins.
-    """
-
-    def __init__(self, context: SpawnContext, count: int, timeout: float | None) -> None:
-        self._left = context.Value("q", count)
-        # Monotonic clocks are the same in all processes of a machine.
-        self._deadline = None if timeout is None else time.monotonic() + timeout
-
-    def take(self) -> bool:
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            return False
-        with self._left.get_lock():
-            if self._left.value <= 0:
-                return False
-            self._left.value -= 1
-            return True
 
 
 @dataclass(frozen=True)
@@ -133,14 +108,14 @@ def optimize(
         Why the search is over, if it is; None if trials may go on.
 
     Raises:
-        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the trials under way were recorded as interrupted.
+        KeyboardInterrupt: on Ctrl-C, SIGTERM or SIGHUP, after the trials under way were recorded as interrupted.
         MachineError: a disk, the study's folder or the database failed.
         SearchFailedError: no trial was completed of those that were run, or the first ones failed for one reason.
         DeviceChangedError: the study began on another device, and that is not accepted.
         WorkerFailedError: one of these in a worker; the others were stopped.
-        ChildProcessError: a worker died; the others have finished.
+        ChildProcessError: more workers died than are replaced; the others have finished.
     """
-    tickets, run = Tickets(multiprocessing.get_context("spawn"), n_trials, timeout), Run(view)
+    tickets, run = Tickets(n_trials, timeout), Run(view)
     budget = make_method(opened.config).plan.budget if shared else None
     with _guarded(opened, view) as asked:
         report = _between_steps(asked, view.phase)
@@ -163,7 +138,7 @@ def evaluate_controls(
     """Runs the controls of the study's Pareto front that have not been run before, and TF-IDF.
 
     Raises:
-        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the control under way was recorded as interrupted.
+        KeyboardInterrupt: on Ctrl-C, SIGTERM or SIGHUP, after the control under way was recorded as interrupted.
         MachineError: a disk, the study's folder or the database failed.
         DeviceChangedError: the study began on another device, and that is not accepted.
     """
@@ -201,10 +176,10 @@ def summary(trial: FrozenTrial) -> str:
 
 @contextmanager
 def _guarded(opened: OpenStudy, view: ProgressView) -> Iterator[Interruption]:
-    """Takes note of Ctrl-C and SIGTERM, shows what happens, and makes one line of a failure of the machine."""
+    """Takes note of Ctrl-C, SIGTERM and SIGHUP, shows what happens, and makes one line of a failure of the machine."""
     machine, database = explaining_machine(opened.folder), explaining_failures(opened.url)
     with (
-        interruptible(signal.SIGINT, signal.SIGTERM) as asked,
+        interruptible(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as asked,
         view,
         machine,
         database,
@@ -233,11 +208,7 @@ def _run_workers(
     accept_device_change: bool,
     budget: int | None,
 ) -> None:
-    context = multiprocessing.get_context("spawn")
-    events: Any = context.SimpleQueue()
-    processes: list[BaseProcess] = []
-    errors: list[WorkerFailedError] = []
-    for index in range(workers):
+    def start(index: int) -> tuple[BaseProcess, Connection]:
         setup = WorkerSetup(
             opened.url.render_as_string(hide_password=False),
             opened.name,
@@ -250,29 +221,26 @@ def _run_workers(
             budget,
             code_of(opened.config),
         )
-        process = context.Process(target=_worker, args=(setup, tickets, events), name=f"nasopt-worker-{index}")
-        process.start()
-        processes.append(process)
-    try:
-        while any(process.is_alive() for process in processes) and not errors:
-            asked.check()
-            _show(events, run, errors)
-            time.sleep(0.1)
-        _show(events, run, errors)
-    except KeyboardInterrupt:
-        _stop(processes)
-        raise
-    if errors:
-        _stop(processes)
-        raise errors[0]
-    failed = [f"{process.name} (exit code {process.exitcode})" for process in processes if process.exitcode != 0]
-    if failed:
-        raise ChildProcessError(f"{', '.join(failed)} died; what was interrupted is tried again by the next optimize")
+        context = multiprocessing.get_context("spawn")
+        ours, its = context.Pipe()
+        with its:  # a copy of it here would hide the worker's end
+            process = context.Process(target=_worker, args=(setup, its), name=f"nasopt-worker-{index}")
+            process.start()
+        return process, ours
+
+    def on_event(kind: str, event: Any) -> None:
+        if kind == "phase":
+            run.view.phase(*event)
+        else:
+            run.ended(event)
+
+    Crew(start, tickets, on_event).run(workers, asked.check)
 
 
-def _worker(setup: WorkerSetup, tickets: Tickets, events: Any) -> None:
+def _worker(setup: WorkerSetup, connection: Connection) -> None:
     """A worker process: its share of the cores, its GPU, and trials while there are tickets."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent passes it on, once
+    for number in (signal.SIGINT, signal.SIGHUP):  # they reach every process; the parent passes them on, once
+        signal.signal(number, signal.SIG_IGN)
     configure(setup.debug, quiet=False)
     quiet_optuna(setup.debug)
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -290,19 +258,24 @@ def _worker(setup: WorkerSetup, tickets: Tickets, events: Any) -> None:
             opened = with_data(open_study(parse_url(setup.url), setup.name, setup.artifacts), setup.dataset)
             if code_of(opened.config) != setup.code:
                 raise UntrustedStudyError(f"the code that the study {setup.name!r} names was changed meanwhile")
-            report = _between_steps(asked, lambda *event: events.put(("phase", event)))
+            line = Line(connection, asked.check)
             with explaining_machine(opened.folder), explaining_deletion(opened.study):
                 run_trials(
                     opened,
-                    Objective(opened.config, setup.artifacts, report, accept_device_change=setup.accept_device_change),
-                    _between_steps(asked, tickets.take),
-                    lambda trial: events.put(("ended", Ended.of(trial))),
+                    Objective(
+                        opened.config,
+                        setup.artifacts,
+                        lambda *event: line.send("phase", event),
+                        accept_device_change=setup.accept_device_change,
+                    ),
+                    line.take_ticket,
+                    lambda trial: line.send("ended", Ended.of(trial)),
                     setup.budget,
                 )
     except KeyboardInterrupt:
         return
     except NasoptError as error:
-        events.put(("error", (str(error), error.exit_code)))
+        connection.send(("error", (str(error), error.exit_code)))
         sys.exit(error.exit_code)
 
 
@@ -314,27 +287,6 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(JOIN_SECONDS / 2)
     os.kill(os.getpid(), signal.SIGTERM)  # it may be waiting for the pipe, and does not see the first one
-
-
-def _show(events: Any, run: Run, errors: list[WorkerFailedError]) -> None:
-    while not events.empty():
-        kind, event = events.get()
-        if kind == "phase":
-            run.view.phase(*event)
-        elif kind == "ended":
-            run.ended(event)
-        else:
-            errors.append(WorkerFailedError(*event))
-
-
-def _stop(processes: list[BaseProcess]) -> None:
-    """Asks the workers to end, so that their trials are recorded as interrupted, and waits."""
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.join(JOIN_SECONDS)
-        if process.is_alive():
-            process.kill()
 
 
 def _limit_threads(workers: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -11,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.errors import SearchFailedError
 from nasopt.execution.budget import Budget
+from nasopt.execution.exhaustion import has_tried_everything, others_have_helped
 from nasopt.execution.stopping import check_first_trials
 from nasopt.host.files import lock_in
 from nasopt.records import queries
@@ -81,7 +83,7 @@ def run_trials(
     with recording_interruptions(study):
         while not is_over(opened, objective) and budget.is_left() and take_ticket():
             settle_interrupted(study, opened.folder)
-            ended = run_trial(study, objective, on_finished, _counts, budget)
+            ended = run_trial(study, objective, on_finished, partial(_counts_in, study), budget)
             if ended is not None:
                 check_first_trials(queries.finished_trials(study), ended)
         settle_interrupted(study, opened.folder)
@@ -138,10 +140,15 @@ def _counts(trial: FrozenTrial) -> bool:
     return not (queries.is_rejected(trial) or queries.is_control(trial))
 
 
+def _counts_in(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """The same of a trial of this process; one that found nothing counts if nobody under way changes that."""
+    return not others_have_helped(study, trial) if queries.found_nothing(trial) else _counts(trial)
+
+
 def is_over(opened: OpenStudy, objective: Objective) -> str | None:
     """Says why no further trial is needed; None if one is."""
     study = opened.study
-    if any(queries.found_nothing(trial) for trial in study.get_trials(False, (TrialState.PRUNED,))):
+    if has_tried_everything(study):
         return "every genotype the method can reach has been tried"
     target = objective.method.plan.target_quality
     base = queries.base_of(study)

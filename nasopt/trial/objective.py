@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from nasopt.config.study import StudyConfig
 from nasopt.errors import DeviceChangedError, MachineError
 from nasopt.host.files import gone_words
+from nasopt.host.holding import name_study
 from nasopt.host.identity import worker_identity
 from nasopt.measurement.sources import LatencySource
 from nasopt.methods.base import Outcome
@@ -172,6 +173,7 @@ class Objective:
             )
         try:
             self.trial_number = trial.number
+            name_study(self.config.name)
             TrialRecord(worker=worker_identity()).write_to(trial)
             return self._run(trial, self.prepare(trial.study))
         except _NOT_OURS:

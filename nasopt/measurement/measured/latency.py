@@ -15,16 +15,16 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
 from nasopt.host.collection import no_collection
+from nasopt.host.holding import Hold, held
 
 WARM_UP_PAIRS = 3
 """Fewest pairs in one warm-up window."""
@@ -162,19 +162,32 @@ def measure_latency(
                     base_ms += taken
         return _checked_ms(candidate_ms / len(batches)), _checked_ms(base_ms / len(batches))
 
-    with device_lock(device), quiet_process(threads), torch.inference_mode():
-        start = time.monotonic()
-        _warm_up(pair, deadline=start + WARM_UP_SHARE * time_budget_s)
-        pairs: list[tuple[float, float]] = []
-        while len(pairs) < max_pairs:
-            # The models take turns at going first, so that what one leaves in the caches favours neither.
-            pairs.append(pair(len(pairs) % 2 == 0))
-            if len(pairs) >= min_pairs and (
-                time.monotonic() - start > time_budget_s
-                or (len(pairs) % CHECK_EVERY == 0 and _is_narrow(pairs, relative_width))
-            ):
-                break
-    return summarise(pairs)
+    while True:
+        with device_lock(device) as hold, quiet_process(threads), torch.inference_mode():
+            pairs = _measured_pairs(pair, min_pairs, max_pairs, relative_width, time_budget_s)
+        if not hold.suspended:  # else it stood still in the middle, and others measured
+            return summarise(pairs)
+
+
+def _measured_pairs(
+    pair: Callable[[bool], tuple[float, float]],
+    min_pairs: int,
+    max_pairs: int,
+    relative_width: float,
+    time_budget_s: float,
+) -> list[tuple[float, float]]:
+    start = time.monotonic()
+    _warm_up(pair, deadline=start + WARM_UP_SHARE * time_budget_s)
+    pairs: list[tuple[float, float]] = []
+    while len(pairs) < max_pairs:
+        # The models take turns at going first, so that what one leaves in the caches favours neither.
+        pairs.append(pair(len(pairs) % 2 == 0))
+        if len(pairs) >= min_pairs and (
+            time.monotonic() - start > time_budget_s
+            or (len(pairs) % CHECK_EVERY == 0 and _is_narrow(pairs, relative_width))
+        ):
+            break
+    return pairs
 
 
 def summarise(pairs: Sequence[tuple[float, float]]) -> LatencyMeasurement:
@@ -236,16 +249,9 @@ def lock_path(device: torch.device) -> Path:
     return Path(tempfile.gettempdir()) / f"nasopt-measurement-{key}.lock"
 
 
-@contextmanager
-def device_lock(device: torch.device) -> Iterator[None]:
-    """Hold `device` for one measurement; all others on this host wait, whichever user started them.
-
-    The lock is the kernel's (`flock`), not the file's existence: it ends with the process that holds it, so the file
-    that stays behind is never stale.
-    """
-    # Every user of the host must be able to open the file that the first one made.
-    with FileLock(lock_path(device), mode=0o666):
-        yield
+def device_lock(device: torch.device) -> AbstractContextManager[Hold]:
+    """Hold `device` for one measurement; all others on this host wait (see :mod:`nasopt.host.holding`)."""
+    return held(lock_path(device))
 
 
 def _warm_up(pair: Callable[[bool], tuple[float, float]], deadline: float) -> None:

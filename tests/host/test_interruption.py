@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from nasopt.execution.interruption import interruptible
+from nasopt.host.interruption import check_interruption, interruptible
 
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
@@ -27,3 +27,18 @@ def test_who_asks_twice_does_not_wait() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_nohup_is_respected() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible(signal.SIGTERM, signal.SIGHUP) as interruption:
+            os.kill(os.getpid(), signal.SIGHUP)
+            interruption.check()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with interruptible(signal.SIGHUP) as interruption:
+            os.kill(os.getpid(), signal.SIGHUP)
+            with pytest.raises(KeyboardInterrupt, match="SIGHUP"):
+                check_interruption()
+    finally:
+        signal.signal(signal.SIGHUP, before)

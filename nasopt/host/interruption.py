@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM, taken note of at once and acted on where it does no harm.
+"""Ctrl-C, SIGTERM and SIGHUP, taken note of at once and acted on where it does no harm.
 
 A signal handler that raises does so between any two instructions, in Optuna's and SQLAlchemy's code as well as in ours:
 a trial may then stay RUNNING, a heartbeat thread may never end. So the first signal is only noted, and the work asks
-between its steps.
+between its steps, and where it waits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 
 
 class Interruption:
@@ -36,13 +36,29 @@ class Interruption:
         self.by = NAMES[signal.Signals(number)]
 
 
+_in_force: list[Interruption] = []  # signal handlers are the process's, and so is this
+
+
+def check_interruption() -> None:
+    """For work that waits for others: ends the wait if the process has been asked to end.
+
+    Raises:
+        KeyboardInterrupt: see :meth:`Interruption.check`.
+    """
+    for interruption in _in_force:
+        interruption.check()
+
+
 @contextmanager
 def interruptible(*signals: signal.Signals) -> Iterator[Interruption]:
-    """Takes note of `signals` while the block runs."""
+    """Takes note of `signals` while the block runs; a SIGHUP that is ignored (`nohup`) stays so."""
     interruption = Interruption()
-    before = {number: signal.signal(number, interruption.note) for number in signals}
+    noted = [number for number in signals if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interruption.note) for number in noted}
+    _in_force.append(interruption)
     try:
         yield interruption
     finally:
+        _in_force.remove(interruption)
         for number, handler in before.items():
             signal.signal(number, handler)
