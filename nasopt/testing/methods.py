@@ -305,7 +305,8 @@ def _quality(study: SmallStudy, candidate: Candidate) -> float:
 
 def _proposed(controls: Controls, study: SmallStudy, random_masks: int) -> list[Control]:
     context = study.context
-    members = [member_of(trial, context.checkpoints) for trial in study.found()]
+    kept = [trial for trial in study.found() if queries.checkpoint_of(trial) in context.checkpoints]
+    members = [member_of(trial, context.checkpoints) for trial in kept]
     return controls.propose(members, context.shape, random_masks, context.config.seed, context.epoch_cost)
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from nasopt.config.study import LatencyConfig, StudyConfig
-from nasopt.config.task import TRAITS, TaskConfig
+from nasopt.config.task import METRICS_OF_KIND, MULTI_LABEL, TRAITS, TaskConfig
 from nasopt.errors import StudyFileError
 from nasopt.methods.genetic.method import GeneticOptions
 from nasopt.records import names as attributes
@@ -61,8 +61,9 @@ def value(field: FieldInfo) -> st.SearchStrategy[Any]:
         (annotation,) = (item for item in get_args(annotation) if item is not NoneType)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return tables(annotation)
-    if get_origin(annotation) is tuple:  # only of choices, so far
-        return st.lists(st.sampled_from(get_args(get_args(annotation)[0])), min_size=1, max_size=3)
+    if get_origin(annotation) is tuple:
+        choices = get_args(get_args(annotation)[0])
+        return st.lists(st.sampled_from(choices), min_size=1, max_size=3) if choices else st.lists(TEXT, min_size=2)
     if get_origin(annotation) is Literal:
         return st.sampled_from(get_args(annotation))
     if annotation is int:
@@ -134,11 +135,17 @@ def tasks(draw: st.DrawFn) -> dict[str, Any]:
     own = {"sentence-similarity": "similarity", "translation": "translation"}.get(kind)
     table = {key: item for key, item in table.items() if key not in {"similarity", "translation", "new_model"} - {own}}
     table |= {"type": kind, "metric": draw(st.sampled_from(TRAITS[kind].metrics))}
+    labels = {"class_weights": table.pop("class_weights", None), "labels": table["dataset"].pop("labels", None)}
     table = {key: item for key, item in table.items() if key not in ("kind", "positive_label")}
     if kind == "text-classification":
-        reading = "regression" if table["metric"] in ("pearsonr", "spearmanr") else "classification"
-        table |= draw(st.sampled_from([{}, {"kind": reading}]))
+        kinds = [name for name, metrics in METRICS_OF_KIND.items() if table["metric"] in metrics]
+        reading = draw(st.sampled_from(kinds))
+        table |= {"kind": reading} if reading == MULTI_LABEL else draw(st.sampled_from([{}, {"kind": reading}]))
         table |= {"positive_label": draw(TEXT)} if table["metric"] == "f1" else {}
+        if reading == MULTI_LABEL and labels["labels"]:
+            table["dataset"] = {**table["dataset"], "labels": labels["labels"]}
+        if reading == MULTI_LABEL and labels["class_weights"]:
+            table["class_weights"] = labels["class_weights"]
     else:
         table.pop("new_head", None)
         table["dataset"] = {**table["dataset"], "text": ["first", "second"]}

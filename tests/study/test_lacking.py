@@ -58,7 +58,7 @@ def test_no_kernels(write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest
         raise RuntimeError("Native code method attempted to call: lib.cquantize\nand more")
 
     check_kernels.cache_clear()
-    monkeypatch.setattr(quantization, "_nf4_linear", broken)
+    monkeypatch.setitem(quantization._BITSANDBYTES, "int4", broken)
     with pytest.raises(MissingToolError, match="cannot run int4 on cpu"):
         check_kernels("int4", CPU)
     path = write_study(options='precisions = ["fp32", "int4"]')

@@ -61,6 +61,7 @@ def test_the_loss_of_classifiers() -> None:
 
     class Task:
         is_classification = True
+        probabilities = "softmax"
 
         def run(self, model: object, batch: object, hidden_states: bool) -> list[object]:
             assert not hidden_states
