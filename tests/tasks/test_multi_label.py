@@ -172,6 +172,6 @@ def test_from_the_study_file_to_the_pipeline(study_folder: Path, tiny_bert: Path
     card = (study_folder / "out" / "README.md").read_text()
     names: dict[str, Any] = {}
     exec(card.split("```python\n")[1].split("```")[0].replace("this folder", str(study_folder / "out")), names)
-    given = pipeline("text-classification", str(study_folder / "out"), top_k=None)("a text")
+    (given,) = pipeline("text-classification", str(study_folder / "out"), top_k=None)(["a text"])
     by_name = dict(zip(names["model"].config.id2label.values(), names["probabilities"], strict=True))
     assert {item["label"]: item["score"] for item in given} == pytest.approx(by_name, abs=1e-4)
