@@ -13,7 +13,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from nasopt.errors import WorkerFailedError
@@ -103,7 +102,7 @@ def test_workers_that_die_again_and_again(tmp_path: Path) -> None:
 def test_a_worker_that_says_what_is_wrong_ends_the_others(tmp_path: Path) -> None:
     with pytest.raises(WorkerFailedError, match="the disk is full"):
         run(fail, tmp_path, 20)
-    assert not psutil.Process().children()
+    assert not multiprocessing.active_children()
 
 
 def test_an_error_of_the_parent_ends_the_workers(tmp_path: Path) -> None:
@@ -112,7 +111,7 @@ def test_an_error_of_the_parent_ends_the_workers(tmp_path: Path) -> None:
 
     with pytest.raises(BrokenPipeError):
         run(work, tmp_path, 10**9, broken)
-    assert not psutil.Process().children()
+    assert not multiprocessing.active_children()
 
 
 def test_no_ticket_after_the_deadline() -> None:
