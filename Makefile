@@ -11,7 +11,7 @@ TEST_PROCESSES ?= 2
 PYTEST_ARGS ?=
 
 QUICKSTART := NASOPT_STORAGE=sqlite:///quickstart/nasopt.db $(BIN)/nasopt study
-QUICKSTART_BEST ?= memory_mb<18
+QUICKSTART_BEST ?= memory_mb<17
 
 .PHONY: quickstart test test-unit test-slow lint clean .venv
 
