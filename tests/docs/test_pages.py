@@ -83,8 +83,7 @@ def test_shown_python_names_what_exists(page: Path, text: str) -> None:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "nasopt":
             getattr(nasopt, node.attr)
         if isinstance(node, ast.ImportFrom):
-            module = importlib.import_module(str(node.module))
-            assert all(hasattr(module, name.name) for name in node.names)
+            exec(ast.unparse(node), {})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
