@@ -18,14 +18,13 @@ from nasopt.config.task import CLASSIFICATION_METRICS, REGRESSION_METRICS, TaskC
 from nasopt.errors import DatasetError, choices
 from nasopt.models import loading
 from nasopt.tasks.base import Evaluation, LabelledTask
-from nasopt.tasks.batches import Batch, EncodedSplit, Examples, sorted_batches
+from nasopt.tasks.batches import Batch, EncodedSplit, Examples
 from nasopt.tasks.datasets import load_splits
 from nasopt.tasks.encoding import check_texts, identity_of, open_tokenizer
 from nasopt.tasks.headed import HeadedTask
 from nasopt.tasks.labels import LabelColumn, positive_class, read_labels
 from nasopt.tasks.metrics import METRICS, f1
 
-EVALUATION_BATCH = 64
 SHOWN_CLASSES = 10
 
 
@@ -158,7 +157,6 @@ class TextClassification(HeadedTask, LabelledTask):
         metric = partial(f1, positive=self.positive_class) if self._is_binary_f1 else METRICS[self.config.metric]
         return metric(outputs, labels)
 
-    @torch.inference_mode()
     def evaluate(
         self,
         model: nn.Module,
@@ -167,11 +165,7 @@ class TextClassification(HeadedTask, LabelledTask):
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> Evaluation:
         """The metric on a split, with the model's outputs of shape (examples, outputs)."""
-        model.eval()
-        outputs = np.empty((len(examples), self._labels.num_outputs), dtype=np.float32)
-        for indices in sorted_batches(examples.lengths, EVALUATION_BATCH):
-            (found,) = self.run(model, examples.batch(indices).to(device))
-            outputs[indices.numpy()] = found.logits.float().cpu().numpy()
+        outputs = self._outputs(model, examples, device)
         return Evaluation(self.quality(outputs, examples.labels.numpy()), outputs)
 
     def loss_of(self, outputs: Sequence[Any], batch: Batch) -> Tensor:

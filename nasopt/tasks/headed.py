@@ -5,6 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from pathlib import Path
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nasopt.architecture.base import EncoderShape
@@ -12,7 +16,10 @@ from nasopt.config.task import TaskConfig
 from nasopt.models import loading
 from nasopt.models.families import encoder_family_of, encoder_shape, max_positions
 from nasopt.tasks.base import Task
+from nasopt.tasks.batches import Examples, sorted_batches
 from nasopt.tasks.encoding import Encoder, identity_of
+
+EVALUATION_BATCH = 64
 
 
 class HeadedTask(Task):
@@ -57,6 +64,16 @@ class HeadedTask(Task):
 
     def blank_model(self) -> PreTrainedModel:
         return loading.blank_base(self.config.model, self._head(), self.config.revision, self.config.trust_remote_code)
+
+    @torch.inference_mode()
+    def _outputs(self, model: nn.Module, examples: Examples, device: torch.device) -> NDArray[np.float32]:
+        """The logits of all examples, in their order, shape (examples, outputs)."""
+        model.eval()
+        outputs = np.empty((len(examples), self.num_outputs), dtype=np.float32)
+        for indices in sorted_batches(examples.lengths, EVALUATION_BATCH):
+            (found,) = self.run(model, examples.batch(indices).to(device))
+            outputs[indices.numpy()] = found.logits.float().cpu().numpy()
+        return outputs
 
     def _encoder(self, tokenizer: PreTrainedTokenizerBase | None) -> Encoder:
         """Makes the tokens of texts with the base model's tokenizer, or with a candidate's."""

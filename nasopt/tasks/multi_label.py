@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,7 +16,7 @@ from nasopt.errors import DatasetError, UnsupportedModelError, choices
 from nasopt.models import loading
 from nasopt.numerics.resampling import resample_weights
 from nasopt.tasks.base import Evaluation
-from nasopt.tasks.batches import Batch, EncodedSplit, Examples, sorted_batches
+from nasopt.tasks.batches import Batch, EncodedSplit, Examples
 from nasopt.tasks.datasets import load_splits
 from nasopt.tasks.encoding import check_texts, identity_of, open_tokenizer
 from nasopt.tasks.headed import HeadedTask
@@ -25,7 +24,6 @@ from nasopt.tasks.label_sets import LabelSets, read_label_sets
 from nasopt.tasks.labels import names_of_head
 from nasopt.tasks.multi_label_scores import multi_label_scores
 
-EVALUATION_BATCH = 64
 RESAMPLES = 1000
 SEED = 0
 SHOWN = 10
@@ -104,7 +102,6 @@ class MultiLabelClassification(HeadedTask):
         weights = None if self._weights is None else self._weights.to(batch.labels.device)
         return functional.binary_cross_entropy_with_logits(outputs[0].logits.float(), batch.labels, pos_weight=weights)
 
-    @torch.inference_mode()
     def evaluate(
         self,
         model: nn.Module,
@@ -113,11 +110,7 @@ class MultiLabelClassification(HeadedTask):
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> Evaluation:
         """The metric on a split and on resamples of its texts, shape (1 + resamples,)."""
-        model.eval()
-        logits = np.empty((len(examples), self.num_outputs), dtype=np.float32)
-        for indices in sorted_batches(examples.lengths, EVALUATION_BATCH):
-            (found,) = self.run(model, examples.batch(indices).to(device))
-            logits[indices.numpy()] = found.logits.float().cpu().numpy()
+        logits = self._outputs(model, examples, device)
         weights = resample_weights(len(examples), RESAMPLES, SEED)
         scores = multi_label_scores(weights, examples.labels.numpy(), logits, self.config.metric)
         return Evaluation(float(scores[0]), replicates=scores)
