@@ -8,7 +8,8 @@ environment (`pip install syne-tune`; its requirements do not conflict with ours
 With one thread, from the root of the repository. The minutes of one core are estimates from short runs on an AMD EPYC
 that was shared; each command adds about two for the base model of a seed that is not there yet:
 
-    python -m benchmarks.front ladder --seeds 0                                      4
+    python -m benchmarks.front ladder --seeds 0                                      4 a seed
+    python -m benchmarks.front ladder --seeds 0 1 2 --lowest-share 0.25              4 a seed; its fourth rung is 0.5
     python -m benchmarks.front members --seeds 0 1 2 --weights cut                   15 a seed
     python -m benchmarks.front members --seeds 0 1 2 --weights elastic --study ELASTIC  60 a seed; 15 with --no-controls
     python -m benchmarks.front exhaustive --seeds 0 --masks 63 --trials 20           35; 18 with --masks 16
@@ -65,7 +66,7 @@ def main() -> None:
 def _run(arguments: argparse.Namespace, setting: Setting, results: Results, seed: int) -> None:
     setting.base(seed)  # on nobody's clock
     if arguments.command == "ladder":
-        ladder.run(setting, results, seed)
+        ladder.run(setting, results, seed, arguments.lowest_share)
     elif arguments.command == "members":
         members.run(setting, results, seed, arguments.weights, arguments.controls)
     elif arguments.command == "exhaustive":
@@ -89,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--threads", type=int, default=1)
         command.add_argument("--tiny", action="store_true")
         command.add_argument("--seeds", type=int, nargs="+", default=[0])
-        if name == "members":
+        if name == "ladder":
+            command.add_argument("--lowest-share", type=float, default=0.05, help="of the last of eight rungs")
+        elif name == "members":
             command.add_argument("--weights", choices=("cut", "elastic"), default="cut")
             command.add_argument("--no-controls", dest="controls", action="store_false")
         elif name == "exhaustive":

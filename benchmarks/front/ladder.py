@@ -12,11 +12,11 @@ from nasopt.records import queries
 RUNGS = 8
 
 
-def run(setting: Setting, results: Results, seed: int) -> None:
+def run(setting: Setting, results: Results, seed: int, lowest_share: float) -> None:
     """One study's ladder, unless it is there."""
-    if results.has(piece="ladder", seed=seed):
+    if results.has(piece="ladder", seed=seed, lowest_share=lowest_share):
         return
-    study = setting.study_of(seed, "ladder", fresh=True, ladder=RUNGS)
+    study = setting.study_of(seed, "ladder", fresh=True, ladder=RUNGS, lowest_share=lowest_share)
     base = facts_of(study, study.complete()[0])
     before = dict(study.clock.seconds)
     started = time.perf_counter()
@@ -29,6 +29,7 @@ def run(setting: Setting, results: Results, seed: int) -> None:
     results.add(
         piece="ladder",
         seed=seed,
+        lowest_share=lowest_share,
         threads=setting.threads,
         seconds=whole,
         prepared=prepared,
@@ -44,7 +45,7 @@ def table(results: Results) -> str:
     for row in results.rows(piece="ladder"):
         base = row["base"]
         lines = []
-        for rung in row["rungs"]:
+        for rung in sorted(row["rungs"], key=lambda rung: -rung["params"]["latency_share"]):
             pair = (unpacked(rung["correct"], rung["examples"]), unpacked(base["correct"], base["examples"]))
             lines.append(
                 [
@@ -52,11 +53,11 @@ def table(results: Results) -> str:
                     f"{rung['ratio']:.3f} ({rung['ratio_low']:.3f} to {rung['ratio_high']:.3f})",
                     f"{rung['quality']:.4f}",
                     paired_difference([pair]).in_points(),
-                    rung["architecture"],
+                    f"{rung['params']['criterion']}: {rung['architecture']}",
                 ]
             )
         phases = ", ".join(f"{name} {spent:.0f} s" for name, spent in row["phases"].items() if spent >= 0.5)
-        heading = ["share asked for", "latency / base, measured", "accuracy", "points from base", "what stays"]
+        heading = ["share asked for", "latency / base, measured", "accuracy", "points from base", "chosen by, what stays"]
         parts.append(
             f"Seed {row['seed']}, {row['threads']} thread(s): {row['seconds']:.0f} s after the base model, of which "
             f"{row['prepared']:.0f} s before the first rung ({phases}). Base model {base['quality']:.4f}.\n\n"
