@@ -57,7 +57,8 @@ def table(results: Results) -> str:
                 ]
             )
         phases = ", ".join(f"{name} {spent:.0f} s" for name, spent in row["phases"].items() if spent >= 0.5)
-        heading = ["share asked for", "latency / base, measured", "accuracy", "points from base", "chosen by, what stays"]
+        heading = ["share asked for", "latency / base, measured", "accuracy", "points from base"]
+        heading.append("chosen by, what stays")
         parts.append(
             f"Seed {row['seed']}, {row['threads']} thread(s): {row['seconds']:.0f} s after the base model, of which "
             f"{row['prepared']:.0f} s before the first rung ({phases}). Base model {base['quality']:.4f}.\n\n"

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from nasopt.tasks.base import Task
 from nasopt.training.loop import LossFunction
-from nasopt.training.losses import DIVERGENCES, hidden_cosine
+from nasopt.training.losses import DIVERGENCES, hidden_cosine, vector_distance
 from nasopt.training.teacher import Teacher
 
 
@@ -49,21 +51,22 @@ class LossWeights:
 
 
 def distillation_loss(options: DistillationSettings, task: Task, teachers: Sequence[Teacher]) -> LossFunction:
-    """`L_task + L_hidn + L_pred`, weighted; without L_pred where the outputs are not classes.
+    """`L_task + L_hidn + L_pred`, weighted; without L_pred where the outputs are neither classes nor vectors.
 
-    L_hidn is the mean over the texts of an example.
+    L_hidn is the mean over the texts of an example, and so is L_pred of vectors, their squared distance.
 
     Args:
         options: the weights and the temperature.
         task: gives outputs and its own loss.
         teachers: the base model's outputs on the training split, one for each text of an example.
     """
+    embedding = task.embedding
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
         outputs = task.run(model, batch, hidden_states=True)
         total = options.task_weight * task.loss_of(outputs, batch)
-        for output, side, teacher in zip(outputs, batch.sides, teachers, strict=True):
-            logits, (hidden,) = teacher(side)
+        found = [teacher(side) for side, teacher in zip(batch.sides, teachers, strict=True)]
+        for output, side, (logits, (hidden,)) in zip(outputs, batch.sides, found, strict=True):
             difference = hidden_cosine(output.hidden_states[-1], hidden, side.attention_mask)
             total = total + options.hidden_weight / len(teachers) * difference
             if task.probabilities is not None:
@@ -71,6 +74,11 @@ def distillation_loss(options: DistillationSettings, task: Task, teachers: Seque
                     output.logits, logits, options.temperature, options.scale_by_t2
                 )
                 total = total + options.prediction_weight * divergence
+        if embedding is not None:
+            wanted = [BaseModelOutput(last_hidden_state=hidden) for _, (hidden,) in found]
+            pairs = zip(embedding.vectors(outputs, batch), embedding.vectors(wanted, batch), strict=True)
+            distances = [vector_distance(mine, theirs) for mine, theirs in pairs]
+            total = total + options.prediction_weight * torch.stack(distances).mean()
         return total
 
     return loss

@@ -96,5 +96,18 @@ def layer_matched_mse(students: Sequence[Tensor], teachers: Iterable[Tensor], ma
     return torch.stack([hidden_mse(student, teacher, mask) for student, teacher in pairs]).mean()
 
 
+def vector_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Output matching of vectors: their squared Euclidean distance, averaged over the examples.
+
+    For unit vectors it is 2 - 2 cos. (METHODS.md, section 4, loss (ii); Reimers and Gurevych 2020 take the mean over
+    the hidden units too, which only divides it by their number.)
+
+    Args:
+        student: one vector for each text, (B, H).
+        teacher: one vector for each text, (B, H).
+    """
+    return (student.float() - teacher.float()).square().sum(dim=-1).mean()
+
+
 DIVERGENCES = {"softmax": prediction_kl, "sigmoid": label_kl}
 """The divergence of a student's probabilities from its teacher's, by what makes them of logits."""

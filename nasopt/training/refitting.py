@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -14,7 +14,7 @@ from nasopt.models.sensitivity.token_weights import token_weights
 from nasopt.training.loop import autocast
 from nasopt.training.made_once import made_once
 from nasopt.training.samples import SampleSettings
-from nasopt.training.sensitivity import FOLDER, made_from
+from nasopt.training.sensitivity import FOLDER, counted_batches, made_from, probing_loss
 
 if TYPE_CHECKING:
     from nasopt.training.context import Context
@@ -75,16 +75,5 @@ def study_token_weights(settings: SampleSettings, context: Context) -> list[Tens
 
 
 def _find_token_weights(settings: SampleSettings, context: Context) -> list[Tensor]:
-    task, split, device = context.task, context.splits["train"], context.device
-    positions = settings.batches(split)
-
-    def batches() -> Iterator[Any]:
-        for done, indices in enumerate(positions, start=1):
-            yield split.batch(indices).to(device)
-            context.on_phase("weights of tokens", done, len(positions))
-
-    def loss(model: nn.Module, batch: Any) -> Tensor:
-        with autocast(device):
-            return task.training_loss(model, batch)
-
-    return token_weights(context.base_model.to(device), batches(), loss)
+    batches = counted_batches(settings, context, "weights of tokens")
+    return token_weights(context.base_model.to(context.device), batches, probing_loss(settings.seed, context))

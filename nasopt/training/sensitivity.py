@@ -1,8 +1,9 @@
 """The sensitivity of a study's base model to the loss of its units, found once and kept in the study's artifact folder.
 
-Fisher information squares the derivatives of the task's loss on each training example (METHODS.md, section 6). Sentence
-similarity has no loss of a single example, because its ranking loss sets the texts of a batch against each other: sums
-over batches of :data:`RANKING_BATCH` are squared instead. The optimal brain surgeon reads the same examples.
+Fisher information squares the derivatives of the task's loss on each training example (METHODS.md, section 6). A task
+of vectors has the distance to the base model's instead, whose curvature is found without a loss: its ranking loss sets
+the texts of a batch against each other, and a model that ranks them well has hardly any derivatives left. The optimal
+brain surgeon reads the same examples.
 
 Shapes: L layers, N units (heads or neurons) of one layer, B examples in a batch, T tokens (padding included).
 """
@@ -10,9 +11,10 @@ Shapes: L layers, N units (heads or neurons) of one layer, B examples in a batch
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import astuple, replace
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, get_args
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -20,15 +22,14 @@ from nasopt.architecture.encoder import Architecture
 from nasopt.errors import DatasetError, StudyFileError, UnsupportedModelError
 from nasopt.models.families import family_of
 from nasopt.models.reconstruction import Forward
-from nasopt.models.saliency import Saliency
+from nasopt.models.saliency import LossOfBatch, Saliency
 from nasopt.models.sensitivity.calibration import Grams
 from nasopt.models.sensitivity.correction import correct_projections
-from nasopt.models.sensitivity.fisher import fisher_information, order_by_fisher
+from nasopt.models.sensitivity.fisher import fisher_information, order_by_fisher, random_projection
 from nasopt.models.sensitivity.gates import unit_blocks
 from nasopt.models.sensitivity.obs import order_by_obs
 from nasopt.models.sensitivity.values import BlockSensitivity, Sensitivity
 from nasopt.tasks.base import Task
-from nasopt.tasks.batches import Examples
 from nasopt.training.loop import autocast
 from nasopt.training.made_once import made_once
 from nasopt.training.samples import SampleSettings
@@ -49,9 +50,6 @@ REFIT_INPUTS: dict[Criterion, Literal["own", "base", "both"]] = {"fisher": "own"
 """What output projections read in the refit: the errors of `obs` are those that its own correction leaves, so that this
 comes first. At small shares of the latency the fit to the smaller model's inputs is needed besides."""
 
-RANKING_BATCH = 16
-"""The number of pairs in a batch whose derivatives are added up before they are squared."""
-
 
 def study_sensitivity(criterion: Criterion, settings: SampleSettings, context: Context) -> Sensitivity:
     """The units of every block of the base model, most important first, and what each number of them costs.
@@ -62,7 +60,7 @@ def study_sensitivity(criterion: Criterion, settings: SampleSettings, context: C
     Args:
         criterion: `fisher`, or `obs`, whose units of neurons are those of the Fisher order, and whose expected losses
             are weighted by the Fisher information of each block.
-        settings: the sample of the training split; for sentence similarity only the calibration uses `batch_size`.
+        settings: the sample of the training split.
         context: the study's base model and data.
 
     Returns:
@@ -166,19 +164,39 @@ def estimate_fisher(model: PreTrainedModel, settings: SampleSettings, context: C
     Returns:
         For each of the L layers the values (N,) of its heads, and of its neurons, float64.
     """
-    task, split, device = context.task, context.splits["train"], context.device
-    positions = _fisher_settings(settings, context).batches(split)
+    batches = counted_batches(settings, context, "sensitivity")
+    return fisher_information(model, batches, probing_loss(settings.seed, context), device=context.device)
 
-    def batches() -> Iterator[Any]:
-        for done, indices in enumerate(positions, start=1):
-            yield split.batch(indices).to(device)
-            context.on_phase("sensitivity", done, len(positions))
+
+def counted_batches(settings: SampleSettings, context: Context, phase: str) -> Iterator[Any]:
+    """The batches of a sample, on the study's device; the study is told the phase and how far it is."""
+    split = context.splits["train"]
+    positions = settings.batches(split)
+    for done, indices in enumerate(positions, start=1):
+        yield split.batch(indices).to(context.device)
+        context.on_phase(phase, done, len(positions))
+
+
+def probing_loss(seed: int, context: Context) -> LossOfBatch:
+    """What is differentiated to see how much a model's outputs depend on its parts, in bf16 where that is fast.
+
+    It is the task's own loss or, where a model's outputs are vectors, their random projection: the loss of these is the
+    distance to the base model's vectors, which has no first derivative at the base model.
+
+    Args:
+        seed: of the projections.
+        context: the study's task.
+    """
+    task = context.task
+    embedding, generator = task.embedding, torch.Generator().manual_seed(seed)
 
     def loss(model: PreTrainedModel, batch: Any) -> Tensor:
-        with autocast(device):
-            return task.training_loss(model, batch)
+        with autocast(context.device):
+            if embedding is None:
+                return task.training_loss(model, batch)
+            return random_projection(embedding.vectors(task.run(model, batch), batch), generator)
 
-    return fisher_information(model, batches(), loss, coupled=_couples_examples(split), device=device)
+    return loss
 
 
 def correct_by_obs(
@@ -211,25 +229,17 @@ def study_fisher(settings: SampleSettings, context: Context) -> Saliency:
     tensors = made_once(
         context.folder / FOLDER,
         "fisher",
-        made_from(_fisher_settings(settings, context), context),
+        made_from(settings, context),
         lambda: estimate_fisher(context.base_model, settings, context).to_tensors(),
     )
     return Saliency.from_tensors(tensors)
 
 
-def _fisher_settings(settings: SampleSettings, context: Context) -> SampleSettings:
-    return replace(settings, batch_size=RANKING_BATCH) if _couples_examples(context.splits["train"]) else settings
-
-
-def _couples_examples(split: Examples) -> bool:
-    """Whether the loss of an example depends on the others of its batch: pairs are ranked against each other."""
-    return len(split.sides) > 1
-
-
 def made_from(settings: SampleSettings, context: Context) -> list[Any]:
-    """What is found on a sample with the task's loss at the base model depends on it; JSON."""
-    loss = context.config.task.similarity.model_dump(mode="json")  # the loss of pairs; others have no settings
-    return [context.base_key, context.splits["train"].fingerprint, loss, *astuple(settings)]
+    """What is found on a sample with the task's :func:`probing_loss` at the base model depends on it; JSON."""
+    loss = context.config.task.similarity.model_dump(mode="json")  # how vectors are made; others have no settings
+    probe = {} if context.task.embedding is None else {"probe": "vectors"}
+    return [context.base_key, context.splits["train"].fingerprint, loss | probe, *astuple(settings)]
 
 
 def _order_by_obs(by_fisher: Sensitivity, settings: SampleSettings, context: Context) -> Sensitivity:

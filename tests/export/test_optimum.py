@@ -1,4 +1,4 @@
-"""An exported ONNX folder loads in `optimum`, in an environment of its own, and gives the logits that were evaluated."""
+"""An exported ONNX folder loads in `optimum`, in an environment of its own, with the logits that were evaluated."""
 
 from __future__ import annotations
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
 
 from nasopt.methods.genetic.options import GeneticOptions
-from nasopt.tasks.batches import Batch
+from nasopt.tasks.batches import Batch, PairBatch
 from nasopt.training.distillation import distillation_loss
 from nasopt.training.losses import hidden_cosine, label_kl
 
@@ -41,6 +42,7 @@ class _Task:
     """A stand-in with the loss and the kind of task that the distillation loss asks for."""
 
     probabilities = "softmax"
+    embedding = None
 
     def run(self, model: torch.nn.Module, batch: Batch, hidden_states: bool) -> list[object]:
         return [model(**batch.inputs, output_hidden_states=hidden_states)]
@@ -80,3 +82,41 @@ def test_the_distillation_loss_is_the_weighted_sum() -> None:
     p, q = softmax(teacher / 2), softmax(student / 2)
     prediction = (p * np.log(p / q)).sum(-1).mean()
     assert loss(Model(), batch).item() == pytest.approx(0.5 * task + 2 * hidden + 3 * prediction, rel=1e-5)
+
+
+class _Vectors:
+    """A stand-in of a task whose outputs are vectors: the first token's hidden states."""
+
+    probabilities = None
+
+    @property
+    def embedding(self) -> _Vectors:
+        return self
+
+    def run(self, model: Any, batch: PairBatch, hidden_states: bool) -> list[Any]:
+        return [model(side) for side in batch.sides]
+
+    def loss_of(self, outputs: list[Any], batch: PairBatch) -> Tensor:
+        return torch.tensor(7.0)
+
+    def vectors(self, outputs: list[Any], batch: PairBatch) -> list[Tensor]:
+        return [output.last_hidden_state[:, 0] for output in outputs]
+
+
+def test_vectors_are_compared_where_there_are_no_probabilities() -> None:
+    states = np.random.default_rng(0).normal(size=(2, 2, 3, 4, 5))
+    students, teachers = (torch.tensor(part) for part in states)  # for each side 3 texts of 4 tokens
+    labels, mask = torch.zeros(3), torch.ones(3, 4, dtype=torch.int64)
+    sides = [Batch({"attention_mask": mask}, labels, torch.arange(3)) for _ in range(2)]
+
+    def model(side: Batch) -> BaseModelOutput:
+        hidden = students[[side is one for one in sides].index(True)]
+        return BaseModelOutput(last_hidden_state=hidden, hidden_states=(hidden,))
+
+    given = [lambda side, rows=rows: (torch.zeros(3, 0), rows[None]) for rows in teachers]
+    options = GeneticOptions(task_weight=0.5, hidden_weight=2.0, prediction_weight=3.0)
+    loss = distillation_loss(options, _Vectors(), given)
+    cosines = (states[0] * states[1]).sum(-1) / np.linalg.norm(states, axis=-1).prod(axis=0)
+    distances = ((states[0] - states[1])[:, :, 0] ** 2).sum(-1)
+    expected = 0.5 * 7 + 2 * (1 - cosines).mean() + 3 * distances.mean()
+    assert loss(model, PairBatch(*sides)).item() == pytest.approx(expected, rel=1e-5)

@@ -6,24 +6,25 @@ import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import FILLERS, WORDS, write_pairs
 from study_text import pairs_text
+from torch import Tensor
 
 from nasopt.config.study import StudyConfig
 from nasopt.errors import DatasetError, UnsupportedModelError
 from nasopt.models.reconstruction import reconstruct
-from nasopt.models.saliency import Saliency
 from nasopt.models.sensitivity.fisher import fisher_information, order_by_fisher
 from nasopt.models.sensitivity.token_weights import FLOOR
 from nasopt.models.surgery import cut
-from nasopt.training import refitting, sensitivity
+from nasopt.training import refitting
 from nasopt.training.context import Context
 from nasopt.training.refitting import refit_projections, study_token_weights
 from nasopt.training.samples import SampleSettings
-from nasopt.training.sensitivity import RANKING_BATCH, check_sensitivity, correct_by_obs, study_sensitivity
+from nasopt.training.sensitivity import check_sensitivity, correct_by_obs, study_sensitivity
 from nasopt.trial.preparation import prepare
 
 SETTINGS = SampleSettings(64, 16, 0)
@@ -149,22 +150,26 @@ def test_tokens_are_weighed_once_and_the_refit_follows_the_weights(
     assert (small.get_parameter(place) - expected.get_parameter(place)).norm() > 0.01
 
 
-def test_pairs_are_ranked_in_small_batches(
-    write_pair_study: Callable[..., Path], tmp_path: Path, phases: list[str], monkeypatch: pytest.MonkeyPatch
+def test_pairs_are_judged_by_their_vectors_and_not_by_their_ranks(
+    write_pair_study: Callable[..., Path], tmp_path: Path, phases: list[str]
 ) -> None:
     context = opened(write_pair_study(), tmp_path / "study", phases)
-    seen: list[tuple[int, bool]] = []
+    settings = SampleSettings(64, 32, 0)
+    found = study_sensitivity("fisher", settings, context)
+    assert phases == ["sensitivity"] * 2
+    split, task = context.splits["train"], context.task.embedding
+    assert task is not None
+    generator = torch.Generator().manual_seed(0)
 
-    def watched(model: object, batches: object, loss: object, *, coupled: bool, device: object) -> Saliency:
-        given = list(batches)  # type: ignore[call-overload]
-        seen.extend((len(batch.labels), coupled) for batch in given)
-        return fisher_information(model, given, loss, coupled=coupled, device=device)  # type: ignore[arg-type]
+    def projected(model: Any, batch: Any) -> Tensor:
+        vectors = task.vectors(task.run(model, batch), batch)
+        assert all(torch.allclose(rows.norm(dim=1), torch.ones(32)) for rows in vectors)
+        return sum((rows * torch.randn(rows.shape, generator=generator)).sum() for rows in vectors) / 32
 
-    monkeypatch.setattr(sensitivity, "fisher_information", watched)
-    found = study_sensitivity("obs", SampleSettings(64, 32, 0), context)
-    assert seen == [(RANKING_BATCH, True)] * 4
-    assert all(sum(block.values) > 0 for block in found.blocks)
-    assert [block.units for block in found.blocks] == [4, 2] * 3
+    batches = [split.batch(positions) for positions in settings.batches(split)]
+    expected = order_by_fisher(fisher_information(context.base_model, batches, projected))
+    for block, wanted in zip(found.blocks, expected.blocks, strict=True):
+        assert sum(block.values) == pytest.approx(sum(wanted.values), rel=0.05)
 
 
 def test_too_few_examples(classifier: Context, phases: list[str]) -> None:

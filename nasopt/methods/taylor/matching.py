@@ -16,21 +16,8 @@ from torch import Tensor, nn
 
 from nasopt.tasks.base import EmbeddingTask, Task
 from nasopt.tasks.batches import Batch
-from nasopt.training.losses import DIVERGENCES, layer_matched_mse
+from nasopt.training.losses import DIVERGENCES, layer_matched_mse, vector_distance
 from nasopt.training.teacher import Teacher
-
-
-def vector_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Output matching of the Taylor method: squared Euclidean distance of the outputs, averaged over the examples.
-
-    For unit vectors it is 2 - 2 cos. (METHODS.md, section 4, loss (ii); Reimers and Gurevych 2020 take the mean over
-    the hidden units too, which only divides it by their number.)
-
-    Args:
-        student: one vector for each text, (B, H).
-        teacher: one vector for each text, (B, H).
-    """
-    return (student.float() - teacher.float()).square().sum(dim=-1).mean()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ about zero, so the expected change of the loss is second order, and this is the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,13 +19,16 @@ from nasopt.models.saliency import LossOfBatch, Saliency
 from nasopt.models.sensitivity.gates import gate_gradients, unit_blocks
 from nasopt.models.sensitivity.values import BlockSensitivity, Sensitivity
 
+COUPLING = 1.5
+"""The exponent of a block's error. It would be 1 if the units of a block were independent, and 2 if all of them changed
+the outputs in one direction: then their derivatives add up, and not the squares."""
+
 
 def fisher_information(
     model: PreTrainedModel,
     batches: Iterable[Any],
     loss_function: LossOfBatch,
     *,
-    coupled: bool = False,
     device: torch.device | None = None,
 ) -> Saliency:
     """The Fisher information of every head and neuron of a full or cut encoder.
@@ -37,10 +40,6 @@ def fisher_information(
         batches: the batches that `loss_function` takes; row n of each tensor is the example n.
         loss_function: the task's loss, a *mean* over the examples of the batch (derivatives are multiplied by their
             number, so that they are those of each example's own loss).
-        coupled: whether the loss of an example depends on the other examples of the batch, as a ranking loss among
-            them does. Then there is no derivative of one example's loss: the sums over a batch are squared instead and
-            divided by its size, which has the same expectation for independent examples at a trained model. Small
-            batches leave less noise.
         device: the device to run on; the model's, if None.
 
     Returns:
@@ -64,7 +63,7 @@ def fisher_information(
             examples += size
             for sums, pair in zip(totals, found, strict=True):
                 for total, rows in zip(sums, pair, strict=True):
-                    total += _squares(rows * size, coupled)
+                    total += (rows.double() * size).square().sum(dim=0).cpu()
     if examples == 0:
         raise ValueError("the Fisher information needs at least one batch")
     values = [[total / examples for total in sums] for sums in totals]
@@ -73,10 +72,23 @@ def fisher_information(
     return _saliency(values)
 
 
-def _squares(rows: Tensor, coupled: bool) -> Tensor:
-    """The squares of derivatives (batch, units), summed over the batch, or of their sums if coupled; shape (units,)."""
-    exact = rows.double()
-    return (exact.sum(dim=0).square() if coupled else exact.square().sum(dim=0)).cpu()
+def random_projection(vectors: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+    """`<r_n, v_n>` for the vectors v_n of each example and random directions r_n ~ N(0, I), a mean over the examples.
+
+    The squared derivative of an example by a gate m has the expectation ``||dv_n / dm||^2`` (Hutchinson 1990), which is
+    the curvature of ``||v_n(m) - v_n||^2 / 2``: the Fisher information of the distance to the vectors of the model
+    itself, whose first derivatives are all zero there. Several vectors of one example add up; their directions are
+    independent, so that mixed terms have the expectation 0.
+
+    Args:
+        vectors: of each example, (batch, hidden) each.
+        generator: of the directions, on the CPU.
+
+    Returns:
+        A scalar of shape ().
+    """
+    products = [(rows * torch.randn(rows.shape, generator=generator).to(rows)).sum(dim=-1).mean() for rows in vectors]
+    return torch.stack(products).sum()
 
 
 def _saliency(values: list[list[Tensor]]) -> Saliency:
@@ -86,7 +98,8 @@ def _saliency(values: list[list[Tensor]]) -> Saliency:
 def order_by_fisher(information: Saliency) -> Sensitivity:
     """The units of every block, most important first; neurons go in blocks of :data:`FFN_STEP`.
 
-    Errors are shares of the block's sum: ``E(k)`` is the share of the units that are gone.
+    Errors come from the block's sum: ``E(k)`` is the share of the values that are gone, to the power of
+    :data:`COUPLING`.
     """
     return Sensitivity(
         tuple(_ordered(values, 1) for values in information.heads),
@@ -99,5 +112,5 @@ def _ordered(values: Tensor, step: int) -> BlockSensitivity:
     units = torch.stack([part.sum() for part in torch.split(values[order], step)]) if len(values) else values
     gone = units.flip(0).cumsum(0).flip(0)  # sums of the values from each unit on
     total = float(gone[0]) if len(gone) else 0.0
-    shares = [float(value) / total if total > 0 else 0.0 for value in gone]
+    shares = [(float(value) / total) ** COUPLING if total > 0 else 0.0 for value in gone]
     return BlockSensitivity(tuple(order.tolist()), step, tuple(units.tolist()), (*shares, 0.0))

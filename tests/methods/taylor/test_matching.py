@@ -14,8 +14,8 @@ from nasopt.methods.taylor.matching import (
     LogitMatching,
     MatchingWeights,
     VectorMatching,
-    vector_distance,
 )
+from nasopt.training.losses import vector_distance
 
 
 def test_the_loss_of_sentence_encoders() -> None:
