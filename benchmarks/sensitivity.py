@@ -30,6 +30,8 @@ from nasopt.models.sensitivity.values import BlockSensitivity, Sensitivity
 from nasopt.models.surgery import cut
 from nasopt.numerics.budget import BlockCosts, base_time, choose_counts
 from nasopt.training.context import Context
+from nasopt.training.distillation import LossWeights, distillation_loss
+from nasopt.training.loop import train
 from nasopt.training.refitting import refit_projections
 from nasopt.training.samples import SampleSettings
 from nasopt.training.sensitivity import Criterion, correct_by_obs, estimate_fisher, study_sensitivity
@@ -62,6 +64,7 @@ WAYS = (
     Way("Fisher, corrected", "fisher", corrects=True),
     Way("Fisher, refitted", "fisher", refits=True),
     Way("Fisher, corrected, refitted", "fisher", corrects=True, refits=True),
+    Way("joint, refitted", "joint", refits=True),
     Way("OBS, all blocks alike, corrected", "obs", is_weighted=False, corrects=True),
     Way("OBS, Fisher weights, corrected", "obs", corrects=True),
     Way("OBS, Fisher weights, corrected, refitted", "obs", corrects=True, refits=True),
@@ -75,6 +78,8 @@ def main() -> None:
     parser.add_argument("--validation", help='rows that quality is on, such as "train[8000:12000]"')
     parser.add_argument("--shares", type=float, nargs="+", default=[0.7, 0.5, 0.35])
     parser.add_argument("--examples", type=int, default=1024, help="examples for sensitivities, correction and refit")
+    parser.add_argument("--ways", nargs="+", metavar="WAY", help="some of the ways, by name; all unless given")
+    parser.add_argument("--heal", type=int, default=0, help="epochs of distillation, after which quality is shown, too")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -82,15 +87,17 @@ def main() -> None:
     print(f"{device_name(torch.device('cpu'))}, {arguments.threads} thread(s), {arguments.examples} examples")
     settings = SampleSettings(arguments.examples, 32, 0)
     found = {}
-    for criterion in ("fisher", "obs"):
+    ways = [way for way in WAYS if arguments.ways is None or way.name in arguments.ways]
+    for criterion in dict.fromkeys(way.criterion for way in ways):
         started = time.perf_counter()
         found[criterion] = study_sensitivity(criterion, settings, context)
         print(f"sensitivities by {criterion}: {time.perf_counter() - started:.1f} s (0 if found before)")
     print(f"base model: {quality_of(context.base_model, context):.4f}", flush=True)
     for share in arguments.shares:
-        for way in WAYS:
-            report(way, share, found[way.criterion], settings, context)
-    report_gradually(arguments.shares, settings, context)
+        for way in ways:
+            report(way, share, found[way.criterion], settings, context, arguments.heal)
+    if arguments.ways is None:
+        report_gradually(arguments.shares, settings, context)
 
 
 def base_of(study: Path, folder: Path, validation: str | None = None) -> Context:
@@ -104,8 +111,10 @@ def base_of(study: Path, folder: Path, validation: str | None = None) -> Context
     return prepare(config.model_copy(update={"task": task}), folder, lambda phase, done, total: None, has_trials=False)
 
 
-def report(way: Way, share: float, sensitivity: Sensitivity, settings: SampleSettings, context: Context) -> None:
-    """Prints the quality of one sub-network, and what it keeps."""
+def report(
+    way: Way, share: float, sensitivity: Sensitivity, settings: SampleSettings, context: Context, healing: int
+) -> None:
+    """Prints the quality of one sub-network, and what it keeps; and once more after some epochs of healing."""
     started = time.perf_counter()
     costs = block_costs(sensitivity.blocks, way.is_weighted, context.shape)
     counts = choose_counts(costs, 0.0, share)
@@ -116,6 +125,11 @@ def report(way: Way, share: float, sensitivity: Sensitivity, settings: SampleSet
     if way.refits:
         refit_projections(model, architecture, settings.examples, context)
     print_row(way.name, share, time.perf_counter() - started, model, counts, context)
+    if healing:
+        training = context.config.training.model_copy(update={"epochs": healing})
+        loss = distillation_loss(LossWeights(), context.task, context.teachers())
+        train(model, context.splits["train"], loss, training, device=context.device, seed=context.config.seed)
+        print_row(f"{way.name}, healed", share, time.perf_counter() - started, model, counts, context)
 
 
 def report_gradually(shares: Sequence[float], settings: SampleSettings, context: Context) -> None:

@@ -20,7 +20,7 @@ from nasopt.config.task import SECOND_CLASS, TRAITS, RuntimeName, Section, TaskC
 from nasopt.config.upgrades import upgraded
 from nasopt.errors import StudyFileError, choices
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Version of the stored configuration. Raise it when a stored study would be read differently, and say in
 :mod:`nasopt.config.upgrades` how it was read."""
 

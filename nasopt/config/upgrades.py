@@ -11,6 +11,7 @@ from typing import Any
 FORMER_DEFAULTS: dict[int, dict[str, dict[str, Any]]] = {
     2: {"genetic": {"pruning": "magnitude", "start": "base"}},
     3: {"genetic": {"pruning": "fisher", "mutations": ["remove_last"]}, "fisher": {"lowest_share": 0.1}},
+    4: {"fisher": {"criteria": ["fisher", "obs"]}},
 }
 """By the schema that changed them: the options, by method, and what they were when a study did not say."""
 

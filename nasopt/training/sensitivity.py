@@ -25,7 +25,12 @@ from nasopt.models.reconstruction import Forward
 from nasopt.models.saliency import LossOfBatch, Saliency
 from nasopt.models.sensitivity.calibration import Grams
 from nasopt.models.sensitivity.correction import correct_projections
-from nasopt.models.sensitivity.fisher import fisher_information, order_by_fisher, random_projection
+from nasopt.models.sensitivity.fisher import (
+    COUPLING,
+    fisher_information,
+    order_by_fisher,
+    random_projection,
+)
 from nasopt.models.sensitivity.gates import unit_blocks
 from nasopt.models.sensitivity.obs import order_by_obs
 from nasopt.models.sensitivity.values import BlockSensitivity, Sensitivity
@@ -37,7 +42,7 @@ from nasopt.training.samples import SampleSettings
 if TYPE_CHECKING:
     from nasopt.training.context import Context
 
-Criterion: TypeAlias = Literal["fisher", "obs"]
+Criterion: TypeAlias = Literal["fisher", "joint", "obs"]
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
 
 FOLDER = "sensitivity"
@@ -46,7 +51,7 @@ FOLDER = "sensitivity"
 EXAMPLES = 1024
 """Of the training split, where a study does not say how many; all there are if they are fewer."""
 
-REFIT_INPUTS: dict[Criterion, Literal["own", "base", "both"]] = {"fisher": "own", "obs": "both"}
+REFIT_INPUTS: dict[Criterion, Literal["own", "base", "both"]] = {"fisher": "own", "joint": "own", "obs": "both"}
 """What output projections read in the refit: the errors of `obs` are those that its own correction leaves, so that this
 comes first. At small shares of the latency the fit to the smaller model's inputs is needed besides."""
 
@@ -58,8 +63,9 @@ def study_sensitivity(criterion: Criterion, settings: SampleSettings, context: C
     made before from the same base model, examples and settings.
 
     Args:
-        criterion: `fisher`, or `obs`, whose units of neurons are those of the Fisher order, and whose expected losses
-            are weighted by the Fisher information of each block.
+        criterion: `fisher`; `joint`, the same order, but what goes of one block together costs more than the sum; or
+            `obs`, whose units of neurons are those of the Fisher order, and whose expected losses are weighted by the
+            Fisher information of each block.
         settings: the sample of the training split.
         context: the study's base model and data.
 
@@ -71,9 +77,12 @@ def study_sensitivity(criterion: Criterion, settings: SampleSettings, context: C
         DatasetError: there are fewer training examples than are asked for.
     """
     check_sensitivity(settings, context)
-    by_fisher = order_by_fisher(study_fisher(settings, context))
+    information = study_fisher(settings, context)
+    by_fisher = order_by_fisher(information)
     if criterion == "fisher":
         return by_fisher
+    if criterion == "joint":
+        return order_by_fisher(information, COUPLING)
     tensors = made_once(
         context.folder / FOLDER,
         "obs",

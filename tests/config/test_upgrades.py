@@ -34,6 +34,11 @@ def test_fisher_studies_of_the_second_schema_end_at_a_tenth() -> None:
     assert make_method(stored(SCHEMA_VERSION, "fisher")).options.lowest_share is None
 
 
+def test_fisher_studies_of_the_third_schema_add_up_what_goes() -> None:
+    assert make_method(stored(3, "fisher")).options.criteria == ("fisher", "obs")
+    assert make_method(stored(SCHEMA_VERSION, "fisher")).options.criteria == ("joint", "obs")
+
+
 def test_what_such_a_study_says_itself_stays() -> None:
     assert make_method(stored(1, "genetic", pruning="json:loads")).options.pruning == "json:loads"
 

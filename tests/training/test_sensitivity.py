@@ -92,6 +92,13 @@ def test_fisher_is_of_the_tasks_loss(classifier: Context) -> None:
         assert sum(block.values) == pytest.approx(sum(wanted.values), rel=0.05)
 
 
+def test_joint_counts_have_the_fisher_order_and_lose_less_at_first(classifier: Context) -> None:
+    by_fisher, jointly = (study_sensitivity(criterion, SETTINGS, classifier) for criterion in ("fisher", "joint"))
+    for mine, fisher in zip(jointly.blocks, by_fisher.blocks, strict=True):
+        assert (mine.order, mine.values) == (fisher.order, fisher.values)
+        assert mine.errors == pytest.approx([error**1.5 for error in fisher.errors])
+
+
 def test_obs_keeps_the_fisher_information_and_its_units(classifier: Context) -> None:
     by_fisher, by_obs = (study_sensitivity(criterion, SETTINGS, classifier) for criterion in ("fisher", "obs"))
     for mine, fisher in zip(by_obs.blocks, by_fisher.blocks, strict=True):

@@ -10,7 +10,7 @@ from nasopt.architecture.base import Precision
 from nasopt.config.task import Section
 from nasopt.samplers.named import SamplerName
 
-CriterionName: TypeAlias = Literal["fisher", "obs"]
+CriterionName: TypeAlias = Literal["fisher", "joint", "obs"]
 
 
 class FisherOptions(Section):
@@ -27,9 +27,9 @@ class FisherOptions(Section):
         description="Least share of the base model's latency that is proposed, and the last rung; 0.05 unless set.",
     )
     criteria: Annotated[tuple[CriterionName, ...], Field(min_length=1)] = Field(
-        ("fisher", "obs"),
+        ("joint", "obs"),
         description="How units are ranked; a rung of the ladder takes the first one that leaves its last layer a head. "
-        "An elastic base has one order: `fisher` if it is among them, else the first one.",
+        "Sub-networks that are trained, and an elastic base, have the first one but `obs`, if there is one.",
     )
     cost: Literal["latency", "flops"] = Field(
         "latency", description="What a share is of: the study's first latency, or floating-point operations."
@@ -73,11 +73,11 @@ class FisherOptions(Section):
 
     @property
     def trained_criterion(self) -> CriterionName:
-        """The criterion of sub-networks that are trained: Fisher's if it may be searched, else the first one.
+        """The criterion of sub-networks that are trained: the first one but `obs`, if there is one.
 
         What is best without training is not what trains best (measured: benchmarks/results/elastic.md).
         """
-        return "fisher" if "fisher" in self.criteria else self.criteria[0]
+        return next((item for item in self.criteria if item != "obs"), self.criteria[0])
 
     @field_validator("precisions")
     @classmethod

@@ -20,8 +20,9 @@ from nasopt.models.sensitivity.gates import gate_gradients, unit_blocks
 from nasopt.models.sensitivity.values import BlockSensitivity, Sensitivity
 
 COUPLING = 1.5
-"""The exponent of a block's error. It would be 1 if the units of a block were independent, and 2 if all of them changed
-the outputs in one direction: then their derivatives add up, and not the squares."""
+"""The exponent of a block's error where its units count jointly: 1 would be right if they were independent, 2 if all of
+them changed the outputs in one direction, because their derivatives add up then, and not the squares. Between the two
+it was chosen by measuring (benchmarks/results/sensitivity.md)."""
 
 
 def fisher_information(
@@ -95,22 +96,23 @@ def _saliency(values: list[list[Tensor]]) -> Saliency:
     return Saliency(tuple(heads for heads, _ in values), tuple(neurons for _, neurons in values))
 
 
-def order_by_fisher(information: Saliency) -> Sensitivity:
+def order_by_fisher(information: Saliency, coupling: float = 1.0) -> Sensitivity:
     """The units of every block, most important first; neurons go in blocks of :data:`FFN_STEP`.
 
-    Errors come from the block's sum: ``E(k)`` is the share of the values that are gone, to the power of
-    :data:`COUPLING`.
+    Args:
+        information: the values of each layer's units.
+        coupling: ``E(k)`` is the share of the block's values that are gone, to this power; 1 adds them up.
     """
     return Sensitivity(
-        tuple(_ordered(values, 1) for values in information.heads),
-        tuple(_ordered(values, FFN_STEP) for values in information.neurons),
+        tuple(_ordered(values, 1, coupling) for values in information.heads),
+        tuple(_ordered(values, FFN_STEP, coupling) for values in information.neurons),
     )
 
 
-def _ordered(values: Tensor, step: int) -> BlockSensitivity:
+def _ordered(values: Tensor, step: int, coupling: float) -> BlockSensitivity:
     order = values.argsort(descending=True, stable=True)
     units = torch.stack([part.sum() for part in torch.split(values[order], step)]) if len(values) else values
     gone = units.flip(0).cumsum(0).flip(0)  # sums of the values from each unit on
     total = float(gone[0]) if len(gone) else 0.0
-    shares = [(float(value) / total) ** COUPLING if total > 0 else 0.0 for value in gone]
+    shares = [(float(value) / total) ** coupling if total > 0 else 0.0 for value in gone]
     return BlockSensitivity(tuple(order.tolist()), step, tuple(units.tolist()), (*shares, 0.0))

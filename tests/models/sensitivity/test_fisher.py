@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -188,11 +189,21 @@ def test_order_and_blocks() -> None:
     found = order_by_fisher(Saliency((heads, heads[:0]), (neurons, neurons * 0)))
     first, block = found.heads[0], found.neurons[0]
     assert (first.order, first.values) == ((1, 2, 0), (2.0, 1.5, 0.5))
-    assert first.errors == pytest.approx((1.0, 0.5**1.5, 0.125**1.5, 0.0))
-    assert first.expected_losses == pytest.approx((4.0, 4 * 0.5**1.5, 4 * 0.125**1.5, 0.0))
+    assert first.errors == pytest.approx((1.0, 0.5, 0.125, 0.0))
+    assert first.expected_losses == pytest.approx((4.0, 2.0, 0.5, 0.0))
     assert block.values == (88.0 + 20.0, 44.0, 0.0)
-    assert block.errors == pytest.approx((1.0, (44 / 152) ** 1.5, 0.0, 0.0))
+    assert block.errors == pytest.approx((1.0, 44 / 152, 0.0, 0.0))
     assert block.kept(1) == (*range(20), *range(100, 144))
     assert len(block.kept(3)) == 144
     assert (found.heads[1].units, found.heads[1].errors) == (0, (0.0,))
     assert found.neurons[1].errors == (0.0,) * 4
+
+
+def test_coupled_units_cost_more_together_than_the_sum_of_each() -> None:
+    information = Saliency((torch.tensor([0.5, 2.0, 1.5], dtype=torch.float64),), (torch.zeros(64),))
+    alone, jointly = order_by_fisher(information), order_by_fisher(information, 1.5)
+    assert jointly.heads[0].order == alone.heads[0].order
+    assert jointly.heads[0].expected_losses == pytest.approx((4.0, 4 * 0.5**1.5, 4 * 0.125**1.5, 0.0))
+    steps = -np.diff(jointly.heads[0].expected_losses[::-1])  # of one unit after another, the least important first
+    assert (np.diff(-steps / np.array([0.5, 1.5, 2.0])) > 0).all()
+    assert jointly.neurons[0].errors == (0.0, 0.0)
