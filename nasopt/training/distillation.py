@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nasopt.tasks.base import Task
 from nasopt.training.loop import LossFunction
-from nasopt.training.losses import DIVERGENCES, hidden_cosine
+from nasopt.training.losses import DIVERGENCES, hidden_cosine, real_logits
 from nasopt.training.teacher import Teacher
 
 
@@ -51,7 +51,8 @@ class LossWeights:
 def distillation_loss(options: DistillationSettings, task: Task, teachers: Sequence[Teacher]) -> LossFunction:
     """`L_task + L_hidn + L_pred`, weighted; without L_pred where the outputs are not classes.
 
-    L_hidn is the mean over the texts of an example.
+    L_hidn is the mean over the texts of an example. L_pred is the mean over texts, or over real tokens where each has
+    a class.
 
     Args:
         options: the weights and the temperature.
@@ -67,9 +68,8 @@ def distillation_loss(options: DistillationSettings, task: Task, teachers: Seque
             difference = hidden_cosine(output.hidden_states[-1], hidden, side.attention_mask)
             total = total + options.hidden_weight / len(teachers) * difference
             if task.probabilities is not None:
-                divergence = DIVERGENCES[task.probabilities](
-                    output.logits, logits, options.temperature, options.scale_by_t2
-                )
+                mine, its = (real_logits(found, side.attention_mask) for found in (output.logits, logits))
+                divergence = DIVERGENCES[task.probabilities](mine, its, options.temperature, options.scale_by_t2)
                 total = total + options.prediction_weight * divergence
         return total
 

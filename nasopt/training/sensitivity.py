@@ -174,9 +174,14 @@ def estimate_fisher(model: PreTrainedModel, settings: SampleSettings, context: C
             yield split.batch(indices).to(device)
             context.on_phase("sensitivity", done, len(positions))
 
+    terms = task.loss_terms(split)
+    mean_terms = float(terms.double().mean())
+
     def loss(model: PreTrainedModel, batch: Any) -> Tensor:
+        # The task's loss is a mean over terms, such as words; an example counts by the number of its own.
+        share = float(terms[batch.indices].sum()) / (mean_terms * len(batch.indices))
         with autocast(device):
-            return task.training_loss(model, batch)
+            return share * task.training_loss(model, batch)
 
     return fisher_information(model, batches(), loss, coupled=_couples_examples(split), device=device)
 
