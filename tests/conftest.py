@@ -117,7 +117,7 @@ def write_label_sets(folder: Path, sizes: Mapping[str, int]) -> Path:
 
 
 def write_tagged_words(folder: Path, sizes: Mapping[str, int]) -> Path:
-    """Lists of random words with tags: runs of good words are `PRAISE`, runs of bad ones `BLAME`; every fifth is long."""
+    """Lists of random words with tags: runs of good words are `PRAISE`, runs of bad ones `BLAME`; a fifth is long."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = random.Random(0)
     for split, size in sizes.items():

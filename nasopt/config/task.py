@@ -274,7 +274,7 @@ class TaskConfig(Section):
             if table is not None and its_type != self.type and self._says_something_in(table):
                 raise ValueError(f"[task.{table}] is for the type {its_type}, not for {self.type}")
         if len(self.dataset.text) not in traits.columns:
-            wanted = {(1,): "one column", (2,): "two columns"}[traits.columns]
+            wanted = "one column" if traits.columns == (1,) else "two columns"
             raise ValueError(f"{self.type} needs {wanted} in dataset.text, not {len(self.dataset.text)}")
         if self.metric == "encodechka" and self.similarity.encodechka is None:
             raise ValueError("the metric encodechka needs `similarity.encodechka`, the folder with its files")

@@ -100,8 +100,8 @@ class OnnxModel(nn.Module):
         return OnnxModel(self.content, threads, device, tf32=tf32, arena=arena)
 
     def forward(self, **inputs: Tensor) -> SequenceClassifierOutput | TokenClassifierOutput | BaseModelOutput:
-        """The logits of texts (batch, outputs) or of tokens (batch, tokens, outputs), or an encoder's last hidden states
-        (batch, tokens, hidden size) without a head.
+        """The logits of texts (batch, outputs) or of tokens (batch, tokens, outputs); without a head an encoder's last
+        hidden states (batch, tokens, hidden size).
 
         Inputs are int64, of shape (batch, tokens); segments may be left out.
         """

@@ -217,8 +217,8 @@ class Task(ABC):
         """The model's outputs (transformers' objects) for each side of a batch, with hidden states if asked for.
 
         Inputs are of shape (batch, tokens). Each output has `logits` of shape (batch, outputs) or, for tokens that have
-        classes, (batch, tokens, outputs), or `last_hidden_state` of shape (batch, tokens, hidden); hidden states are the embeddings and then the output of each layer, each of
-        shape (batch, tokens, hidden).
+        classes, (batch, tokens, outputs), or `last_hidden_state` of shape (batch, tokens, hidden); hidden states are
+        the embeddings and then the output of each layer, each of shape (batch, tokens, hidden).
         """
         options = {"output_hidden_states": True} if hidden_states else {}
         return [model(**side.inputs, **options) for side in batch.sides]

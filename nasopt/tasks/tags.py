@@ -137,7 +137,7 @@ def _in_order(tags: Iterable[str]) -> tuple[str, ...]:
     if all(tag == OUTSIDE or tag.startswith(("B-", "I-")) for tag in found):
         kinds = sorted({tag[2:] for tag in found - {OUTSIDE}})
         return (OUTSIDE, *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
-    return tuple(sorted(found, key=lambda tag: (tag != OUTSIDE, tag[2:], tag)))
+    return tuple(sorted(found, key=lambda tag: (tag != OUTSIDE, tag)))
 
 
 def _of_head(used: set[str], head: tuple[str, ...]) -> tuple[dict[str, int], list[str]]:
@@ -221,14 +221,10 @@ def _of_spans(split: Dataset, role: str, column: str, label: str) -> list[_Row]:
 
 def _listed(value: Any) -> Any:
     """The spans as a list of dictionaries, where `datasets` has made one dictionary of lists of them."""
-    if (
-        isinstance(value, dict)
-        and set(SPAN_KEYS) <= value.keys()
-        and all(isinstance(value[k], list) for k in SPAN_KEYS)
-    ):
-        columns = zip(*(value[key] for key in SPAN_KEYS), strict=False)
-        return [dict(zip(SPAN_KEYS, item, strict=True)) for item in columns]
-    return value
+    if not isinstance(value, dict) or not all(isinstance(value.get(key), list) for key in SPAN_KEYS):
+        return value
+    items = zip(*(value[key] for key in SPAN_KEYS), strict=False)
+    return [dict(zip(SPAN_KEYS, item, strict=True)) for item in items]
 
 
 def _is_span(span: Any, length: int) -> bool:

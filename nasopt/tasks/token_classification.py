@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -206,7 +207,7 @@ class TokenClassification(HeadedTask):
     def _names_of(self, tags: NDArray[np.int64], ends: NDArray[np.int64]) -> list[list[str]]:
         """The tags by name, for each text."""
         names = [OUTSIDE if tag == UNKNOWN else self._texts.names[tag] for tag in tags.tolist()]
-        return [names[start:stop] for start, stop in zip(ends[:-1], ends[1:], strict=True)]
+        return [names[start:stop] for start, stop in pairwise(ends.tolist())]
 
 
 def _details(kinds: Sequence[str], counts: NDArray[np.int64]) -> dict[str, float]:

@@ -243,4 +243,5 @@ class _Pieces:
         """Tokens from each position to the nearest edge that is not one of the text, which spans `begin` to `end`."""
         left = np.inf if self.begin == begin else at - self.first
         right = np.inf if self.end == end else self.last - at
-        return np.minimum(left, right) + np.zeros(len(at))
+        context: NDArray[np.float64] = np.minimum(left, right) + np.zeros(len(at))
+        return context

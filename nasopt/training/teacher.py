@@ -35,7 +35,7 @@ logger = logging.getLogger("nasopt")
 
 
 class Teacher(ABC):
-    """Gives, for a batch of training texts, the teacher's logits (B, C) or (B, T, C) and hidden states (layers, B, T, H)."""
+    """Gives, for a batch of training texts, the teacher's logits and its hidden states, (layers, B, T, H)."""
 
     @abstractmethod
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -224,7 +224,7 @@ def soft_binary_cross_entropy(student: Tensor, teacher: Tensor, temperature: flo
 
 
 def hinton_loss(task: Task, teacher: nn.Module, temperature: float, soft_weight: float) -> LossFunction:
-    """The task's loss at T = 1 and the soft targets' cross-entropy at T_0, a mean over texts, tokens or target tokens."""
+    """The task's loss at T = 1 and the soft targets' cross-entropy at T_0, a mean over texts or (target) tokens."""
     soft_loss = soft_binary_cross_entropy if task.probabilities == "sigmoid" else soft_cross_entropy
 
     def loss(model: Any, batch: Any) -> Tensor:
