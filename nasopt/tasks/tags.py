@@ -167,8 +167,8 @@ def _of_words(split: Dataset, role: str, column: str, label: str) -> list[_Row]:
     if unequal:
         row = unequal[0]
         raise DatasetError(
-            f"task.dataset.label: {len(unequal)} texts of the {role} split have not one tag for each word (the first in "
-            f"row {row}, counted from 0: {len(texts[row])} words, {len(tags[row])} tags in the column `{label}`)"
+            f"task.dataset.label: {len(unequal)} texts of the {role} split have not one tag for each word (the first "
+            f"in row {row}, counted from 0: {len(texts[row])} words, {len(tags[row])} tags in the column `{label}`)"
         )
     wrong = [any(isinstance(tag, bool) or not isinstance(tag, str | int) for tag in found) for found in tags]
     refuse_rows("label", role, label, wrong, "unreadable", "a tag is a text or a whole number")

