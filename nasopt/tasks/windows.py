@@ -237,7 +237,8 @@ class _Pieces:
         """The positions of tokens that are the first of their words, which begin at `first`, shape (words,)."""
         before = np.concatenate([[-1], self.words[:-1]])
         of_word = np.flatnonzero((self.words >= 0) & (self.words != before))
-        return of_word[self.starts[of_word] == first[self.words[of_word]]]
+        found: NDArray[np.int64] = of_word[self.starts[of_word] == first[self.words[of_word]]]
+        return found
 
     def context(self, at: NDArray[np.int64], begin: int, end: int) -> NDArray[np.float64]:
         """Tokens from each position to the nearest edge that is not one of the text, which spans `begin` to `end`."""
