@@ -1,7 +1,7 @@
 """Make a data set for token classification from encodechka's NE1 (factRuEval-2016): texts with labelled spans.
 
-Writes `train.jsonl`, `validation.jsonl` and `test.jsonl` with the columns `text` and `spans`; the texts are drawn at random,
-always the same ones.
+Writes `train.jsonl`, `validation.jsonl` and `test.jsonl` with the columns `text` and `spans`; the texts are drawn at
+random, always the same ones.
 
 Usage: python scripts/ne1_data.py FACTRU_JSON FOLDER        # ../shared/data/encodechka/factru.json quickstart/ne1
 """

@@ -146,10 +146,17 @@ class TokenClassification(HeadedTask):
 
     def encode(self, folder: Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Mapping[str, TaggedSplit]:
         """Tokenises every split in windows; an example is a window, of at most `max_length` tokens."""
+        encoder = self._window_encoder(tokenizer)
+        return {role: encoder.encode(texts, role, folder) for role, texts in self._texts.splits.items()}
+
+    def count(self, role: str) -> int:
+        """How many windows a split has."""
+        return self._window_encoder(None).count(self._texts.splits[role])
+
+    def _window_encoder(self, tokenizer: PreTrainedTokenizerBase | None) -> WindowEncoder:
         used = tokenizer or self.tokenizer
         identity = identity_of(tokenizer) if tokenizer else self._tokenizer_identity
-        encoder = WindowEncoder(used, identity, self._limit, self._overlap, self._padding(used))
-        return {role: encoder.encode(texts, role, folder) for role, texts in self._texts.splits.items()}
+        return WindowEncoder(used, identity, self._limit, self._overlap, self._padding(used))
 
     def loss_of(self, outputs: Sequence[Any], batch: Batch) -> Tensor:
         """Cross-entropy, averaged over the words of the batch; a tensor of shape ().

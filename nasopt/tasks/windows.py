@@ -147,8 +147,12 @@ class WindowEncoder:
             )
         return TaggedSplit(windows, torch.where(in_text >= 0, in_text + first_word, -1), tags, ends)
 
-    def _tokenise(self, rows: Sequence[int], texts: Sequence[TaggedText]) -> dict[str, Any]:
-        encoded = self.tokenizer(
+    def count(self, texts: Sequence[TaggedText]) -> int:
+        """The number of windows of some texts."""
+        return sum(len(self._tokens([text])["input_ids"]) for text in texts)
+
+    def _tokens(self, texts: Sequence[TaggedText]) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.tokenizer(
             [text.text for text in texts],
             truncation=True,
             max_length=self.limit,
@@ -156,6 +160,10 @@ class WindowEncoder:
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
+        return found
+
+    def _tokenise(self, rows: Sequence[int], texts: Sequence[TaggedText]) -> dict[str, Any]:
+        encoded = self._tokens(texts)
         of_text: list[int] = encoded["overflow_to_sample_mapping"]
         words: list[NDArray[np.int64]] = []
         for text, windows in groupby(range(len(of_text)), key=of_text.__getitem__):
