@@ -191,7 +191,8 @@ def tagged_words(text: TaggedText, windows: Sequence[NDArray[np.int64]]) -> list
         Shape (tokens,) for each window. A word has no token where the tokenizer makes none of it, or one together with
         the word before.
     """
-    pieces = [_Pieces.of(text, offsets) for offsets in windows]
+    marks = _next_marks(text.text)
+    pieces = [_Pieces.of(text, offsets, marks) for offsets in windows]
     begin, end = min(item.begin for item in pieces), max(item.end for item in pieces)
     first = np.full(len(text.words), np.iinfo(np.int64).max)  # where the first token of each word begins
     for item in pieces:
@@ -215,6 +216,14 @@ def tagged_words(text: TaggedText, windows: Sequence[NDArray[np.int64]]) -> list
     return result
 
 
+def _next_marks(text: str) -> NDArray[np.int64]:
+    """The place of the next character that is no blank, for each character of a text and its end; (characters + 1,)."""
+    blank = np.array([character.isspace() for character in text] + [False])
+    places = np.where(blank, len(text), np.arange(len(blank)))
+    found: NDArray[np.int64] = np.minimum.accumulate(places[::-1])[::-1]
+    return found
+
+
 @dataclass(frozen=True)
 class _Pieces:
     """The tokens of a window: where each begins in the text, blanks left out, and the word that it is of, or -1."""
@@ -227,12 +236,8 @@ class _Pieces:
     last: int
 
     @classmethod
-    def of(cls, text: TaggedText, offsets: NDArray[np.int64]) -> _Pieces:
-        blank = np.array([character.isspace() for character in text.text] + [False])
-        after = np.arange(len(blank))
-        after[blank] = len(text.text)
-        after = np.minimum.accumulate(after[::-1])[::-1]  # the next character that is no blank
-        starts, stops = after[offsets[:, 0]], offsets[:, 1]
+    def of(cls, text: TaggedText, offsets: NDArray[np.int64], marks: NDArray[np.int64]) -> _Pieces:
+        starts, stops = marks[offsets[:, 0]], offsets[:, 1]
         index = np.searchsorted(text.words[:, 1], starts, side="right")
         known = index < len(text.words)
         begins = text.words[np.where(known, index, 0), 0]
