@@ -116,6 +116,25 @@ def write_label_sets(folder: Path, sizes: Mapping[str, int]) -> Path:
     return folder
 
 
+def write_tagged_words(folder: Path, sizes: Mapping[str, int]) -> Path:
+    """Lists of random words with tags: runs of good words are `PRAISE`, runs of bad ones `BLAME`; a fifth is long."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = random.Random(0)
+    for split, size in sizes.items():
+        with (folder / f"{split}.jsonl").open("w") as file:
+            for row in range(size):
+                words = generator.choices(
+                    [*FILLERS, *FILLERS, *WORDS], k=40 if row % 5 == 0 else generator.randint(3, 9)
+                )
+                tags: list[str] = []
+                for word in words:
+                    kind = {1: "PRAISE", 0: "BLAME", None: None}[WORDS.get(word)]
+                    begun = bool(tags) and tags[-1][2:] == kind
+                    tags.append("O" if kind is None else f"{'I' if begun else 'B'}-{kind}")
+                file.write(json.dumps({"tokens": words, "tags": tags}) + "\n")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def sentiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a small sentiment data set with the splits train, validation and test."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-TaskType: TypeAlias = Literal["text-classification", "sentence-similarity", "translation"]
+TaskType: TypeAlias = Literal["text-classification", "token-classification", "sentence-similarity", "translation"]
 MetricName: TypeAlias = Literal[
     "accuracy",
     "f1",
@@ -44,6 +44,7 @@ class TaskTraits:
         metrics: the metrics that `quality` can be.
         columns: the numbers of text columns that are allowed.
         labelled: whether every example has a class or a number, so that `kind` and `positive_label` say something.
+        trainable_head: whether its models have a head that can be trained anew.
         table: the table of the study file, below `[task]`, that is for this type only.
         new_model: whether the base model may start from random weights.
         runtimes: the runtimes in which its latency can be measured.
@@ -54,6 +55,7 @@ class TaskTraits:
     metrics: tuple[str, ...]
     columns: tuple[int, ...] = (2,)
     labelled: bool = False
+    trainable_head: bool = False
     table: str | None = None
     new_model: bool = False
     runtimes: tuple[RuntimeName, ...] = get_args(RuntimeName)
@@ -63,8 +65,12 @@ class TaskTraits:
 
 TRAITS: Mapping[TaskType, TaskTraits] = {
     "text-classification": TaskTraits(
-        (*CLASSIFICATION_METRICS, *REGRESSION_METRICS, "mean_average_precision"), columns=(1, 2), labelled=True
+        (*CLASSIFICATION_METRICS, *REGRESSION_METRICS, "mean_average_precision"),
+        columns=(1, 2),
+        labelled=True,
+        trainable_head=True,
     ),
+    "token-classification": TaskTraits(("f1", "accuracy"), columns=(1,), trainable_head=True, table="tokens"),
     "sentence-similarity": TaskTraits(("spearmanr", "retrieval", "encodechka"), table="similarity"),
     "translation": TaskTraits(
         ("bleu",),
@@ -118,9 +124,14 @@ class DatasetConfig(Section):
     name: str | None = Field(None, description="Configuration of a hub data set, for example `sst2` of GLUE.")
     revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
     text: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = Field(
-        description="The text column, or two for sentence pairs; for translation source and target."
+        description="The text column, or two for sentence pairs; for translation source and target; for token "
+        "classification texts, or lists of words."
     )
-    label: str = Field("label", description="The column of classes or numbers; tasks without labels ignore it.")
+    label: str = Field(
+        "label",
+        description="The column of classes or numbers; for token classification of spans, or of a tag for each word; "
+        "tasks without labels ignore it.",
+    )
     labels: tuple[str, ...] | None = Field(
         None, min_length=2, description="Several labels: one column of 0 and 1 for each, in place of a list in `label`."
     )
@@ -148,6 +159,17 @@ class SimilarityConfig(Section):
     encodechka: str | None = Field(None, description="Folder with the benchmark's files, for the metric `encodechka`.")
     encodechka_tasks: Annotated[tuple[EncodechkaTask, ...], Field(min_length=1)] = Field(
         SENTENCE_TASKS, description="The tasks, of ten; the eight that are about sentences unless set."
+    )
+
+
+class TokensConfig(Section):
+    """The options of token classification: how long texts are read."""
+
+    overlap: int | None = Field(
+        None,
+        ge=0,
+        description="Tokens that two windows of a text share that is longer than `max_length`; unless set, a quarter "
+        "of it.",
     )
 
 
@@ -194,7 +216,7 @@ class TaskConfig(Section):
     )
     revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
     new_head: bool = Field(
-        False, description="Text classification: train a new head even if the model has one (`[base_training]`)."
+        False, description="Classification: train a new head even if the model has one (`[base_training]`)."
     )
     train_base: bool = Field(
         False, description="Train a base model further that does the task already, as `[base_training]` says."
@@ -214,9 +236,14 @@ class TaskConfig(Section):
     positive_label: str | None = Field(
         None, description="The class that `f1` is computed for, of two whose names do not say it."
     )
-    max_length: int = Field(128, ge=2, description="Tokens of the longest text; longer ones are cut.")
+    max_length: int = Field(
+        128,
+        ge=2,
+        description="Tokens of the longest text; longer ones are cut, or read in windows for token classification.",
+    )
     dataset: DatasetConfig
     similarity: SimilarityConfig = SimilarityConfig.model_validate({})
+    tokens: TokensConfig = TokensConfig.model_validate({})
     translation: TranslationConfig = TranslationConfig.model_validate({})
     new_model: NewModelConfig | None = Field(None, description="Start from random weights; only for translation.")
 
@@ -247,11 +274,13 @@ class TaskConfig(Section):
             if table is not None and its_type != self.type and self._says_something_in(table):
                 raise ValueError(f"[task.{table}] is for the type {its_type}, not for {self.type}")
         if len(self.dataset.text) not in traits.columns:
-            raise ValueError(f"{self.type} needs two columns in dataset.text, not {len(self.dataset.text)}")
+            wanted = "one column" if traits.columns == (1,) else "two columns"
+            raise ValueError(f"{self.type} needs {wanted} in dataset.text, not {len(self.dataset.text)}")
         if self.metric == "encodechka" and self.similarity.encodechka is None:
             raise ValueError("the metric encodechka needs `similarity.encodechka`, the folder with its files")
-        if self.new_head and self.type != "text-classification":
-            raise ValueError(f"new_head is for the type text-classification, not for {self.type}")
+        if self.new_head and not traits.trainable_head:
+            allowed = ", ".join(name for name, its in TRAITS.items() if its.trainable_head)
+            raise ValueError(f"new_head is for the types {allowed}, not for {self.type}")
         if self.new_model is not None:
             self._check_new_model()
         return self

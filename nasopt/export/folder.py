@@ -33,13 +33,14 @@ from nasopt.models.example_inputs import fixed_batch
 from nasopt.models.families import OWN_CLASSES, encoder_shape, family_of
 from nasopt.models.onnx import FP32_TOLERANCE
 from nasopt.models.quantization import quantization_settings, stored_dtype, stored_tensors
+from nasopt.models.registration import auto_classes
 from nasopt.models.surgery import layer_counts
 from nasopt.version import __version__
 
 RECORD = "nasopt.json"
 WEIGHTS = "model.safetensors"
 ONNX = "model.onnx"
-CODE = {f"{encoder.__module__.rpartition('.')[2]}.py" for encoder, _ in OWN_CLASSES.values()}
+CODE = {f"{encoder.__module__.rpartition('.')[2]}.py" for encoder, *_ in OWN_CLASSES.values()}
 """Names of the modelling files that a folder may bring along."""
 
 
@@ -159,13 +160,12 @@ def _own_config(model: PreTrainedModel) -> PretrainedConfig:
 
 
 def _with_code(config: PretrainedConfig, own_class: str) -> PretrainedConfig:
-    encoder, classifier = OWN_CLASSES[config.model_type]
     module = Path(inspect.getfile(type(config))).stem
     config.architectures = [own_class]
+    models = auto_classes(OWN_CLASSES[config.model_type])
     config.auto_map = {
         "AutoConfig": f"{module}.{type(config).__name__}",
-        "AutoModel": f"{module}.{encoder.__name__}",
-        "AutoModelForSequenceClassification": f"{module}.{classifier.__name__}",
+        **{name: f"{module}.{model.__name__}" for name, model in models.items()},
     }
     return config
 
@@ -184,9 +184,8 @@ def _encoder_config(model: PreTrainedModel) -> PretrainedConfig:
 
 def _irregular_config(model: PreTrainedModel, heads: list[int], neurons: list[int]) -> PretrainedConfig:
     config_class = modeling_nasopt.CONFIGS[modeling_nasopt.MODEL_TYPE_PREFIX + model.config.model_type]
-    encoder, classifier = modeling_nasopt.MODELS[config_class]
     own_class = f"Nasopt{type(model).__name__}"
-    if own_class not in (encoder.__name__, classifier.__name__):
+    if own_class not in [known.__name__ for known in modeling_nasopt.MODELS[config_class]]:
         raise ExportError(f"a {type(model).__name__} whose layers differ in size cannot be exported yet")
     values = {key: value for key, value in model.config.to_dict().items() if key not in ("model_type", "architectures")}
     values |= family_of(model).own_values(model)
@@ -226,7 +225,7 @@ def _verify(folder: Path, model: PreTrainedModel, architecture: CandidateArchite
 
 
 def check_outputs(to: Path, expected: Tensor, found: Tensor, allowed: float, precision: str) -> None:
-    """Compares the outputs of a model, shape (batch, outputs), with those of the model that was written.
+    """Compares the outputs of a model, shape (batch, ...), with those of the model that was written.
 
     Raises:
         ExportError: they differ by more than `allowed`, or are not finite.

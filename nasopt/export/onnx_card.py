@@ -119,7 +119,7 @@ def running_text(task: Task, model: OnnxModel, config: PretrainedConfig) -> str:
     shape = " x ".join(("texts", "tokens", str(output.shape[-1]))[:: 1 if len(output.shape) == 3 else 2])
     rows.append(f"| output | `{output.name}` | {_DTYPES[output.type]} | {shape} |")
     labels = ", ".join(f"{index} is `{name}`" for index, name in sorted(config.id2label.items()))
-    told = f"\nClasses, as `id2label` of config.json names them: {labels}.\n" if task.is_classification else ""
+    told = f"\nClasses, as `id2label` of config.json names them: {labels}.\n" if task.probabilities is not None else ""
     return f"""
 | `model.onnx` | name | type | shape |
 |---|---|---|---|

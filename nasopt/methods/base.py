@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, get_args
 
 from pydantic import BaseModel
 
@@ -54,7 +54,7 @@ class About:
     name: str
     searches: str
     options: type[BaseModel]
-    task_types: tuple[TaskType, ...] = ("text-classification", "sentence-similarity", "translation")
+    task_types: tuple[TaskType, ...] = get_args(TaskType)
     sources: tuple[type[WeightSource], ...] = (Cut,)
     path_options: tuple[str, ...] = ()
     function_options: tuple[str, ...] = ()

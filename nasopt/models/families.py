@@ -22,10 +22,10 @@ from nasopt.models.registration import modeling_modules, register_models
 
 MODELING_MODULES = tuple(import_module(name) for name in modeling_modules())
 
-OWN_CLASSES: dict[str, tuple[Any, Any]] = {
+OWN_CLASSES: dict[str, tuple[Any, ...]] = {
     config.model_type: classes for module in MODELING_MODULES for config, classes in module.MODELS.items()
 }
-"""Encoder and classifier of the models that transformers lacks, by model type: ours, and those of other packages.
+"""Encoder and classifiers of the models that transformers lacks, by model type: ours, and those of other packages.
 Exported folders contain the file that defines them."""
 
 # This serves modules that import this one before transformers' Auto classes: see nasopt.models.registration.

@@ -15,7 +15,6 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -26,8 +25,9 @@ from nasopt.errors import ExportError, NasoptError, UnsupportedModelError
 from nasopt.models.checking import check_files, check_report, check_tokenizer_files, check_vocabulary
 from nasopt.models.families import OWN_CLASSES, encoder_family_of, family_of
 from nasopt.models.quantization import bitsandbytes
+from nasopt.models.registration import HEADS, auto_name
 
-HEAD_SUFFIX = "ForSequenceClassification"
+HEAD_SUFFIX, TOKEN_HEAD_SUFFIX = HEADS
 
 
 def load(path: str | Path, device: torch.device | str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -86,7 +86,17 @@ def load(path: str | Path, device: torch.device | str | None = None) -> tuple[Pr
 def _auto_class(config: PretrainedConfig) -> Any:
     if config.is_encoder_decoder:
         return AutoModelForSeq2SeqLM
-    return AutoModelForSequenceClassification if has_head(config) else AutoModel
+    return auto_class(head_of(config) or "")
+
+
+def auto_class(model: str) -> Any:
+    """The Auto class for the head that the name of a class of models, or the end of it, says."""
+    return getattr(transformers, auto_name(model))
+
+
+def head_of(config: PretrainedConfig) -> str | None:
+    """The class of a checkpoint's model by its name, if it has a head for classification; else None."""
+    return next((name for name in config.architectures or () if name.endswith(HEADS)), None)
 
 
 def load_config(source: str, revision: str | None, trust_remote_code: bool) -> PretrainedConfig:
@@ -131,16 +141,23 @@ def has_head(config: PretrainedConfig, suffix: str = HEAD_SUFFIX) -> bool:
 
 @dataclass(frozen=True)
 class Head:
-    """A head for sequence classification, as in Hugging Face's configurations: its labels in the order of their ids."""
+    """A head for classification, of texts or of tokens, as in Hugging Face's configurations.
+
+    Attributes:
+        labels: its labels in the order of their ids.
+        problem_type: the kind of a head for texts; heads for tokens have none.
+        suffix: the end of the names of the classes that have it.
+    """
 
     labels: tuple[str, ...]
-    problem_type: str
+    problem_type: str | None = None
+    suffix: str = HEAD_SUFFIX
 
 
 def load_base(
     source: str, head: Head, *, revision: str | None = None, trust_remote_code: bool = False, new_head: bool = False
 ) -> PreTrainedModel:
-    """A model to start from, in fp32 whatever its checkpoint is in, with a head for sequence classification.
+    """A model to start from, in fp32 whatever its checkpoint is in, with a head for classification.
 
     Args:
         source: a folder, or an id on the hub.
@@ -155,7 +172,7 @@ def load_base(
     config = _config_with(head, source, revision, trust_remote_code)
     check_files(source, revision)
     with _quiet(), _explained(source):
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        model, report = auto_class(head.suffix).from_pretrained(
             source,
             config=config,
             revision=revision or "main",
@@ -168,8 +185,7 @@ def load_base(
     check_report(source, model, report, may_lack=_head_names(model) if new_head else ())
     if new_head:
         _draw_head(model)
-    loaded: PreTrainedModel = model
-    return loaded
+    return _named(model)
 
 
 def load_headless(source: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -225,10 +241,8 @@ def blank_base(source: str, head: Head, revision: str | None, trust_remote_code:
     """
     config = _config_with(head, source, revision, trust_remote_code)
     with _quiet(), _explained(source), torch.device("meta"):
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
-            config, trust_remote_code=trust_remote_code
-        )
-    return model
+        model: PreTrainedModel = auto_class(head.suffix).from_config(config, trust_remote_code=trust_remote_code)
+    return _named(model)
 
 
 def _config_with(head: Head, source: str, revision: str | None, trust_remote_code: bool) -> PretrainedConfig:
@@ -239,6 +253,12 @@ def _config_with(head: Head, source: str, revision: str | None, trust_remote_cod
     config.label2id = {label: index for index, label in enumerate(head.labels)}
     config.problem_type = head.problem_type
     return config
+
+
+def _named(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, whose configuration says which head it has: transformers leaves there what the checkpoint had."""
+    model.config.architectures = [type(model).__name__]
+    return model
 
 
 def _head_names(model: PreTrainedModel) -> list[str]:

@@ -22,6 +22,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
 MODEL_TYPE_PREFIX = "nasopt-"
+SUFFIXES = ("Model", "ForSequenceClassification", "ForTokenClassification")
+
+MODELS: dict[Any, tuple[Any, ...]] = {}
+"""The encoder and the classifiers of each family, by the class of their configuration."""
 
 
 @dataclass(frozen=True)
@@ -285,10 +289,13 @@ class _Shaped(PreTrainedModel):
         super().save_pretrained(save_directory, **{"save_original_format": False, **kwargs})
 
 
-def _models(config: Any, *bases: Any, shaped: type = _Shaped) -> tuple[Any, ...]:
-    """The models of a family whose layers have the sizes in a configuration of the class `config`."""
+def _models(config: Any, name: str, shaped: type = _Shaped) -> tuple[Any, ...]:
+    """The encoder of a family and its classifiers, of texts and of tokens, with layers of the sizes in a configuration
+    of the class `config`; they are added to :data:`MODELS`."""
     values = {"config_class": config, "__module__": __name__}
-    return tuple(type(f"Nasopt{base.__name__}", (shaped, base), values) for base in bases)
+    bases = [getattr(transformers, f"{name}{suffix}") for suffix in SUFFIXES]
+    MODELS[config] = tuple(type(f"Nasopt{base.__name__}", (shaped, base), values) for base in bases)
+    return MODELS[config]
 
 
 def _config(base: Any) -> Any:
@@ -305,23 +312,23 @@ def _config(base: Any) -> Any:
 
 
 NasoptBertConfig = _config(transformers.BertConfig)
-NasoptBertModel, NasoptBertForSequenceClassification = _models(
-    NasoptBertConfig, transformers.BertModel, transformers.BertForSequenceClassification
+NasoptBertModel, NasoptBertForSequenceClassification, NasoptBertForTokenClassification = _models(
+    NasoptBertConfig, "Bert"
 )
 
 NasoptRobertaConfig = _config(transformers.RobertaConfig)
-NasoptRobertaModel, NasoptRobertaForSequenceClassification = _models(
-    NasoptRobertaConfig, transformers.RobertaModel, transformers.RobertaForSequenceClassification
+NasoptRobertaModel, NasoptRobertaForSequenceClassification, NasoptRobertaForTokenClassification = _models(
+    NasoptRobertaConfig, "Roberta"
 )
 
 NasoptDistilBertConfig = _config(transformers.DistilBertConfig)
-NasoptDistilBertModel, NasoptDistilBertForSequenceClassification = _models(
-    NasoptDistilBertConfig, transformers.DistilBertModel, transformers.DistilBertForSequenceClassification
+NasoptDistilBertModel, NasoptDistilBertForSequenceClassification, NasoptDistilBertForTokenClassification = _models(
+    NasoptDistilBertConfig, "DistilBert"
 )
 
 NasoptElectraConfig = _config(transformers.ElectraConfig)
-NasoptElectraModel, NasoptElectraForSequenceClassification = _models(
-    NasoptElectraConfig, transformers.ElectraModel, transformers.ElectraForSequenceClassification
+NasoptElectraModel, NasoptElectraForSequenceClassification, NasoptElectraForTokenClassification = _models(
+    NasoptElectraConfig, "Electra"
 )
 
 
@@ -340,13 +347,13 @@ class NasoptMPNetConfig(_LayerCounts, transformers.MPNetConfig):
             )
 
 
-NasoptMPNetModel, NasoptMPNetForSequenceClassification = _models(
-    NasoptMPNetConfig, transformers.MPNetModel, transformers.MPNetForSequenceClassification
+NasoptMPNetModel, NasoptMPNetForSequenceClassification, NasoptMPNetForTokenClassification = _models(
+    NasoptMPNetConfig, "MPNet"
 )
 
 NasoptDebertaV2Config = _config(transformers.DebertaV2Config)
-NasoptDebertaV2Model, NasoptDebertaV2ForSequenceClassification = _models(
-    NasoptDebertaV2Config, transformers.DebertaV2Model, transformers.DebertaV2ForSequenceClassification
+NasoptDebertaV2Model, NasoptDebertaV2ForSequenceClassification, NasoptDebertaV2ForTokenClassification = _models(
+    NasoptDebertaV2Config, "DebertaV2"
 )
 
 
@@ -371,20 +378,8 @@ class _ShapedModernBert(_Shaped):
             first.attn_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
 
 
-NasoptModernBertModel, NasoptModernBertForSequenceClassification = _models(
-    NasoptModernBertConfig,
-    transformers.ModernBertModel,
-    transformers.ModernBertForSequenceClassification,
-    shaped=_ShapedModernBert,
+NasoptModernBertModel, NasoptModernBertForSequenceClassification, NasoptModernBertForTokenClassification = _models(
+    NasoptModernBertConfig, "ModernBert", shaped=_ShapedModernBert
 )
 
-MODELS: dict[Any, tuple[Any, Any]] = {
-    NasoptBertConfig: (NasoptBertModel, NasoptBertForSequenceClassification),
-    NasoptRobertaConfig: (NasoptRobertaModel, NasoptRobertaForSequenceClassification),
-    NasoptDistilBertConfig: (NasoptDistilBertModel, NasoptDistilBertForSequenceClassification),
-    NasoptElectraConfig: (NasoptElectraModel, NasoptElectraForSequenceClassification),
-    NasoptMPNetConfig: (NasoptMPNetModel, NasoptMPNetForSequenceClassification),
-    NasoptDebertaV2Config: (NasoptDebertaV2Model, NasoptDebertaV2ForSequenceClassification),
-    NasoptModernBertConfig: (NasoptModernBertModel, NasoptModernBertForSequenceClassification),
-}
 CONFIGS = {config.model_type: config for config in MODELS}

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput, TokenClassifierOutput
 
 from nasopt.errors import DeviceNotFoundError, ExportError, MissingExtraError
 from nasopt.models.example_inputs import named_batch
+from nasopt.models.registration import HEADS
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 LOGITS = "logits"
@@ -98,8 +99,9 @@ class OnnxModel(nn.Module):
             return self
         return OnnxModel(self.content, threads, device, tf32=tf32, arena=arena)
 
-    def forward(self, **inputs: Tensor) -> SequenceClassifierOutput | BaseModelOutput:
-        """The logits (batch, outputs), or an encoder's last hidden states (batch, tokens, hidden size) without a head.
+    def forward(self, **inputs: Tensor) -> SequenceClassifierOutput | TokenClassifierOutput | BaseModelOutput:
+        """The logits of texts (batch, outputs) or of tokens (batch, tokens, outputs); without a head an encoder's last
+        hidden states (batch, tokens, hidden size).
 
         Inputs are int64, of shape (batch, tokens); segments may be left out.
         """
@@ -111,7 +113,8 @@ class OnnxModel(nn.Module):
             arrays = {name: inputs[name].numpy() for name in self.input_names}
             found = torch.from_numpy(self.session.run([self.output_name], arrays)[0])
         if self.output_name == LOGITS:
-            return SequenceClassifierOutput(logits=found)
+            kind = TokenClassifierOutput if found.ndim == 3 else SequenceClassifierOutput
+            return kind(logits=found)
         return BaseModelOutput(last_hidden_state=found)
 
     def _run_on_gpu(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -190,6 +193,7 @@ def _plain_attention(model: PreTrainedModel) -> Iterator[None]:
 def _is_traced(model: PreTrainedModel, example: Mapping[str, Tensor], file: Path) -> bool:
     """Writes a trace of the model; whether that worked, and gives what the model gives at every shape of `SHAPES`."""
     names, output, axes = list(example), output_name(model), {0: "batch", 1: "sequence"}
+    output_axes = {0: "batch"} if _gives_one_output_a_text(model) else axes
     try:
         torch.onnx.export(
             model,
@@ -198,7 +202,7 @@ def _is_traced(model: PreTrainedModel, example: Mapping[str, Tensor], file: Path
             kwargs=dict(example),
             input_names=names,
             output_names=[output],
-            dynamic_axes={name: axes for name in names} | {output: {0: "batch"} if output == LOGITS else axes},
+            dynamic_axes={name: axes for name in names} | {output: output_axes},
             opset_version=OPSET,
             dynamo=False,
         )
@@ -249,7 +253,11 @@ def _export_program(model: PreTrainedModel, example: Mapping[str, Tensor], file:
 
 def output_name(model: nn.Module) -> str:
     """The name of the output of a model's file; see :func:`convert`."""
-    return LOGITS if type(model).__name__.endswith("ForSequenceClassification") else "last_hidden_state"
+    return LOGITS if type(model).__name__.endswith(HEADS) else "last_hidden_state"
+
+
+def _gives_one_output_a_text(model: nn.Module) -> bool:
+    return type(model).__name__.endswith(HEADS[0])
 
 
 def _strip(model: Any) -> None:

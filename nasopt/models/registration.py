@@ -2,7 +2,8 @@
 
 These are the types of our own exported models, and of other packages' models. Such a package names, in the entry-point
 group :data:`ENTRY_POINTS`, a module that defines `MODELS`: by configuration class, the encoder without a head and the
-classifier. The module's file is copied into exported folders, so it imports torch and transformers only.
+classifiers, of texts and maybe of tokens. The module's file is copied into exported folders, so it imports torch and
+transformers only.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ TRIGGER = "transformers.models.auto.modeling_auto"
 
 OWN_MODULES = ("nasopt.models.modeling_nasopt", "nasopt.models.modeling_adabert")
 
+HEADS = ("ForSequenceClassification", "ForTokenClassification")
+"""Ends of the names of classes of models: their heads."""
+
 ENTRY_POINTS = "nasopt.models"
 """Entry points of other packages' modelling modules: the value is the module; the name is only shown to people."""
 
@@ -35,16 +39,25 @@ def modeling_modules() -> tuple[str, ...]:
 
 def register_models(module: Any) -> None:
     """Makes transformers' Auto classes know the `MODELS` of a module: they then load without `trust_remote_code`."""
-    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+    import transformers
 
-    for config, (encoder, classifier) in module.MODELS.items():
-        AutoConfig.register(config.model_type, config, exist_ok=True)
-        AutoModel.register(config, encoder, exist_ok=True)
-        AutoModelForSequenceClassification.register(config, classifier, exist_ok=True)
+    for config, classes in module.MODELS.items():
+        transformers.AutoConfig.register(config.model_type, config, exist_ok=True)
         # `save_pretrained` copies the module's file beside the weights for classes that have an auto class.
         config.register_for_auto_class()
-        encoder.register_for_auto_class("AutoModel")
-        classifier.register_for_auto_class("AutoModelForSequenceClassification")
+        for name, model in auto_classes(classes).items():
+            getattr(transformers, name).register(config, model, exist_ok=True)
+            model.register_for_auto_class(name)
+
+
+def auto_classes(classes: Sequence[Any]) -> dict[str, Any]:
+    """Some models by the names of the Auto classes that load them: by its head if a name has one of :data:`HEADS`."""
+    return {auto_name(model.__name__): model for model in classes}
+
+
+def auto_name(model: str) -> str:
+    """The name of the Auto class that loads a class of models."""
+    return next((f"AutoModel{head}" for head in HEADS if model.endswith(head)), "AutoModel")
 
 
 def register_with_transformers() -> None:

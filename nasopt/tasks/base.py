@@ -63,6 +63,8 @@ class Task(ABC):
     """Whether a model's outputs have logits, so that a student can learn its teacher's probabilities."""
     has_loss: ClassVar[bool] = True
     """Whether :meth:`loss_of` can be differentiated, so that a model's units can be ranked by its derivatives."""
+    tags_tokens: ClassVar[bool] = False
+    """Whether every token has logits of its own, (batch, tokens, outputs), and not every text, (batch, outputs)."""
     onnx_obstacle: ClassVar[str | None] = None
     """The thing that ONNX lacks for a model of this task, in a word; None where a model can be written as ONNX."""
 
@@ -140,7 +142,7 @@ class Task(ABC):
 
     @property
     def num_outputs(self) -> int:
-        """The number of logits of one text: the number of classes, 1 for regression, 0 for a model without a head."""
+        """The number of logits of one text, or token: the classes, 1 for regression, 0 for a model without a head."""
         return 0
 
     @abstractmethod
@@ -214,9 +216,9 @@ class Task(ABC):
     def run(self, model: nn.Module, batch: Any, hidden_states: bool = False) -> list[Any]:
         """The model's outputs (transformers' objects) for each side of a batch, with hidden states if asked for.
 
-        Inputs are of shape (batch, tokens). Each output has `logits` of shape (batch, outputs), or `last_hidden_state`
-        of shape (batch, tokens, hidden); hidden states are the embeddings and then the output of each layer, each of
-        shape (batch, tokens, hidden).
+        Inputs are of shape (batch, tokens). Each output has `logits` of shape (batch, outputs) or, for tokens that have
+        classes, (batch, tokens, outputs), or `last_hidden_state` of shape (batch, tokens, hidden); hidden states are
+        the embeddings and then the output of each layer, each of shape (batch, tokens, hidden).
         """
         options = {"output_hidden_states": True} if hidden_states else {}
         return [model(**side.inputs, **options) for side in batch.sides]

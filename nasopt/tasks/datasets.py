@@ -38,12 +38,13 @@ def content_hash(path: str) -> str | None:
     return digest.hexdigest()
 
 
-def load_splits(config: DatasetConfig, columns: Sequence[str]) -> dict[str, Dataset]:
+def load_splits(config: DatasetConfig, columns: Sequence[str], *, are_texts: bool = True) -> dict[str, Dataset]:
     """Opens the splits a study uses, under the keys ``train``, ``validation`` and, if named, ``test``.
 
     Args:
         config: the data set and its splits.
         columns: the columns that each split must have.
+        are_texts: whether the text columns hold texts, which are checked, and no lists of words.
 
     Raises:
         DatasetError: the data set, a split or a column does not exist, a split is empty, or a text is missing or of
@@ -61,7 +62,8 @@ def load_splits(config: DatasetConfig, columns: Sequence[str]) -> dict[str, Data
             split = split.select(range(min(limits[role], len(split))))
         if len(split) == 0:
             raise _empty(config, name)
-        check_texts(split, role, config.text)
+        if are_texts:
+            check_texts(split, role, config.text)
         result[role] = split
     return result
 

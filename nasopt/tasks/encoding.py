@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,11 @@ class Encoder:
         Raises:
             DatasetError: a text has no tokens.
         """
-        table = self._table(split, columns, folder / f"{role}-{self._key(split, columns)}.arrow")
+        table = cached_table(
+            split,
+            lambda rows: self._tokenise([rows[column] for column in columns]),
+            folder / f"{role}-{self._key(split, columns)}.arrow",
+        )
         truncated = float(np.mean(table["truncated"]))
         if role == "train" and truncated > TRUNCATION_WARNING_SHARE:
             logger.warning(
@@ -72,27 +76,11 @@ class Encoder:
                 self.limit,
                 100 * truncated,
             )
-        flat = {name: _flatten(table, name) for name in self.padding}
+        flat = {name: flatten(table, name) for name in self.padding}
         columns_of = {name: values for name, (values, _) in flat.items()}
         encoded = EncodedSplit(columns_of, dict(self.padding), flat["input_ids"][1], labels)
         _refuse_empty((encoded.lengths == 0).nonzero().flatten().tolist(), columns, role)
         return encoded
-
-    def _table(self, split: Dataset, columns: Sequence[str], cache: Path) -> Dataset:
-        """The tokens of each text, from the cache if its file is whole."""
-        if cache.is_file() and not checksum_matches(cache):
-            logger.warning("%s: damaged, or not of this version; the texts are tokenised again", cache)
-            cache.unlink()
-        table = split.map(
-            lambda rows: self._tokenise([rows[column] for column in columns]),
-            batched=True,
-            remove_columns=split.column_names,
-            cache_file_name=str(cache),
-            keep_in_memory=False,
-        )
-        if not checksum_file(cache).is_file():
-            write_checksum(cache)
-        return table
 
     def _tokenise(self, columns: Sequence[Sequence[Any]]) -> dict[str, Any]:
         texts = [[self.prefix + str(text) for text in column] for column in columns]
@@ -107,6 +95,36 @@ class Encoder:
         for column in columns:
             identity.update("\0".join(map(str, split[column])).encode())
         return identity.hexdigest()[:16]
+
+
+def cached_table(
+    split: Dataset,
+    tokenise: Callable[[Mapping[str, Any]], dict[str, Any]],
+    cache: Path,
+    new_fingerprint: str | None = None,
+) -> Dataset:
+    """The tokens of each text, from the cache if its file is whole.
+
+    Args:
+        split: the texts.
+        tokenise: makes rows of the table from some rows of the split.
+        cache: the Arrow file.
+        new_fingerprint: what `datasets` knows the table by; None for a hash of all that `tokenise` holds.
+    """
+    if cache.is_file() and not checksum_matches(cache):
+        logger.warning("%s: damaged, or not of this version; the texts are tokenised again", cache)
+        cache.unlink()
+    table = split.map(
+        tokenise,
+        batched=True,
+        remove_columns=split.column_names,
+        cache_file_name=str(cache),
+        keep_in_memory=False,
+        new_fingerprint=new_fingerprint,
+    )
+    if not checksum_file(cache).is_file():
+        write_checksum(cache)
+    return table
 
 
 def identity_of(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -153,7 +171,7 @@ def _refuse_empty(empty: Sequence[int], columns: Sequence[str], role: str) -> No
         )
 
 
-def _flatten(table: Dataset, column: str) -> tuple[Tensor, Tensor]:
+def flatten(table: Dataset, column: str) -> tuple[Tensor, Tensor]:
     """A column of lists as flat values (int32) and offsets."""
     lists = table.data.table.column(column).combine_chunks()
     lists = lists.chunk(0) if hasattr(lists, "chunk") else lists

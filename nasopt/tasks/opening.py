@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CLASSES: Mapping[TaskType, tuple[str, str]] = {
     "text-classification": ("nasopt.tasks.classification", "TextClassification"),
+    "token-classification": ("nasopt.tasks.token_classification", "TokenClassification"),
     "sentence-similarity": ("nasopt.tasks.similarity", "SentenceSimilarity"),
     "translation": ("nasopt.tasks.translation", "Translation"),
 }

@@ -169,7 +169,8 @@ class Context:
         """The base model's outputs on the training split: logits and the hidden states of `layers` (0: embeddings).
 
         There is one teacher for each side of an example (see :class:`nasopt.tasks.batches.Examples`). For a batch of B
-        texts of T tokens it gives logits (B, C) and hidden states (layers, B, T, H).
+        texts of T tokens it gives logits (B, C), or (B, T, C) if each token has a class, and hidden states
+        (layers, B, T, H).
         """
         from nasopt.training.teacher import make_teacher
 
@@ -184,6 +185,7 @@ class Context:
                     self.folder / "teacher",
                     self.base_key,
                     num_outputs=self.task.num_outputs,
+                    of_tokens=self.task.tags_tokens,
                     layers=wanted,
                     device=self.device,
                     max_bytes=self.config.teacher_cache_mb * 10**6 // len(sides),

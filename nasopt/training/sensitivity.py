@@ -199,10 +199,15 @@ def probing_loss(seed: int, context: Context) -> LossOfBatch:
     task = context.task
     embedding, generator = task.embedding, torch.Generator().manual_seed(seed)
 
+    terms = task.loss_terms(context.splits["train"])
+    mean_terms = float(terms.double().mean())
+
     def loss(model: PreTrainedModel, batch: Any) -> Tensor:
+        # The task's loss is a mean over terms, such as words; an example counts by the number of its own.
+        share = float(terms[batch.indices].sum()) / (mean_terms * len(batch.indices))
         with autocast(context.device):
             if embedding is None:
-                return task.training_loss(model, batch)
+                return share * task.training_loss(model, batch)
             return random_projection(embedding.vectors(task.run(model, batch), batch), generator)
 
     return loss

@@ -1,6 +1,7 @@
 """The teacher's outputs on the training split: made once per study and memory-mapped, or live where they are too big.
 
 Shapes: B texts in a batch, T tokens (padding included), H hidden units, C classes (0 for a teacher without a head).
+Logits are of texts, (B, C), or of tokens, (B, T, C).
 """
 
 from __future__ import annotations
@@ -27,16 +28,18 @@ from nasopt.training.loop import StepCallback, autocast
 CACHE_BATCH = 64
 RECORD = "shape.json"
 """The file of a cache that holds its sizes and the checksums of its files."""
+TOKENS = "tokens"
+"""The number of tokens in that file, where logits are of tokens."""
 
 logger = logging.getLogger("nasopt")
 
 
 class Teacher(ABC):
-    """Gives, for a batch of training texts, the teacher's logits (B, C) and hidden states (layers, B, T, H)."""
+    """Gives, for a batch of training texts, the teacher's logits and its hidden states, (layers, B, T, H)."""
 
     @abstractmethod
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits (B, C) and hidden states (layers, B, T, H) on the batch's device; anything finite at padding."""
+        """Logits and hidden states on the batch's device; anything finite at padding."""
 
 
 class LiveTeacher(Teacher):
@@ -57,12 +60,17 @@ class LiveTeacher(Teacher):
 
 
 class CachedTeacher(Teacher):
-    """Reads what :func:`make_teacher` wrote: hidden states are bf16, (layers, real tokens of the split, H)."""
+    """Reads what :func:`make_teacher` wrote: hidden states are bf16, (layers, real tokens of the split, H).
+
+    Logits are fp32, (texts of the split, C) or (real tokens of the split, C).
+    """
 
     def __init__(self, folder: Path, split: EncodedSplit) -> None:
         shape = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         self._offsets = split.offsets
-        self._logits = _map(folder / "logits.bin", torch.float32, (len(split), shape["outputs"]))
+        self._of_tokens = TOKENS in shape
+        rows = split.total_tokens if self._of_tokens else len(split)
+        self._logits = _map(folder / "logits.bin", torch.float32, (rows, shape["outputs"]))
         self._hidden = _map(
             folder / "hidden.bin", torch.bfloat16, (shape["layers"], split.total_tokens, shape["hidden"])
         )
@@ -70,14 +78,15 @@ class CachedTeacher(Teacher):
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         positions, _ = gather_positions(self._offsets, batch.indices)
         device = batch.labels.device
-        return self._logits[batch.indices].to(device), self._hidden[:, positions].to(device)
+        logits = self._logits[positions if self._of_tokens else batch.indices]
+        return logits.to(device), self._hidden[:, positions].to(device)
 
 
 def run_with_hidden(model: nn.Module, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One forward pass over inputs (B, T).
 
     Returns:
-        Logits (B, C), and hidden states (B, T, H), of the embeddings and after each layer.
+        Logits (B, C) or (B, T, C), and hidden states (B, T, H), of the embeddings and after each layer.
     """
     outputs = model(**batch.inputs, output_hidden_states=True)
     hidden_states = outputs.hidden_states
@@ -91,6 +100,7 @@ def make_teacher(
     identity: str,
     *,
     num_outputs: int,
+    of_tokens: bool = False,
     layers: Sequence[int] = (-1,),
     device: torch.device,
     max_bytes: int,
@@ -98,21 +108,23 @@ def make_teacher(
 ) -> Teacher:
     """The teacher for a training split, from the cache if one with the same content is there.
 
-    It gives logits (B, C) and hidden states (len(layers), B, T, H) of a batch.
+    It gives logits (B, C), or (B, T, C) if they are of tokens, and hidden states (len(layers), B, T, H) of a batch.
 
     Args:
         model: the teacher.
         split: the training split; its batches have inputs of shape (B, T).
         folder: where caches lie.
         identity: identifies the teacher's weights (a checkpoint's key).
-        num_outputs: C, the logits of a text; 0 for a model without a head.
+        num_outputs: C, the logits of a text or of a token; 0 for a model without a head.
+        of_tokens: whether there are logits of every token.
         layers: the hidden states that are wanted: 0 is the embeddings, -1 the last layer.
         device: where the teacher runs.
         max_bytes: above this the outputs are not stored and the teacher runs live.
         on_step: told the batches done, and the batches in all.
     """
     hidden_size = int(model.config.hidden_size)
-    if len(layers) * split.total_tokens * hidden_size * 2 + len(split) * num_outputs * 4 > max_bytes:
+    rows = split.total_tokens if of_tokens else len(split)
+    if len(layers) * split.total_tokens * hidden_size * 2 + rows * num_outputs * 4 > max_bytes:
         return LiveTeacher(model, device, layers)
     content = hashlib.sha256(f"{identity} {split.fingerprint} {tuple(layers)}".encode()).hexdigest()[:16]
     cache = folder / content
@@ -121,8 +133,9 @@ def make_teacher(
     # Workers that start together fill it one after the other; the second finds what the first made.
     with FileLock(cache / ".lock"):
         sizes = {"layers": len(layers), "outputs": num_outputs, "hidden": hidden_size}
+        sizes |= {TOKENS: rows} if of_tokens else {}
         if not _is_whole(cache, sizes):
-            logits = _allocate(cache / "logits.bin", torch.float32, (len(split), num_outputs))
+            logits = _allocate(cache / "logits.bin", torch.float32, (rows, num_outputs))
             hidden = _allocate(cache / "hidden.bin", torch.bfloat16, (len(layers), split.total_tokens, hidden_size))
             _fill(LiveTeacher(model, device, layers), split, logits, hidden, device, on_step)
             # The record is written last: a cache without it was interrupted and is filled again.
@@ -174,7 +187,10 @@ def _fill(
         batch = split.batch(indices)
         positions, mask = gather_positions(split.offsets, indices)
         batch_logits, batch_hidden = teacher(batch.to(device))
-        logits[indices] = batch_logits.float().cpu()
+        if batch_logits.ndim == 3:
+            logits[positions[mask]] = batch_logits.float().cpu()[mask]
+        else:
+            logits[indices] = batch_logits.float().cpu()
         hidden[:, positions[mask]] = batch_hidden.cpu()[:, mask].to(torch.bfloat16)
         if on_step is not None:
             on_step(done, len(batches))

@@ -11,7 +11,13 @@ import pytest
 import torch
 from cases import crossed
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    pipeline,
+)
 
 import nasopt
 from nasopt.architecture.artifacts import TORCH_PRECISIONS
@@ -22,6 +28,7 @@ from nasopt.errors import ExportError
 from nasopt.export import folder as export
 from nasopt.export.folder import check_target, export_hf
 from nasopt.measurement.measured.memory import memory_mb
+from nasopt.models.families import FAMILIES
 from nasopt.models.loading import load_tokenizer
 from nasopt.models.modeling_adabert import AdaBertConfig
 from nasopt.models.quantization import bitsandbytes, quantize, stored_tensors
@@ -48,7 +55,7 @@ STANDARD = {"full", "fewer layers", "narrower"}
 FILES = {"README.md", "config.json", "model.safetensors", "nasopt.json", "tokenizer.json", "tokenizer_config.json"}
 
 
-def make(family: str, shape: str) -> PreTrainedModel:
+def make(family: str, shape: str, auto: Any = AutoModelForSequenceClassification) -> PreTrainedModel:
     """Hidden size 128, heads of size 32: sizes that NF4 can do, but for the one-head layer of `pruned`."""
     labels: dict[str, Any] = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
     sizes: dict[str, Any] = {"vocab_size": 40, "num_attention_heads": 4, "num_hidden_layers": 3, "hidden_size": 128}
@@ -64,7 +71,7 @@ def make(family: str, shape: str) -> PreTrainedModel:
         torch.manual_seed(0)
         sizes["hidden_dim" if family == "distilbert" else "intermediate_size"] = 128
         config = AutoConfig.for_model(family, **sizes, **labels)
-        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+        model = auto.from_config(config, trust_remote_code=False)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -142,6 +149,21 @@ def test_exported_models_load_the_same(tokenizer, texts, tmp_path: Path, family,
     assert {"torch", "transformers"} <= record.keys()
     assert ("bitsandbytes" in record) is (precision in ("int8", "int4"))
     assert (folder / "README.md").read_text() == "# A model\n"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("shape", ["narrower", "pruned"])
+def test_heads_for_tokens_load_the_same(tokenizer, texts, tmp_path: Path, family, shape):
+    model = make(family, shape, AutoModelForTokenClassification)
+    folder = write(model, tokenizer, shape, "fp32", tmp_path / "out")
+    ours, _ = nasopt.load(folder)
+    plain = AutoModelForTokenClassification.from_pretrained(folder, trust_remote_code=False).eval()
+    assert type(ours).__name__ == type(plain).__name__
+    with torch.inference_mode():
+        expected = model(**texts).logits
+        assert expected.shape == (*texts["input_ids"].shape, 2)
+        assert torch.equal(ours(**texts).logits, expected)
+        assert torch.equal(plain(**texts).logits, expected)
 
 
 @pytest.mark.parametrize("precision", TORCH_PRECISIONS)

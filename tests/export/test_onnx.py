@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 import torch
 from cases import mostly_slow
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 
 import nasopt
 from nasopt.architecture.cells import CellArchitecture
@@ -45,14 +51,16 @@ IRREGULAR = Architecture((KeptUnits((), ALL), KeptUnits((0, 3), ALL[32:]), KeptU
 SMALL = Architecture((None, None, KeptUnits((1,), ALL)))
 
 
-def make(family: str = "bert", architecture: Architecture = IRREGULAR) -> PreTrainedModel:
+def make(
+    family: str = "bert", architecture: Architecture = IRREGULAR, auto: Any = AutoModelForSequenceClassification
+) -> PreTrainedModel:
     sizes: dict[str, Any] = {"vocab_size": 40, "num_attention_heads": 4, "num_hidden_layers": 3, "hidden_size": 32}
     sizes["hidden_dim" if family == "distilbert" else "intermediate_size"] = 64
     sizes |= {"max_position_embeddings": 64, "pad_token_id": 0, "id2label": {0: "negative", 1: "positive"}}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = AutoConfig.for_model(family, **sizes)
-        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+        model = auto.from_config(config, trust_remote_code=False)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -102,6 +110,16 @@ def test_every_family_is_traced_and_runs_the_same_with_empty_blocks(tokenizer, t
     assert "IsNaN" not in operators, "fused attention was traced, with its checks for texts without any token"
     for trace in (b"stack_trace", b"site-packages", str(Path(nasopt.__file__).parent).encode()):
         assert trace not in (folder / "model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES, ("bert",)))
+def test_heads_for_tokens_give_logits_of_every_token(tokenizer, tmp_path: Path, family):
+    model = make(family, auto=AutoModelForTokenClassification)
+    folder = write(model, tokenizer, tmp_path / "out")
+    for batch_size, tokens in ((1, 2), (9, 60)):
+        assert difference(model, folder, batch_size, tokens) <= 1e-4
+    (output,) = OnnxModel(folder / "model.onnx").session.get_outputs()
+    assert (output.name, output.shape) == ("logits", ["batch", "sequence", 2])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from nasopt.tasks.words import bio_labels, split_words
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
 
 
 @pytest.mark.parametrize(
@@ -42,3 +47,19 @@ def test_an_earlier_entity_keeps_its_words_and_the_first_word_has_no_label() -> 
     labels = bio_labels(split_words(text), entities)
 
     assert labels == ["O", "B-Org", "B-Person", "I-Person", "B-Place", "I-Place"]
+
+
+@pytest.mark.parametrize("name", ["factru", "rudrec"])
+def test_real_texts_are_cut_as_razdel_cuts_them(name: str) -> None:
+    razdel = pytest.importorskip("razdel", reason="razdel is not installed: pip install razdel")
+    file = SHARED / "data" / "encodechka" / f"{name}.json"
+    if not file.is_file():
+        pytest.skip(f"there is no {file}")
+    texts = json.loads(file.read_text(encoding="utf-8"))["texts"][:100]
+    different = [
+        text
+        for text in texts
+        if [(word.text, word.start, word.stop) for word in split_words(text)]
+        != [(word.text, word.start, word.stop) for word in razdel.tokenize(text)]
+    ]
+    assert different == []

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FILLERS, WORDS, write_label_sets, write_pairs
+from conftest import FILLERS, WORDS, write_label_sets, write_pairs, write_tagged_words
 
 from nasopt.config.task import TaskConfig
 from nasopt.tasks.base import Task
 from nasopt.tasks.classification import TextClassification
 from nasopt.tasks.multi_label import MultiLabelClassification
 from nasopt.tasks.similarity import SentenceSimilarity
+from nasopt.tasks.token_classification import TokenClassification
 from nasopt.tasks.translation import Translation
 from nasopt.testing import TaskTestCase
 
@@ -58,6 +59,15 @@ class TestMultiLabelClassification(TaskTestCase):
         return MultiLabelClassification(
             config(tiny_bert, data, metric="mean_average_precision", dataset={"text": ["text"]}, **settings)
         )
+
+
+class TestTokenClassification(TaskTestCase):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def task(cls, tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Task:
+        data = write_tagged_words(tmp_path_factory.mktemp("tagged"), SIZES)
+        columns = {"text": ["tokens"], "label": "tags"}
+        return TokenClassification(config(tiny_bert, data, type="token-classification", metric="f1", dataset=columns))
 
 
 class TestSentenceSimilarity(TaskTestCase):

@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from nasopt.methods.genetic.options import GeneticOptions
 from nasopt.tasks.batches import Batch, PairBatch
 from nasopt.training.distillation import distillation_loss
-from nasopt.training.losses import hidden_cosine, label_kl
+from nasopt.training.losses import hidden_cosine, label_kl, prediction_kl, real_logits
 
 
 def test_hidden_cosine_averages_over_real_tokens_only() -> None:
@@ -36,6 +36,16 @@ def test_the_divergence_of_labels_is_that_of_each_label_s_probability() -> None:
     found = label_kl(torch.tensor(student), torch.tensor(teacher), 2.0)
     assert found.item() == pytest.approx(expected, rel=1e-5)
     assert label_kl(torch.tensor(student), torch.tensor(teacher), 2.0, True).item() == pytest.approx(4 * found.item())
+
+
+def test_logits_of_tokens_are_compared_at_real_tokens_only() -> None:
+    student, teacher = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    rows = [real_logits(logits, mask) for logits in (student, teacher)]
+    expected = [prediction_kl(student[i, j][None], teacher[i, j][None], 2.0) for i, j in ((0, 0), (0, 1), (1, 0))]
+    assert prediction_kl(*rows, 2.0).item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)
+    of_texts = torch.randn(2, 4)
+    assert real_logits(of_texts, mask) is of_texts
 
 
 class _Task:

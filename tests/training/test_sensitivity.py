@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FILLERS, WORDS, write_pairs
-from study_text import pairs_text
+from conftest import FILLERS, WORDS, write_pairs, write_tagged_words
+from study_text import pairs_text, study_text
 from torch import Tensor
 
 from nasopt.config.study import StudyConfig
@@ -24,7 +24,7 @@ from nasopt.training import refitting
 from nasopt.training.context import Context
 from nasopt.training.refitting import refit_projections, study_token_weights
 from nasopt.training.samples import SampleSettings
-from nasopt.training.sensitivity import check_sensitivity, correct_by_obs, study_sensitivity
+from nasopt.training.sensitivity import check_sensitivity, correct_by_obs, estimate_fisher, study_sensitivity
 from nasopt.trial.preparation import prepare
 
 SETTINGS = SampleSettings(64, 16, 0)
@@ -97,6 +97,26 @@ def test_joint_counts_have_the_fisher_order_and_lose_less_at_first(classifier: C
     for mine, fisher in zip(jointly.blocks, by_fisher.blocks, strict=True):
         assert (mine.order, mine.values) == (fisher.order, fisher.values)
         assert mine.errors == pytest.approx([error**1.5 for error in fisher.errors])
+
+
+def test_an_example_counts_by_its_words(tiny_bert: Path, tmp_path: Path, phases: list[str]) -> None:
+    """Batches do not matter, and the loss of a text is the sum over its words by the mean number of words."""
+    data = write_tagged_words(tmp_path / "tagged", {"train": 40, "validation": 20, "test": 20})
+    task = 'type = "token-classification"\nmetric = "f1"\nmax_length = 16'
+    columns = 'text = ["tokens"]\nlabel = "tags"'
+    (tmp_path / "tiny.toml").write_text(study_text(tiny_bert, data, "", method="fisher", task=task, columns=columns))
+    context = opened(tmp_path / "tiny.toml", tmp_path / "study", phases)
+    split = context.splits["train"]
+    terms = context.task.loss_terms(split).double()
+    sums = [0.0] * 6
+    for row in torch.arange(len(split)):
+        one = fisher_information(context.base_model, [split.batch(row[None])], context.task.training_loss)
+        share = float((terms[row] / terms.mean()) ** 2)
+        for index, values in enumerate((*one.heads, *one.neurons)):
+            sums[index] += share * float(values.sum()) / len(split)
+    found = estimate_fisher(context.base_model, SampleSettings(len(split), 16, 0), context)
+    # bf16 rounds, where it is fast.
+    assert [float(values.sum()) for values in (*found.heads, *found.neurons)] == pytest.approx(sums, rel=0.05)
 
 
 def test_obs_keeps_the_fisher_information_and_its_units(classifier: Context) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification
 
 from nasopt.tasks.batches import EncodedSplit, training_batches
 from nasopt.training.teacher import CachedTeacher, LiveTeacher, make_teacher
@@ -53,6 +53,27 @@ def test_cached_outputs_are_those_of_the_live_teacher(
         assert torch.allclose(logits, live_logits.float(), atol=0.03)
         assert torch.allclose(hidden[mask].float(), live_hidden[mask].float(), atol=0.06)
         assert torch.isfinite(hidden).all()
+
+
+def test_logits_of_tokens_are_cached_for_every_real_token(
+    teacher: BertForSequenceClassification, split: EncodedSplit, tmp_path: Path
+) -> None:
+    tagger = BertForTokenClassification(teacher.config).eval()
+    exact = split.total_tokens * 32 * 2 + split.total_tokens * 3 * 4
+    assert isinstance(make(tagger, split, tmp_path, of_tokens=True, max_bytes=exact - 1), LiveTeacher)
+    cached = make(tagger, split, tmp_path, of_tokens=True, max_bytes=exact)
+    assert isinstance(cached, CachedTeacher)
+    live = LiveTeacher(tagger, CPU, (-1,))
+    for indices in training_batches(split.lengths, 16, torch.Generator().manual_seed(1)):
+        batch = split.batch(indices)
+        mask = batch.attention_mask.bool()
+        logits, expected = cached(batch)[0], live(batch)[0].float()
+        assert logits.shape == expected.shape == (*mask.shape, 3)
+        assert torch.allclose(logits[mask], expected[mask], atol=0.03)
+        assert torch.isfinite(logits).all()
+    steps: list[tuple[int, int]] = []
+    make(tagger, split, tmp_path, of_tokens=True, on_step=lambda *step: steps.append(step))
+    assert steps == []
 
 
 def test_the_teacher_runs_once(teacher: BertForSequenceClassification, split: EncodedSplit, tmp_path: Path) -> None:

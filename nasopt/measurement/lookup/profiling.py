@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from nasopt.architecture.base import EncoderShape, Precision
 from nasopt.architecture.encoder import Architecture, KeptUnits
@@ -47,6 +47,7 @@ from nasopt.measurement.lookup.table import (
 )
 from nasopt.measurement.measured.latency import fixed_inputs, measure_latency
 from nasopt.models.families import encoder_family_of, encoder_shape, max_positions
+from nasopt.models.loading import HEAD_SUFFIX, auto_class, head_of
 from nasopt.models.quantization import quantize
 from nasopt.models.surgery import cut
 
@@ -300,9 +301,10 @@ def _full_model(config: PretrainedConfig, hidden_size: int, seed: int) -> PreTra
     types = getattr(config, "layer_types", None)  # whether each layer's attention is local or global
     if types is not None:
         sized.layer_types = [types[index % len(types)] for index in range(depth)]
+    head = head_of(config) or HEAD_SUFFIX
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(sized, dtype=torch.float32)
+        model: PreTrainedModel = auto_class(head).from_config(sized, dtype=torch.float32)
     return model.eval()
 
 

@@ -28,6 +28,7 @@ from nasopt.models.surgery import cut
 from nasopt.tasks.base import Task
 from nasopt.tasks.batches import Examples, sorted_batches
 from nasopt.training.loop import LossFunction, StepCallback, TrainingResult, train
+from nasopt.training.losses import real_logits
 
 Objective: TypeAlias = Literal["ce", "map", "elbo", "hinton"]
 Start: TypeAlias = Literal["uniform", "initial"]
@@ -223,7 +224,7 @@ def soft_binary_cross_entropy(student: Tensor, teacher: Tensor, temperature: flo
 
 
 def hinton_loss(task: Task, teacher: nn.Module, temperature: float, soft_weight: float) -> LossFunction:
-    """The task's loss at T = 1 and the soft targets' cross-entropy at T_0, a mean over texts or target tokens."""
+    """The task's loss at T = 1 and the soft targets' cross-entropy at T_0, a mean over texts or (target) tokens."""
     soft_loss = soft_binary_cross_entropy if task.probabilities == "sigmoid" else soft_cross_entropy
 
     def loss(model: Any, batch: Any) -> Tensor:
@@ -232,11 +233,9 @@ def hinton_loss(task: Task, teacher: nn.Module, temperature: float, soft_weight:
             targets = task.run(teacher, batch)
         total = task.loss_of(outputs, batch)
         for output, target in zip(outputs, targets, strict=True):
-            student_logits, teacher_logits = output.logits, target.logits
-            if student_logits.ndim == 3:  # logits of every target token
-                real = batch.second.attention_mask.bool()
-                student_logits, teacher_logits = student_logits[real], teacher_logits[real]
-            total = total + soft_weight * soft_loss(student_logits, teacher_logits, temperature)
+            mask = batch.sides[-1].attention_mask  # of the text whose tokens have logits, if tokens have them
+            mine, its = (real_logits(found.logits, mask) for found in (output, target))
+            total = total + soft_weight * soft_loss(mine, its, temperature)
         return total
 
     return loss

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nasopt.tasks.base import EmbeddingTask, Task
 from nasopt.tasks.batches import Batch
-from nasopt.training.losses import DIVERGENCES, layer_matched_mse, vector_distance
+from nasopt.training.losses import DIVERGENCES, layer_matched_mse, real_logits, vector_distance
 from nasopt.training.teacher import Teacher
 
 
@@ -109,10 +109,11 @@ class LogitMatching:
         if weights.ranking:
             total = total + weights.ranking * self._task.loss_of(outputs, batch)
         if weights.output:
+            mine, its = (real_logits(found, batch.attention_mask) for found in (output.logits, logits))
             if self._task.probabilities is not None:
-                difference = DIVERGENCES[self._task.probabilities](output.logits, logits, 1.0)
+                difference = DIVERGENCES[self._task.probabilities](mine, its, 1.0)
             else:
-                difference = vector_distance(output.logits, logits)
+                difference = vector_distance(mine, its)
             total = total + weights.output * difference
         if hidden is not None:
             total = total + weights.hidden * hidden(outputs, batch.sides)

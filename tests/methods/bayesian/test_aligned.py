@@ -118,7 +118,7 @@ def test_hinton_adds_soft_targets_of_real_tokens_only():
         loss_of=lambda outputs, batch: torch.tensor(3.0),
         probabilities=None,
     )
-    batch = SimpleNamespace(second=SimpleNamespace(attention_mask=torch.tensor([[1, 0]])))
+    batch = SimpleNamespace(sides=[None, SimpleNamespace(attention_mask=torch.tensor([[1, 0]]))])
     loss = hinton_loss(task, 2.0, temperature=2.0, soft_weight=0.5)(4.0, batch)
     target = 1 / (1 + math.exp(-1))  # softmax of (2, 0) / 2
     expected = -target * math.log(1 / (1 + math.exp(-2))) - (1 - target) * math.log(1 / (1 + math.exp(2)))
@@ -132,7 +132,8 @@ def test_hinton_of_several_labels_takes_each_label_s_probability():
         probabilities="sigmoid",
     )
     teacher, student = torch.tensor([[2.0, -4.0]]), torch.tensor([[1.0, 0.5]])
-    loss = hinton_loss(task, teacher, temperature=2.0, soft_weight=0.5)(student, None)
+    batch = SimpleNamespace(sides=[SimpleNamespace(attention_mask=torch.tensor([[1, 1]]))])
+    loss = hinton_loss(task, teacher, temperature=2.0, soft_weight=0.5)(student, batch)
     expected = 0.0
     for taught, found in ((1.0, 0.5), (-2.0, 0.25)):  # logits / 2
         p, q = 1 / (1 + math.exp(-taught)), 1 / (1 + math.exp(-found))

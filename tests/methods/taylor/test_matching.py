@@ -73,7 +73,8 @@ def test_the_loss_of_classifiers() -> None:
     loss = LogitMatching(Task(), MatchingWeights(1.0, 0.5), lambda batch: (target, None))  # type: ignore[arg-type, return-value]
     mine = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(axis=1, keepdims=True)
     divergence = (0.5 * np.log(0.5 / mine)).sum(axis=1).mean()
-    assert float(loss(None, None)) == pytest.approx(1 + 0.5 * divergence, rel=1e-5)  # type: ignore[arg-type]
+    batch = SimpleNamespace(attention_mask=torch.ones(2, 3))
+    assert float(loss(None, batch)) == pytest.approx(1 + 0.5 * divergence, rel=1e-5)  # type: ignore[arg-type]
 
 
 def test_distance_of_vectors() -> None:
