@@ -15,6 +15,7 @@ import nasopt
 from nasopt.methods.genetic.method import GeneticControls
 from nasopt.records import names as attributes
 from nasopt.records import queries
+from nasopt.report.front import print_front
 from nasopt.report.tables import pareto_trials, study_record
 from nasopt.report.verdicts import (
     Comparisons,
@@ -22,7 +23,6 @@ from nasopt.report.verdicts import (
     control_records,
     is_comparable,
     pareto_records,
-    print_front,
     summary_lines,
     with_ratios,
     with_verdict,
