@@ -46,10 +46,10 @@ def examine(opened: OpenStudy, objective: Objective, source: str, revision: str 
     task, model = open_task(opened.config, opened.folder), OutsideModel(resolve_path(source), revision)
     try:
         its = task.for_model(model)
-    except HeadMismatchError as error:
+    except HeadMismatchError:
         if not train:
             raise
-        logger.warning("%s", str(error).replace("pass --train to train a new head", "a new head is trained"))
+        logger.warning("model %r: its head is not of the study's labels; a new one is trained", source)
         model = OutsideModel(model.source, revision, new_head=True)
         its = task.for_model(model)
     if not its.has_head and not train:

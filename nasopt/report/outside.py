@@ -8,6 +8,7 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from nasopt.records import queries
+from nasopt.records.trial import TrialRecord
 from nasopt.report.printing import Format, Record, print_records
 from nasopt.report.tables import pareto_trials, trial_record
 from nasopt.report.verdicts import (
@@ -43,6 +44,7 @@ def outside_records(opened: OpenStudy, comparisons: Comparisons) -> list[Record]
         assert recipe is not None
         record = {
             **trial_record(trial, names),
+            "architecture": TrialRecord.of(trial).architecture,
             "model": recipe.model.source,
             "revision": recipe.model.revision,
             "epochs": recipe.epochs,
@@ -107,7 +109,8 @@ def with_outside_verdict(record: Record, is_member: bool) -> Record:
 
 def outside_columns(names: Sequence[str], records: Sequence[Record]) -> dict[str, str]:
     """Columns of a table of models from outside."""
-    return MODEL_COLUMN | {head: key for head, key in front_columns(names, records).items() if head != "control"}
+    columns = {head: key for head, key in front_columns(names, records).items() if head not in ("control", "precision")}
+    return MODEL_COLUMN | columns | {"is made of": "architecture"}
 
 
 def print_outside(opened: OpenStudy, trial: FrozenTrial, form: Format, console: Console) -> list[str]:
