@@ -35,11 +35,17 @@ def student_tokenizer():  # type: ignore[no-untyped-def]
     )
 
 
-def write_student(folder: Path, labels: Sequence[str] = ()) -> Path:
+def write_student(folder: Path, labels: Sequence[str] = (), **settings: str) -> Path:
     """A DistilBERT of 2 layers, 2 heads, FFN 64 and its own vocabulary, with a random head if it has labels."""
     tokenizer = student_tokenizer()
     config = DistilBertConfig(
-        vocab_size=len(tokenizer), dim=HIDDEN, n_layers=2, n_heads=2, hidden_dim=64, max_position_embeddings=64
+        vocab_size=len(tokenizer),
+        dim=HIDDEN,
+        n_layers=2,
+        n_heads=2,
+        hidden_dim=64,
+        max_position_embeddings=64,
+        **settings,
     )
     if labels:
         config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}

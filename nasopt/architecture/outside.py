@@ -52,7 +52,7 @@ class OutsideArchitecture:
 
     def brief(self) -> str:
         if not self.layers:
-            return f"a {self.model_type} model"
+            return f"a model of the type {self.model_type}"
         heads, neurons = (sum(counts) for counts in zip(*self.layers, strict=True))
         return f"{len(self.layers)} layers, {heads} heads, {neurons} FFN neurons, hidden size {self.hidden_size}"
 

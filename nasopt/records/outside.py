@@ -45,8 +45,8 @@ class OutsideRecipe:
         """The recipe of a control; None for one of another kind."""
         if recipe is None or OUTSIDE not in recipe:
             return None
-        model = OutsideModel(recipe[OUTSIDE], recipe["revision"], recipe["new_head"])
-        return cls(model, recipe["content"], recipe["finetune_epochs"])
+        model = OutsideModel(recipe[OUTSIDE], recipe.get("revision"), recipe.get("new_head", False))
+        return cls(model, recipe.get("content"), recipe.get("finetune_epochs", 0))
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as a control stores it."""
