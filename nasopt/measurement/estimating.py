@@ -76,10 +76,10 @@ class EstimatingSource(ABC):
         """Makes sure that the latency of a model that was made elsewhere can be estimated as the candidates' is.
 
         Raises:
-            UnsupportedModelError: nothing is known of what it is made of.
+            UnsupportedModelError: nothing is known of what it is made of, or the source knows no such models.
             LookupTableError: the table was made for other models.
         """
-        if not architecture.layers:
+        if not architecture.layers or OutsideArchitecture not in self.estimates:
             raise UnsupportedModelError(
                 f"model {architecture.model.source!r}: this study's latencies are computed from the layers of an "
                 f"encoder, and those of a {architecture.model_type} model are not known; its latency can only be "

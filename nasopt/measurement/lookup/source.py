@@ -27,7 +27,7 @@ class LookupSource(EstimatingSource):
             machine.
     """
 
-    estimates = (Architecture,)
+    estimates = (Architecture, OutsideArchitecture)
 
     def __init__(self, latency: LatencyConfig, precisions: Sequence[str]) -> None:
         self.latency = latency

@@ -30,7 +30,7 @@ class PredictingSource(EstimatingSource):
         StudyFileError: a precision cannot be predicted with it on that device.
     """
 
-    estimates = (Architecture, CellArchitecture)
+    estimates = (Architecture, CellArchitecture, OutsideArchitecture)
 
     def __init__(self, latency: LatencyConfig, profile: DeviceProfile, precisions: Sequence[str]) -> None:
         self.latency = latency
