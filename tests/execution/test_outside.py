@@ -39,9 +39,7 @@ LABELS = ("negative", "positive")
 def searched(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentiment: Path) -> Path:
     """Folder of a study with a member whose layers differ in size (trial 1), its export, and that of the base model."""
     folder = tmp_path_factory.mktemp("searched")
-    # Segments are among the inputs of real texts, and DistilBERT takes none.
-    latency = f'{LATENCY}lengths = "validation"\n'
-    (folder / "tiny.toml").write_text(study_text(tiny_bert, sentiment, base_epochs=EPOCHS, latency=latency))
+    (folder / "tiny.toml").write_text(study_text(tiny_bert, sentiment, base_epochs=EPOCHS))
     url = f"sqlite:///{folder}/nasopt.db"
     succeed("study", "create", folder / "tiny.toml", "--storage", url)
     opened = open_study(parse_url(url), "tiny")
@@ -108,18 +106,20 @@ def check_what_is_shown(opened: OpenStudy, trial: FrozenTrial) -> None:
     """`pareto`, `report` and the figure of a front with one member (trial 1) beside the student."""
     result = succeed("study", "pareto", "tiny", "-f", "json")
     records = {record["number"]: record for record in json.loads(result.out)}
-    found = records[1]["outside"]
-    assert (found["model"], found["trial"]) == ("student, trained", trial.number)
-    assert found["difference"] == pytest.approx(records[1]["values"]["quality"] - trial.values[0])
-    assert found["low"] <= found["difference"] <= found["high"]
-    assert records[1]["comparison"] is None  # it is no control of the search's
     member = records[1]["values"]
-    better = trial.values[0] >= member["quality"]
-    assert found["dominated"] == better
+    assert member["memory_mb"] > trial.values[2]
+    better = trial.values[0] >= member["quality"] and trial.values[1] <= member["latency_ms"]
+    if (found := records[1]["outside"]) is None:  # on a busy machine a latency may be anything
+        assert trial.values[1] > member["latency_ms"]
+    else:
+        assert (found["model"], found["trial"], found["dominated"]) == ("student, trained", trial.number, better)
+        assert found["difference"] == pytest.approx(member["quality"] - trial.values[0])
+        assert found["low"] <= found["difference"] <= found["high"]
+        assert "the best outside model as fast as they are" in result.err
+    assert records[1]["comparison"] is None  # it is no control of the search's
     assert ("student, trained (trial 2) dominates trial 1" in result.err) == better
-    assert "the best outside model as fast as they are" in result.err
     table = succeed("study", "pareto", "tiny").out
-    assert "best outside model" in table
+    assert "verdict on it" in table
     assert "best control" not in table
     report = read("study", "report", "tiny")
     assert [item["control"] for item in report["outside"]] == ["student, trained"]
@@ -310,4 +310,3 @@ def test_an_onnx_study_makes_an_onnx_file_of_it(write_study: WriteStudy) -> None
     assert trial.user_attrs["memory"]["form"] == "onnx"
     assert trial.user_attrs["latency"]["latency_ms"]["runtime"] == "onnxruntime"
     assert trial.values[2] < base.values[2]
-    assert trial.values[1] < base.values[1]
