@@ -32,6 +32,10 @@ class UnsupportedModelError(NasoptError):
     """A model that nasopt cannot load or cut exactly."""
 
 
+class HeadMismatchError(UnsupportedModelError):
+    """A model whose head is not of the study's labels."""
+
+
 class StorageError(NasoptError):
     """A database that cannot be reached or does not hold what was asked for."""
 
@@ -103,6 +107,12 @@ class MachineError(NasoptError):
 
 class SearchFailedError(NasoptError):
     """A search of which no trial could be completed."""
+
+    exit_code = 1
+
+
+class EvaluationFailedError(NasoptError):
+    """A model that a user gave, and that could not be trained, evaluated or measured."""
 
     exit_code = 1
 

@@ -105,6 +105,7 @@ def write_pairs(folder: Path, sizes: Mapping[str, int], translation: Mapping[str
 
 def write_label_sets(folder: Path, sizes: Mapping[str, int]) -> Path:
     """Texts of random words with a list of labels: `praise`, `blame` and `film` stand for words that occur."""
+    folder.mkdir(parents=True, exist_ok=True)
     signs = {"praise": {"good", "great", "fine"}, "blame": {"bad", "sad", "poor"}, "film": {"film"}}
     generator = random.Random(0)
     for split, size in sizes.items():

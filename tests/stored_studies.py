@@ -57,7 +57,7 @@ def as_before(printed: str) -> Any:
     """The output of a command, without the keys that only later versions print."""
     shown = json.loads(printed)
     for record in shown if isinstance(shown, list) else (shown,):
-        for name in ("against_base", "knee", "provisional"):
+        for name in ("against_base", "knee", "outside", "provisional"):
             record.pop(name, None)
         record.get("not_trained", {}).pop("screened", None)
     return shown

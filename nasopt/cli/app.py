@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-import nasopt.cli.report  # noqa: F401  (its commands are among those of `nasopt study`)
+import nasopt.cli.outside
+import nasopt.cli.report  # noqa: F401  (its commands are, too)
 from nasopt.cli.device import device_app
 from nasopt.cli.options import (
     Artifacts,

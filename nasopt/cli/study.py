@@ -194,7 +194,7 @@ def pareto(
 ) -> None:
     """Show the Pareto front, best quality first, and whether its members beat their controls."""
     from nasopt.report.choosing import Choice
-    from nasopt.report.verdicts import print_front
+    from nasopt.report.front import print_front
 
     opened = _open(storage, name, artifacts, read_only=True)
     chosen = Choice(where, prefer)

@@ -97,13 +97,21 @@ def run_controls(
         for control in controls:
             if not unsettled(study, [control]):
                 continue  # another process was faster
-            if not _is_waiting(study, control):
-                marks = control_marks(control.label, control.recipe, control.depth)
-                study.enqueue_trial({}, user_attrs=marks.to_attributes())
-            while _is_waiting(study, control):  # trials that were queued before it come first
-                run_trial(study, objective, on_finished)
+            run_control(opened, objective, control, on_finished)
         settle_interrupted(study, opened.folder)
         objective.collect(study)
+
+
+def run_control(
+    opened: OpenStudy, objective: Objective, control: Control, on_finished: Callable[[FrozenTrial], None]
+) -> None:
+    """Queues a control, unless it waits already, and runs trials until it has been run."""
+    study = opened.study
+    if not _is_waiting(study, control):
+        marks = control_marks(control.label, control.recipe, control.depth)
+        study.enqueue_trial({}, user_attrs=marks.to_attributes())
+    while _is_waiting(study, control):  # trials that were queued before it come first
+        run_trial(study, objective, on_finished)
 
 
 def _is_waiting(study: Study, control: Control) -> bool:

@@ -22,6 +22,7 @@ from nasopt.errors import NasoptError, UntrustedStudyError
 from nasopt.execution.confirmation import confirm
 from nasopt.execution.controls import evaluate_tfidf, missing_controls, run_controls
 from nasopt.execution.crew import JOIN_SECONDS, Crew, Line, Tickets
+from nasopt.execution.outside import add, added, examine
 from nasopt.execution.progress import ProgressView
 from nasopt.execution.search import is_over, run_base, run_trials
 from nasopt.execution.stopping import Tally
@@ -34,6 +35,7 @@ from nasopt.records.trial import TrialRecord
 from nasopt.storage.rdb import explaining_failures, parse_url
 from nasopt.study.deletion import explaining_deletion
 from nasopt.study.opening import OpenStudy, open_study, with_data
+from nasopt.study.recovery import settle_interrupted
 from nasopt.study.trust import code_of
 from nasopt.trial.failures import explaining_machine
 from nasopt.trial.objective import Objective
@@ -149,6 +151,43 @@ def evaluate_controls(
         view.expect(len(missing))
         evaluate_tfidf(opened, objective)
         run_controls(opened, objective, missing, lambda trial: view.finished(trial.number, summary(trial)))
+
+
+def add_model(
+    opened: OpenStudy,
+    view: ProgressView,
+    source: str,
+    *,
+    revision: str | None = None,
+    train: bool = False,
+    accept_device_change: bool = False,
+) -> tuple[FrozenTrial, bool]:
+    """Evaluates a model that was made elsewhere as a control of the study.
+
+    Args:
+        source: a folder, or an id on the hub.
+        revision: branch, tag or commit on the hub.
+        train: whether it is trained as the base model is.
+
+    Returns:
+        Its trial, and whether that is new: the same model is evaluated once.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C, SIGTERM or SIGHUP, after the trial under way was recorded as interrupted.
+        MachineError: a disk, the study's folder or the database failed.
+        EvaluationFailedError: the model could not be trained, evaluated or measured.
+        NasoptError: it cannot be compared with the study's candidates; see :func:`nasopt.execution.outside.examine`.
+    """
+    with _guarded(opened, view) as asked:
+        report = _between_steps(asked, view.phase)
+        objective = Objective(opened.config, opened.artifacts, report, accept_device_change=accept_device_change)
+        objective.check_device(opened.study)
+        recipe = examine(opened, objective, source, revision, train)
+        settle_interrupted(opened.study, opened.folder)
+        known = added(opened.study, recipe)
+        if known is not None:
+            return known, False
+        return add(opened, objective, recipe, lambda trial: view.finished(trial.number, summary(trial))), True
 
 
 def summary(trial: FrozenTrial) -> str:

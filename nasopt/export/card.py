@@ -46,15 +46,20 @@ def model_card(
     if test_qualities[0] is not None:
         mine, its = test_qualities
         rows.insert(1, f"| {task.quality_name} on the test split | {number(mine)} | {number(its)} |")
-    licence = _licence(settings.model)
-    front = f"---\nbase_model: {Path(settings.model).name}\nlibrary_name: transformers\npipeline_tag: {settings.type}\n"
+    outside = queries.outside_of(trial)
+    source = settings.model if outside is None else outside.model.source
+    origin = f"nasopt's {opened.config.method} search"
+    if outside is not None:
+        origin = f"{outside.epochs} epochs of training, for comparison with nasopt's {opened.config.method} search"
+    licence = _licence(source)
+    front = f"---\nbase_model: {Path(source).name}\nlibrary_name: transformers\npipeline_tag: {settings.type}\n"
     front += f"license: {licence}\n" if licence else ""
     standing = f"{chr(10)}{PROVISIONAL}{chr(10)}" if record.provisional else ""
     environments = "\n".join(f"* {name}: {item.summary}" for name, item in latencies.items())
     return f"""{front}---
 # {opened.name}, trial {trial.number}
 
-Made from `{Path(settings.model).name}` by nasopt's {opened.config.method} search, for {settings.type} on
+Made from `{Path(source).name}` by {origin}, for {settings.type} on
 `{Path(settings.dataset.path).name}`. Precision {queries.precision_of(trial)},
 {record.parameters or 0:,} parameters.
 {standing}

@@ -21,7 +21,7 @@ from nasopt.records.conditions import best_trial
 from nasopt.records.trial import TrialRecord
 from nasopt.study.opening import OpenStudy, require_artifacts
 from nasopt.trial.artifact import make_artifact, make_onnx
-from nasopt.trial.rebuilding import rebuild
+from nasopt.trial.rebuilding import rebuild, task_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -114,11 +114,12 @@ def export(
     with _working_folder(opened) as working:
         if form == "onnx" or (form is None and is_onnx):
             return _export_onnx(opened, trial, to, force, working, kind if is_onnx else None)
-        task = open_task(opened.config, working)
+        study_task = open_task(opened.config, working)
+        task = task_of(trial, study_task)
         candidate = rebuild(make_method(opened.config), opened.checkpoints, trial, task)
         device = make_source(opened.config.latency[0]).device
         artifact = make_artifact(candidate, device, make_method(opened.config).plan.quantizer)
-        card = model_card(opened, task, trial, _test_qualities(opened, trial, task, working))
+        card = model_card(opened, task, trial, _test_qualities(opened, trial, study_task, working))
         tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
         return export_hf(artifact, tokenizer, candidate.architecture, to, card=card, force=force)
 
@@ -149,7 +150,8 @@ def _export_onnx(
         raise ExportError(f"a {task_type} model cannot be written as ONNX, which has no {obstacle}; use --format hf")
     if kind is None:
         check_convertible(queries.precision_of(trial))
-    task = open_task(opened.config, working)
+    study_task = open_task(opened.config, working)
+    task = task_of(trial, study_task)
     candidate = rebuild(make_method(opened.config), opened.checkpoints, trial, task)
     tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
     own = None
@@ -162,7 +164,7 @@ def _export_onnx(
         own = make_onnx(candidate, kind, names, encoded["train"], opened.config.calibration_texts)
 
     def card(file: Path) -> str:
-        qualities = _test_qualities(opened, trial, task, working, OnnxModel(file))
+        qualities = _test_qualities(opened, trial, study_task, working, OnnxModel(file))
         text = onnx_text(opened, task, file, tokens, qualities, is_artifact=own is not None)
         return model_card(opened, task, trial, (None, None), text)
 
@@ -205,13 +207,14 @@ def _test_qualities(
     def quality(which: FrozenTrial | None, exported: nn.Module | None = None) -> float | None:
         if which is None or queries.checkpoint_of(which) not in opened.checkpoints:
             return None
-        candidate = rebuild(make_method(opened.config), opened.checkpoints, which, task)
-        tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
-        own = None if tokenizer is task.tokenizer else tokenizer
-        split = task.encode(working / DATA, own)["test"]
+        its = task_of(which, task)
+        candidate = rebuild(make_method(opened.config), opened.checkpoints, which, its)
+        tokenizer = tokenizer_of(its.tokenizer, candidate.architecture)
+        own = None if tokenizer is its.tokenizer else tokenizer
+        split = its.encode(working / DATA, own)["test"]
         if exported is not None:
-            return task.evaluate(exported, split, torch.device("cpu"), own).quality
+            return its.evaluate(exported, split, torch.device("cpu"), own).quality
         # It is quantised again: evaluating would repack the weights of the artifact that is exported.
-        return task.evaluate(make_artifact(candidate, device, plan.quantizer), split, device, own).quality
+        return its.evaluate(make_artifact(candidate, device, plan.quantizer), split, device, own).quality
 
     return quality(trial, exported), quality(queries.base_of(opened.study))

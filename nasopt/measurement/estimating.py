@@ -12,7 +12,9 @@ import torch
 
 from nasopt.architecture.base import CandidateArchitecture
 from nasopt.architecture.encoder import Architecture
+from nasopt.architecture.outside import OutsideArchitecture
 from nasopt.config.study import LatencyConfig
+from nasopt.errors import UnsupportedModelError
 from nasopt.measurement.device import working_device
 from nasopt.measurement.measured.latency import normalised_ms
 from nasopt.measurement.subject import Subject
@@ -69,6 +71,20 @@ class EstimatingSource(ABC):
         Raises:
             MeasurementError: the architecture is not one of transformer layers.
         """
+
+    def check_outside(self, architecture: OutsideArchitecture) -> None:
+        """Makes sure that the latency of a model that was made elsewhere can be estimated as the candidates' is.
+
+        Raises:
+            UnsupportedModelError: nothing is known of what it is made of, or the source knows no such models.
+            LookupTableError: the table was made for other models.
+        """
+        if not architecture.layers or OutsideArchitecture not in self.estimates:
+            raise UnsupportedModelError(
+                f"model {architecture.model.source!r}: this study's latencies are computed from the layers of an "
+                f"encoder, and those of a {architecture.model_type} model are not known; its latency can only be "
+                "measured"
+            )
 
     @property
     def device(self) -> torch.device:

@@ -21,7 +21,7 @@ class Subject:
 
     Attributes:
         artifact: the candidate in its precision: torch modules on the source's device, or an ONNX file.
-        vocabulary: the number of tokens that the candidate knows.
+        vocabulary: the number of tokens that both the candidate and the base model know.
         architecture: its architecture.
         shape: the base model's.
         base_model: the base model in fp32; a source may move it to its own device, and changes nothing else.

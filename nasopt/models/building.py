@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from nasopt.architecture.base import CandidateArchitecture
 from nasopt.architecture.cells import CellArchitecture
 from nasopt.architecture.encoder import Architecture
+from nasopt.architecture.outside import OutsideArchitecture
 
 
 @runtime_checkable
@@ -24,7 +25,8 @@ def build(architecture: CandidateArchitecture, base_model: PreTrainedModel) -> P
 
     Args:
         architecture: an architecture of any kind that is installed.
-        base_model: the full-size model; it may be changed, so pass a copy where it is needed again.
+        base_model: the full-size model; it may be changed, so pass a copy where it is needed again. For a model that
+            was made elsewhere, that model.
 
     Raises:
         TypeError: the architecture is of a kind without a `build` method.
@@ -39,6 +41,8 @@ def build(architecture: CandidateArchitecture, base_model: PreTrainedModel) -> P
 
         config = student_config(base_model.config, architecture.hidden_size, architecture.embedding_rank)
         return AdaBertForSequenceClassification(frozen_config(config, architecture))
+    if isinstance(architecture, OutsideArchitecture):
+        return base_model
     if isinstance(architecture, BuildsItself):
         return architecture.build(base_model)
     raise TypeError(f"an architecture of the type {type(architecture).__name__} has no `build(base_model)`")

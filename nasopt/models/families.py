@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from nasopt.architecture.base import EncoderShape
 from nasopt.errors import UnsupportedModelError, choices
-from nasopt.models.modeling_nasopt import CONFIGS, LAYER_PARTS, MODEL_TYPE_PREFIX, LayerParts
+from nasopt.models.modeling_nasopt import LAYER_PARTS, MODEL_TYPE_PREFIX, LayerParts
 from nasopt.models.registration import modeling_modules, register_models
 
 MODELING_MODULES = tuple(import_module(name) for name in modeling_modules())
@@ -188,6 +188,9 @@ ENCODER_DECODERS = {
 UNBOUNDED_POSITIONS = 512
 """The number of tokens that models without a table of positions (T5) were trained on."""
 
+COUNTED_FROM_PADDING = ("roberta", "camembert")
+"""Parts of the types of encoders that count positions as RoBERTa does, and cannot be cut."""
+
 REFUSED = {
     "albert": "all its layers are one layer repeated, so that they cannot keep different heads and neurons",
     "deberta": "its heads' projections are interleaved in one matrix; DeBERTa-v2 and v3 can be cut",
@@ -250,15 +253,16 @@ def encoder_family_of(model: PreTrainedModel | PretrainedConfig) -> Family:
 def max_positions(config: PretrainedConfig) -> int:
     """The number of tokens of the longest text that a model can read, or that it was made for if it has no positions.
 
-    A model that transformers lacks has the number in `max_position_embeddings` of its configuration.
-
-    Raises:
-        UnsupportedModelError: see :func:`family_of`.
+    A model that transformers lacks has the number in `max_position_embeddings` of its configuration. The model need not
+    be one that can be cut.
     """
-    if config.model_type in OWN_CLASSES and config.model_type not in CONFIGS:
-        return int(config.max_position_embeddings)
-    positions = getattr(config, "max_position_embeddings", UNBOUNDED_POSITIONS)
-    return int(positions) - family_of(config).first_position(config)
+    positions = int(getattr(config, "max_position_embeddings", UNBOUNDED_POSITIONS))
+    cut_from = config.model_type.removeprefix(MODEL_TYPE_PREFIX)
+    if cut_from in FAMILIES:
+        return positions - FAMILIES[cut_from].first_position(config)
+    if any(name in cut_from for name in COUNTED_FROM_PADDING):
+        return positions - FAMILIES["roberta"].first_position(config)
+    return positions
 
 
 def encoder_shape(config: PretrainedConfig) -> EncoderShape:

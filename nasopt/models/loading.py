@@ -154,8 +154,33 @@ class Head:
     suffix: str = HEAD_SUFFIX
 
 
+def outside_config(source: str, revision: str | None) -> PretrainedConfig:
+    """The configuration of an encoder that was made elsewhere, of whatever type: it is compared with, and never cut.
+
+    Raises:
+        UnsupportedModelError: there is none, it has a decoder, or its weights are quantised.
+    """
+    config = load_config(source, revision, False)
+    if config.is_encoder_decoder:
+        raise UnsupportedModelError(
+            f"model {source!r}: it is of the type {config.model_type!r}, which has a decoder; this needs an encoder"
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise UnsupportedModelError(
+            f"model {source!r}: its weights are quantised, and models from outside are compared in fp32; take the "
+            "model before that"
+        )
+    return config
+
+
 def load_base(
-    source: str, head: Head, *, revision: str | None = None, trust_remote_code: bool = False, new_head: bool = False
+    source: str,
+    head: Head,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    new_head: bool = False,
+    any_type: bool = False,
 ) -> PreTrainedModel:
     """A model to start from, in fp32 whatever its checkpoint is in, with a head for classification.
 
@@ -165,11 +190,12 @@ def load_base(
         revision: branch, tag or commit on the hub.
         trust_remote_code: whether code that comes with the model may run.
         new_head: whether to start with a random head (drawn from torch's generator) even if the checkpoint has one.
+        any_type: whether the encoder need not be one that can be cut.
 
     Raises:
         UnsupportedModelError: the model does not exist, is no encoder that can be cut, or lacks weights or has others.
     """
-    config = _config_with(head, source, revision, trust_remote_code)
+    config = _config_with(head, source, revision, trust_remote_code, any_type=any_type)
     check_files(source, revision)
     with _quiet(), _explained(source):
         model, report = auto_class(head.suffix).from_pretrained(
@@ -188,14 +214,19 @@ def load_base(
     return _named(model)
 
 
-def load_headless(source: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
+def load_headless(
+    source: str, *, revision: str | None = None, trust_remote_code: bool = False, any_type: bool = False
+) -> PreTrainedModel:
     """An encoder without a head, or an encoder-decoder with the one that generates, in fp32.
+
+    `any_type` is as in :func:`load_base`.
 
     Raises:
         UnsupportedModelError: the model does not exist, cannot be cut, or lacks weights or has others.
     """
     config = load_config(source, revision, trust_remote_code)
-    family_of(config)
+    if not any_type:
+        family_of(config)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModel
     check_files(source, revision)
     with _quiet(), _explained(source):
@@ -245,9 +276,12 @@ def blank_base(source: str, head: Head, revision: str | None, trust_remote_code:
     return _named(model)
 
 
-def _config_with(head: Head, source: str, revision: str | None, trust_remote_code: bool) -> PretrainedConfig:
+def _config_with(
+    head: Head, source: str, revision: str | None, trust_remote_code: bool, *, any_type: bool = False
+) -> PretrainedConfig:
     config = load_config(source, revision, trust_remote_code)
-    encoder_family_of(config)
+    if not any_type:
+        encoder_family_of(config)
     config.num_labels = len(head.labels)
     config.id2label = dict(enumerate(head.labels))
     config.label2id = {label: index for index, label in enumerate(head.labels)}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from nasopt.architecture.base import CandidateArchitecture, EncoderShape
 from nasopt.records.latency import Latencies, LatencyRecord, MeasuredLatency
+from nasopt.records.outside import OutsideRecipe
 from nasopt.records.trial import TrialRecord
 
 PROVISIONAL = (
@@ -101,6 +102,10 @@ def _origin(view: TrialView) -> str:
         "search": record.search_epochs,
     }
     line = ", ".join(f"{count} of {kind}" for kind, count in epochs.items() if count)
+    if record.control is not None and OutsideRecipe.of(record.control.recipe) is not None:
+        return (
+            f"`{record.control.label}`, a model from outside the study. Epochs on the study's data: {line or 'none'}."
+        )
     if record.control is not None:
         made = f"Control `{record.control.label}`, made without a search"
         return f"{made}. Epochs since the base model: {line or 'none'}."

@@ -20,6 +20,7 @@ from nasopt.architecture.base import Precision
 from nasopt.numerics.pareto import knee_distances, pareto_mask
 from nasopt.records import names
 from nasopt.records.latency import Confirmation, Latencies, confirmations_from_json, latencies_from_json
+from nasopt.records.outside import OutsideRecipe
 
 
 def is_base(trial: BaseTrial) -> bool:
@@ -112,6 +113,11 @@ def recipe_of(trial: BaseTrial) -> Mapping[str, Any] | None:
     return recipe
 
 
+def outside_of(trial: BaseTrial) -> OutsideRecipe | None:
+    """The recipe of a control that was made elsewhere; None for every other trial."""
+    return OutsideRecipe.of(recipe_of(trial))
+
+
 def worker_of(trial: FrozenTrial) -> Mapping[str, Any] | None:
     """The process that runs the trial, else the one whose sampler asked for it; None if neither has said so yet."""
     worker: Mapping[str, Any] | None = trial.user_attrs.get(names.WORKER)
@@ -196,6 +202,11 @@ def complete_controls(study: optuna.Study) -> list[FrozenTrial]:
     """Complete controls, by number."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return [trial for trial in trials if is_control(trial)]
+
+
+def outside_models(study: optuna.Study) -> list[FrozenTrial]:
+    """Complete controls that were made elsewhere, by number."""
+    return [trial for trial in complete_controls(study) if outside_of(trial) is not None]
 
 
 def feasible(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

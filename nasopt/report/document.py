@@ -15,6 +15,7 @@ from nasopt.records.trial import TrialRecord
 from nasopt.report.confirmations import confirmation_summary, with_confirmation
 from nasopt.report.figures.progress import progress_of
 from nasopt.report.headline import headline
+from nasopt.report.outside import outside_lines, outside_records
 from nasopt.report.printing import Record
 from nasopt.report.tables import pareto_trials, study_record, trial_record
 from nasopt.report.verdicts import Comparisons, control_records, pareto_records, summary_lines
@@ -36,13 +37,18 @@ def report_record(opened: OpenStudy, storage: str | None = None) -> Record:
         record["architecture"] = stored.architecture
         record["training_budget"] = stored.training_budget
         record["export"] = export_command(opened.name, trial.number, storage)
+    outside = outside_records(opened, comparisons)
     progress = progress_of(opened.study)
     return {
         "study": study_record(opened),
         "headline": headline(opened, comparisons, records),
         "front": records,
-        "verdicts": summary_lines(comparisons, records, opened.name),
+        "verdicts": [
+            *summary_lines(comparisons, records, opened.name),
+            *outside_lines(comparisons, records, outside),
+        ],
         "controls": control_records(opened),
+        "outside": outside,
         "hypervolume": {"trials": progress.numbers, "seconds": progress.seconds, "values": progress.volumes},
         "failures": failures(opened),
         "latency": latency_records(opened, front),

@@ -39,8 +39,23 @@ def headline(opened: OpenStudy, comparisons: Comparisons, records: Sequence[Reco
         why = f"the best member of the front: none is within {MOST_POINTS:g} point of the base model"
     return {
         "trial": trial.number,
-        "sentences": [_found(opened, trial, record, why), _proved(opened, comparisons, records, record)],
+        "sentences": [
+            _found(opened, trial, record, why),
+            _proved(opened, comparisons, records, record),
+            *_dominated(record),
+        ],
     }
+
+
+def _dominated(record: Record) -> list[str]:
+    """Whether a model from outside makes the member needless."""
+    found = record["outside"]
+    if found is None or not found["dominated"]:
+        return []
+    return [
+        f"But {found['model']} (trial {found['trial']}), a model from outside, is at least as good, as fast and as "
+        f"small as trial {record['number']}."
+    ]
 
 
 def _metric(opened: OpenStudy) -> str:

@@ -20,6 +20,7 @@ from nasopt.errors import FigureError
 from nasopt.report import figures
 from nasopt.report.confirmations import confirmation_columns, with_words
 from nasopt.report.figures.style import untitled
+from nasopt.report.outside import OUTSIDE_COLUMNS, outside_columns, with_outside_verdict
 from nasopt.report.printing import Record, flatten, shown
 from nasopt.report.tables import with_totals
 from nasopt.report.verdicts import VERDICT_COLUMNS, front_columns, with_ratios, with_verdict
@@ -83,6 +84,7 @@ def report_page(opened: OpenStudy, record: Record) -> str:
         record=record,
         front=_front_table(opened, record),
         controls=_controls_table(opened, record),
+        outside=_outside_table(opened, record),
         front_pictures=_front_pictures(opened),
         pictures=_pictures(opened),
         configuration=tomli_w.dumps(_without_none(record["configuration"])),
@@ -107,9 +109,35 @@ def _front_table(opened: OpenStudy, record: Record) -> Table:
     for item in record["front"]:
         row = with_totals(with_words(with_ratios(item)))
         is_base = item["against_base"] is None and base is not None
-        rows.append(with_verdict(row, not is_base) if record["controls"] else row)
+        row = with_verdict(row, not is_base) if _own_controls(record) else row
+        rows.append(with_outside_verdict(row, not is_base) if record["outside"] else row)
     marked = frozenset(place for place, item in enumerate(record["front"]) if item["knee"])
-    return _table(columns | (VERDICT_COLUMNS if record["controls"] else {}), rows, marked)
+    columns |= VERDICT_COLUMNS if _own_controls(record) else {}
+    return _table(columns | (OUTSIDE_COLUMNS if record["outside"] else {}), rows, marked)
+
+
+def _own_controls(record: Record) -> list[Record]:
+    """The controls without the models from outside, which have a table of their own."""
+    outside = {item["number"] for item in record["outside"]}
+    return [item for item in record["controls"] if item["number"] not in outside]
+
+
+def _outside_table(opened: OpenStudy, record: Record) -> Table:
+    columns = {
+        **outside_columns(opened.config.metric_names, record["outside"]),
+        "epochs here": "epochs",
+        "dominates": "beaten",
+        "dominated by": "beaten_by",
+    }
+    rows = [
+        {
+            **with_ratios(item),
+            "beaten": ", ".join(map(str, item["dominates"])) or None,
+            "beaten_by": ", ".join(map(str, item["dominated_by"])) or None,
+        }
+        for item in record["outside"]
+    ]
+    return _table(columns, rows)
 
 
 def _controls_table(opened: OpenStudy, record: Record) -> Table:
@@ -119,7 +147,7 @@ def _controls_table(opened: OpenStudy, record: Record) -> Table:
         "distilled": "distill_epochs",
         "failure": "failure",
     }
-    return _table(columns, record["controls"])
+    return _table(columns, _own_controls(record))
 
 
 def _table(columns: dict[str, str], records: list[Record], marked: frozenset[int] = frozenset()) -> Table:

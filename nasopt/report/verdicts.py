@@ -15,10 +15,8 @@ from nasopt.numerics.comparison import Difference, class_difference, number_scor
 from nasopt.numerics.resampling import FloatArray
 from nasopt.records import queries
 from nasopt.records.study import StudyRecord
-from nasopt.report.choosing import ALL, Choice
-from nasopt.report.confirmations import confirmation_columns, with_confirmation, with_words
 from nasopt.report.printing import Format, Record, print_records
-from nasopt.report.tables import PROVENANCE_COLUMNS, pareto_trials, trial_columns, trial_record, with_totals
+from nasopt.report.tables import PROVENANCE_COLUMNS, trial_columns, trial_record
 from nasopt.storage.validation_predictions import REPLICATES, TFIDF, Predictions, PredictionStore
 from nasopt.study.opening import OpenStudy
 
@@ -37,7 +35,8 @@ class Comparisons:
         front: its Pareto front, with or without the base model.
 
     Attributes:
-        controls: the study's complete controls.
+        controls: the study's complete controls, but for models from outside.
+        outside: complete models from outside, which have no comparable cost or depth but their latency.
         members: the final trials of the front that the search has found; provisional ones have no controls.
         knee: number of the front's knee (:func:`nasopt.records.queries.knee_of`); None if there is no member.
         without_predictions: numbers of trials that should have been compared but have no predictions stored.
@@ -46,23 +45,29 @@ class Comparisons:
     def __init__(self, opened: OpenStudy, front: Sequence[FrozenTrial]) -> None:
         base, family = queries.base_of(opened.study), make_method(opened.config).controls
         self._base, self._study = base, opened.study
-        self.controls = queries.complete_controls(opened.study)
+        self.outside = queries.outside_models(opened.study)
+        outside = {trial.number for trial in self.outside}
+        self.controls = [trial for trial in queries.complete_controls(opened.study) if trial.number not in outside]
         knee = queries.knee_of(opened.study, front)
         self.knee = None if knee is None else knee.number
         found = [trial for trial in front if base is None or trial.number != base.number]
         self.members = [trial for trial in found if not queries.is_provisional(trial)]
         self._best = {member.number: best_control(member, self.controls, family) for member in self.members}
+        self._best_outside = {member.number: best_outside(member, self.outside) for member in self.members}
         self._metric = opened.config.task.metric
         self._tfidf = StudyRecord.of(opened.study).tfidf if self.controls else None
         rivals = [control.number for control in self._best.values() if control is not None]
         names: list[int | str] = [*(trial.number for trial in found), *rivals, *([TFIDF] if self._tfidf else [])]
-        if base is not None and found:
+        names += outside
+        if base is not None and (found or outside):
             names.append(base.number)
         # Predictions in another study's folder are of other models.
         store = PredictionStore(opened.folder) if opened.place.standing().is_own else None
         stored = {name: None if store is None else store.read(name) for name in dict.fromkeys(names)}
         self._stored = {name: found for name, found in stored.items() if found is not None}
         needed = {*self._best, *rivals} if rivals or self._tfidf is not None else set()
+        if any(self._best_outside.values()):
+            needed |= {*self._best, *(trial.number for trial in self._best_outside.values() if trial is not None)}
         self.without_predictions = sorted(number for number in needed if number not in self._stored)
         self._scores = _scores_of_numbers(self._stored, self._metric)
 
@@ -73,13 +78,22 @@ class Comparisons:
         predictions are not stored; the verdict then is `unknown`).
         """
         control = self._best.get(trial.number)
-        if control is None:
+        return None if control is None else {"control": queries.label_of(control), **self._against(trial, control)}
+
+    def against_outside(self, trial: FrozenTrial) -> Record | None:
+        """Compares a trial of the front with the best model from outside that is no slower; None for the base model, or
+        if there is none. `dominated`: that model is no worse in any objective, and better in one."""
+        rival = self._best_outside.get(trial.number)
+        if rival is None:
             return None
-        found = self._difference(trial.number, control.number)
+        name, dominated = queries.label_of(rival), dominates(rival, trial)
+        return {"model": name, **self._against(trial, rival), "dominated": dominated}
+
+    def _against(self, trial: FrozenTrial, other: FrozenTrial) -> Record:
+        found = self._difference(trial.number, other.number)
         return {
-            "control": queries.label_of(control),
-            "trial": control.number,
-            "difference": found.value if found else trial.values[0] - control.values[0],
+            "trial": other.number,
+            "difference": found.value if found else trial.values[0] - other.values[0],
             "low": found.low if found else None,
             "high": found.high if found else None,
             "verdict": found.verdict if found else "unknown",
@@ -127,7 +141,7 @@ class Comparisons:
         beaten = [number for number, item in found.items() if item is not None and item.verdict != "better"]
         line = f"TF-IDF and a linear model reach {self._tfidf.quality:.4f}"
         if beaten:
-            return f"{line}; not shown to beat them: {_trials(beaten)}"
+            return f"{line}; not shown to beat them: {trials_in_words(beaten)}"
         return line if None in found.values() else f"{line}; every member beats them"
 
     def _difference(self, mine: int, other: int | str) -> Difference | None:
@@ -158,9 +172,26 @@ def is_comparable(member: FrozenTrial, control: FrozenTrial, family: Controls | 
         recipe, depth = queries.recipe_of(control) or {}, queries.control_depth_of(control)
         if family.is_alike(member.params, recipe, depth):
             return True
-    *latencies, memory = zip(control.values[1:], member.values[1:], strict=True)
-    as_fast = all(its <= mine * (1 + LATENCY_TOLERANCE) for its, mine in latencies)
-    return as_fast and memory[0] <= memory[1]
+    return is_as_fast(member, control) and control.values[-1] <= member.values[-1]
+
+
+def is_as_fast(member: FrozenTrial, other: FrozenTrial) -> bool:
+    """Whether another trial is no slower than a member in any latency."""
+    pairs = zip(other.values[1:-1], member.values[1:-1], strict=True)
+    return all(its <= mine * (1 + LATENCY_TOLERANCE) for its, mine in pairs)
+
+
+def best_outside(member: FrozenTrial, outside: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """The model from outside of the highest quality that is no slower, the earliest of equals; None if none is."""
+    found = [model for model in outside if is_as_fast(member, model)]
+    return max(found, key=lambda model: (model.values[0], -model.number), default=None)
+
+
+def dominates(one: FrozenTrial, other: FrozenTrial) -> bool:
+    """Whether one complete trial is no worse than another in any objective, and better in one."""
+    quality, *costs = zip(one.values, other.values, strict=True)
+    gains = [quality[0] - quality[1], *(its - mine for mine, its in costs)]
+    return bool(min(gains) >= 0 < max(gains))
 
 
 def _scores_of_numbers(stored: Mapping[int | str, Predictions], metric: str) -> dict[int | str, FloatArray]:
@@ -181,6 +212,7 @@ def pareto_records(comparisons: Comparisons, front: Sequence[FrozenTrial], names
             "knee": trial.number == comparisons.knee,
             "against_base": comparisons.against_base(trial, names),
             "comparison": comparisons.record(trial),
+            "outside": comparisons.against_outside(trial),
         }
         for trial in front
     ]
@@ -224,14 +256,21 @@ def with_verdict(record: Record, is_member: bool) -> Record:
     found = record["comparison"]
     if found is None:
         return {**record, "verdict": "no comparable control" if is_member else None}
-    interval = "unknown" if found["low"] is None else f"{found['low']:+.4f} to {found['high']:+.4f}"
-    words = {"better": "beats it", "worse": "is beaten by it", "unknown": "unknown: no predictions stored"}
+    difference, verdict = difference_in_words(found)
     return {
         **record,
         "best_control": f"{found['control']} (trial {found['trial']})",
-        "difference": f"{found['difference']:+.4f} ({interval})",
-        "verdict": words.get(found["verdict"], "does not beat it: no difference shown"),
+        "difference": difference,
+        "verdict": verdict,
     }
+
+
+def difference_in_words(found: Record) -> tuple[str, str]:
+    """A comparison's difference with its interval, and its verdict, for tables."""
+    interval = "unknown" if found["low"] is None else f"{found['low']:+.4f} to {found['high']:+.4f}"
+    words = {"better": "beats it", "worse": "is beaten by it", "unknown": "unknown: no predictions stored"}
+    verdict = words.get(found["verdict"], "does not beat it: no difference shown")
+    return f"{found['difference']:+.4f} ({interval})", verdict
 
 
 def _faster(base: FrozenTrial, trial: FrozenTrial, names: Sequence[str]) -> dict[str, float]:
@@ -274,12 +313,12 @@ def summary_lines(comparisons: Comparisons, records: Sequence[Record], name: str
         f"has no comparable control (run `nasopt study controls {name}`)": len(members) - len(found),
     }
     line = f"{better} of {len(members)} members {beat} the best control of their own cost or depth"
-    lines = [line + "".join(f"; {count} {_plural(words, count)}" for words, count in rest.items() if count)]
+    lines = [line + count_words(rest)]
     tfidf = comparisons.tfidf_line()
     if tfidf is not None:
         lines.append(tfidf)
     if comparisons.without_predictions:
-        lines.append(f"no predictions are stored of {_trials(comparisons.without_predictions)}")
+        lines.append(f"no predictions are stored of {trials_in_words(comparisons.without_predictions)}")
     return lines
 
 
@@ -311,38 +350,6 @@ def _control_record(trial: FrozenTrial, names: Sequence[str]) -> Record:
     }
 
 
-def print_front(
-    opened: OpenStudy, form: Format, console: Console, *, provisional: bool = False, choice: Choice = ALL
-) -> list[str]:
-    """Prints the Pareto front on stdout, with the comparisons, and returns their result, in sentences.
-
-    Args:
-        opened: the study.
-        form: of what is printed.
-        console: for a table.
-        provisional: whether to print the front of all trials, provisional ones among them.
-        choice: which of its trials are printed, and in which order; the result is that of the whole front.
-
-    Raises:
-        TrialNotFoundError: the choice names no objective, or no trial satisfies it.
-    """
-    names, front = opened.config.metric_names, pareto_trials(opened, provisional=provisional)
-    comparisons = Comparisons(opened, front)
-    every = pareto_records(comparisons, front, names)
-    by_number = {record["number"]: record for record in every}
-    shown = choice.of(front, names)
-    records = [with_confirmation(opened, by_number[trial.number]) for trial in shown]
-    columns, rows = front_columns(names, records) | KNEE_COLUMN | confirmation_columns(names), records
-    if form == "table":
-        rows = [with_totals(with_words(with_ratios(record))) for record in records]
-        rows = [{**row, "knee": "knee" if row["knee"] else None} for row in rows]
-        if comparisons.controls:
-            columns |= VERDICT_COLUMNS
-            rows = [with_verdict(row, comparisons.is_member(trial)) for row, trial in zip(rows, shown, strict=True)]
-    print_records(rows, form, columns, console)
-    return summary_lines(comparisons, every, opened.name)
-
-
 def print_controls(opened: OpenStudy, form: Format, console: Console) -> None:
     """Prints every control of a study on stdout."""
     values = {name: f"values.{name}" for name in opened.config.metric_names}
@@ -357,11 +364,17 @@ def print_controls(opened: OpenStudy, form: Format, console: Console) -> None:
     print_records(control_records(opened), form, columns, console)
 
 
+def count_words(counts: Mapping[str, int]) -> str:
+    """`; 2 do worse` for every count above 0."""
+    return "".join(f"; {count} {_plural(words, count)}" for words, count in counts.items() if count)
+
+
 def _plural(words: str, count: int) -> str:
     """`does not` of one is `do not` of several."""
     verb, _, others = words.partition(" ")
     return words if count == 1 else f"{VERBS[verb]} {others}"
 
 
-def _trials(numbers: Sequence[int]) -> str:
+def trials_in_words(numbers: Sequence[int]) -> str:
+    """`trials 1, 3`."""
     return f"trial{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nasopt.architecture.base import EncoderShape
+from nasopt.architecture.outside import OutsideModel
 from nasopt.config.task import TaskConfig
 from nasopt.tasks.batches import Examples
 
@@ -189,6 +190,21 @@ class Task(ABC):
             The quality, to be maximised, with outputs of shape (examples, outputs) or replicates of shape
             (1 + resamples,).
         """
+
+    def for_model(self, model: OutsideModel) -> Task:
+        """The same task for a model that was made elsewhere: the same rows and labels in the same order, read by its
+        own tokenizer. None of its own code is run.
+
+        Raises:
+            HeadMismatchError: its head is not of this task's labels.
+            UnsupportedModelError: it does not exist, or cannot do this task.
+        """
+        return type(self)(self._config_for(model), self._folder)
+
+    def _config_for(self, model: OutsideModel) -> TaskConfig:
+        """`[task]` for a model that was made elsewhere."""
+        changes = {"model": model.source, "revision": model.revision, "new_head": model.new_head, "new_model": None}
+        return self.config.model_copy(update={**changes, "trust_remote_code": False})
 
     @property
     @abstractmethod

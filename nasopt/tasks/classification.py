@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from nasopt.config.task import CLASSIFICATION_METRICS, REGRESSION_METRICS, TaskConfig
 from nasopt.errors import DatasetError, choices
@@ -22,7 +22,7 @@ from nasopt.tasks.batches import Batch, EncodedSplit, Examples
 from nasopt.tasks.datasets import load_splits
 from nasopt.tasks.encoding import check_texts, identity_of, open_tokenizer
 from nasopt.tasks.headed import HeadedTask
-from nasopt.tasks.labels import LabelColumn, positive_class, read_labels
+from nasopt.tasks.labels import LabelColumn, order_of_classes, positive_class, read_labels
 from nasopt.tasks.metrics import METRICS, f1
 
 SHOWN_CLASSES = 10
@@ -132,6 +132,9 @@ class TextClassification(HeadedTask, LabelledTask):
         names = self._labels.names or ("LABEL_0",)
         kind = "single_label_classification" if self.is_classification else "regression"
         return loading.Head(names, kind)
+
+    def _places_in(self, head: PretrainedConfig) -> Sequence[int]:
+        return order_of_classes(head, LabelColumn(self._data, self.config), self._labels)
 
     def encode(self, folder: Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Mapping[str, EncodedSplit]:
         encoder = self._encoder(tokenizer)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nasopt.architecture.base import EncoderShape
+from nasopt.architecture.outside import OutsideModel
 from nasopt.config.task import TaskConfig
+from nasopt.errors import DatasetError, HeadMismatchError, UnsupportedModelError
 from nasopt.models import loading
 from nasopt.models.families import encoder_family_of, encoder_shape, max_positions
+from nasopt.models.heads import reorder_head
 from nasopt.tasks.base import Task
 from nasopt.tasks.batches import Examples, sorted_batches
-from nasopt.tasks.encoding import Encoder, identity_of
+from nasopt.tasks.encoding import Encoder, check_texts, identity_of, open_tokenizer
+from nasopt.tasks.labels import order_by_name
 
 EVALUATION_BATCH = 64
 
@@ -31,6 +38,10 @@ class HeadedTask(Task):
 
     _tokenizer_identity: str
     _head_suffix = loading.HEAD_SUFFIX
+    _is_outside = False
+    """Whether the model was made elsewhere, so that it need not be of a family that can be cut."""
+    _order: Sequence[int] | None = None
+    """For each label the place of its output in the checkpoint's head, where that is another one."""
 
     def __init__(self, config: TaskConfig, folder: Path | None = None) -> None:
         super().__init__(config, folder)
@@ -53,14 +64,48 @@ class HeadedTask(Task):
     def _head(self) -> loading.Head:
         """The head that the base model is to have."""
 
+    def for_model(self, model: OutsideModel) -> Self:
+        task = copy.copy(self)
+        task.config, task._is_outside = self._config_for(model), True
+        task._model_config = loading.outside_config(model.source, model.revision)
+        task._order = task._order_in(task._model_config) if task.has_head else None
+        task.tokenizer = open_tokenizer(task.config, task._model_config)
+        task._tokenizer_identity = identity_of(task.tokenizer)
+        check_texts(task.tokenizer, task._data, task.config.dataset.text)
+        return task
+
+    def _order_in(self, head: PretrainedConfig) -> Sequence[int] | None:
+        """For each of the task's labels the place of its output in another model's head; None if it is the same.
+
+        Raises:
+            HeadMismatchError: the head is not of these labels.
+        """
+        try:
+            order = self._places_in(head)
+        except (DatasetError, UnsupportedModelError) as error:
+            raise HeadMismatchError(f"model {self.config.model!r}: {error}") from None
+        return None if list(order) == list(range(len(order))) else order
+
+    def _places_in(self, head: PretrainedConfig) -> Sequence[int]:
+        """See :meth:`_order_in`.
+
+        Raises:
+            DatasetError, UnsupportedModelError: the head is not of these labels.
+        """
+        return order_by_name(head, self._head().labels)
+
     def load_model(self) -> PreTrainedModel:
-        return loading.load_base(
+        model = loading.load_base(
             self.config.model,
             self._head(),
             revision=self.config.revision,
             trust_remote_code=self.config.trust_remote_code,
             new_head=not self.has_head,
+            any_type=self._is_outside,
         )
+        if self._order is not None:
+            reorder_head(model, self._order)
+        return model
 
     def blank_model(self) -> PreTrainedModel:
         return loading.blank_base(self.config.model, self._head(), self.config.revision, self.config.trust_remote_code)

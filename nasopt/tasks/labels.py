@@ -20,6 +20,10 @@ from nasopt.tasks.texts import ABSENT, is_missing, kind_of, refuse_rows
 Label: TypeAlias = str | int | float
 POSITIVE_NAMES = frozenset({"1", "true", "yes", "positive", "pos"})
 NEGATIONS = ("not ", "non")
+NEW_HEAD = "set task.new_head = true to train a new head"
+"""The cure for a base model whose head is not of the data's labels."""
+TRAIN = "pass --train to train a new head"
+"""The same for a model from outside the study."""
 SEVERAL_LABELS = 'task.kind = "multi_label_classification" reads several labels for each text'
 
 _WHOLE = re.compile(r"0|[1-9]\d*")
@@ -134,19 +138,20 @@ class LabelColumn:
         return found
 
 
-def read_labels(column: LabelColumn, head: PretrainedConfig | None) -> Labels:
+def read_labels(column: LabelColumn, head: PretrainedConfig | None, cure: str = NEW_HEAD) -> Labels:
     """The classes as the data name them, or as the trained head does; no classes for regression.
 
     Args:
         column: the labels of every split.
         head: the configuration of the model, if its head is to be used.
+        cure: what helps where the head does not fit.
 
     Raises:
         DatasetError: the training split has one class only, or labels are not the head's classes.
         UnsupportedModelError: the head gives several labels.
     """
     if head is not None:
-        _check_head(head, column.is_classification)
+        _check_head(head, column.is_classification, cure)
     if not column.is_classification:
         return Labels((), remarks=tuple(column.remarks))
     present = sorted({str(value) for value in column.values["train"]})
@@ -155,7 +160,7 @@ def read_labels(column: LabelColumn, head: PretrainedConfig | None) -> Labels:
     ids, remarks = {name: index for index, name in enumerate(column.order)}, list(column.remarks)
     labels = Labels(column.order, ids, tuple(remarks + _alike(column.order)))
     if head is not None:
-        labels = _of_head(head, column, tuple(remarks))
+        labels = _of_head(head, column, tuple(remarks), cure)
     for role, values in column.values.items():
         unknown = sorted({str(value) for value in values} - labels.ids.keys())
         if unknown:
@@ -164,6 +169,51 @@ def read_labels(column: LabelColumn, head: PretrainedConfig | None) -> Labels:
                 f"the classes are {choices(labels.names[:_SHOWN])}"
             )
     return labels
+
+
+def order_of_classes(head: PretrainedConfig, column: LabelColumn, labels: Labels) -> list[int]:
+    """For each of a study's classes the place of its output in another model's head; ``[0]`` for regression.
+
+    Labels are mapped to the head's classes as they are to a base model's.
+
+    Args:
+        head: the other model's configuration.
+        column: the labels of every split.
+        labels: the study's classes.
+
+    Raises:
+        DatasetError, UnsupportedModelError: the head is not of these classes.
+    """
+    its = read_labels(column, head, TRAIN)
+    if its.num_outputs != labels.num_outputs:
+        raise UnsupportedModelError(
+            f"its head has {its.num_outputs} classes ({choices(its.names[:_SHOWN])}), and the study has "
+            f"{labels.num_outputs} ({choices(labels.names[:_SHOWN])}); {TRAIN}"
+        )
+    if not labels.names:
+        return [0]
+    pairs = {(labels.ids[label], place) for label, place in its.ids.items() if label in labels.ids}
+    found = dict(pairs)
+    if len(found) < len(pairs) or len(set(found.values())) < len(found):
+        raise UnsupportedModelError(f"two of the study's classes are one of its head's, or the reverse; {TRAIN}")
+    # Classes that no text has: any order of them gives the same quality.
+    left = iter(place for place in range(len(its.names)) if place not in found.values())
+    return [found[index] if index in found else next(left) for index in range(len(labels.names))]
+
+
+def order_by_name(head: PretrainedConfig, labels: Sequence[str]) -> list[int]:
+    """For each label of a study the place of its output in another model's head, by name without case and blanks.
+
+    Raises:
+        UnsupportedModelError: the head is not of these labels.
+    """
+    names = names_of_head(head)
+    places = {plain_name(name): place for place, name in enumerate(names)}
+    if sorted(places) != sorted(map(plain_name, labels)):
+        raise UnsupportedModelError(
+            f"its head has the labels {choices(names[:_SHOWN])}, and the study has {choices(labels[:_SHOWN])}; {TRAIN}"
+        )
+    return [places[plain_name(label)] for label in labels]
 
 
 def positive_class(names: Sequence[str], wanted: str | None) -> int:
@@ -200,8 +250,7 @@ def _positions(items: Sequence[str], wanted: str) -> list[int]:
     return [index for index, item in enumerate(items) if item == wanted]
 
 
-def _check_head(head: PretrainedConfig, is_classification: bool) -> None:
-    cure = "set task.new_head = true to train a new head"
+def _check_head(head: PretrainedConfig, is_classification: bool, cure: str) -> None:
     if head.problem_type == "multi_label_classification":
         raise UnsupportedModelError(
             f"the model's head has problem_type = multi_label_classification, but texts have one label each; {cure}"
@@ -221,7 +270,7 @@ def _check_head(head: PretrainedConfig, is_classification: bool) -> None:
         )
 
 
-def _of_head(head: PretrainedConfig, column: LabelColumn, remarks: tuple[str, ...]) -> Labels:
+def _of_head(head: PretrainedConfig, column: LabelColumn, remarks: tuple[str, ...], cure: str) -> Labels:
     """The head's classes, with the data's labels mapped to them by name, or by number where there are no names.
 
     Raises:
@@ -243,7 +292,7 @@ def _of_head(head: PretrainedConfig, column: LabelColumn, remarks: tuple[str, ..
         return Labels(names, ids, (*remarks, f"labels are the head's classes by number: {_pairs(ids, names)}"))
     raise DatasetError(
         f"task.dataset.label: the labels {choices(sorted(used)[:_SHOWN])} are not the classes of the model's head "
-        f"({choices(names[:_SHOWN])}); rename them, or set task.new_head = true to train a new head"
+        f"({choices(names[:_SHOWN])}); rename them, or {cure}"
     )
 
 

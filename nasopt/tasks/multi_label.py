@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from nasopt.config.task import MULTI_LABEL, TaskConfig
 from nasopt.errors import DatasetError, UnsupportedModelError, choices
@@ -21,7 +21,7 @@ from nasopt.tasks.datasets import load_splits
 from nasopt.tasks.encoding import check_texts, identity_of, open_tokenizer
 from nasopt.tasks.headed import HeadedTask
 from nasopt.tasks.label_sets import LabelSets, read_label_sets
-from nasopt.tasks.labels import names_of_head
+from nasopt.tasks.labels import TRAIN, names_of_head
 from nasopt.tasks.multi_label_scores import multi_label_scores
 
 RESAMPLES = 1000
@@ -68,6 +68,14 @@ class MultiLabelClassification(HeadedTask):
                 "task.new_head = true to train a new head"
             )
         return names_of_head(self._model_config)
+
+    def _places_in(self, head: PretrainedConfig) -> Sequence[int]:
+        if head.problem_type != MULTI_LABEL:
+            raise UnsupportedModelError(
+                f"its head has problem_type = {head.problem_type}, and the study's texts have several labels each; "
+                f"{TRAIN}"
+            )
+        return super()._places_in(head)
 
     @property
     def num_outputs(self) -> int:

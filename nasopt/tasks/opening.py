@@ -36,13 +36,22 @@ def open_task(config: StudyConfig, folder: Path | None = None) -> Task:
         DatasetError, UnsupportedModelError: see :class:`nasopt.tasks.base.Task`.
     """
     task = task_class(config.task)(config.task, folder)
+    check_lengths(config, task)
+    return task
+
+
+def check_lengths(config: StudyConfig, task: Task) -> None:
+    """Makes sure that a task's model reads the texts on which latencies are measured.
+
+    Raises:
+        DatasetError: they are too long.
+    """
     longest = task.max_positions
     for latency in config.latency:
         if latency.sequence_length > longest:
             raise DatasetError(
                 f"latency.sequence_length: {latency.sequence_length}, but the model reads at most {longest} tokens"
             )
-    return task
 
 
 def task_class(config: TaskConfig) -> type[Task]:

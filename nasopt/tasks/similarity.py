@@ -9,13 +9,14 @@ Any pairs train, by translation ranking; quality is one of
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nasopt.architecture.base import EncoderShape
+from nasopt.architecture.outside import OutsideModel
 from nasopt.config.task import TaskConfig
 from nasopt.errors import DatasetError, UnsupportedModelError, choices
 from nasopt.models import loading
@@ -73,6 +75,9 @@ class SentenceSimilarity(EmbeddingTask):
     Raises:
         DatasetError, UnsupportedModelError: see :class:`nasopt.tasks.base.Task`.
     """
+
+    _is_outside = False
+    """Whether the model was made elsewhere, so that it need not be of a family that can be cut."""
 
     def __init__(self, config: TaskConfig, folder: Path | None = None) -> None:
         super().__init__(config, folder)
@@ -152,10 +157,27 @@ class SentenceSimilarity(EmbeddingTask):
     def max_positions(self) -> int:
         return max_positions(self._model_config)
 
+    def for_model(self, model: OutsideModel) -> Self:
+        """See :meth:`nasopt.tasks.base.Task.for_model`. Its vectors are pooled as its own files say, else as the
+        study's are."""
+        task = copy.copy(self)
+        config = self._config_for(model)
+        own = sentence_modules(config.model, config.revision).pooling
+        settings = config.similarity.model_copy(update={"pooling": None if own else self.pooling})
+        task.config, task._is_outside = config.model_copy(update={"similarity": settings}), True
+        task._model_config = loading.outside_config(config.model, config.revision)
+        task.tokenizer = open_tokenizer(task.config, task._model_config)
+        task._pooling = _pooling_of(task.config)
+        task._tokenizer_identity = identity_of(task.tokenizer)
+        return task
+
     def load_model(self) -> PreTrainedModel:
         return _without_pooler(
             loading.load_headless(
-                self.config.model, revision=self.config.revision, trust_remote_code=self.config.trust_remote_code
+                self.config.model,
+                revision=self.config.revision,
+                trust_remote_code=self.config.trust_remote_code,
+                any_type=self._is_outside,
             )
         )
 

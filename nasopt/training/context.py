@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nasopt.architecture.base import CandidateArchitecture, EncoderShape
+from nasopt.architecture.outside import OutsideArchitecture, OutsideModel
 from nasopt.config.study import StudyConfig
 from nasopt.training.candidate import Lineage
 
@@ -34,10 +35,12 @@ class View:
     """The data as a candidate reads them.
 
     Attributes:
+        task: the study's, or that for a model that was made elsewhere.
         splits: by role, in the candidate's tokens.
-        tokenizer: the candidate's, where it has another vocabulary than the base model.
+        tokenizer: the candidate's, where it has another vocabulary than the task's model.
     """
 
+    task: Task
     splits: Mapping[str, Examples]
     tokenizer: PreTrainedTokenizerBase | None = None
 
@@ -145,25 +148,37 @@ class Context:
         split = self.splits["train"]
         whole = self.once(("flops", self.base_key), lambda: pass_flops(self.base_model, split, self.task.run))
         candidate = build(architecture, copy.deepcopy(self.base_model)) if model is None else model
-        flops = pass_flops(candidate, self.view(architecture).splits["train"], run or self.task.run)
+        view = self.view(architecture)
+        flops = pass_flops(candidate, view.splits["train"], run or view.task.run)
         return len(split) * flops / whole
 
     def view(self, architecture: CandidateArchitecture) -> View:
-        """The splits tokenised for a candidate: the base model's, unless it has a smaller vocabulary.
+        """The splits tokenised for a candidate: the base model's, unless it has a vocabulary of its own.
 
         A batch of either has inputs of shape (B, T), B examples of T tokens.
         """
         from nasopt.models.vocabulary import cut_tokenizer
 
+        if isinstance(architecture, OutsideArchitecture):
+            return self.view_of(architecture.model)
         kept = getattr(architecture, "vocabulary", None)
         if kept is None:
-            return View(self.splits)
+            return View(self.task, self.splits)
 
         def make() -> View:
             tokenizer = cut_tokenizer(self.task.tokenizer, kept)
-            return View(self.task.encode(self.folder / "data", tokenizer), tokenizer)
+            return View(self.task, self.task.encode(self.folder / "data", tokenizer), tokenizer)
 
         return self.once(("view", kept), make)
+
+    def view_of(self, model: OutsideModel) -> View:
+        """The splits tokenised for a model that was made elsewhere, with the task that loads and evaluates it."""
+
+        def make() -> View:
+            task = self.task.for_model(model)
+            return View(task, task.encode(self.folder / "data"))
+
+        return self.once(("view", model), make)
 
     def teachers(self, layers: Sequence[int] = (-1,)) -> list[Teacher]:
         """The base model's outputs on the training split: logits and the hidden states of `layers` (0: embeddings).

@@ -104,7 +104,7 @@ def evaluate(
         if positions is not None:
             assert isinstance(split, EncodedSplit)  # as the base model's is, or there would be no screening
             split = split.select(positions)
-        return context.task.evaluate(artifact, split, device, view.tokenizer)
+        return view.task.evaluate(artifact, split, device, view.tokenizer)
 
     def costs() -> Measured:
         context.on_phase("measuring", 0, 0)
@@ -122,7 +122,8 @@ def _artifact(
     device = running_device(sources.values(), kind)
     if kind.form == "torch":
         return make_artifact(candidate, device, quantizer), device
-    training, names = context.view(candidate.architecture).splits["train"], context.task.tokenizer.model_input_names
+    view = context.view(candidate.architecture)
+    training, names = view.splits["train"], view.task.tokenizer.model_input_names
     file = make_onnx(candidate, kind, names, training, context.config.calibration_texts)
     return file.opened(None, device), device
 
@@ -166,13 +167,14 @@ def _measured(
 
     memory = measure_memory(artifact, weights, device, candidate, context)
     latencies = _latencies(artifact, device, candidate, context, sources, quantizer)
-    batch = fixed_batch(context.config.latency[0], candidate.model, context.task.tokenizer.all_special_ids)
+    task = context.view(candidate.architecture).task
+    batch = fixed_batch(context.config.latency[0], candidate.model, task.tokenizer.all_special_ids)
     return Measured(
         latencies,
         memory,
         context.config.memory,
         candidate.model.num_parameters(),
-        count_flops(context.task.workload(candidate.model), batch),
+        count_flops(task.workload(candidate.model), batch),
     )
 
 
@@ -197,12 +199,13 @@ def measure_memory(
     from nasopt.measurement.measured.memory import peak_memory_mb
     from nasopt.models.onnx import OnnxModel
 
-    batch = fixed_batch(context.config.latency[0], candidate.model, context.task.tokenizer.all_special_ids)
+    task = context.view(candidate.architecture).task
+    batch = fixed_batch(context.config.latency[0], candidate.model, task.tokenizer.all_special_ids)
     if isinstance(artifact, OnnxModel):
         device = torch.device("cpu")
         model: nn.Module = artifact.opened(context.config.latency[0].threads, device, arena=False)
     else:
-        model = context.task.workload(artifact)
+        model = task.workload(artifact)
     inputs = {name: tensor.to(device) for name, tensor in batch.items()}
     peak = peak_memory_mb(model, inputs, weights, device)
     return MemoryRecord(weights, peak, device_name(device), "onnx" if isinstance(artifact, OnnxModel) else None)

@@ -13,10 +13,12 @@ from nasopt.architecture.encoder import Architecture
 from nasopt.errors import CheckpointError
 from nasopt.methods.base import Method
 from nasopt.records import queries
+from nasopt.records.outside import OutsideRecipe
 from nasopt.records.trial import TrialRecord
 from nasopt.samplers.history import parent_of
 from nasopt.training.candidate import Candidate, Lineage
 from nasopt.training.context import Context, Parent
+from nasopt.training.outside import outside_candidate
 from nasopt.trial.rebuilding import restore_of
 from nasopt.trial.repetition import DoneWork
 
@@ -66,8 +68,11 @@ def lineage_of(record: TrialRecord) -> Lineage:
 
 def _control(recipe: Mapping[str, Any], trial: optuna.Trial, method: Method, context: Context) -> Candidate:
     """The control of a recipe; stored in another precision only, if it has been trained before."""
-    assert method.controls is not None
     context = context.for_trial(trial.number, None)
+    outside = OutsideRecipe.of(recipe)
+    if outside is not None:
+        return outside_candidate(outside, context)
+    assert method.controls is not None
     architecture, source = method.controls.make(recipe, context)
     for other in _alike(recipe, trial.study, context):
         try:

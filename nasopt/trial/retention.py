@@ -18,15 +18,17 @@ def collect(study: optuna.Study, method: Method, context: Context) -> None:
     """Deletes what nobody needs.
 
     These checkpoints stay: those of possible parents and of the Pareto fronts with and without provisional trials,
-    those in use, and the latest control's, because the next control may only store it in another precision. These
-    predictions stay: the fronts', the base model's and all controls'.
+    those in use, the latest control's, because the next control may only store it in another precision, and those of
+    models from outside that were trained here, because they are nowhere else. These predictions stay: the fronts', the
+    base model's and all controls'.
     """
     checkpoints = context.checkpoints
     with checkpoints.lock():
         trials = study.get_trials(deepcopy=False)
         front = [*queries.pareto_front(study), *queries.whole_front(study)]
         controls = queries.complete_controls(study)
-        users = [*possible_parents(study, method), *front, *controls[-1:]]
+        trained = [trial for trial in controls if (outside := queries.outside_of(trial)) and outside.epochs]
+        users = [*possible_parents(study, method), *front, *controls[-1:], *trained]
         keep = {context.base_key, *(queries.checkpoint_of(trial) or "" for trial in users)}
         keep.update(_keys_in_use(trials))
         checkpoints.collect((queries.checkpoint_of(trial) or "" for trial in trials), keep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from nasopt.measurement.subject import Subject
@@ -9,6 +10,7 @@ from nasopt.training.candidate import Candidate
 from nasopt.training.context import Context
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from nasopt.models.onnx import OnnxModel
@@ -23,15 +25,25 @@ def subject_of(artifact: PreTrainedModel | OnnxModel, candidate: Candidate, cont
         context: the study's base model, data and task.
     """
     texts = context.splits["validation"].sides[0]
+    # Both models read every batch, so it has the base model's lengths, and tokens and inputs that both know.
+    vocabularies = [int(item.get_input_embeddings().weight.shape[0]) for item in (candidate.model, context.base_model)]
+    its = context.view(candidate.architecture).task
+    special = {*context.task.tokenizer.all_special_ids, *its.tokenizer.all_special_ids}
+    names = None if its is context.task else ("input_ids", "attention_mask")
+
+    def batch_of(positions: Tensor) -> Mapping[str, Tensor]:
+        inputs = texts.batch(positions).inputs
+        return inputs if names is None else {name: inputs[name] for name in names}
+
     return Subject(
         artifact=artifact,
         architecture=candidate.architecture,
-        vocabulary=int(candidate.model.get_input_embeddings().weight.shape[0]),
+        vocabulary=min(vocabularies),
         shape=context.shape,
         base_model=context.base_model,
         base_key=context.base_key,
         workload=context.task.workload,
-        special_ids=context.task.tokenizer.all_special_ids,
+        special_ids=special,
         lengths=texts.lengths,
-        batch_of=lambda positions: texts.batch(positions).inputs,
+        batch_of=batch_of,
     )

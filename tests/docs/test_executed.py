@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cases import mostly_slow
 from command_line import succeed
+from outside_models import write_student
 from pages import PAGES, ROOT, SHELL, blocks, command_lines, fences
 from study_text import GENETIC, study_text
 from transformers import BertConfig
@@ -30,6 +31,7 @@ SHOWS_PARTS_OF_FILES = ROOT / "docs" / "extending.md"
 
 STAND_INS = {
     "NAME": "quickstart",
+    "PATH_OR_HUB_ID": "student",
     "--n-trials 50": "--n-trials 2",
     "--workers 2": "--workers 2 --n-trials 2",
     "--trial 12": "--trial 1",
@@ -78,6 +80,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentiment: 
     (folder / "studies" / "quickstart.toml").write_text(study.replace('"quickstart"', '"from-python"'))
     sizes = {"hidden_size": 48, "num_attention_heads": 2, "intermediate_size": 128, "num_hidden_layers": 2}
     BertConfig(**sizes, vocab_size=50).save_pretrained(folder / "shape")
+    write_student(folder / "student", ["negative", "positive"])
     heading = "device,layers,hidden_size,heads,ffn_size,sequence_length,batch_size"
     (folder / "shapes.csv").write_text(f"{heading}\na100,12,768,12,3072,128,1\n")
     with pytest.MonkeyPatch.context() as patch:

@@ -14,8 +14,10 @@ import pytest
 from optuna.trial import TrialState
 from stored_studies import restore
 
+from nasopt.architecture.outside import OutsideModel
 from nasopt.errors import FigureError
 from nasopt.records import names
+from nasopt.records.outside import OutsideRecipe
 from nasopt.report import figures
 from nasopt.report.figures.groups import axes_of, groups_of, interval_of
 from nasopt.report.figures.progress import progress_of
@@ -101,6 +103,19 @@ def test_the_front_shows_each_group_in_each_pair(small: optuna.Study) -> None:
     assert [(list(line.x), list(line.y)) for line in lines[:1]] == [([2.0, 5.0, 10.0], [0.6, 0.8, 0.9])]
     assert figure.layout.xaxis.type == "log"  # 2 to 10 ms
     assert figure.layout.yaxis.title.text == "quality"
+
+
+def test_a_model_from_outside_is_shown_by_its_name(small: optuna.Study) -> None:
+    recipe = OutsideRecipe(OutsideModel("/models/<b>mini</b>")).to_json()
+    add(small, (0.7, 3.0, 30.0), 90, 91, **{names.CONTROL: "<b>mini</b>", names.CONTROL_RECIPE: recipe})
+    assert {group.name: len(group.trials) for group in groups_of(small)}["outside models"] == 1
+    shown = "&lt;b&gt;mini&lt;/b&gt;"
+    for figure in (figures.front(small), figures.front_3d(small)):
+        traces = [trace for trace in figure.data if trace.name == "outside models"]
+        for trace in traces:
+            assert (trace.text, trace.mode, list(trace.customdata)) == ((shown,), "markers+text", [7])
+        assert f"<b>trial 7</b>, {shown}" in traces[0].hovertext[0]
+        assert traces[0].hovertemplate == "%{hovertext}<extra></extra>"
 
 
 def test_a_front_of_two_objectives(small: optuna.Study) -> None:

@@ -9,12 +9,12 @@ import numpy as np
 import optuna
 import pytest
 from rich.console import Console
-from sqlalchemy.engine import make_url
+from verdict_studies import LABELS, NAMES, make_trial, opened_with, store_classes
 
-import nasopt
 from nasopt.methods.genetic.method import GeneticControls
 from nasopt.records import names as attributes
 from nasopt.records import queries
+from nasopt.report.front import print_front
 from nasopt.report.tables import pareto_trials, study_record
 from nasopt.report.verdicts import (
     Comparisons,
@@ -22,31 +22,14 @@ from nasopt.report.verdicts import (
     control_records,
     is_comparable,
     pareto_records,
-    print_front,
     summary_lines,
     with_ratios,
     with_verdict,
 )
-from nasopt.storage.ownership import new_place
 from nasopt.storage.validation_predictions import TFIDF, Predictions, PredictionStore
 from nasopt.study.opening import OpenStudy
 
-NAMES = ["quality", "latency_ms", "memory_mb"]
 FAMILY = GeneticControls()
-LABELS = np.arange(400) % 2
-
-
-def make_trial(
-    values: list[float], layers: int, control: str | None = None, precision: str = "fp32", **attrs: Any
-) -> optuna.trial.FrozenTrial:
-    params = {} if control else {f"layer_{index}": int(index < layers) for index in range(6)}
-    marks = {"control": control, "control_depth": layers, "control_recipe": {"label": control}} if control else {}
-    return optuna.trial.create_trial(
-        values=values,
-        params=params,
-        distributions={name: optuna.distributions.IntDistribution(0, 1) for name in params},
-        user_attrs={"precision": precision, **marks, **attrs},
-    )
 
 
 @pytest.mark.parametrize(
@@ -80,23 +63,6 @@ def test_the_best_of_them_is_the_one_of_the_highest_quality() -> None:
     controls = [make_trial([quality, 10.0, 50.0], 3, f"c{quality}") for quality in (0.7, 0.8, 0.6)]
     assert best_control(member, controls, FAMILY) is controls[1]
     assert best_control(member, [], FAMILY) is None
-
-
-def opened_with(folder: Path, trials: list[optuna.trial.FrozenTrial], metric: str = "accuracy") -> OpenStudy:
-    """A study of these trials; the first is the base model."""
-    study = optuna.create_study(directions=["maximize", "minimize", "minimize"])
-    study.set_metric_names(NAMES)
-    trials[0].user_attrs[attributes.IS_BASE] = True
-    study.add_trials(trials)
-    task = {"model": "m", "metric": metric, "dataset": {"path": "d", "text": ["t"]}}
-    config = nasopt.StudyConfig.model_validate({"name": "made", "method": "genetic", "task": task})
-    return OpenStudy(study, config, new_place(study, folder, config.name), make_url("sqlite://"))
-
-
-def store_classes(opened: OpenStudy, name: int | str, right: int, split: str = "s") -> None:
-    """Predictions of which the first `right` are right."""
-    values = np.where(np.arange(400) < right, LABELS, 1 - LABELS).astype(np.uint8)
-    PredictionStore(opened.folder).write(name, Predictions(values, LABELS.astype(np.uint8), 2, split))
 
 
 @pytest.fixture

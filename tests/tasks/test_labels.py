@@ -13,7 +13,7 @@ from transformers import BertConfig
 
 from nasopt.config.task import SECOND_CLASS, TaskConfig
 from nasopt.errors import DatasetError, UnsupportedModelError
-from nasopt.tasks.labels import LabelColumn, Labels, positive_class, read_labels
+from nasopt.tasks.labels import LabelColumn, Labels, order_by_name, order_of_classes, positive_class, read_labels
 
 
 def read(train: Sequence[Any], validation: Sequence[Any] | None = None, head: Any = None, **task: Any) -> Labels:
@@ -207,3 +207,51 @@ def test_the_class_of_f1_is_asked_for_where_names_do_not_settle_it(names: list[s
         positive_class(names, None)
     with pytest.raises(DatasetError, match="'other' is not a class; the classes are"):
         positive_class(names, "other")
+
+
+@pytest.mark.parametrize(
+    ("head", "order"),
+    [
+        (["a", "b", "c"], [0, 1, 2]),
+        (["c", "a", "b"], [1, 2, 0]),
+        (["C ", "B", "A"], [2, 1, 0]),
+        (["b", "unused", "a"], [2, 0, 1]),
+    ],
+)
+def test_another_head_has_the_classes_in_an_order_of_its_own(head: list[str], order: list[int]) -> None:
+    column = column_of(["a", "b"] if "unused" in head else ["a", "b", "c"])
+    names = ("a", "b", "c")  # as a base model's head may have more classes than the data use
+    labels = Labels(names, {name: index for index, name in enumerate(names)})
+    assert order_of_classes(configuration(head), column, labels) == order
+
+
+def test_another_head_of_counted_classes_is_mapped_by_number() -> None:
+    column = column_of(declared(["no", "yes"], [0, 1, 1]))
+    labels = Labels(("yes", "no"), {"yes": 0, "no": 1})  # as a base model's head orders them
+    assert order_of_classes(configuration(["LABEL_0", "LABEL_1"]), column, labels) == [1, 0]
+
+
+def test_another_head_may_give_numbers() -> None:
+    column, head = column_of([0.5, 1.5]), configuration(["LABEL_0"])
+    assert order_of_classes(head, column, Labels(())) == [0]
+    with pytest.raises(DatasetError, match="head has 2 classes; pass --train to train a new head"):
+        order_of_classes(configuration(["a", "b"]), column, Labels(()))
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (["x", "y"], r"are not the classes of the model's head \(x, y\); rename them, or pass --train"),
+        (["a", "b", "c"], r"its head has 3 classes \(a, b, c\), and the study has 2 \(a, b\); pass --train"),
+        (["a"], r"gives one number.*or pass --train|train a new head"),
+    ],
+)
+def test_another_head_of_other_classes_is_refused(head: list[str], message: str) -> None:
+    with pytest.raises((DatasetError, UnsupportedModelError), match=message):
+        order_of_classes(configuration(head), column_of(["a", "b"]), Labels(("a", "b"), {"a": 0, "b": 1}))
+
+
+def test_labels_are_found_by_name() -> None:
+    assert order_by_name(configuration(["Film", "blame", "praise"]), ("praise", "blame", "film")) == [2, 1, 0]
+    with pytest.raises(UnsupportedModelError, match=r"has the labels a, b, and the study has a, c; pass --train"):
+        order_by_name(configuration(["a", "b"]), ("a", "c"))

@@ -12,12 +12,14 @@ import pytest
 import torch
 from command_line import read, run
 from conftest import write_label_sets
+from outside_models import write_student
 from sklearn import metrics
 from study_text import study_text
 from transformers import pipeline
 
+from nasopt.architecture.outside import OutsideModel
 from nasopt.config.task import TaskConfig
-from nasopt.errors import DatasetError, UnsupportedModelError
+from nasopt.errors import DatasetError, HeadMismatchError, UnsupportedModelError
 from nasopt.numerics.resampling import resample_weights
 from nasopt.tasks.multi_label import MultiLabelClassification
 from nasopt.tasks.multi_label_scores import multi_label_scores
@@ -175,3 +177,25 @@ def test_from_the_study_file_to_the_pipeline(study_folder: Path, tiny_bert: Path
     (given,) = pipeline("text-classification", str(study_folder / "out"), top_k=None)(["a text"])
     by_name = dict(zip(names["model"].config.id2label.values(), names["probabilities"], strict=True))
     assert {item["label"]: item["score"] for item in given} == pytest.approx(by_name, abs=1e-4)
+
+
+def test_a_model_from_outside_has_its_labels_in_the_order_of_the_study(tiny_bert: Path, tmp_path: Path) -> None:
+    data = write_label_sets(tmp_path / "data", {"train": 40, "validation": 40})
+    study = open_task(tiny_bert, data)
+    labels = ["praise", "film", "blame"]
+    write_student(tmp_path / "student", labels, problem_type=KIND)
+    task = study.for_model(OutsideModel(str(tmp_path / "student")))
+    assert task.has_head
+    model = task.load_model()
+    assert list(model.config.id2label.values()) == ["blame", "film", "praise"]
+    own = open_task(tmp_path / "student", data)
+    split = task.encode(tmp_path)["validation"]
+    batch = split.batch(torch.arange(8))
+    with torch.inference_mode():
+        found, before = (item.eval()(**batch.inputs).logits for item in (model, own.load_model()))
+    torch.testing.assert_close(found, before[:, [2, 1, 0]])
+    assert (split.labels == study.encode(tmp_path)["validation"].labels).all()
+    single = write_student(tmp_path / "single", labels)
+    with pytest.raises(HeadMismatchError, match="several labels each; pass --train"):
+        study.for_model(OutsideModel(str(single)))
+    assert not study.for_model(OutsideModel(str(single), new_head=True)).has_head

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import FILLERS, WORDS
+from outside_models import write_student
 from scipy import stats
 from transformers import AutoModel, AutoTokenizer
 
 from nasopt.architecture.encoder import Architecture, KeptUnits
+from nasopt.architecture.outside import OutsideModel
 from nasopt.config.study import TrainingConfig
 from nasopt.config.task import TaskConfig
 from nasopt.errors import DatasetError, UnsupportedModelError
@@ -320,3 +322,17 @@ def test_a_pooling_that_is_not_known_is_named(tiny_bert: Path, pairs: Path, tmp_
     with pytest.raises(UnsupportedModelError, match=r"its pooling is max_tokens; .* one of mean, cls"):
         open_task(model, pairs)
     assert open_task(model, pairs, pooling="mean").pooling == "mean"
+
+
+def test_a_model_from_outside_is_pooled_as_its_own_files_say(tiny_bert: Path, pairs: Path, tmp_path: Path) -> None:
+    study = open_task(tiny_bert, pairs, pooling="mean")
+    own = with_modules(write_student(tmp_path / "student"), tmp_path / "own", "cls_token")
+    assert study.for_model(OutsideModel(str(own))).pooling == "cls"
+    task = study.for_model(OutsideModel(str(tmp_path / "student")))
+    assert (task.pooling, study.config.model) == ("mean", str(tiny_bert))
+    split = task.encode(tmp_path)["validation"]
+    found = task.evaluate(task.load_model(), split, CPU)
+    opened = open_task(tmp_path / "student", pairs)  # as a study of its own would see it
+    assert found.quality == opened.evaluate(opened.load_model(), opened.encode(tmp_path)["validation"], CPU).quality
+    theirs, own_tokens = (item.first.columns["input_ids"] for item in (study.encode(tmp_path)["validation"], split))
+    assert not torch.equal(theirs, own_tokens)

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_pairs
+from outside_models import write_student
 from torch.nn import functional
 
+from nasopt.architecture.outside import OutsideModel
 from nasopt.config.study import TrainingConfig
 from nasopt.config.task import TaskConfig
 from nasopt.errors import DatasetError, UnsupportedModelError
+from nasopt.models.outside import outside_architecture
 from nasopt.tasks.batches import PairedSplit
 from nasopt.tasks.translation import IGNORED, Generation, Translation, decoder_inputs, labels_of
 from nasopt.training.loop import train
@@ -156,3 +159,16 @@ def test_an_encoder_does_not_translate(tiny_bert: Path, pairs: Path) -> None:
 def test_a_task_table_that_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         task_config(Path("x"), **changes)
+
+
+def test_a_model_from_outside_reads_the_same_texts_with_its_own_tokens(pairs: Path, tmp_path: Path) -> None:
+    study = Translation(task_config(pairs))
+    smaller = Translation(task_config(pairs, new_model={**NEW, "decoder_layers": 1, "vocabulary": 110}))
+    smaller.load_model().save_pretrained(tmp_path / "model")
+    smaller.tokenizer.save_pretrained(tmp_path / "model")
+    task = study.for_model(OutsideModel(str(tmp_path / "model")))
+    assert task.has_head
+    assert task.encode(tmp_path)["validation"].references == study.encode(tmp_path)["validation"].references
+    assert outside_architecture(task.load_model(), OutsideModel("m")).layers == ((2, 64),)
+    with pytest.raises(UnsupportedModelError, match="translation needs an encoder-decoder"):
+        study.for_model(OutsideModel(str(write_student(tmp_path / "student"))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nasopt.architecture.base import EncoderShape
+from nasopt.architecture.outside import OutsideArchitecture
 from nasopt.config.study import LatencyConfig
 from nasopt.errors import LookupTableError, choices
 from nasopt.measurement.device import device_name, resolve_device
@@ -58,4 +59,25 @@ def check_model(table: LookupTable, model_type: str, shape: EncoderShape) -> Non
         raise LookupTableError(
             f"the look-up table is of heads of size {table.head_size}, but the model's are of size {shape.head_size}; "
             f"{cure}"
+        )
+
+
+def check_outside(table: LookupTable, architecture: OutsideArchitecture) -> None:
+    """Makes sure that a table tells the latency of a model that was made elsewhere.
+
+    Raises:
+        LookupTableError: it was made for another family, for heads of another size, or for other widths.
+    """
+    widths = sorted({entry.hidden_size for entry in table.entries})
+    pairs = {
+        "type": (table.model_type, architecture.model_type),
+        "head size": (table.head_size, architecture.head_size),
+    }
+    wrong = [f"{name} {its}, not {own}" for name, (own, its) in pairs.items() if own != its]
+    if not widths[0] <= architecture.hidden_size <= widths[-1]:
+        wrong.append(f"hidden size {architecture.hidden_size}, not {choices(widths)}")
+    if wrong:
+        raise LookupTableError(
+            f"model {architecture.model.source!r}: this study's latencies are looked up in a table of other models "
+            f"(it is of {'; of '.join(wrong)}); compare it in a study whose latencies are measured"
         )

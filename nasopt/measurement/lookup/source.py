@@ -8,10 +8,11 @@ from transformers import PretrainedConfig
 
 from nasopt.architecture.base import CandidateArchitecture
 from nasopt.architecture.encoder import Architecture
+from nasopt.architecture.outside import OutsideArchitecture
 from nasopt.config.study import LatencyConfig
 from nasopt.measurement.estimating import EstimatingSource, Origin
 from nasopt.measurement.inputs import shapes_of
-from nasopt.measurement.lookup.checks import check_model, open_table
+from nasopt.measurement.lookup.checks import check_model, check_outside, open_table
 from nasopt.measurement.lookup.table import Estimate
 from nasopt.measurement.measured.latency import MeasurementError
 from nasopt.measurement.subject import Subject
@@ -26,7 +27,7 @@ class LookupSource(EstimatingSource):
             machine.
     """
 
-    estimates = (Architecture,)
+    estimates = (Architecture, OutsideArchitecture)
 
     def __init__(self, latency: LatencyConfig, precisions: Sequence[str]) -> None:
         self.latency = latency
@@ -41,19 +42,27 @@ class LookupSource(EstimatingSource):
         """
         check_model(self.table, config.model_type, encoder_shape(config))
 
+    def check_outside(self, architecture: OutsideArchitecture) -> None:
+        super().check_outside(architecture)
+        check_outside(self.table, architecture)
+
     @property
     def origin(self) -> Origin:
         table = self.table
         return Origin(table.identity, table.device, table.created.isoformat(), table.threads)
 
     def estimate(self, architecture: CandidateArchitecture, subject: Subject) -> Sequence[Estimate]:
-        if not isinstance(architecture, Architecture):
+        hidden_size = subject.shape.hidden_size
+        if isinstance(architecture, OutsideArchitecture):
+            layers, hidden_size = list(architecture.layers), architecture.hidden_size
+        elif isinstance(architecture, Architecture):
+            layers = [(len(units.heads), len(units.neurons)) for units in architecture.layers if units is not None]
+        else:
             raise MeasurementError("no latency can be looked up of an architecture that is not of transformer layers")
-        layers = [(len(units.heads), len(units.neurons)) for units in architecture.layers if units is not None]
         return [
             self.table.predict(
                 layers,
-                hidden_size=subject.shape.hidden_size,
+                hidden_size=hidden_size,
                 batch_size=size,
                 sequence_length=length,
                 precision=architecture.precision,

@@ -19,6 +19,7 @@ from nasopt.measurement.inputs import inputs_of
 from nasopt.measurement.measured.latency import measure_latency, normalised_ms
 from nasopt.measurement.measured.runtimes import RuntimeSettings, check_runtime, forget_compiled, numerics, prepare
 from nasopt.measurement.subject import Subject
+from nasopt.models.example_inputs import input_names
 from nasopt.models.onnx import OnnxModel, convert
 from nasopt.records.latency import MeasuredLatency, measured_identity
 
@@ -33,7 +34,7 @@ class MeasuringSource:
         threads = latency.threads or os.cpu_count() or 1
         self._settings = RuntimeSettings(latency.runtime or "eager", threads, latency.tf32, latency.cuda_graph)
         check_runtime(self._settings.runtime, device)
-        self._base: tuple[str, nn.Module] | None = None
+        self._base: tuple[object, nn.Module] | None = None
 
     @property
     def runtime(self) -> str:
@@ -76,24 +77,23 @@ class MeasuringSource:
         """The base model in the runtime. ONNX files are converted once for a process; compiled programs are made again,
         because `torch.compile` keeps only so many of one class."""
         settings = self._settings
-        if self._base is not None and self._base[0] == subject.base_key:
-            return self._base[1]
         if settings.runtime == "compile":
             forget_compiled()
         if settings.runtime == "onnxruntime":
-            module = prepare(_base_file(subject), batches, settings, device=self.device)
-            self._base = (subject.base_key, module)
-            return module
+            assert isinstance(subject.artifact, OnnxModel)
+            names = input_names(subject.base_model, subject.artifact.input_names)
+            key = subject.base_key, *names
+            if self._base is None or self._base[0] != key:
+                self._base = key, prepare(_base_file(subject, names), batches, settings, device=self.device)
+            return self._base[1]
         base = subject.workload(subject.base_model.to(self.device))
         return prepare(base, batches, settings, device=self.device)
 
 
-def _base_file(subject: Subject) -> OnnxModel:
-    """The base model in fp32 as an ONNX file with the artifact's inputs."""
-    artifact = subject.artifact
-    assert isinstance(artifact, OnnxModel)
+def _base_file(subject: Subject, names: Sequence[str]) -> OnnxModel:
+    """The base model in fp32 as an ONNX file with these inputs."""
     with scratch_folder() as folder:
-        convert(copy.deepcopy(subject.base_model).cpu(), artifact.input_names, folder / "model.onnx")
+        convert(copy.deepcopy(subject.base_model).cpu(), names, folder / "model.onnx")
         return OnnxModel(folder / "model.onnx")
 
 

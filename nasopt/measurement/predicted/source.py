@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from nasopt.architecture.base import CandidateArchitecture, EncoderShape, Precision
 from nasopt.architecture.cells import CellArchitecture
 from nasopt.architecture.encoder import Architecture
+from nasopt.architecture.outside import OutsideArchitecture
 from nasopt.config.study import LatencyConfig
 from nasopt.errors import StudyFileError, choices
 from nasopt.measurement.estimating import EstimatingSource, Origin
@@ -29,7 +30,7 @@ class PredictingSource(EstimatingSource):
         StudyFileError: a precision cannot be predicted with it on that device.
     """
 
-    estimates = (Architecture, CellArchitecture)
+    estimates = (Architecture, CellArchitecture, OutsideArchitecture)
 
     def __init__(self, latency: LatencyConfig, profile: DeviceProfile, precisions: Sequence[str]) -> None:
         self.latency = latency
@@ -77,6 +78,9 @@ def workload_of(
     """
     if isinstance(architecture, CellArchitecture):
         return CellWorkload(architecture, sequence_length, batch_size)
+    if isinstance(architecture, OutsideArchitecture):
+        sizes = tuple(LayerShape(heads, architecture.head_size, ffn) for heads, ffn in architecture.layers)
+        return Workload(sizes, architecture.hidden_size, sequence_length, batch_size)
     if not isinstance(architecture, Architecture):
         raise MeasurementError("no latency can be predicted of what is neither an encoder of layers nor made of cells")
     kept = [units for units in architecture.layers if units is not None]

@@ -13,16 +13,29 @@ from plotly.subplots import make_subplots
 from nasopt.errors import FigureError
 from nasopt.numerics.pareto import pareto_mask
 from nasopt.records import queries
-from nasopt.report.figures.groups import BASE, CONTROLS, FRONT, Axis, Group, axes_of, groups_of, hover_text, interval_of
+from nasopt.report.figures.groups import (
+    BASE,
+    CONTROLS,
+    FRONT,
+    OUTSIDE,
+    Axis,
+    Group,
+    axes_of,
+    groups_of,
+    hover_text,
+    interval_of,
+    names_in,
+)
 from nasopt.report.figures.style import axis_layout, styled
 
-WITH_INTERVALS = (FRONT, CONTROLS)
+WITH_INTERVALS = (FRONT, CONTROLS, OUTSIDE)
 
 
 def front(study: optuna.Study, x: str | None = None, y: str | None = None) -> go.Figure:
     """Every complete trial by two of its objectives, with the line of what no final trial of the search betters.
 
-    Base model, controls and provisional trials have marks of their own. Thin lines are 95 % intervals of latencies.
+    Base model, controls, models from outside (by name) and provisional trials have marks of their own. Thin lines are
+    95 % intervals of latencies.
 
     Args:
         study: the study.
@@ -59,7 +72,6 @@ def front_3d(study: optuna.Study) -> go.Figure:
             x=[latency.value(trial) for trial in group.trials],
             y=[memory.value(trial) for trial in group.trials],
             z=[quality.value(trial) for trial in group.trials],
-            mode="markers",
             name=group.name,
             marker={"color": group.colour, "symbol": group.symbol_3d, "size": min(6, max(4, group.size // 2))},
             **_hover(group, axes),
@@ -127,7 +139,6 @@ def _draw_pair(
         figure.add_scatter(
             x=[x.value(trial) for trial in group.trials],
             y=[y.value(trial) for trial in group.trials],
-            mode="markers",
             name=group.name,
             legendgroup=group.name,
             showlegend=at == 1,
@@ -162,9 +173,17 @@ def _intervals(group: Group, axis: Axis) -> dict[str, object] | None:
 
 
 def _hover(group: Group, axes: list[Axis]) -> dict[str, object]:
-    """The text under the pointer, and each trial's number for whoever handles clicks."""
+    """The text under the pointer, each trial's number for whoever handles clicks, and names beside marks."""
+    names, said = names_in(group), [hover_text(trial, axes, group.name) for trial in group.trials]
+    numbers = [trial.number for trial in group.trials]
+    if names is None:
+        return {"mode": "markers", "text": said, "customdata": numbers, "hovertemplate": "%{text}<extra></extra>"}
     return {
-        "text": [hover_text(trial, axes, group.name) for trial in group.trials],
-        "customdata": [trial.number for trial in group.trials],
-        "hovertemplate": "%{text}<extra></extra>",
+        "mode": "markers+text",
+        "text": names,
+        "textposition": "top center",
+        "textfont": {"size": 11},
+        "hovertext": said,
+        "customdata": numbers,
+        "hovertemplate": "%{hovertext}<extra></extra>",
     }

@@ -103,6 +103,7 @@ BASE = "base model"
 OTHER = "other trials"
 PROVISIONAL = "provisional"
 CONTROLS = "controls"
+OUTSIDE = "outside models"
 
 
 def groups_of(study: optuna.Study) -> list[Group]:
@@ -111,7 +112,7 @@ def groups_of(study: optuna.Study) -> list[Group]:
     The base model is a group of its own, whether or not it is on the front.
     """
     base, front = queries.base_of(study), {trial.number for trial in queries.pareto_front(study)}
-    found: dict[str, list[FrozenTrial]] = {name: [] for name in (OTHER, PROVISIONAL, CONTROLS, FRONT, BASE)}
+    found: dict[str, list[FrozenTrial]] = {name: [] for name in (OTHER, PROVISIONAL, CONTROLS, OUTSIDE, FRONT, BASE)}
     for trial in queries.complete_trials(study):
         if base is not None and trial.number == base.number:
             found[BASE].append(trial)
@@ -119,7 +120,8 @@ def groups_of(study: optuna.Study) -> list[Group]:
             found[PROVISIONAL].append(trial)
         else:
             found[FRONT if trial.number in front else OTHER].append(trial)
-    found[CONTROLS] = queries.complete_controls(study)
+    for trial in queries.complete_controls(study):
+        found[CONTROLS if queries.outside_of(trial) is None else OUTSIDE].append(trial)
     return [Group(name, tuple(trials), *MARKS[name]) for name, trials in found.items() if trials]
 
 
@@ -127,6 +129,7 @@ MARKS: dict[str, tuple[str, str, int]] = {
     OTHER: ("#9A9A9A", "circle", 7),
     PROVISIONAL: ("#E69F00", "diamond-open", 9),
     CONTROLS: ("#D55E00", "triangle-up-open", 10),
+    OUTSIDE: ("#009E73", "square-open", 11),
     FRONT: ("#0072B2", "circle", 10),
     BASE: ("#000000", "star", 14),
 }
@@ -136,7 +139,9 @@ MARKS: dict[str, tuple[str, str, int]] = {
 def hover_text(trial: FrozenTrial, axes: list[Axis], group: str) -> str:
     """What is said of a trial under the pointer, as plotly's HTML: its shape, values, and how they were obtained."""
     record = TrialRecord.of(trial)
-    kind = f"control {record.control.label}" if record.control is not None else group
+    kind = group
+    if record.control is not None:
+        kind = record.control.label if group == OUTSIDE else f"control {record.control.label}"
     lines = [f"<b>trial {trial.number}</b>, {html.escape(kind)}"]
     if record.architecture:
         lines += _wrapped(html.escape(record.architecture))
@@ -150,6 +155,13 @@ def hover_text(trial: FrozenTrial, axes: list[Axis], group: str) -> str:
         elif latency is not None:
             lines.append(f"  {html.escape(latency.source_words)}")
     return "<br>".join(line for line in lines if line)
+
+
+def names_in(group: Group) -> list[str] | None:
+    """The name of each model from outside, as plotly's HTML, which stands beside its mark; None for other groups."""
+    if group.name != OUTSIDE:
+        return None
+    return [html.escape(queries.label_of(trial) or "") for trial in group.trials]
 
 
 def _parent(number: int | None) -> str | None:

@@ -11,8 +11,9 @@ import pytest
 from lookup_tables import document
 
 from nasopt.architecture.cells import CellArchitecture
+from nasopt.architecture.outside import OutsideArchitecture, OutsideModel
 from nasopt.config.study import LatencyConfig
-from nasopt.errors import LookupTableError
+from nasopt.errors import LookupTableError, UnsupportedModelError
 from nasopt.measurement.lookup.source import LookupSource
 from nasopt.measurement.measured.latency import MeasurementError
 from nasopt.measurement.subject import Subject
@@ -46,3 +47,22 @@ def test_a_table_is_for_one_kind_of_model(source: LookupSource, subject: Subject
     cells = replace(subject, architecture=CellArchitecture(("conv3",), 64))
     with pytest.raises(MeasurementError, match="no latency can be looked up"):
         source.record(cells, None)
+
+
+def test_a_model_from_outside_is_looked_up_where_the_table_knows_its_like(
+    source: LookupSource, subject: Subject
+) -> None:
+    model = OutsideArchitecture(OutsideModel("student"), "bert", ((1, 64), (4, 0)), 64, 16)
+    source.check_outside(model)
+    record = source.record(replace(subject, architecture=model), None)
+    assert record.median_ms == pytest.approx(1.75 + (0.1 + 2 + 3) + (0.1 + 5))
+    assert record.base_median_ms == pytest.approx(BASE_MS)
+    for change, words in (
+        ({"model_type": "distilbert"}, "of type distilbert, not bert"),
+        ({"head_size": 64}, "of head size 64, not 16"),
+        ({"hidden_size": 312}, "of hidden size 312, not 64"),
+    ):
+        with pytest.raises(LookupTableError, match=words):
+            source.check_outside(replace(model, **change))
+    with pytest.raises(UnsupportedModelError, match="its latency can only be measured"):
+        source.check_outside(replace(model, layers=()))

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from nasopt.architecture.cells import CellArchitecture
+from nasopt.architecture.encoder import Architecture
+from nasopt.architecture.outside import OutsideArchitecture, OutsideModel
 from nasopt.config.study import LatencyConfig
 from nasopt.errors import StudyFileError
 from nasopt.measurement.measured.latency import MeasurementError
@@ -60,3 +62,15 @@ def test_what_cannot_be_predicted_is_refused(subject: Subject) -> None:
         workload_of(other.architecture, subject.shape, 32, 8)
     with pytest.raises(StudyFileError, match="not in int4"):
         PredictingSource(source().latency, find_profile("a100"), ["int4"])
+
+
+def test_a_model_from_outside_is_predicted_by_its_own_sizes(subject: Subject) -> None:
+    shape = subject.shape
+    layers = ((shape.num_heads, shape.ffn_size),) * shape.num_layers
+    same = OutsideArchitecture(OutsideModel("m"), "bert", layers, shape.hidden_size, shape.head_size)
+    full = workload_of(Architecture.full(shape), shape, 32, 8)
+    assert workload_of(same, shape, 32, 8) == full
+    source().check_outside(same)
+    wider = replace(same, hidden_size=4 * shape.hidden_size, layers=layers[:1])
+    record = source().record(replace(subject, architecture=wider), None)
+    assert record.base_median_ms == source().record(replace(subject, architecture=same), None).median_ms
