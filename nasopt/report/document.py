@@ -18,6 +18,7 @@ from nasopt.report.headline import headline
 from nasopt.report.printing import Record
 from nasopt.report.tables import pareto_trials, study_record, trial_record
 from nasopt.report.verdicts import Comparisons, control_records, pareto_records, summary_lines
+from nasopt.storage.rdb import holds_password, parse_url
 from nasopt.study.opening import OpenStudy
 
 
@@ -52,8 +53,10 @@ def report_record(opened: OpenStudy, storage: str | None = None) -> Record:
 
 
 def export_command(name: str, number: int, storage: str | None) -> str:
-    """The command line that exports a trial."""
+    """The command line that exports a trial. It names no password: others read the page."""
     words = ["nasopt", "study", "export", name, "--trial", str(number), "--to", f"{name}-{number}"]
+    if storage is not None and not storage.startswith("@") and holds_password(parse_url(storage)):
+        storage = "@FILE"
     return shlex.join([*words, *([] if storage is None else ["--storage", storage])])
 
 

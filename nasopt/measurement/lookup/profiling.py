@@ -302,7 +302,9 @@ def _full_model(config: PretrainedConfig, hidden_size: int, seed: int) -> PreTra
         sized.layer_types = [types[index % len(types)] for index in range(depth)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(sized, dtype=torch.float32)
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
+            sized, dtype=torch.float32, trust_remote_code=False
+        )
     return model.eval()
 
 
