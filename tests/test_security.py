@@ -111,7 +111,9 @@ def seen_in_the_list_of_processes(pid: int) -> set[bytes]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, write_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, postgres_url: str) -> Path:
+def folder(
+    tmp_path: Path, write_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, postgres_url: str
+) -> Path:
     """The current folder, empty but for the files of a study on PostgreSQL, where $NASOPT_STORAGE names it."""
     folder, study_file = tmp_path / "here", write_study()
     folder.mkdir()

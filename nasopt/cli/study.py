@@ -81,7 +81,10 @@ def optimize(
     timeout: Annotated[
         float | None, typer.Option("--timeout", min=0, help="Begin no trial after this many seconds.")
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; spread evenly over the GPUs.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, help="Processes, spread evenly over the GPUs; default: one for each, else 1."),
+    ] = None,
     data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make lost artifacts again.")] = False,
     adopt: Annotated[
@@ -100,6 +103,7 @@ def optimize(
     """Run trials. A second call goes on where the first stopped."""
     from nasopt.execution import local
     from nasopt.execution.confirmation import unconfirmed
+    from nasopt.execution.devices import usual_workers
     from nasopt.execution.progress import make_view
     from nasopt.execution.search import remaining_budget
     from nasopt.methods.registry import make_method
@@ -121,7 +125,7 @@ def optimize(
         n_trials=count,
         shared=n_trials is None,
         timeout=timeout,
-        workers=workers,
+        workers=workers or usual_workers(),
         debug=Settings.debug,
         accept_device_change=accept_device_change,
     )

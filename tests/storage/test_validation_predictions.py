@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from payload import Payload, malicious
 
 from nasopt.host.files import remove_partial_files
 from nasopt.storage.validation_predictions import Predictions, PredictionStore

@@ -138,13 +138,9 @@ def test_a_folder_that_only_the_database_names_is_not_deleted(url: str, tmp_path
     precious = tmp_path / "victim" / "project"
     (precious / "checkpoints").mkdir(parents=True)
     with closing(sqlite3.connect(tmp_path / "nasopt.db")) as connection:
-        where = "UPDATE study_user_attributes SET value_json = ? WHERE key = ?"
-        connection.execute(where, [json.dumps(str(precious.parent)), "nasopt:artifacts"])
-        connection.execute(
-            "INSERT INTO study_user_attributes (study_id, key, value_json) SELECT study_id, 'nasopt:folder', ? "
-            "FROM studies",
-            [json.dumps(precious.name)],
-        )
+        for key, value in {"artifacts": str(precious.parent), "folder": precious.name}.items():
+            change = "UPDATE study_user_attributes SET value_json = ? WHERE key = ?"
+            assert connection.execute(change, [json.dumps(value), f"nasopt:{key}"]).rowcount == 1
         if kept == "no id":
             connection.execute("DELETE FROM study_user_attributes WHERE key = 'nasopt:id'")
         connection.commit()
