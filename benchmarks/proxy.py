@@ -18,6 +18,7 @@ import resource
 import socket
 import statistics
 import tempfile
+import threading
 import time
 import warnings
 from multiprocessing.connection import Connection
@@ -56,9 +57,17 @@ def quiet() -> None:
 
 
 def serve(url: str, port: int) -> None:
-    """The only process that opens the file; ends with its parent's signal."""
+    """The only process that opens the file; it ends with its parent."""
     quiet()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     run_grpc_proxy_server(get_storage(open_storage(parse_url(url))), host=HOST, port=port)
+
+
+def end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(0)
 
 
 def work(url: str, port: int | None, trials: int, sleep: float, index: int, line: Connection) -> None:

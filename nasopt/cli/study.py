@@ -118,6 +118,10 @@ def optimize(
     if count == 0 and not unconfirmed(opened):
         _say(f"all {budget} trials of the search are done; --n-trials N runs more")
         return
+    if workers is None:
+        workers = usual_workers()
+        if workers > 1:
+            _say(f"{workers} GPUs: a worker on each (--workers 1 for one alone)")
     view = make_view(Console(stderr=True), count, Settings.quiet)
     over = local.optimize(
         opened,
@@ -125,7 +129,7 @@ def optimize(
         n_trials=count,
         shared=n_trials is None,
         timeout=timeout,
-        workers=workers or usual_workers(),
+        workers=workers,
         debug=Settings.debug,
         accept_device_change=accept_device_change,
     )

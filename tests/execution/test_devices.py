@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Callable
+from pathlib import Path
 
+import optuna
 import pytest
 import torch
+from command_line import succeed
 from processes import tell_environment
 
 from nasopt.execution.devices import VISIBLE, start_on, threads_of_each, usual_workers, visible_gpus
+from nasopt.records.trial import TrialRecord
 
 
 @pytest.mark.parametrize(
@@ -63,3 +68,20 @@ def test_without_gpus_nothing_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None
 def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     assert [threads_of_each(workers) for workers in (1, 2, 3, 8, 9)] == [8, 4, 2, 1, 1]
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_every_gpu_gets_a_worker_unless_it_is_said(
+    write_study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two GPUs that are not there: their workers run on the CPU."""
+    monkeypatch.chdir(tmp_path)
+    succeed("study", "create", write_study())
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for options, processes in ((("--workers", 1), 1), ((), 2)):
+        result = succeed("study", "optimize", "tiny", "--n-trials", 4, *options)
+        assert ("2 GPUs: a worker on each" in result.err) == (processes == 2)
+        trials = optuna.load_study(study_name="tiny", storage="sqlite:///nasopt.db").trials[-4:]
+        workers = [TrialRecord.of(trial).worker for trial in trials]
+        assert len({worker["pid"] for worker in workers if worker is not None}) == processes
