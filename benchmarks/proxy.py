@@ -149,15 +149,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--trials", type=int, default=12, help="of each worker")
     parser.add_argument("--sleep", type=float, default=0.2, help="seconds of a trial")
-    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--ways", nargs="+", choices=("file", "proxy"), default=["file", "proxy"])
     arguments = parser.parse_args()
     quiet()
     print("| workers | way | median, ms | worst, ms | trials/s | CPU ms/trial | locked |")
     print("|---|---|---|---|---|---|---|")
     for workers in arguments.workers:
-        for _ in range(arguments.repeats):
-            for proxy in (False, True):
-                print(measure(proxy, workers, arguments.trials, arguments.sleep), flush=True)
+        for way in arguments.ways:
+            print(measure(way == "proxy", workers, arguments.trials, arguments.sleep), flush=True)
 
 
 if __name__ == "__main__":
