@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 from command_line import run, succeed
-from postgres import PASSWORD
 from processes import NASOPT, start_code
 
 from nasopt.config.task import TaskConfig
@@ -21,6 +20,8 @@ ROOT = Path(__file__).parents[1]
 OURS = [path for part in ("nasopt", "scripts", "benchmarks", "examples") for path in (ROOT / part).rglob("*.py")]
 PICKLING = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "pickletools"}
 UNPICKLING = {"torch.load", "pd.read_pickle", "pandas.read_pickle", "yaml.load", "yaml.unsafe_load"}
+PASSWORD = "pass-word-7"
+"""The password of the tests' server."""
 RUNNING = {"eval", "exec", "compile", "__import__"}
 
 
@@ -119,6 +120,7 @@ def folder(
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setenv("NASOPT_STORAGE", postgres_url)
+    assert parse_url(postgres_url).password == PASSWORD
     assert PASSWORD not in succeed("study", "create", study_file, "--debug").err
     return folder
 
