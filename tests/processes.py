@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,11 @@ def start_code(code: str, *arguments: object, cwd: Path | None = None, without_o
 def run_code(code: str, *arguments: object, **setting: Any) -> subprocess.CompletedProcess[str]:
     """Runs it to its end; the arguments are those of :func:`start_code`."""
     return start_code(code, *arguments, **setting).wait()
+
+
+def tell_environment(connection: Connection, name: str) -> None:
+    """Sends what a process finds in its environment under that name."""
+    connection.send(os.environ.get(name))
 
 
 def _main(

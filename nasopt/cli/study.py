@@ -81,7 +81,10 @@ def optimize(
     timeout: Annotated[
         float | None, typer.Option("--timeout", min=0, help="Begin no trial after this many seconds.")
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; spread evenly over the GPUs.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, help="Processes, spread evenly over the GPUs; default: one for each, else 1."),
+    ] = None,
     data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make lost artifacts again.")] = False,
     adopt: Annotated[
@@ -100,6 +103,7 @@ def optimize(
     """Run trials. A second call goes on where the first stopped."""
     from nasopt.execution import local
     from nasopt.execution.confirmation import unconfirmed
+    from nasopt.execution.devices import usual_workers
     from nasopt.execution.progress import make_view
     from nasopt.execution.search import remaining_budget
     from nasopt.methods.registry import make_method
@@ -114,6 +118,10 @@ def optimize(
     if count == 0 and not unconfirmed(opened):
         _say(f"all {budget} trials of the search are done; --n-trials N runs more")
         return
+    if workers is None:
+        workers = usual_workers()
+        if workers > 1:
+            _say(f"{workers} GPUs: a worker on each (--workers 1 for one alone)")
     view = make_view(Console(stderr=True), count, Settings.quiet)
     over = local.optimize(
         opened,

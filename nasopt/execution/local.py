@@ -22,6 +22,7 @@ from nasopt.errors import NasoptError, UntrustedStudyError
 from nasopt.execution.confirmation import confirm
 from nasopt.execution.controls import evaluate_tfidf, missing_controls, run_controls
 from nasopt.execution.crew import JOIN_SECONDS, Crew, Line, Tickets
+from nasopt.execution.devices import start_on, threads_of_each, visible_gpus
 from nasopt.execution.outside import add, added, examine
 from nasopt.execution.progress import ProgressView
 from nasopt.execution.search import is_over, run_base, run_trials
@@ -52,7 +53,6 @@ class WorkerSetup:
     name: str
     artifacts: Path
     dataset: str
-    index: int
     workers: int
     debug: bool
     accept_device_change: bool
@@ -247,13 +247,14 @@ def _run_workers(
     accept_device_change: bool,
     budget: int | None,
 ) -> None:
+    gpus = visible_gpus()
+
     def start(index: int) -> tuple[BaseProcess, Connection]:
         setup = WorkerSetup(
             opened.url.render_as_string(hide_password=False),
             opened.name,
             opened.artifacts,
             opened.config.task.dataset.path,
-            index,
             workers,
             debug,
             accept_device_change,
@@ -264,7 +265,7 @@ def _run_workers(
         ours, its = context.Pipe()
         with its:  # a copy of it here would hide the worker's end
             process = context.Process(target=_worker, args=(setup, its), name=f"nasopt-worker-{index}")
-            process.start()
+            start_on(process, index, gpus)
         return process, ours
 
     def on_event(kind: str, event: Any) -> None:
@@ -277,19 +278,11 @@ def _run_workers(
 
 
 def _worker(setup: WorkerSetup, connection: Connection) -> None:
-    """A worker process: its share of the cores, its GPU, and trials while there are tickets."""
+    """A worker process: its share of the cores, and trials while there are tickets."""
     for number in (signal.SIGINT, signal.SIGHUP):  # they reach every process; the parent passes them on, once
         signal.signal(number, signal.SIG_IGN)
     configure(setup.debug, quiet=False)
     quiet_optuna(setup.debug)
-    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    if gpus != [""]:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[setup.index % len(gpus)]
-    else:
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.set_device(setup.index % torch.cuda.device_count())
     _limit_threads(setup.workers)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -332,4 +325,4 @@ def _limit_threads(workers: int) -> None:
     """Gives each worker its share of the cores: two unlimited workers on two cores are six times slower than one."""
     import torch
 
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    torch.set_num_threads(threads_of_each(workers))

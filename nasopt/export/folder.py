@@ -133,12 +133,19 @@ def write_around(
     folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, card: str, record: dict[str, Any]
 ) -> None:
     """Writes the files beside the weights: configuration, with the modelling file that it names, tokenizer, model
-    card and `nasopt.json`."""
+    card and `nasopt.json`.
+
+    Raises:
+        ExportError: the tokenizer cannot be written, or would be written elsewhere.
+    """
     config.save_pretrained(folder)
     if hasattr(config, "auto_map"):
         code = inspect.getfile(type(config))
         shutil.copyfile(code, folder / Path(code).name)
-    tokenizer.save_pretrained(folder)
+    try:
+        tokenizer.save_pretrained(folder)
+    except ValueError as error:  # for example a chat template whose name would lead out of the folder
+        raise ExportError(f"the model's tokenizer cannot be written: {error}") from error
     (folder / "README.md").write_text(card, encoding="utf-8")
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 

@@ -19,6 +19,7 @@ from nasopt.report.outside import outside_lines, outside_records
 from nasopt.report.printing import Record
 from nasopt.report.tables import pareto_trials, study_record, trial_record
 from nasopt.report.verdicts import Comparisons, control_records, pareto_records, summary_lines
+from nasopt.storage.rdb import holds_password, parse_url
 from nasopt.study.opening import OpenStudy
 
 
@@ -58,8 +59,10 @@ def report_record(opened: OpenStudy, storage: str | None = None) -> Record:
 
 
 def export_command(name: str, number: int, storage: str | None) -> str:
-    """The command line that exports a trial."""
+    """The command line that exports a trial. It names no password: others read the page."""
     words = ["nasopt", "study", "export", name, "--trial", str(number), "--to", f"{name}-{number}"]
+    if storage is not None and not storage.startswith("@") and holds_password(parse_url(storage)):
+        storage = "@FILE"
     return shlex.join([*words, *([] if storage is None else ["--storage", storage])])
 
 

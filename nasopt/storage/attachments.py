@@ -64,8 +64,10 @@ def attached(study: optuna.Study, trial: optuna.trial.FrozenTrial, folder: Path,
         name: the document's file name.
     """
     for artifact in get_all_artifact_meta(trial, storage=storage_of(study)):
-        path = folder / ATTACHMENTS / str(UUID(artifact.artifact_id))  # never another path
-        if artifact.filename == name and path.is_file():
+        if artifact.filename != name or not _is_id(artifact.artifact_id):  # never another path
+            continue
+        path = folder / ATTACHMENTS / str(UUID(artifact.artifact_id))
+        if path.is_file():
             return json.loads(path.read_text(encoding="utf-8"))
     return None
 
@@ -125,4 +127,14 @@ def remove_uploads(study: optuna.Study, folders: Sequence[Path]) -> None:
     owners: list[optuna.Study | optuna.trial.FrozenTrial] = [study, *study.get_trials(deepcopy=False)]
     for owner in owners:
         for artifact in get_all_artifact_meta(owner, storage=storage):
-            store.remove(artifact.artifact_id)
+            if _is_id(artifact.artifact_id):
+                store.remove(artifact.artifact_id)
+
+
+def _is_id(text: str) -> bool:
+    """Whether a text from the database is an artifact's id, and so no path."""
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True

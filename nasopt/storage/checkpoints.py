@@ -9,10 +9,11 @@ half of one (:mod:`nasopt.host.files`).
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from json import JSONDecodeError
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from nasopt.architecture.base import CandidateArchitecture
 from nasopt.architecture.reading import read_architecture
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 FOLDER = "checkpoints"
 """Folder of the trials' checkpoints, inside the study's own."""
 SUFFIX = ".safetensors"
+KEY = re.compile(r"[0-9a-f]{64}")
+"""The form of a key. Keys come from the database too, where anything may stand: no other text becomes a path."""
 
 ARCHITECTURE_KEY = "architecture"
 """The key of the architecture in a file's metadata."""
@@ -99,18 +102,18 @@ class CheckpointStore:
         Raises:
             CheckpointError: there is no such checkpoint, or its content is not what was written.
         """
-        from safetensors import safe_open
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        path = self._path(key)
-        if not path.is_file():
-            raise CheckpointError(f"{path}: the checkpoint is not there")
+        path = self._existing(key)
         if _sha256(path) != key:
             self._damaged.add(key)
             raise CheckpointError(f"{path}: the checkpoint is damaged (its checksum does not match)")
-        with safe_open(path, framework="pt") as file:
-            architecture = read_architecture(file.metadata()[ARCHITECTURE_KEY])
-        return load_file(path), architecture
+        architecture = self.architecture(key)
+        try:
+            return load_file(path), architecture
+        except SafetensorError:  # its name is its checksum, but what it holds are no tensors
+            raise CheckpointError(f"{path}: the checkpoint is damaged (it holds no tensors)") from None
 
     def architecture(self, key: str) -> CandidateArchitecture:
         """The architecture of a checkpoint, without its weights.
@@ -120,9 +123,7 @@ class CheckpointStore:
         """
         from safetensors import SafetensorError, safe_open
 
-        path = self._path(key)
-        if not path.is_file():
-            raise CheckpointError(f"{path}: the checkpoint is not there")
+        path = self._existing(key)
         try:
             with safe_open(path, framework="np") as file:
                 return read_architecture(file.metadata()[ARCHITECTURE_KEY])
@@ -131,11 +132,11 @@ class CheckpointStore:
 
     def __contains__(self, key: object) -> bool:
         """Whether the checkpoint is there and, as far as this process has seen, whole."""
-        return isinstance(key, str) and key not in self._damaged and self._path(key).is_file()
+        return _is_key(key) and key not in self._damaged and self._path(key).is_file()
 
     def keys(self) -> set[str]:
         """The keys of all checkpoints that are there."""
-        return {path.stem for path in self.folder.glob(f"*{SUFFIX}")}
+        return {path.stem for path in self.folder.glob(f"*{SUFFIX}") if _is_key(path.stem)}
 
     def collect(self, candidates: Iterable[str], keep: set[str]) -> int:
         """Deletes the `candidates` that are not in `keep`, and returns how many went.
@@ -147,8 +148,20 @@ class CheckpointStore:
             self._path(key).unlink(missing_ok=True)
         return len(dropped)
 
+    def _existing(self, key: str) -> Path:
+        if not _is_key(key):
+            raise CheckpointError(f"{self.folder}: {key!r} is not the name of a checkpoint")
+        path = self._path(key)
+        if not path.is_file():
+            raise CheckpointError(f"{path}: the checkpoint is not there")
+        return path
+
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{SUFFIX}"
+
+
+def _is_key(key: object) -> TypeGuard[str]:
+    return isinstance(key, str) and KEY.fullmatch(key) is not None
 
 
 def _sha256(path: Path) -> str:

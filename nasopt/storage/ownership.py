@@ -68,6 +68,10 @@ class Database:
                 pass  # a server that does not tell is known by its address
         return cls(key, None, shown(url))
 
+    def default_folder(self) -> Path:
+        """The folder of studies' files where nothing else is said; see :func:`nasopt.storage.rdb.artifact_folder`."""
+        return artifact_folder(parse_url("sqlite://" if self.path is None else f"sqlite:///{self.path}"))
+
     def folder(self, stored: str) -> Path:
         """The path of a folder that a study of this database names; relative ones are relative to the SQLite file."""
         return Path(stored) if self.path is None else self.path.parent / stored
@@ -75,7 +79,7 @@ class Database:
     def stored(self, folder: Path) -> str:
         """The name that a study stores for a folder: relative to the SQLite file for the default one, so that both can
         be moved."""
-        if self.path is not None and folder == artifact_folder(parse_url(f"sqlite:///{self.path}")):
+        if self.path is not None and folder == self.default_folder():
             return folder.name
         return str(folder)
 
@@ -110,11 +114,14 @@ class StudyPlace:
         study: as Optuna loads it, with any sampler.
         artifacts: the folder that holds `<name>/` with the study's files; absolute.
         name: the folder's name there.
+        is_known: whether `artifacts` is the database's default, or was given by the user. Otherwise the study alone
+            names it, and anybody who can write to the database could have named any folder.
     """
 
     study: optuna.Study
     artifacts: Path
     name: str
+    is_known: bool = True
 
     @property
     def folder(self) -> Path:
@@ -144,13 +151,22 @@ class StudyPlace:
         if claim is None:
             if own_id is not None or not _may_be_a_studys(self.folder):
                 return Standing.UNNAMED
-            return Standing.FOREIGN if self._older_users() else Standing.OLDER
+            if self._older_users():
+                return Standing.FOREIGN
+            return Standing.OLDER if self.is_known else Standing.UNNAMED
         database = self.database
         if claim.id != own_id or claim.database_from(self.folder) != database.key:
             return Standing.FOREIGN
         if claim.number == number_of(self.study):
             return Standing.OWN
         return Standing.INHERITED if not (self._claimant(claim) or self.copies()) else Standing.FOREIGN
+
+    def may_be_copied(self) -> bool:
+        """Whether the folder is there, and holds files of this study or of the one that it is a copy of."""
+        if not self.folder.is_dir():
+            return False
+        claim = read_claim(self.folder)
+        return self.is_known if claim is None else claim.id == StudyRecord.of(self.study).id
 
     def copies(self) -> list[str]:
         """Names of the other studies of the database that carry the same id: copies of this one, or its original."""
@@ -302,8 +318,11 @@ def place_of(study: optuna.Study, artifacts: Path | None = None) -> StudyPlace |
     name = record.folder or (record.configuration or {}).get("name")
     if name is None or record.artifacts is None:
         return None
-    root = artifacts or Database.of(storage_of(study)).folder(record.artifacts)
-    return StudyPlace(study, root.resolve(), str(name))
+    if artifacts is not None:
+        return StudyPlace(study, artifacts.resolve(), str(name))
+    database = Database.of(storage_of(study))
+    root = database.folder(record.artifacts).resolve()
+    return StudyPlace(study, root, str(name), is_known=root == database.default_folder().resolve())
 
 
 def new_place(study: optuna.Study, artifacts: Path, name: str) -> StudyPlace:

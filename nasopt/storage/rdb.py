@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -31,8 +32,8 @@ CONNECT_TIMEOUT_SECONDS = 10
 
 DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 """The drivers that the extras install, for URLs that name none; SQLAlchemy would choose others."""
-SECRETS = ("password", "passwd", "sslpassword")
-"""The keys of a URL's query that no message shows."""
+SECRETS = re.compile("pass(?!file)|pwd|secret|token|odbc_connect", re.IGNORECASE)
+"""The keys of a URL's query that no message shows contain one of these."""
 EXTRAS = {"postgresql": "postgres", "mysql": "mysql"}
 
 TABLE_LOCKS = {"postgresql": "SELECT pg_advisory_lock(1851879280)", "mysql": "SELECT GET_LOCK('nasopt', 60)"}
@@ -118,12 +119,16 @@ def artifact_folder(url: URL) -> Path:
 
 def holds_password(url: URL) -> bool:
     """Whether a URL holds a password, in its place or in its query."""
-    return url.password is not None or any(key in url.query for key in SECRETS)
+    return url.password is not None or bool(_secret_keys(url))
 
 
 def shown(url: URL) -> str:
     """The URL without its password, for messages."""
-    return url.difference_update_query(SECRETS).render_as_string(hide_password=True)
+    return url.difference_update_query(_secret_keys(url)).render_as_string(hide_password=True)
+
+
+def _secret_keys(url: URL) -> list[str]:
+    return [key for key in url.query if SECRETS.search(key)]
 
 
 def open_storage(

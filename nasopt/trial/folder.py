@@ -82,7 +82,7 @@ def adopt(place: StudyPlace) -> None:
         check_writable(place.folder)
     else:
         shared = place_of(place.study)
-        if shared is None or not shared.folder.is_dir():
+        if shared is None or not shared.may_be_copied():
             raise ArtifactFolderError(
                 f"{place.folder}: there is no artifact folder to adopt; bring it back, name it with --artifacts, or "
                 "pass --rebuild to make the base model again"

@@ -112,6 +112,13 @@ def write(model: PreTrainedModel, tokenizer, shape: str, precision, to: Path, **
     return export_hf(model, tokenizer, SHAPES[shape].with_precision(precision), to, card="# A model\n", **options)
 
 
+def test_a_tokenizer_writes_nothing_elsewhere(tokenizer, tmp_path: Path) -> None:
+    tokenizer.chat_template = {"default": "x", "../../../escaped": "evil"}  # as a model's tokenizer_config.json can say
+    with pytest.raises(ExportError, match="tokenizer cannot be written"):
+        write(make("bert", "full"), tokenizer, "full", "fp32", tmp_path / "a" / "out")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 @pytest.mark.parametrize(
     ("family", "shape", "precision"),
     crossed(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from payload import malicious
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, GPT2Config, PreTrainedModel, PreTrainedTokenizerBase
@@ -170,6 +171,24 @@ def test_pickled_weights_are_refused_and_the_line_that_converts_them_works(
     assert line == CONVERSION
     subprocess.run(line.replace("python", sys.executable, 1), shell=True, check=True, cwd=classifier)
     READERS[read](str(classifier))
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors", "both"])
+def test_weights_are_never_unpickled(classifier: Path, tiny_bert: Path, read: str, name: str) -> None:
+    large_enough(tiny_bert).save_pretrained(classifier)
+    marker = classifier / "marker"
+    content = malicious(marker)
+    (classifier / "training_args.bin").write_bytes(content)
+    if name == "both":
+        (classifier / "pytorch_model.bin").write_bytes(content)
+        READERS[read](str(classifier))  # it has safetensors, too
+    else:
+        (classifier / "model.safetensors").unlink()
+        (classifier / name).write_bytes(content)
+        with pytest.raises(NasoptError):
+            READERS[read](str(classifier))
+    assert not marker.exists()
 
 
 def test_an_adapter_is_refused(classifier: Path) -> None:

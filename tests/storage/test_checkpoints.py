@@ -1,11 +1,15 @@
 """Checkpoints: content addressing, damage, collection."""
 
+import hashlib
+import json
 import multiprocessing
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from payload import malicious
+from safetensors.torch import save_file
 
 from nasopt.architecture.base import EncoderShape
 from nasopt.architecture.encoder import Architecture
@@ -19,6 +23,36 @@ ARCHITECTURE = Architecture.full(EncoderShape(num_layers=2, num_heads=2, ffn_siz
 def weights(seed: int = 0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {"a.weight": torch.randn(3, 4, generator=generator), "b": torch.arange(5)}
+
+
+@pytest.mark.parametrize("key", ["../victim", "victim", "/{folder}/victim", "a" * 63 + "/", "", "A" * 64])
+def test_no_other_text_than_a_key_becomes_a_path(tmp_path: Path, key: str) -> None:
+    """The database names keys, and anybody who can write to it can write anything."""
+    folder = tmp_path / "checkpoints"
+    store, key = CheckpointStore(folder), key.format(folder=tmp_path)
+    store.write(weights(), ARCHITECTURE)
+    for place in (tmp_path / "victim.safetensors", folder / "victim.safetensors"):
+        save_file(weights(), place, {"architecture": ARCHITECTURE.to_json()})
+    assert key not in store
+    for action in (store.read, store.architecture):
+        with pytest.raises(CheckpointError, match="is not the name of a checkpoint"):
+            action(key)
+    assert store.collect([key], keep=set()) == 0
+    assert (tmp_path / "victim.safetensors").is_file()
+    assert (folder / "victim.safetensors").is_file()
+
+
+def test_a_checkpoint_is_never_unpickled(tmp_path: Path) -> None:
+    content = malicious(tmp_path / "marker")
+    heading = json.dumps({"__metadata__": {"architecture": ARCHITECTURE.to_json()}, "a": {"dtype": "no"}}).encode()
+    whole = len(heading).to_bytes(8, "little") + heading + content
+    store = CheckpointStore(tmp_path)
+    for damaged in (content, whole):
+        key = hashlib.sha256(damaged).hexdigest()  # its checksum is the right one
+        (tmp_path / f"{key}.safetensors").write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="is damaged"):
+            store.read(key)
+    assert not (tmp_path / "marker").exists()
 
 
 def test_read_returns_what_was_written(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from payload import Payload, malicious
 
 from nasopt.host.files import remove_partial_files
 from nasopt.storage.validation_predictions import Predictions, PredictionStore
@@ -89,6 +90,16 @@ def test_collection_spares_what_is_kept_unfinished_or_no_trial(tmp_path: Path) -
         store.write(name, some())
     assert store.collect([0, 1, 2, 9], {0, 9}) == 2
     assert sorted(path.stem for path in store.folder.iterdir()) == ["0", "3", "tfidf"]
+
+
+def test_predictions_are_never_unpickled(tmp_path: Path) -> None:
+    store, marker = PredictionStore(tmp_path), tmp_path / "marker"
+    malicious(marker)
+    store.write(0, some())
+    arrays = dict(np.load(tmp_path / "predictions" / "0.npz"))
+    np.savez(tmp_path / "predictions" / "0.npz", **{**arrays, "values": np.array([Payload(marker)], dtype=object)})
+    assert store.read(0) is None
+    assert not marker.exists()
 
 
 def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -86,7 +88,7 @@ def test_a_study_that_was_renamed_goes_with_its_files_alone(url: str) -> None:
 
 
 def test_older_studies_that_share_a_folder_leave_it(url: str, tmp_path: Path) -> None:
-    root = tmp_path / "older"
+    root = tmp_path / "nasopt.db.artifacts"
     invent_older_study(url, "first", root)
     invent_older_study(url, "copied", root, folder="first")
     assert "is used by 'first', too" in delete("copied")
@@ -128,6 +130,22 @@ def test_a_name_that_leads_elsewhere_deletes_nothing(url: str, tmp_path: Path) -
     study.set_user_attr("nasopt:folder", "../victim/precious")
     assert "its files stay" in delete("old")
     assert precious.is_dir()
+
+
+@pytest.mark.parametrize("kept", ["id", "no id"])
+def test_a_folder_that_only_the_database_names_is_not_deleted(url: str, tmp_path: Path, kept: str) -> None:
+    """It holds what a study's folder holds, but does not say that it is this study's."""
+    precious = tmp_path / "victim" / "project"
+    (precious / "checkpoints").mkdir(parents=True)
+    with closing(sqlite3.connect(tmp_path / "nasopt.db")) as connection:
+        for key, value in {"artifacts": str(precious.parent), "folder": precious.name}.items():
+            change = "UPDATE study_user_attributes SET value_json = ? WHERE key = ?"
+            assert connection.execute(change, [json.dumps(value), f"nasopt:{key}"]).rowcount == 1
+        if kept == "no id":
+            connection.execute("DELETE FROM study_user_attributes WHERE key = 'nasopt:id'")
+        connection.commit()
+    assert "its files stay" in delete("old")
+    assert (precious / "checkpoints").is_dir()
 
 
 def test_a_study_that_is_being_run_stays(url: str) -> None:

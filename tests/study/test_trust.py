@@ -14,13 +14,16 @@ from typing import Any
 import pytest
 from command_line import Result, run
 
-from nasopt.config.study import StudyConfig
+from nasopt.config.study import StudyConfig, check_section
+from nasopt.methods.registry import available, named_functions
 from nasopt.study.trust import code_of, state_folder
 
 pytestmark = pytest.mark.integration
 WriteStudy = Callable[..., Path]
 
 READING = ("list", "show", "trials", "pareto")
+NAMES_NO_CODE: set[tuple[str, str]] = set()
+"""Options, with their methods, that take any text."""
 MODULE = """
 from pathlib import Path
 Path("{marker}").touch()
@@ -77,6 +80,8 @@ def test_code_named_in_a_database_is_not_imported(write_study: WriteStudy, optio
     assert_refused(run("study", "export", "tiny", "--trial", 0, "--to", "model"), *refused)
     predicting = ("--profile", "a100", "--study", "tiny", "--trial", 0)
     assert_refused(run("device", "predict", *predicting), "there is no such trial")
+    for command in (("plot", "tiny", "--to", "x.html"), ("report", "tiny", "-f", "json"), ("compare", "tiny", "tiny")):
+        run("study", *command)
     assert not Path("imported").exists()
     assert run("study", "delete", "tiny", "--yes").code == 0
     assert not Path("imported").exists()
@@ -125,6 +130,39 @@ def test_creating_from_a_file_is_trust_until_the_code_changes(write_study: Write
     assert_refused(run("study", "optimize", "tiny", "--n-trials", 1), "is not trusted on this machine")
     assert run("study", "create", path, "--skip-if-exists").code == 0
     assert run("study", "optimize", "tiny", "--n-trials", 1).code == 0, "the same file again is trust, too"
+
+
+def test_trust_is_in_one_study_and_in_what_it_names(write_study: WriteStudy) -> None:
+    """Neither another study that names the same, nor the same study with another function, is trusted by that."""
+    write_module("of_the_users")
+    path = write_study(options='pruning = "of_the_users:keep_first"')
+    assert run("study", "create", path).code == 0
+    assert run("study", "create", write_study(), "--name", "other").code == 0
+    with closing(sqlite3.connect("nasopt.db")) as connection:
+        connection.execute(
+            "UPDATE study_user_attributes SET value_json = (SELECT value_json FROM study_user_attributes WHERE "
+            "key = 'nasopt:config' AND value_json LIKE '%of_the_users%') WHERE key = 'nasopt:config'"
+        )
+        connection.commit()
+    assert_refused(run("study", "optimize", "other"), "would run code that is not trusted", "of_the_users:keep_first")
+    change(lambda stored: stored["method_options"].update(pruning="os:system"))
+    assert_refused(run("study", "optimize", "tiny"), "would run code that is not trusted", "os:system")
+
+
+def test_every_option_that_takes_a_function_is_asked_for(tmp_path: Path) -> None:
+    """A method that took a function where `function_options` does not say so would run it without trust."""
+    asked = 0
+    for name, method in available().items():
+        for option in method.about.options.model_fields:
+            given = {option: "of_nobody:function"}
+            taken = check_section(method.about.options, given)[0] is not None
+            if option in method.about.function_options:
+                assert taken, (name, option)
+                assert named_functions(method, given) == given
+                asked += 1
+            elif taken:
+                assert (name, option) in NAMES_NO_CODE
+    assert asked >= 2
 
 
 def test_a_study_without_code_needs_and_leaves_no_trust(write_study: WriteStudy, tmp_path: Path) -> None:

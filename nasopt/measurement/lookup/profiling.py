@@ -304,7 +304,7 @@ def _full_model(config: PretrainedConfig, hidden_size: int, seed: int) -> PreTra
     head = head_of(config) or HEAD_SUFFIX
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = auto_class(head).from_config(sized, dtype=torch.float32)
+        model: PreTrainedModel = auto_class(head).from_config(sized, dtype=torch.float32, trust_remote_code=False)
     return model.eval()
 
 
