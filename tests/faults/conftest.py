@@ -100,16 +100,19 @@ def begun(begun_on_sqlite: Place, tmp_path: Path) -> Place:
     return _copy_sqlite(begun_on_sqlite, tmp_path)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def begun_anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """The same in SQLite, and in PostgreSQL."""
-    if request.param == "sqlite":
-        return _copy_sqlite(request.getfixturevalue("begun_on_sqlite"), tmp_path)
-    origin: Place = request.getfixturevalue("begun_on_postgres")
-    server: Server = request.getfixturevalue("postgres_server")
-    place = Place(server.new_database(template=origin.url), tmp_path / "artifacts")
+@pytest.fixture
+def begun_on_server(begun_on_postgres: Place, postgres_server: Server, tmp_path: Path) -> Place:
+    """The same in PostgreSQL."""
+    place = Place(postgres_server.new_database(template=begun_on_postgres.url), tmp_path / "artifacts")
     adopted = place.study("optimize", "--timeout", 0, "--adopt")  # it gets a copy of the files
     assert adopted.code == 0, adopted.err
+    return place
+
+
+@pytest.fixture(params=["begun", "begun_on_server"], ids=["sqlite", "postgresql"])
+def begun_anywhere(request: pytest.FixtureRequest) -> Place:
+    """The same in SQLite, and in PostgreSQL."""
+    place: Place = request.getfixturevalue(request.param)
     return place
 
 
