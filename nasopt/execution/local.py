@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -292,7 +292,8 @@ def _worker(setup: WorkerSetup, connection: Connection) -> None:
     except KeyboardInterrupt:
         return
     except NasoptError as error:
-        connection.send(("error", (str(error), error.exit_code)))
+        with suppress(OSError):  # another worker has said so before
+            connection.send(("error", (str(error), error.exit_code)))
         sys.exit(error.exit_code)
 
 

@@ -84,6 +84,7 @@ def test_a_server_that_restarts_in_a_trial(
     assert_all_complete(begun_on_server, 4)
 
 
+@pytest.mark.slow
 def test_a_server_that_restarts_under_two_workers(begun_on_server: Place, postgres_server: Server) -> None:
     started = optimizing(begun_on_server, "--n-trials", 6, "--workers", 2)
     restart(postgres_server).join()
@@ -103,7 +104,9 @@ def test_a_server_that_is_gone_for_good(begun_on_server: Place, postgres_server:
     finally:
         postgres_server.start()
     assert result.returncode == 1
-    (line,) = result.stderr.strip().splitlines()
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    (line,) = lines
     assert "the database failed: " in line
     assert "once it is back, `nasopt study optimize` goes on where this stopped" in line
     begun_on_server.optimize(1)
