@@ -109,6 +109,22 @@ def test_several_creates_at_once_on_a_new_database(write_study: WriteStudy) -> N
     assert not list(Path().glob(".nasopt.db*"))
 
 
+def test_two_users_create_one_study_on_a_server(
+    write_study: WriteStudy, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NASOPT_STORAGE", postgres_url)
+    path = write_study()
+    processes = [start_code(NASOPT, "study", "create", path) for _ in range(2)]
+    ended = [process.wait() for process in processes]
+    said = [done.stderr for done in ended]
+    assert sorted(done.returncode for done in ended) == [0, 2], said
+    assert sorted(text.count("\n") for text in said) == [1, 1]
+    assert any("already" in text for text in said)
+    (summary,) = optuna.get_all_study_summaries(open_storage(parse_url(postgres_url)))
+    assert summary.study_name == "tiny"
+    assert run("study", "optimize", "tiny", "--timeout", 0).code == 0
+
+
 def test_what_lies_in_the_default_folder_stays(write_study: WriteStudy) -> None:
     """A database was deleted, or is another one with the same folder: what is there may be needed."""
     path = write_study()
