@@ -14,6 +14,7 @@ from processes import NASOPT, run_code, start_code
 
 from nasopt.records.claim import CLAIM
 from nasopt.records.study import StudyRecord
+from nasopt.storage.rdb import open_storage, parse_url
 from nasopt.study import creation
 
 pytestmark = pytest.mark.integration
@@ -24,6 +25,7 @@ KILLED = """
 import os, signal, sys
 import optuna
 from nasopt.records.study import StudyRecord
+from nasopt.storage.rdb import open_storage, parse_url
 from nasopt.storage import ownership
 from nasopt.study import creation
 
