@@ -115,6 +115,7 @@ class Crew:
         self._members: list[_Member] = []
         self._died: list[str] = []
         self._trials = 0
+        self._is_short = False  # whether one that died was not replaced
 
     def run(self, count: int, check: Callable[[], None]) -> None:
         """Runs `count` workers until all have ended; whatever goes wrong here, none is left behind.
@@ -137,7 +138,7 @@ class Crew:
         except BaseException:
             self._stop()
             raise
-        if len(self._died) > self._replaced():
+        if self._is_short:
             raise ChildProcessError(
                 f"{', '.join(self._died)} died; what was interrupted is tried again by the next optimize"
             )
@@ -169,13 +170,11 @@ class Crew:
         self._died.append(name)
         if member.has_ticket:
             self._tickets.give_back()
-        if len(self._died) <= self._replaced():
-            logger.warning("%s died; another one takes its place, and tries again what was interrupted", name)
-            self._members.append(_Member(member.index, *self._start(member.index)))
-
-    def _replaced(self) -> int:
-        """The number of workers that are replaced, by what they have done so far."""
-        return REPLACEMENTS + self._trials // TRIALS_PER_REPLACEMENT
+        if len(self._died) > REPLACEMENTS + self._trials // TRIALS_PER_REPLACEMENT:
+            self._is_short = True
+            return
+        logger.warning("%s died; another one takes its place, and tries again what was interrupted", name)
+        self._members.append(_Member(member.index, *self._start(member.index)))
 
     def _stop(self) -> None:
         """Asks the workers to end, so that their trials are recorded as interrupted, and waits."""
