@@ -77,6 +77,8 @@ class Server:
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [origin]
                 )
                 connection.execute(f"CREATE DATABASE {name} TEMPLATE {origin}".encode())
+                # Else the copies of its sequences would go back after a crash, and give out known numbers again.
+                connection.execute("CHECKPOINT")
         return f"postgresql://nasopt:{PASSWORD}@/{name}?host={self._folder}"
 
     def _run(self, program: str, *arguments: str | Path) -> None:

@@ -61,10 +61,24 @@ AcceptDeviceChange = Annotated[
 TrustStudy = Annotated[
     bool, typer.Option("--trust-study", help="The code that the study names may run here, now and later.")
 ]
+DatabaseWait = Annotated[
+    float,
+    typer.Option(
+        "--database-wait", min=0, help="Wait this many seconds for a database server that goes away meanwhile."
+    ),
+]
+DATABASE_WAIT = 300.0
 Output = Annotated[Format, typer.Option("-f", "--format", help="How to print.")]
 
 
-def open_named(storage: str | None, name: str, artifacts: Path | None = None, *, read_only: bool = False) -> OpenStudy:
+def open_named(
+    storage: str | None,
+    name: str,
+    artifacts: Path | None = None,
+    *,
+    read_only: bool = False,
+    database_wait: float = 0.0,
+) -> OpenStudy:
     """The study of that name.
 
     Args:
@@ -72,11 +86,13 @@ def open_named(storage: str | None, name: str, artifacts: Path | None = None, *,
         name: the study's.
         artifacts: the option `--artifacts`.
         read_only: for commands that only read; neither the database nor the files need be writable then.
+        database_wait: the option `--database-wait`.
     """
+    from nasopt.storage.outages import Patience
     from nasopt.study.opening import open_study
 
     url = database(storage)
-    opened = open_study(url, name, artifacts, read_only=read_only)
+    opened = open_study(url, name, artifacts, read_only=read_only, patience=Patience(database_wait))
     warn_of_password(storage, url)
     if read_only and opened.folder.is_dir() and not opened.place.standing().is_own:
         say(opened.place.explain())
@@ -84,7 +100,13 @@ def open_named(storage: str | None, name: str, artifacts: Path | None = None, *,
 
 
 def open_to_run(
-    storage: str | None, name: str, artifacts: Path | None, *, trust_study: bool, read_only: bool = False
+    storage: str | None,
+    name: str,
+    artifacts: Path | None,
+    *,
+    trust_study: bool,
+    read_only: bool = False,
+    database_wait: float = 0.0,
 ) -> OpenStudy:
     """The study of that name, for commands that run code that it may name.
 
@@ -94,13 +116,14 @@ def open_to_run(
         artifacts: the option `--artifacts`.
         trust_study: the option `--trust-study`.
         read_only: see :func:`open_named`.
+        database_wait: the option `--database-wait`.
 
     Raises:
         UntrustedStudyError: it names code that nobody has trusted on this machine.
     """
     from nasopt.study import trust
 
-    opened = open_named(storage, name, artifacts, read_only=read_only)
+    opened = open_named(storage, name, artifacts, read_only=read_only, database_wait=database_wait)
     trust.require(opened, accept=trust_study)
     return opened
 

@@ -11,8 +11,10 @@ import typer
 from rich.console import Console
 
 from nasopt.cli.options import (
+    DATABASE_WAIT,
     AcceptDeviceChange,
     Artifacts,
+    DatabaseWait,
     Debug,
     Format,
     Name,
@@ -94,6 +96,7 @@ def optimize(
         ),
     ] = False,
     accept_device_change: AcceptDeviceChange = False,
+    database_wait: DatabaseWait = DATABASE_WAIT,
     trust_study: TrustStudy = False,
     storage: Storage = None,
     artifacts: Artifacts = None,
@@ -110,7 +113,8 @@ def optimize(
     from nasopt.study import opening as studies
     from nasopt.study import trust
 
-    opened = studies.with_data(open_to_run(storage, name, artifacts, trust_study=trust_study), data)
+    opened = open_to_run(storage, name, artifacts, trust_study=trust_study, database_wait=database_wait)
+    opened = studies.with_data(opened, data)
     studies.check_artifacts(opened, rebuild=rebuild, adopt=adopt)
     trust.record(opened)  # once more: the study may have got another id just now
     budget = make_method(opened.config).plan.budget
@@ -218,6 +222,7 @@ def controls(
     ] = 5,
     data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
     accept_device_change: AcceptDeviceChange = False,
+    database_wait: DatabaseWait = DATABASE_WAIT,
     trust_study: TrustStudy = False,
     output: Output = Format.table,
     storage: Storage = None,
@@ -233,7 +238,7 @@ def controls(
     from nasopt.study import opening as studies
     from nasopt.study import trust
 
-    opened = open_to_run(storage, name, artifacts, trust_study=trust_study)
+    opened = open_to_run(storage, name, artifacts, trust_study=trust_study, database_wait=database_wait)
     members_of(opened)
     opened = studies.with_data(opened, data)
     studies.check_artifacts(opened)

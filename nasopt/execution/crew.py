@@ -20,6 +20,8 @@ JOIN_SECONDS = 60
 """Seconds that workers may take to finish cleanly after an interruption."""
 REPLACEMENTS = 3
 """The most workers of one command that are replaced when they die; where more die, the machine is at fault."""
+TRIALS_PER_REPLACEMENT = 5
+"""For so many trials that have ended one more is replaced: a long search outlives more deaths."""
 _LOOK_SECONDS = 0.1
 
 logger = logging.getLogger("nasopt")
@@ -112,6 +114,8 @@ class Crew:
         self._start, self._tickets, self._on_event = start, tickets, on_event
         self._members: list[_Member] = []
         self._died: list[str] = []
+        self._trials = 0
+        self._is_short = False  # whether one that died was not replaced
 
     def run(self, count: int, check: Callable[[], None]) -> None:
         """Runs `count` workers until all have ended; whatever goes wrong here, none is left behind.
@@ -134,7 +138,7 @@ class Crew:
         except BaseException:
             self._stop()
             raise
-        if len(self._died) > REPLACEMENTS:
+        if self._is_short:
             raise ChildProcessError(
                 f"{', '.join(self._died)} died; what was interrupted is tried again by the next optimize"
             )
@@ -153,6 +157,7 @@ class Crew:
             raise WorkerFailedError(*event)
         if kind == "ended":
             member.has_ticket = False
+            self._trials += 1
         self._on_event(kind, event)
 
     def _ended(self, member: _Member) -> None:
@@ -165,9 +170,11 @@ class Crew:
         self._died.append(name)
         if member.has_ticket:
             self._tickets.give_back()
-        if len(self._died) <= REPLACEMENTS:
-            logger.warning("%s died; another one takes its place, and tries again what was interrupted", name)
-            self._members.append(_Member(member.index, *self._start(member.index)))
+        if len(self._died) > REPLACEMENTS + self._trials // TRIALS_PER_REPLACEMENT:
+            self._is_short = True
+            return
+        logger.warning("%s died; another one takes its place, and tries again what was interrupted", name)
+        self._members.append(_Member(member.index, *self._start(member.index)))
 
     def _stop(self) -> None:
         """Asks the workers to end, so that their trials are recorded as interrupted, and waits."""

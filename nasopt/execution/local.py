@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -33,6 +34,7 @@ from nasopt.methods.registry import make_method
 from nasopt.records import queries
 from nasopt.records.latency import predicted_words
 from nasopt.records.trial import TrialRecord
+from nasopt.storage.outages import Patience, patience_of
 from nasopt.storage.rdb import explaining_failures, parse_url
 from nasopt.study.deletion import explaining_deletion
 from nasopt.study.opening import OpenStudy, open_study, with_data
@@ -40,6 +42,8 @@ from nasopt.study.recovery import settle_interrupted
 from nasopt.study.trust import code_of
 from nasopt.trial.failures import explaining_machine
 from nasopt.trial.objective import Objective
+
+logger = logging.getLogger("nasopt")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,6 +62,7 @@ class WorkerSetup:
     accept_device_change: bool
     budget: int | None
     code: Mapping[str, str]
+    database_wait: float
 
 
 class Ended(NamedTuple):
@@ -83,11 +88,18 @@ class Run:
 
     def __init__(self, view: ProgressView) -> None:
         self.view, self.tally = view, Tally()
+        self._database_is_away = False
 
     def ended(self, trial: Ended) -> None:
         """Notes that a trial has ended, here or in a worker process."""
         self.tally.count(trial.state, trial.reason)
         self.view.finished(trial.number, trial.summary)
+
+    def database(self, is_away: bool, text: str) -> None:
+        """Says once, whichever workers notice, that the database is away, and that it is back."""
+        if is_away != self._database_is_away:
+            self._database_is_away = is_away
+            logger.warning("%s", text)
 
 
 def optimize(
@@ -260,6 +272,7 @@ def _run_workers(
             accept_device_change,
             budget,
             code_of(opened.config),
+            patience_of(opened.study).seconds,
         )
         context = multiprocessing.get_context("spawn")
         ours, its = context.Pipe()
@@ -271,6 +284,8 @@ def _run_workers(
     def on_event(kind: str, event: Any) -> None:
         if kind == "phase":
             run.view.phase(*event)
+        elif kind == "database":
+            run.database(*event)
         else:
             run.ended(event)
 
@@ -287,10 +302,12 @@ def _worker(setup: WorkerSetup, connection: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         with interruptible(signal.SIGTERM) as asked, explaining_failures(parse_url(setup.url)):
-            opened = with_data(open_study(parse_url(setup.url), setup.name, setup.artifacts), setup.dataset)
+            line = Line(connection, asked.check)
+            patience = Patience(setup.database_wait, at_opening=True, tell=lambda *event: line.send("database", event))
+            opened = open_study(parse_url(setup.url), setup.name, setup.artifacts, patience=patience)
+            opened = with_data(opened, setup.dataset)
             if code_of(opened.config) != setup.code:
                 raise UntrustedStudyError(f"the code that the study {setup.name!r} names was changed meanwhile")
-            line = Line(connection, asked.check)
             with explaining_machine(opened.folder), explaining_deletion(opened.study):
                 run_trials(
                     opened,
@@ -307,7 +324,8 @@ def _worker(setup: WorkerSetup, connection: Connection) -> None:
     except KeyboardInterrupt:
         return
     except NasoptError as error:
-        connection.send(("error", (str(error), error.exit_code)))
+        with suppress(OSError):  # another worker has said so before
+            connection.send(("error", (str(error), error.exit_code)))
         sys.exit(error.exit_code)
 
 

@@ -58,6 +58,9 @@ FAILURE = "failure"
 
 INTERRUPTED = "interrupted"
 
+DIED = "died"
+"""Whether the trial's process ended without a word while it ran."""
+
 IS_BASE = "base"
 
 LATENCY = "latency"

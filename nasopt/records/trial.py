@@ -99,7 +99,8 @@ class TrialRecord:
         is_base: whether it is the base model.
         control: the control's record, if it is a control.
         failure: the reason why it failed, on one line.
-        interrupted: whether it was stopped before it ended.
+        interrupted: whether it was stopped before it ended, and is to be tried again.
+        died: whether its process ended without a word.
         rejected: the reason why the candidate was not built.
         provisional: whether its weights are a slice of a network trained for many candidates, and not healed.
         screened: the reason why it was given up on a part of the validation split.
@@ -130,6 +131,7 @@ class TrialRecord:
     control: ControlRecord | None = None
     failure: str | None = None
     interrupted: bool | None = None
+    died: bool | None = None
     rejected: str | None = None
     provisional: bool | None = None
     screened: str | None = None
@@ -219,6 +221,7 @@ _PLAIN = {
     "parameters": names.PARAMETERS,
     "flops": names.FLOPS,
     "interrupted": names.INTERRUPTED,
+    "died": names.DIED,
     "failure": names.FAILURE,
     "rejected": names.REJECTED,
     "provisional": names.PROVISIONAL,

@@ -13,6 +13,12 @@ import optuna
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial
 
+CALLS_OF_A_CACHE = ("_create_new_trial", "_set_trial_param", "_get_trials", "_get_best_trial_id")
+"""Methods of `RDBStorage` that Optuna's cache calls in place of public ones: an outage may come up in each of them."""
+
+STALE_TRIALS = "_get_stale_trial_ids"
+"""The method of `RDBStorage` that says whose heartbeat has stopped, to us and to Optuna's own loop."""
+
 ReadNote: TypeAlias = Callable[[dict[str, Any], int | None], dict[str, Any]]
 """(the study's system attributes, a trial's id or None for the study) -> the note."""
 

@@ -22,11 +22,10 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
 from nasopt.errors import MachineError, StorageError
+from nasopt.storage.outages import GRACE_SECONDS, HEARTBEAT_SECONDS, Patience, Storage, first_line
 from nasopt.storage.sqlite import SQLITE_TIMEOUT_SECONDS, connect_for_reading
 
 DEFAULT_URL = "sqlite:///nasopt.db"
-HEARTBEAT_SECONDS = 20
-GRACE_SECONDS = 120
 CONNECT_TIMEOUT_SECONDS = 10
 """The wait for a server that does not answer; its driver would wait for minutes."""
 
@@ -42,17 +41,6 @@ TABLE_LOCKS = {"postgresql": "SELECT pg_advisory_lock(1851879280)", "mysql": "SE
 StaleTrialCallback = Callable[["optuna.Study", "optuna.trial.FrozenTrial"], None]
 
 logger = logging.getLogger("nasopt")
-
-
-class Storage(RDBStorage):
-    """Optuna's storage, whose heartbeats outlive an interruption of the connection."""
-
-    def record_heartbeat(self, trial_id: int) -> None:
-        """Runs in a thread of its own, where an error would be printed and end all further heartbeats."""
-        try:
-            super().record_heartbeat(trial_id)
-        except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError):
-            logger.debug("a heartbeat could not be written", exc_info=True)
 
 
 def resolve_url(option: str | None) -> str:
@@ -137,6 +125,7 @@ def open_storage(
     read_only: bool = False,
     must_exist: bool = False,
     stale_trial_callback: StaleTrialCallback | None = None,
+    patience: Patience | None = None,
 ) -> RDBStorage:
     """Opens the database.
 
@@ -148,6 +137,7 @@ def open_storage(
         read_only: refuse every change. The database must exist.
         must_exist: refuse to make a database where there is none.
         stale_trial_callback: see :class:`optuna.storages.RDBStorage`.
+        patience: the wait for a server that goes away once it is open; none if None, and for a file.
 
     Raises:
         StorageError: it cannot be reached (or written), its driver is missing, or it is somebody else's database.
@@ -155,32 +145,43 @@ def open_storage(
     path = sqlite_path(url)
     if path is not None:
         _check_file(url, path, must_exist or read_only)
-    arguments = _reading_arguments(url) if read_only else _engine_arguments(url)
+    patience = (patience if path is None else None) or Patience()
+
+    def open_it() -> Storage:
+        return _open(url, path, read_only, stale_trial_callback)
+
     try:
-        with ExitStack() as stack:
-            if not read_only and not _has_all_tables(url, path, arguments):
-                stack.enter_context(_alone(url, path, arguments))
-            is_empty = _refuse_foreign_database(url, arguments)
-            if read_only and is_empty:
-                raise StorageError(f"{shown(url)}: the database is empty; `nasopt study create` makes a study in it")
-            storage = Storage(
-                url.render_as_string(hide_password=False),
-                engine_kwargs=arguments,
-                heartbeat_interval=HEARTBEAT_SECONDS,
-                grace_period=GRACE_SECONDS,
-                heartbeat_stale_trial_callback=stale_trial_callback,
-                skip_table_creation=read_only,
-            )
-        if not read_only:
-            if path is not None:
-                _make_concurrent(storage.engine)
-            _try_to_write(storage.engine)
+        storage = patience.call(open_it, shown(url)) if patience.at_opening else open_it()
+        storage.patience, storage.shown = patience, shown(url)
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
         extra = EXTRAS.get(url.get_backend_name())
         cure = f"; pip install 'nasopt[{extra}]'" if extra else ""
-        raise StorageError(f"{shown(url)}: its database driver is not installed: {_first_line(error)}{cure}") from None
+        raise StorageError(f"{shown(url)}: its database driver is not installed: {first_line(error)}{cure}") from None
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError, OSError) as error:
-        raise StorageError(f"{shown(url)}: the database cannot be opened: {_first_line(error)}") from None
+        raise StorageError(f"{shown(url)}: the database cannot be opened: {first_line(error)}") from None
+    return storage
+
+
+def _open(url: URL, path: Path | None, read_only: bool, stale_trial_callback: StaleTrialCallback | None) -> Storage:
+    arguments = _reading_arguments(url) if read_only else _engine_arguments(url)
+    with ExitStack() as stack:
+        if not read_only and not _has_all_tables(url, path, arguments):
+            stack.enter_context(_alone(url, path, arguments))
+        is_empty = _refuse_foreign_database(url, arguments)
+        if read_only and is_empty:
+            raise StorageError(f"{shown(url)}: the database is empty; `nasopt study create` makes a study in it")
+        storage = Storage(
+            url.render_as_string(hide_password=False),
+            engine_kwargs=arguments,
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            grace_period=GRACE_SECONDS,
+            heartbeat_stale_trial_callback=stale_trial_callback,
+            skip_table_creation=read_only,
+        )
+    if not read_only:
+        if path is not None:
+            _make_concurrent(storage.engine)
+        _try_to_write(storage.engine)
     return storage
 
 
@@ -197,6 +198,7 @@ def explaining_failures(url: URL) -> Iterator[None]:
 
     Raises:
         MachineError: the database failed.
+        KeyboardInterrupt: the process was asked to end while it waited for the database.
     """
     try:
         yield
@@ -204,11 +206,13 @@ def explaining_failures(url: URL) -> Iterator[None]:
         error: BaseException | None = caught
         while isinstance(error, (UnboundLocalError, AssertionError)):
             error = error.__context__  # NOTE: Optuna's clean-up raises them when it cannot read or write the trial
+        if isinstance(error, KeyboardInterrupt):
+            raise error from None
         if not isinstance(error, (sqlalchemy.exc.SQLAlchemyError, StorageInternalError)):
             raise
         logger.debug("%s", shown(url), exc_info=True)
         raise MachineError(
-            f"{shown(url)}: the database failed: {_first_line(error)}; once it is back, "
+            f"{shown(url)}: the database failed: {first_line(error)}; once it is back, "
             "`nasopt study optimize` goes on where this stopped"
         ) from None
 
@@ -318,10 +322,3 @@ def _try_to_write(engine: sqlalchemy.Engine) -> None:
     """Tries an update that changes no row, which a database that cannot be written refuses."""
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE studies SET study_name = study_name WHERE 1 = 0")
-
-
-def _first_line(error: BaseException) -> str:
-    """The driver's message, without SQLAlchemy's words and statements around it."""
-    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
-    original = getattr(cause, "orig", None) or cause.__cause__ or cause
-    return (str(original).strip() or type(original).__name__).splitlines()[0]

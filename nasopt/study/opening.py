@@ -26,6 +26,7 @@ from nasopt.host.files import check_writable
 from nasopt.records.study import StudyRecord
 from nasopt.storage.checkpoints import FOLDER as CHECKPOINTS
 from nasopt.storage.checkpoints import CheckpointStore
+from nasopt.storage.outages import Patience
 from nasopt.storage.ownership import StudyPlace, place_of
 from nasopt.storage.rdb import open_storage, shown
 from nasopt.study.recovery import retry
@@ -73,7 +74,14 @@ class OpenStudy:
         return CheckpointStore(self.folder / CHECKPOINTS)
 
 
-def open_study(url: URL, name: str, artifacts: Path | None = None, *, read_only: bool = False) -> OpenStudy:
+def open_study(
+    url: URL,
+    name: str,
+    artifacts: Path | None = None,
+    *,
+    read_only: bool = False,
+    patience: Patience | None = None,
+) -> OpenStudy:
     """Opens a study.
 
     Args:
@@ -81,13 +89,14 @@ def open_study(url: URL, name: str, artifacts: Path | None = None, *, read_only:
         name: the study's.
         artifacts: where the study's files are; None for the place that the study names.
         read_only: refuse every change to the database, which need not be writable then.
+        patience: the wait for a server that goes away once the study is open; none if None.
 
     Raises:
         StorageError: the database cannot be opened.
         StudyNotFoundError: it holds no such study, or one that nasopt did not make.
         StudyFileError: its record of the study is not one that nasopt writes.
     """
-    storage = open_storage(url, read_only=read_only, must_exist=True, stale_trial_callback=retry)
+    storage = open_storage(url, read_only=read_only, must_exist=True, stale_trial_callback=retry, patience=patience)
     config = stored_config(storage, name, find(storage, url, name))
     try:
         sampler = Objective(config).sampler()

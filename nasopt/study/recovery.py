@@ -1,4 +1,4 @@
-"""Interrupted trials: found, failed with their reason, and queued again, a few times.
+"""Interrupted trials: found, failed with their reason, and queued again.
 
 A trial is interrupted by Ctrl-C or SIGTERM (its own process records it) or by the end of its process (another one finds
 it). The process that finds it settles it under a lock in the study's folder, so that workers never queue the same trial
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -27,6 +28,13 @@ from nasopt.storage.internals import is_stale, set_trial_user_attr
 
 UNIDENTIFIED_GRACE = timedelta(seconds=30)
 """A running trial that names no process this long after its start belonged to one that was killed in between."""
+
+
+class _End(NamedTuple):
+    """The end of a trial that its own process did not record."""
+
+    reason: str
+    died: bool
 
 
 def settle_interrupted(study: optuna.Study, folder: Path) -> None:
@@ -45,9 +53,9 @@ def settle_interrupted(study: optuna.Study, folder: Path) -> None:
     """
     with lock_in(folder, ".interrupted.lock"):
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            reason = _why_dead(study, trial)
-            if reason is not None:
-                fail_interrupted(study, trial, reason)
+            end = _end_of(study, trial)
+            if end is not None:
+                fail_interrupted(study, trial, end.reason, died=end.died)
         trials = study.get_trials(deepcopy=False)
         retried = queries.retried(trials)
         for trial in trials:
@@ -56,7 +64,7 @@ def settle_interrupted(study: optuna.Study, folder: Path) -> None:
 
 
 def retry(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queues an interrupted trial again, if it has retries left: same parameters, same parent."""
+    """Queues an interrupted trial again, unless that is given up: same parameters, same parent."""
     params = {**proposed_params(trial), **trial.params}
     if not (params or queries.is_base(trial) or queries.is_control(trial)):
         return
@@ -78,11 +86,15 @@ def recording_interruptions(study: optuna.Study) -> Iterator[None]:
         raise
 
 
-def fail_interrupted(study: optuna.Study, trial: FrozenTrial, reason: str) -> None:
-    """Fails a running trial with its reason, unless it has ended in the meantime."""
+def fail_interrupted(study: optuna.Study, trial: FrozenTrial, reason: str, *, died: bool = False) -> None:
+    """Fails a running trial with its reason, unless it has ended in the meantime.
+
+    Args:
+        died: whether its process ended without a word.
+    """
     try:
         set_attribute = partial(set_trial_user_attr, study, trial)
-        interruption(trial, study.get_trials(deepcopy=False), reason).write_with(set_attribute)
+        interruption(trial, study.get_trials(deepcopy=False), reason, died=died).write_with(set_attribute)
         study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
     except UpdateFinishedTrialError:
         return
@@ -91,7 +103,7 @@ def fail_interrupted(study: optuna.Study, trial: FrozenTrial, reason: str) -> No
 def under_way(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that a process is running, as far as can be told."""
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return [trial for trial in running if _why_dead(study, trial) is None]
+    return [trial for trial in running if _end_of(study, trial) is None]
 
 
 def was_given_up(study: optuna.Study, number: int) -> bool:
@@ -102,17 +114,17 @@ def was_given_up(study: optuna.Study, number: int) -> bool:
     return bool(trial.state == TrialState.FAIL and interrupted)
 
 
-def _why_dead(study: optuna.Study, trial: FrozenTrial) -> str | None:
+def _end_of(study: optuna.Study, trial: FrozenTrial) -> _End | None:
     """Says why a running trial is under way no more; None if it still is, as far as can be told."""
     worker = queries.worker_of(trial)
     if worker is None:
         assert trial.datetime_start is not None
         abandoned = datetime.now() - trial.datetime_start > UNIDENTIFIED_GRACE
-        return "interrupted: its process ended before it said which" if abandoned else None
+        return _End("interrupted: its process ended before it said which", died=True) if abandoned else None
     if is_gone(worker):
-        return "interrupted: its process is gone"
+        return _End("interrupted: its process is gone", died=True)
     if worker == worker_identity():  # it has no other trial under way, or it would not be here
-        return "interrupted: its end could not be recorded"
+        return _End("interrupted: its end could not be recorded", died=False)
     if is_stale(study, trial):  # Optuna looks, too, before each trial, but gives what it fails no reason
-        return f"interrupted: no sign of life from {worker['host']}"
+        return _End(f"interrupted: no sign of life from {worker['host']}", died=True)
     return None

@@ -8,7 +8,6 @@ import optuna
 
 from nasopt.methods.base import Judgement
 from nasopt.records import queries
-from nasopt.records.interruption import interruption
 from nasopt.records.notes import TrialView, failure_text, note_text, screening_text
 from nasopt.records.trial import TrialRecord, with_parent
 from nasopt.samplers.history import parent_of
@@ -85,8 +84,7 @@ def record_failure(trial: optuna.Trial, error: Exception) -> str:
 
 def record_interruption(trial: optuna.Trial, error: KeyboardInterrupt) -> None:
     """Says that a trial was interrupted, so that it is tried again."""
-    trials = trial.study.get_trials(deepcopy=False)
-    interruption(trial, trials, f"interrupted: {str(error) or 'Ctrl-C'}").write_to(trial)
+    TrialRecord(interrupted=True, failure=f"interrupted: {str(error) or 'Ctrl-C'}").write_to(trial)
 
 
 def record_machine_failure(trial: optuna.Trial, reason: str) -> None:

@@ -42,6 +42,16 @@ def work_or_die(connection: Connection, index: int, folder: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def die_now_and_then(connection: Connection, index: int, folder: Path) -> None:
+    """Is killed after every eighth trial."""
+    line = Line(connection, lambda: None)
+    for _ in range(8):
+        if not line.take_ticket():
+            return
+        line.send("ended", index)
+    die(connection, index, folder)
+
+
 def die(connection: Connection, index: int, folder: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -91,6 +101,13 @@ def test_all_trials_are_run_whoever_dies(how: Work, tmp_path: Path) -> None:
         run(how, tmp_path, 20, lambda kind, _: ended.append(kind))
     assert ended == ["ended"] * 20
     assert (tmp_path / "died").exists() == (how is work_or_die)
+
+
+def test_a_long_search_outlives_more_deaths(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ended: list[str] = []
+    run(die_now_and_then, tmp_path, 100, lambda kind, _: ended.append(kind))
+    assert ended == ["ended"] * 100
+    assert caplog.text.count("another one takes its place") > REPLACEMENTS + 5
 
 
 def test_workers_that_die_again_and_again(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +69,9 @@ class Place:
         assert {path.stem for path in (self.files / "checkpoints").iterdir()} <= complete
 
 
+NewPlace = Callable[[Path], Place]
+
+
 @pytest.fixture(scope="session")
 def study_file(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, sentiment: Path) -> Path:
     path = tmp_path_factory.mktemp("study") / "tiny.toml"
@@ -100,28 +104,41 @@ def begun(begun_on_sqlite: Place, tmp_path: Path) -> Place:
     return _copy_sqlite(begun_on_sqlite, tmp_path)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def begun_anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """The same in SQLite, and in PostgreSQL."""
-    if request.param == "sqlite":
-        return _copy_sqlite(request.getfixturevalue("begun_on_sqlite"), tmp_path)
-    origin: Place = request.getfixturevalue("begun_on_postgres")
-    server: Server = request.getfixturevalue("postgres_server")
-    place = Place(server.new_database(template=origin.url), tmp_path / "artifacts")
+@pytest.fixture
+def begun_on_server(begun_on_postgres: Place, postgres_server: Server, tmp_path: Path) -> Place:
+    """The same in PostgreSQL."""
+    place = Place(postgres_server.new_database(template=begun_on_postgres.url), tmp_path / "artifacts")
     adopted = place.study("optimize", "--timeout", 0, "--adopt")  # it gets a copy of the files
     assert adopted.code == 0, adopted.err
     return place
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def created_anywhere(request: pytest.FixtureRequest, study_file: Path, tmp_path: Path) -> Place:
-    """A study that has not begun."""
-    if request.param == "sqlite":
-        return create_in(tmp_path, study_file)
-    place = Place(request.getfixturevalue("postgres_url"), tmp_path / "artifacts")
-    created = run("study", "create", study_file, "--storage", place.url, "--artifacts", place.artifacts)
-    assert created.code == 0, created.err
+@pytest.fixture(params=["begun", "begun_on_server"], ids=["sqlite", "postgresql"])
+def begun_anywhere(request: pytest.FixtureRequest) -> Place:
+    """The same in SQLite, and in PostgreSQL."""
+    place: Place = request.getfixturevalue(request.param)
     return place
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> NewPlace:
+    """Makes a study of a file in SQLite, and in PostgreSQL."""
+    on_server = request.param == "postgresql"
+    url = request.getfixturevalue("postgres_url") if on_server else f"sqlite:///{tmp_path}/nasopt.db"
+
+    def create(study_file: Path) -> Place:
+        place = Place(url, tmp_path / "artifacts")
+        created = run("study", "create", study_file, "--storage", place.url, "--artifacts", place.artifacts)
+        assert created.code == 0, created.err
+        return place
+
+    return create
+
+
+@pytest.fixture
+def created_anywhere(new_place: NewPlace, study_file: Path) -> Place:
+    """A study that has not begun."""
+    return new_place(study_file)
 
 
 @pytest.fixture

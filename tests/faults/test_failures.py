@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 import torch
+from cases import mostly_slow
 from command_line import run
 
 from nasopt.architecture.genotype import FFN_STEP
@@ -197,9 +198,17 @@ def damage(place: Place, key: str) -> None:
     path.write_bytes(content)
 
 
-def test_a_damaged_checkpoint_fails_the_trial_that_inherits_from_it(begun: Place) -> None:
+def truncate(place: Place, key: str) -> None:
+    path = place.files / "checkpoints" / f"{key}.safetensors"
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("spoil", mostly_slow([damage, truncate], (truncate,)))
+def test_a_damaged_checkpoint_fails_the_trial_that_inherits_from_it(
+    begun: Place, spoil: Callable[[Place, str], None]
+) -> None:
     parent = begun.trials()[1]
-    damage(begun, parent.user_attrs[attributes.CHECKPOINT])
+    spoil(begun, parent.user_attrs[attributes.CHECKPOINT])
     study = begun.open().study
     for layer in range(2):
         smaller = {**parent.params, f"ffn_{layer}": FFN_STEP, "heads_2": 3, "training": "finetune"}

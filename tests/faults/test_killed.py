@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
@@ -13,6 +14,7 @@ import psutil
 import pytest
 from cases import mostly_slow
 from killing import run_killed, start
+from study_text import study_text
 
 from nasopt.execution.search import remaining_budget
 from nasopt.records import names as attributes
@@ -20,7 +22,7 @@ from nasopt.records import queries
 from nasopt.samplers.history import parent_of, proposed_params
 
 if TYPE_CHECKING:
-    from conftest import Place
+    from conftest import NewPlace, Place
 
 pytestmark = pytest.mark.integration
 COMPLETE, FAIL, RUNNING = (getattr(optuna.trial.TrialState, name) for name in ("COMPLETE", "FAIL", "RUNNING"))
@@ -96,6 +98,20 @@ def test_a_base_model_that_was_killed_twice(created_anywhere: Place) -> None:
     created_anywhere.optimize(1)
     assert [trial.state for trial in created_anywhere.trials()] == [FAIL, FAIL, COMPLETE, COMPLETE]
     created_anywhere.assert_tidy()
+
+
+def test_killed_while_sensitivities_are_found(
+    tmp_path: Path, tiny_bert: Path, sentiment: Path, new_place: NewPlace
+) -> None:
+    path = tmp_path / "tiny.toml"
+    options = 'cost = "flops"\nexamples = 64\ntrials = 2\nladder = 2'
+    path.write_text(study_text(tiny_bert, sentiment, options, method="fisher", base_epochs=2))
+    place = new_place(path)
+    run_killed("sensitivity", "study", "optimize", *place.options)
+    assert [trial.state for trial in place.trials()] == [COMPLETE], "only the base model's trial has begun"
+    place.optimize(2)
+    assert [trial.state for trial in place.trials()] == [COMPLETE] * 3
+    assert remaining_budget(place.open(), 2) == 0
 
 
 def test_workers_end_with_their_parent(begun: Place) -> None:

@@ -32,7 +32,17 @@ WHOLE: dict[str, Any] = {
 ODD = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=3), st.just({}), st.just({"x": [1, None]}))
 NAMES = [
     *WHOLE,
-    *("control", "control_recipe", "control_depth", "failure", "interrupted", "rejected", "repeats", "retry_of"),
+    *(
+        "control",
+        "control_recipe",
+        "control_depth",
+        "failure",
+        "interrupted",
+        "died",
+        "rejected",
+        "repeats",
+        "retry_of",
+    ),
     *("exhausted", "device_change", "latency", "score", "distance_to_zero"),
 ]
 

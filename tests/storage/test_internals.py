@@ -26,6 +26,10 @@ PURPOSES = {
     "_trial_id": "naming notes, and writing attributes of other processes' trials",
     "_backend": "finding a study's artifact folder beside its database, and asking for stale trials",
     "_get_stale_trial_ids": "failing the trials of other hosts with a reason",
+    "_create_new_trial": "waiting for a database that is away",
+    "_set_trial_param": "waiting for a database that is away",
+    "_get_trials": "waiting for a database that is away",
+    "_get_best_trial_id": "waiting for a database that is away",
     "_note": "making the dashboard quick with many notes",
     "_serializer": "making the dashboard quick with many notes",
 }
@@ -47,7 +51,8 @@ def test_optunas_private_names_are_there(tmp_path: Path) -> None:
     for name in ("_storage", "_study_id"):
         require(study, name)
     require(study._storage, "_backend")
-    require(optuna.storages.RDBStorage, "_get_stale_trial_ids")
+    for name in (internals.STALE_TRIALS, *internals.CALLS_OF_A_CACHE):
+        require(optuna.storages.RDBStorage, name)
     require(trial, "_trial_id")
     require(frozen, "_trial_id")
 

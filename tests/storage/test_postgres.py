@@ -135,7 +135,7 @@ def test_a_server_that_goes_away_ends_optimize_cleanly_and_nothing_is_lost(
 
     monkeypatch.setattr(loop._Run, "_step", step_without_server)
     try:
-        result = command("optimize", "tiny", "--n-trials", 3, "--quiet")
+        result = command("optimize", "tiny", "--n-trials", 3, "--quiet", "--database-wait", 1)
     finally:
         monkeypatch.setattr(loop._Run, "_step", step)
         postgres_server.start()

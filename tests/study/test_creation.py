@@ -14,6 +14,7 @@ from processes import NASOPT, run_code, start_code
 
 from nasopt.records.claim import CLAIM
 from nasopt.records.study import StudyRecord
+from nasopt.storage.rdb import open_storage, parse_url
 from nasopt.study import creation
 
 pytestmark = pytest.mark.integration
@@ -24,6 +25,7 @@ KILLED = """
 import os, signal, sys
 import optuna
 from nasopt.records.study import StudyRecord
+from nasopt.storage.rdb import open_storage, parse_url
 from nasopt.storage import ownership
 from nasopt.study import creation
 
@@ -107,6 +109,24 @@ def test_several_creates_at_once_on_a_new_database(write_study: WriteStudy) -> N
     assert names() == ["a", "b"]
     assert sorted(path.name for path in Path("nasopt.db.artifacts").iterdir()) == ["a", "b"]
     assert not list(Path().glob(".nasopt.db*"))
+
+
+def test_two_users_create_one_study_on_a_server(
+    write_study: WriteStudy, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NASOPT_STORAGE", postgres_url)
+    path = write_study()
+    processes = [start_code(NASOPT, "study", "create", path) for _ in range(2)]
+    ended = [process.wait() for process in processes]
+    assert sorted(done.returncode for done in ended) == [0, 2], [done.stderr for done in ended]
+    (refused,) = [done.stderr for done in ended if done.returncode == 2]
+    lines = [line for line in refused.splitlines() if line.startswith("nasopt: ")]
+    assert len(lines) == 1, refused
+    assert "'tiny'" in lines[0]
+    assert "Traceback" not in refused
+    (summary,) = optuna.get_all_study_summaries(open_storage(parse_url(postgres_url)))
+    assert summary.study_name == "tiny"
+    assert run("study", "show", "tiny").code == 0
 
 
 def test_what_lies_in_the_default_folder_stays(write_study: WriteStudy) -> None:

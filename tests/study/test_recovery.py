@@ -15,11 +15,12 @@ from nasopt.errors import MachineError
 from nasopt.host.identity import host, is_gone, worker_identity
 from nasopt.records import names as attributes
 from nasopt.records import queries
-from nasopt.records.interruption import RETRIES
+from nasopt.records.interruption import DEATHS
 from nasopt.samplers.history import proposed_params
 from nasopt.storage.rdb import open_storage, parse_url
 from nasopt.study import recovery
 from nasopt.study.recovery import fail_interrupted, settle_interrupted, was_given_up
+from nasopt.trial.recording import record_machine_failure
 
 GONE = {"host": host(), "pid": 2**22 + 1, "started": 1.0}
 ELSEWHERE = {"host": "elsewhere", "pid": 1, "started": 1.0}
@@ -85,10 +86,10 @@ def test_workers_that_settle_at_once_queue_it_once(tmp_path: Path) -> None:
     assert [trial.user_attrs.get(attributes.RETRY_OF) for trial in trials] == [None, number]
 
 
-def test_a_trial_is_retried_three_times_and_then_failed(tmp_path: Path) -> None:
+def test_a_trial_that_ends_its_process_is_retried_twice_and_then_failed(tmp_path: Path) -> None:
     study = new_study(tmp_path)
     running(study, GONE)
-    for _ in range(RETRIES):
+    for _ in range(DEATHS - 1):
         settle_interrupted(study, tmp_path)
         settle_interrupted(study, tmp_path)
         assert len(study.get_trials(states=(TrialState.WAITING,))) == 1
@@ -96,15 +97,37 @@ def test_a_trial_is_retried_three_times_and_then_failed(tmp_path: Path) -> None:
         study.ask().set_user_attr(attributes.WORKER, GONE)
     settle_interrupted(study, tmp_path)
     trials = study.get_trials()
-    assert [trial.state for trial in trials] == [TrialState.FAIL] * 4
-    assert [trial.user_attrs.get(attributes.RETRY_OF) for trial in trials] == [None, 0, 1, 2]
+    assert [trial.state for trial in trials] == [TrialState.FAIL] * DEATHS
+    assert [trial.user_attrs.get(attributes.RETRY_OF) for trial in trials] == [None, 0, 1]
     assert {proposed_params(trial)["x"] for trial in trials} == {1}
     last = trials[-1]
     assert last.user_attrs[attributes.FAILURE] == (
-        "interrupted: its process is gone; given up after 4 tries, each of which was interrupted"
+        "interrupted: its process is gone; given up, because 3 tries of it ended with their process"
     )
     assert queries.finished_trials(study) == [last]
     assert was_given_up(study, last.number)
+
+
+def test_a_trial_that_is_stopped_on_purpose_is_always_retried(tmp_path: Path) -> None:
+    study = new_study(tmp_path)
+    running(study, worker_identity())
+    for tries in range(1, 3 * DEATHS):
+        fail_interrupted(study, study.get_trials()[-1], "interrupted: SIGTERM")
+        settle_interrupted(study, tmp_path)
+        assert [trial.state for trial in study.get_trials()] == [TrialState.FAIL] * tries + [TrialState.WAITING]
+        study.ask().set_user_attr(attributes.WORKER, worker_identity())
+    assert queries.finished_trials(study) == []
+
+
+def test_a_trial_that_the_machine_stopped_is_always_retried(tmp_path: Path) -> None:
+    study = new_study(tmp_path)
+    running(study, worker_identity())
+    for tries in range(1, 3 * DEATHS):
+        record_machine_failure(optuna.trial.Trial(study, study.get_trials()[-1]._trial_id), "the disk is full")
+        study.tell(tries - 1, state=TrialState.FAIL)
+        settle_interrupted(study, tmp_path)
+        assert [trial.state for trial in study.get_trials()] == [TrialState.FAIL] * tries + [TrialState.WAITING]
+        study.ask()
 
 
 def test_a_folder_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
