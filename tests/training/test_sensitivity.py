@@ -183,7 +183,7 @@ def test_pairs_are_judged_by_their_vectors_and_not_by_their_ranks(
     context = opened(write_pair_study(), tmp_path / "study", phases)
     settings = SampleSettings(64, 32, 0)
     found = study_sensitivity("fisher", settings, context)
-    assert phases == ["sensitivity"] * 2
+    assert phases.count("sensitivity") == 2
     split, task = context.splits["train"], context.task.embedding
     assert task is not None
     generator = torch.Generator().manual_seed(0)

@@ -33,7 +33,7 @@ def test_controls_have_the_share_and_the_training_of_the_member() -> None:
         ("first-2", {"kind": "layers", "layers": [0, 1], "of": 6, **made}, 2),
         ("random-units-0", {"kind": "random-units", "share": 0.35, **made, "seed": 5}, None),
         ("random-units-1", {"kind": "random-units", "share": 0.35, **made, "seed": 6}, None),
-        ("full-2", {"kind": "layers", "layers": [0, 1, 2, 3, 4, 5], "of": 6, **made, "criterion": "fisher"}, 6),
+        ("full-2", {"kind": "layers", "layers": [0, 1, 2, 3, 4, 5], "of": 6, **made, "criterion": "joint"}, 6),
     ]
 
 

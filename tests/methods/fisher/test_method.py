@@ -113,7 +113,7 @@ def params(share: float, **more: object) -> dict[str, object]:
 
 def test_smaller_shares_keep_less(context: Context) -> None:
     method = method_of()
-    for criterion in ("fisher", "obs"):
+    for criterion in ("fisher", "joint", "obs"):
         found = [method.architecture(params(share, criterion=criterion), context) for share in (1.0, 0.6, 0.3, 0.1)]
         assert found[0] == Architecture.full(context.shape)
         work = [flops_of(item) for item in found]
@@ -134,7 +134,7 @@ def test_a_rung_is_by_the_first_criterion_that_leaves_the_last_layer_a_head(cont
 
 
 def test_a_refit_changes_what_a_block_writes(context: Context) -> None:
-    for criterion in ("fisher", "obs"):
+    for criterion in ("fisher", "joint", "obs"):
         chosen = params(0.5, criterion=criterion)
         models = []
         for refit in (False, True):
@@ -148,7 +148,7 @@ def test_a_refit_changes_what_a_block_writes(context: Context) -> None:
 
 def test_elastic_weights_are_provisional_until_they_are_healed(context: Context) -> None:
     method = method_of(weights="elastic", elastic_epochs=1, random_prefixes=1, lowest_share=0.3)
-    assert method.space(context.shape).distributions["criterion"].choices == ("fisher",)
+    assert method.space(context.shape).distributions["criterion"].choices == ("joint",)
     method.prepare(context)
     (file,) = (context.folder / "elastic").glob("base-*.safetensors")
     written = file.stat().st_mtime_ns
@@ -183,7 +183,7 @@ def test_a_share_that_cannot_be_reached_is_rejected(context: Context, tmp_path: 
     [
         ({"lowest_share": 0}, "greater than 0"),
         ({"lowest_share": 1.5}, "less than 1"),
-        ({"criteria": ["taylor"]}, "'fisher' or 'obs'|obs"),
+        ({"criteria": ["taylor"]}, "'fisher', 'joint' or 'obs'|obs"),
         ({"criteria": ["obs", "obs"]}, "once"),
         ({"precisions": ["int8"]}, "fp32 among them"),
         ({"ladder": -1}, "greater than or equal to 0"),
