@@ -18,10 +18,12 @@ from nasopt.architecture.base import CandidateArchitecture
 from nasopt.architecture.reading import read_architecture
 from nasopt.errors import CheckpointError
 from nasopt.host.files import ensure_writable, lock_in, publish, working_folder
+from nasopt.host.object_store import fetch, is_stored, names, refresh, remove
 
 if TYPE_CHECKING:
-    from filelock import FileLock
     from torch import Tensor
+
+    from nasopt.host.locks import Lock
 
 
 FOLDER = "checkpoints"
@@ -53,7 +55,7 @@ class CheckpointStore:
         ensure_writable(self.folder)
         self._is_writable = True
 
-    def lock(self) -> FileLock:
+    def lock(self) -> Lock:
         """The lock held while a checkpoint is published, and from the decision which ones go until they are gone.
 
         Raises:
@@ -103,9 +105,9 @@ class CheckpointStore:
         from safetensors.torch import load_file
 
         path = self._path(key)
-        if not path.is_file():
+        if not fetch(path):
             raise CheckpointError(f"{path}: the checkpoint is not there")
-        if _sha256(path) != key:
+        if _sha256(path) != key and not (refresh(path) and _sha256(path) == key):
             self._damaged.add(key)
             raise CheckpointError(f"{path}: the checkpoint is damaged (its checksum does not match)")
         with safe_open(path, framework="pt") as file:
@@ -121,7 +123,7 @@ class CheckpointStore:
         from safetensors import SafetensorError, safe_open
 
         path = self._path(key)
-        if not path.is_file():
+        if not fetch(path):
             raise CheckpointError(f"{path}: the checkpoint is not there")
         try:
             with safe_open(path, framework="np") as file:
@@ -131,11 +133,11 @@ class CheckpointStore:
 
     def __contains__(self, key: object) -> bool:
         """Whether the checkpoint is there and, as far as this process has seen, whole."""
-        return isinstance(key, str) and key not in self._damaged and self._path(key).is_file()
+        return isinstance(key, str) and key not in self._damaged and is_stored(self._path(key))
 
     def keys(self) -> set[str]:
         """The keys of all checkpoints that are there."""
-        return {path.stem for path in self.folder.glob(f"*{SUFFIX}")}
+        return {name.removesuffix(SUFFIX) for name in names(self.folder) if name.endswith(SUFFIX)}
 
     def collect(self, candidates: Iterable[str], keep: set[str]) -> int:
         """Deletes the `candidates` that are not in `keep`, and returns how many went.
@@ -144,7 +146,7 @@ class CheckpointStore:
         """
         dropped = (set(candidates) & self.keys()) - keep
         for key in dropped:
-            self._path(key).unlink(missing_ok=True)
+            remove(self._path(key))
         return len(dropped)
 
     def _path(self, key: str) -> Path:
