@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -27,16 +28,21 @@ from nasopt.execution.search import is_over, run_base, run_trials
 from nasopt.execution.stopping import Tally
 from nasopt.host.interruption import Interruption, interruptible
 from nasopt.host.logs import configure, quiet_optuna
+from nasopt.host.object_store import artifacts_root, url_of
 from nasopt.methods.registry import make_method
 from nasopt.records import queries
 from nasopt.records.latency import predicted_words
 from nasopt.records.trial import TrialRecord
-from nasopt.storage.rdb import explaining_failures, parse_url
+from nasopt.storage.rdb import explaining_failures, parse_url, sqlite_path
 from nasopt.study.deletion import explaining_deletion
 from nasopt.study.opening import OpenStudy, open_study, with_data
+from nasopt.study.recovery import interrupt
 from nasopt.study.trust import code_of
 from nasopt.trial.failures import explaining_machine
 from nasopt.trial.objective import Objective
+
+if TYPE_CHECKING:
+    from nasopt.execution.cluster import DeskLine
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -87,6 +93,13 @@ class Run:
         self.tally.count(trial.state, trial.reason)
         self.view.finished(trial.number, trial.summary)
 
+    def on_event(self, kind: str, event: Any) -> None:
+        """Passes on what a worker reports."""
+        if kind == "phase":
+            self.view.phase(*event)
+        else:
+            self.ended(event)
+
 
 def optimize(
     opened: OpenStudy,
@@ -98,11 +111,13 @@ def optimize(
     workers: int = 1,
     debug: bool = False,
     accept_device_change: bool = False,
+    cluster: str | None = None,
 ) -> str | None:
     """Runs the base model if need be, then up to `n_trials` more trials, and confirms latencies that were looked up.
 
     Args:
         shared: whether these are what is left of the study's budget, which commands that run at once share.
+        cluster: the address of a Ray cluster that runs the workers; None for this machine.
 
     Returns:
         Why the search is over, if it is; None if trials may go on.
@@ -122,7 +137,11 @@ def optimize(
         objective = Objective(opened.config, opened.artifacts, report, accept_device_change=accept_device_change)
         objective.check_device(opened.study)
         run_base(opened, objective)
-        if workers == 1:
+        if cluster is not None:
+            _run_on_cluster(
+                cluster, opened, run, tickets, asked, _setup_of(opened, 0, workers, debug, accept_device_change, budget)
+            )
+        elif workers == 1:
             take = _between_steps(asked, tickets.take)
             run_trials(opened, objective, take, lambda trial: run.ended(Ended.of(trial)), budget)
         else:
@@ -209,18 +228,7 @@ def _run_workers(
     budget: int | None,
 ) -> None:
     def start(index: int) -> tuple[BaseProcess, Connection]:
-        setup = WorkerSetup(
-            opened.url.render_as_string(hide_password=False),
-            opened.name,
-            opened.artifacts,
-            opened.config.task.dataset.path,
-            index,
-            workers,
-            debug,
-            accept_device_change,
-            budget,
-            code_of(opened.config),
-        )
+        setup = _setup_of(opened, index, workers, debug, accept_device_change, budget)
         context = multiprocessing.get_context("spawn")
         ours, its = context.Pipe()
         with its:  # a copy of it here would hide the worker's end
@@ -228,13 +236,51 @@ def _run_workers(
             process.start()
         return process, ours
 
-    def on_event(kind: str, event: Any) -> None:
-        if kind == "phase":
-            run.view.phase(*event)
-        else:
-            run.ended(event)
+    Crew(start, tickets, run.on_event).run(workers, asked.check)
 
-    Crew(start, tickets, on_event).run(workers, asked.check)
+
+def _setup_of(
+    opened: OpenStudy, index: int, workers: int, debug: bool, accept_device_change: bool, budget: int | None
+) -> WorkerSetup:
+    return WorkerSetup(
+        opened.url.render_as_string(hide_password=False),
+        opened.name,
+        opened.artifacts,
+        opened.config.task.dataset.path,
+        index,
+        workers,
+        debug,
+        accept_device_change,
+        budget,
+        code_of(opened.config),
+    )
+
+
+def _run_on_cluster(
+    address: str, opened: OpenStudy, run: Run, tickets: Tickets, asked: Interruption, setup: WorkerSetup
+) -> None:
+    from nasopt.execution.cluster import run_on_cluster
+
+    work = partial(_on_node, setup, url_of(opened.artifacts) or str(opened.artifacts))
+    is_shared = sqlite_path(opened.url) is None
+    run_on_cluster(address, setup.workers, tickets, work, run.on_event, asked.check, is_shared=is_shared)
+
+
+def _on_node(
+    setup: WorkerSetup, artifacts: str, line: DeskLine, share: int, before: Mapping[str, Any] | None
+) -> tuple[str, int] | None:
+    """A worker on a node of a cluster, whose predecessor's trial, if it had one, is interrupted."""
+    configure(setup.debug, quiet=False)
+    quiet_optuna(setup.debug)
+    _limit_threads(share)
+    try:
+        with explaining_failures(parse_url(setup.url)):
+            _work(replace(setup, artifacts=artifacts_root(artifacts)), line, before)
+    except KeyboardInterrupt:
+        pass
+    except NasoptError as error:
+        return str(error), error.exit_code
+    return None
 
 
 def _worker(setup: WorkerSetup, connection: Connection) -> None:
@@ -255,28 +301,34 @@ def _worker(setup: WorkerSetup, connection: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         with interruptible(signal.SIGTERM) as asked, explaining_failures(parse_url(setup.url)):
-            opened = with_data(open_study(parse_url(setup.url), setup.name, setup.artifacts), setup.dataset)
-            if code_of(opened.config) != setup.code:
-                raise UntrustedStudyError(f"the code that the study {setup.name!r} names was changed meanwhile")
-            line = Line(connection, asked.check)
-            with explaining_machine(opened.folder), explaining_deletion(opened.study):
-                run_trials(
-                    opened,
-                    Objective(
-                        opened.config,
-                        setup.artifacts,
-                        lambda *event: line.send("phase", event),
-                        accept_device_change=setup.accept_device_change,
-                    ),
-                    line.take_ticket,
-                    lambda trial: line.send("ended", Ended.of(trial)),
-                    setup.budget,
-                )
+            _work(setup, Line(connection, asked.check))
     except KeyboardInterrupt:
         return
     except NasoptError as error:
         connection.send(("error", (str(error), error.exit_code)))
         sys.exit(error.exit_code)
+
+
+def _work(setup: WorkerSetup, line: Line | DeskLine, before: Mapping[str, Any] | None = None) -> None:
+    """Runs trials while there are tickets; the trial of a worker that is known to be dead (`before`) is interrupted."""
+    opened = with_data(open_study(parse_url(setup.url), setup.name, setup.artifacts), setup.dataset)
+    if code_of(opened.config) != setup.code:
+        raise UntrustedStudyError(f"the code that the study {setup.name!r} names was changed meanwhile")
+    if before is not None:
+        interrupt(opened.study, before)
+    with explaining_machine(opened.folder), explaining_deletion(opened.study):
+        run_trials(
+            opened,
+            Objective(
+                opened.config,
+                setup.artifacts,
+                lambda *event: line.send("phase", event),
+                accept_device_change=setup.accept_device_change,
+            ),
+            line.take_ticket,
+            lambda trial: line.send("ended", Ended.of(trial)),
+            setup.budget,
+        )
 
 
 def _end_with_parent() -> None:

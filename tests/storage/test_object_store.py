@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import run, succeed, trials_of
+from command_line import run, succeed
 
 from nasopt.architecture.base import EncoderShape
 from nasopt.architecture.encoder import Architecture
@@ -17,6 +17,7 @@ from nasopt.errors import ArtifactFolderError, CheckpointError
 from nasopt.host import object_store
 from nasopt.host.files import write_atomically
 from nasopt.host.object_store import artifacts_root
+from nasopt.records import names as attributes
 from nasopt.storage.attachments import ATTACHMENTS
 from nasopt.storage.checkpoints import CheckpointStore
 from nasopt.storage.rdb import parse_url
@@ -89,13 +90,13 @@ def test_any_machine_goes_on_and_exports(
     on_machine("second")
     second = succeed("study", "optimize", "tiny", "--n-trials", 2)
     assert "fine-tuning" not in second.err
-    trials = trials_of()
-    assert [trial["state"] for trial in trials] == ["COMPLETE"] * 5
+    trials = open_study(parse_url(postgres_url), "tiny").study.trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 5
 
     stored = keys(bucket)
     checkpoints = {Path(key).stem for key in stored if key.startswith("tiny/checkpoints/")}
     assert checkpoints
-    assert checkpoints <= {trial["checkpoint"] for trial in trials}
+    assert checkpoints <= {trial.user_attrs[attributes.CHECKPOINT] for trial in trials}
     kinds = {key.split("/")[1] for key in stored}
     assert kinds <= {"study.json", "base.json", "checkpoints", "predictions", ATTACHMENTS, "sensitivity", "adaptive"}
 
@@ -134,10 +135,10 @@ def test_a_damaged_copy_is_fetched_again(bucket: Any, on_machine: Callable[[str]
     key = store.write({"x": torch.ones(3)}, ARCHITECTURE)
     file = store.folder / f"{key}.safetensors"
     whole = file.read_bytes()
-    file.write_bytes(whole[:-1] + b"?")
+    file.write_bytes(whole[:-1] + b"!")
     assert store.read(key)[0]["x"].tolist() == [1.0] * 3
     assert file.read_bytes() == whole
-    bucket.put_object(Key=f"runs/tiny/checkpoints/{key}.safetensors", Body=whole[:-1] + b"?")
+    bucket.put_object(Key=f"runs/tiny/checkpoints/{key}.safetensors", Body=whole[:-1] + b"!")
     on_machine("second")
     with pytest.raises(CheckpointError, match="damaged"):
         CheckpointStore(artifacts_root(URL) / "tiny" / "checkpoints").read(key)
@@ -182,7 +183,7 @@ def test_a_store_that_cannot_be_used_is_one_line(
     on_machine: Callable[[str], Path], write_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     created = run("study", "create", write_study(), "--artifacts", "s3://no-such-bucket/x")
-    assert (created.code, created.err.count("\n")) == (1, 1)
+    assert (created.code, created.err.count("\n")) == (1, 1), created.err
     assert created.err.startswith("nasopt: s3://no-such-bucket/x: the object store failed: ")
     assert not Path("nasopt.db").exists()
     assert "not the URL of an object store" in run("study", "list", "--artifacts", "ftp://x/y").err
