@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import logging
 import math
+import socket
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from nasopt.errors import MissingExtraError, StorageError, WorkerFailedError
-from nasopt.execution.crew import REPLACEMENTS, Tickets
+from nasopt.execution.crew import JOIN_SECONDS, REPLACEMENTS, Tickets
 
+CONNECT_SECONDS = 10
 _LOOK_SECONDS = 0.2
 
 logger = logging.getLogger("nasopt")
@@ -153,13 +156,11 @@ def run_on_cluster(
         import ray
     except ImportError:
         raise MissingExtraError("ray", "ray") from None
+    _check_address(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        words = str(error).splitlines()[0]
-        raise WorkerFailedError(
-            f"--address {address}: no Ray cluster there ({words}); start one with `ray start --head`", 2
-        ) from None
+        raise _no_cluster(address, error) from None
     try:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         if not is_shared and len({node["NodeManagerAddress"] for node in nodes}) > 1:
@@ -167,6 +168,27 @@ def run_on_cluster(
         _Members(count, tickets, work, math.ceil(count / len(nodes))).watch(on_event, check)
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Refuses an address where nothing answers, for which Ray would wait for minutes.
+
+    Raises:
+        WorkerFailedError: nothing answers.
+    """
+    place = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        if place.hostname is not None and place.port is not None:
+            socket.create_connection((place.hostname, place.port), CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str, error: Exception) -> WorkerFailedError:
+    words = (str(error) or type(error).__name__).splitlines()[0]
+    return WorkerFailedError(
+        f"--address {address}: no Ray cluster there ({words}); start one with `ray start --head`", 2
+    )
 
 
 class _Members:
@@ -182,7 +204,7 @@ class _Members:
             num_cpus=1,
             num_gpus=1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0,
             max_restarts=REPLACEMENTS,
-            max_task_retries=REPLACEMENTS,
+            max_task_retries=-1,  # until it cannot be restarted: each attempt to reach a dead node counts as one
             scheduling_strategy="SPREAD",
         )
         self._actors = [actor.remote() for _ in range(count)]
@@ -202,6 +224,7 @@ class _Members:
                 self._pass_on(on_event)
                 for run in ready:
                     index = self._runs.pop(run)
+                    ray.kill(self._actors[index])  # gives its place to a worker that waits for one
                     try:
                         failed = ray.get(run)
                     except ray.exceptions.RayActorError:
@@ -237,10 +260,9 @@ class _Members:
         """Asks the workers to end, so that their trials are recorded as interrupted, and waits."""
         import ray
 
-        from nasopt.execution.crew import JOIN_SECONDS
-
         ray.get(self._desk.end.remote())
-        ray.wait(list(self._runs), num_returns=max(1, len(self._runs)), timeout=JOIN_SECONDS) if self._runs else None
+        if self._runs:
+            ray.wait(list(self._runs), num_returns=len(self._runs), timeout=JOIN_SECONDS)
         self._pass_on(on_event)
         for worker in self._actors:
             ray.kill(worker)

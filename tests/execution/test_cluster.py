@@ -63,13 +63,15 @@ def test_without_ray_or_a_cluster_it_is_one_line(
 ) -> None:
     succeed("study", "create", write_study())
     monkeypatch.setattr("nasopt.execution.local.run_base", lambda opened, objective: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     command = ("study", "optimize", "tiny", "--engine", "ray", "--quiet")
     try:
         import ray  # noqa: F401
     except ImportError:
         assert_refused(run(*command), "pip install 'nasopt[ray]'")
     else:
-        assert_refused(run(*command, "--address", "127.0.0.1:1"), "no Ray cluster there")
+        assert_refused(run(*command), "--address auto: no Ray cluster there")
+        assert_refused(run(*command, "--address", "127.0.0.1:1"), "no Ray cluster there", "refused")
 
 
 @pytest.mark.slow
@@ -100,7 +102,9 @@ def test_a_node_is_killed_and_the_study_completes(
     assert "was lost; another one takes its place" in errors
     trials = _trials(postgres_url)
     lost = [trial for trial in trials if trial.state == FAIL]
-    assert [trial.user_attrs[attributes.FAILURE] for trial in lost] == ["interrupted: its node was lost"]
+    (reason,) = (trial.user_attrs[attributes.FAILURE] for trial in lost)
+    # On one machine another worker may see first that the process is gone; of another machine only Ray tells.
+    assert reason in ("interrupted: its node was lost", "interrupted: its process is gone")
     assert [trial.user_attrs.get(attributes.RETRY_OF) for trial in trials].count(lost[0].number) == 1
     assert [trial.state for trial in trials if trial not in lost] == [COMPLETE] * (len(trials) - 1)
     assert len(trials) == 1 + 8 + 1  # the base model, the search, and the one that was lost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,13 @@ def endpoint() -> Iterator[str]:
     pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'nasopt[s3]'")
     server = pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server]'")
     process = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(logging.getLogger("werkzeug"), "disabled", True)  # the server runs in this process
     process.start()
     host, port = process.get_host_and_port()
     yield f"http://{host}:{port}"
     process.stop()
+    monkeypatch.undo()
 
 
 @pytest.fixture
@@ -183,7 +187,7 @@ def test_a_store_that_cannot_be_used_is_one_line(
     on_machine: Callable[[str], Path], write_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     created = run("study", "create", write_study(), "--artifacts", "s3://no-such-bucket/x")
-    assert (created.code, created.err.count("\n")) == (1, 1), created.err
+    assert (created.code, created.err.count("\n")) == (1, 1)
     assert created.err.startswith("nasopt: s3://no-such-bucket/x: the object store failed: ")
     assert not Path("nasopt.db").exists()
     assert "not the URL of an object store" in run("study", "list", "--artifacts", "ftp://x/y").err
