@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -166,7 +166,7 @@ def names(folder: Path) -> set[str]:
             listed = remote.store.ls(remote.path.rpartition("/")[0], detail=False)
         except FileNotFoundError:
             return found
-        return found | {str(path).rstrip("/").rpartition("/")[2] for path in listed}
+        return (found | {str(path).rstrip("/").rpartition("/")[2] for path in listed}) - {"", ".", ".."}
 
 
 def fetch_tree(folder: Path) -> None:
@@ -181,7 +181,9 @@ def fetch_tree(folder: Path) -> None:
         except FileNotFoundError:
             return
     for path in found:
-        fetch(folder / str(path)[len(top) + 1 :])
+        inside = PurePosixPath(str(path)[len(top) + 1 :])
+        if not (inside.is_absolute() or ".." in inside.parts):  # a store may hold any names
+            fetch(folder / inside)
 
 
 def send_tree(folder: Path) -> None:

@@ -22,6 +22,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from nasopt.host.identity import is_gone, worker_identity
 from nasopt.host.interruption import check_interruption
+from nasopt.storage.rdb import sqlite_path
 
 HEARTBEAT_SECONDS = 20.0
 GRACE_SECONDS = 120.0
@@ -77,7 +78,8 @@ def leases_in(database: RDBStorage | None, study: int) -> DatabaseLeases | None:
     if database is None:
         return None
     engine = database.engine
-    if engine.dialect.name not in CLOCKS or engine.url.database in (None, "", ":memory:"):
+    in_memory = engine.dialect.name == "sqlite" and sqlite_path(engine.url) is None
+    if engine.dialect.name not in CLOCKS or in_memory:
         return None
     try:
         if not sqlalchemy.inspect(engine).has_table(LEASES.name):

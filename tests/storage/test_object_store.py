@@ -175,6 +175,15 @@ def test_what_each_machine_makes_itself_is_not_sent(bucket: Any) -> None:
     assert keys(bucket) == {"tiny/predictions/x"}
 
 
+def test_names_in_the_store_lead_nowhere_else(bucket: Any) -> None:
+    root = artifacts_root(URL)
+    for name in ("../../evil", "predictions/../../../../evil", "predictions/fine"):
+        bucket.put_object(Key=f"runs/tiny/{name}", Body=b"x")
+    object_store.fetch_tree(root / "tiny")
+    assert [path.name for path in root.parent.rglob("*") if path.is_file()] == [object_store.MARK, "fine"]
+    assert not list(root.parents[1].glob("evil"))
+
+
 @pytest.mark.parametrize("place", ["file:///etc", "s3://", "s3://key:secret@bucket/x", "s3://b/../c", "http://h/x"])
 def test_other_urls_are_refused(place: str, on_machine: Callable[[str], Path]) -> None:
     with pytest.raises(ArtifactFolderError) as refused:
