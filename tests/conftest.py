@@ -70,6 +70,7 @@ def _temporary_folder_of_the_process(tmp_path_factory: pytest.TempPathFactory) -
 def _state_folder_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Trust that tests grant is noted in a folder of theirs, not in the user's, whose database is none of theirs."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+    os.environ["NASOPT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ.pop("NASOPT_STORAGE", None)
 
 

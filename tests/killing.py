@@ -37,13 +37,13 @@ def worker_killed(moment: str, flag: Path, deaths: int, setup: Any, connection: 
         flag: a file that counts the workers that were killed.
         deaths: the number of workers that are killed.
     """
-    from nasopt.execution import local
+    from nasopt.execution.worker import run_in_process
 
     global _before_death
     _before_death = partial(_count, flag, deaths)
     if not flag.exists() or flag.stat().st_size < deaths:
         MOMENTS[moment]()
-    local._worker(setup, connection)
+    run_in_process(setup, connection)
 
 
 def _count(flag: Path, deaths: int) -> bool:

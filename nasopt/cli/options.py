@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from nasopt.host.logs import quiet_optuna
+from nasopt.host.object_store import artifacts_root
 from nasopt.host.terminal import printable
 
 if TYPE_CHECKING:
@@ -52,7 +53,15 @@ Storage = Annotated[
         help="Database URL, or @FILE that holds one; default: $NASOPT_STORAGE, else sqlite:///nasopt.db here.",
     ),
 ]
-Artifacts = Annotated[Path | None, typer.Option("--artifacts", help="Where the study's files are.")]
+Artifacts = Annotated[
+    Path | None,
+    typer.Option(
+        "--artifacts",
+        parser=artifacts_root,
+        metavar="PLACE",
+        help="Where the study's files are: a folder, or the URL of an object store (s3://bucket/prefix).",
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show tracebacks.")]
 Quiet = Annotated[bool, typer.Option("--quiet", callback=_set_quiet, help="No progress, no warnings.")]
 AcceptDeviceChange = Annotated[

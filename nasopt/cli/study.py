@@ -42,6 +42,13 @@ if TYPE_CHECKING:
 study_app = typer.Typer(help="Create, run and look at studies.", rich_markup_mode=None)
 
 
+class Engine(StrEnum):
+    """The place where the trials of a command run."""
+
+    local = "local"
+    ray = "ray"
+
+
 class ExportFormat(StrEnum):
     """The form of an exported model."""
 
@@ -87,6 +94,12 @@ def optimize(
         int | None,
         typer.Option("--workers", min=1, help="Processes, spread evenly over the GPUs; default: one for each, else 1."),
     ] = None,
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="Who runs the workers: this machine, or a Ray cluster.")
+    ] = Engine.local,
+    address: Annotated[
+        str, typer.Option("--address", help="With --engine ray: the cluster; auto: this machine's.")
+    ] = "auto",
     data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make lost artifacts again.")] = False,
     adopt: Annotated[
@@ -136,6 +149,7 @@ def optimize(
         workers=workers,
         debug=Settings.debug,
         accept_device_change=accept_device_change,
+        cluster=address if engine is Engine.ray else None,
     )
     if over is not None:
         _say(f"the search is over: {over}")

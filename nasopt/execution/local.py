@@ -4,42 +4,32 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import signal
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
-from nasopt.errors import NasoptError, UntrustedStudyError
 from nasopt.execution.confirmation import confirm
 from nasopt.execution.controls import evaluate_tfidf, missing_controls, run_controls
-from nasopt.execution.crew import JOIN_SECONDS, Crew, Line, Tickets
-from nasopt.execution.devices import start_on, threads_of_each, visible_gpus
+from nasopt.execution.crew import Crew, Tickets
+from nasopt.execution.devices import start_on, visible_gpus
 from nasopt.execution.outside import add, added, examine
 from nasopt.execution.progress import ProgressView
 from nasopt.execution.search import is_over, run_base, run_trials
 from nasopt.execution.stopping import Tally
+from nasopt.execution.worker import Ended, WorkerSetup, run_in_process, run_on_node, setup_of, summary
 from nasopt.host.interruption import Interruption, interruptible
-from nasopt.host.logs import configure, quiet_optuna
+from nasopt.host.object_store import url_of
 from nasopt.methods.registry import make_method
-from nasopt.records import queries
-from nasopt.records.latency import predicted_words
-from nasopt.records.trial import TrialRecord
-from nasopt.storage.outages import Patience, patience_of
-from nasopt.storage.rdb import explaining_failures, parse_url
+from nasopt.storage.rdb import explaining_failures, sqlite_path
 from nasopt.study.deletion import explaining_deletion
-from nasopt.study.opening import OpenStudy, open_study, with_data
+from nasopt.study.opening import OpenStudy
 from nasopt.study.recovery import settle_interrupted
-from nasopt.study.trust import code_of
 from nasopt.trial.failures import explaining_machine
 from nasopt.trial.objective import Objective
 
@@ -47,36 +37,6 @@ logger = logging.getLogger("nasopt")
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class WorkerSetup:
-    """The setup of a worker process; `code` is the code that the study named when it was found to be trusted."""
-
-    url: str
-    name: str
-    artifacts: Path
-    dataset: str
-    workers: int
-    debug: bool
-    accept_device_change: bool
-    budget: int | None
-    code: Mapping[str, str]
-    database_wait: float
-
-
-class Ended(NamedTuple):
-    """A trial that has ended, as a worker process reports it."""
-
-    number: int
-    summary: str
-    state: TrialState
-    reason: str | None
-
-    @classmethod
-    def of(cls, trial: FrozenTrial) -> Self:
-        """The report of a trial that has ended."""
-        return cls(trial.number, summary(trial), trial.state, queries.failure_of(trial))
 
 
 class Run:
@@ -95,7 +55,16 @@ class Run:
         self.tally.count(trial.state, trial.reason)
         self.view.finished(trial.number, trial.summary)
 
-    def database(self, is_away: bool, text: str) -> None:
+    def on_event(self, kind: str, event: Any) -> None:
+        """Passes on what a worker reports."""
+        if kind == "phase":
+            self.view.phase(*event)
+        elif kind == "database":
+            self._database(*event)
+        else:
+            self.ended(event)
+
+    def _database(self, is_away: bool, text: str) -> None:
         """Says once, whichever workers notice, that the database is away, and that it is back."""
         if is_away != self._database_is_away:
             self._database_is_away = is_away
@@ -112,11 +81,13 @@ def optimize(
     workers: int = 1,
     debug: bool = False,
     accept_device_change: bool = False,
+    cluster: str | None = None,
 ) -> str | None:
     """Runs the base model if need be, then up to `n_trials` more trials, and confirms latencies that were looked up.
 
     Args:
         shared: whether these are what is left of the study's budget, which commands that run at once share.
+        cluster: the address of a Ray cluster that runs the workers; None for this machine.
 
     Returns:
         Why the search is over, if it is; None if trials may go on.
@@ -136,7 +107,11 @@ def optimize(
         objective = Objective(opened.config, opened.artifacts, report, accept_device_change=accept_device_change)
         objective.check_device(opened.study)
         run_base(opened, objective)
-        if workers == 1:
+        if cluster is not None:
+            _run_on_cluster(
+                cluster, opened, run, tickets, asked, setup_of(opened, workers, debug, accept_device_change, budget)
+            )
+        elif workers == 1:
             take = _between_steps(asked, tickets.take)
             run_trials(opened, objective, take, lambda trial: run.ended(Ended.of(trial)), budget)
         else:
@@ -202,29 +177,6 @@ def add_model(
         return add(opened, objective, recipe, lambda trial: view.finished(trial.number, summary(trial))), True
 
 
-def summary(trial: FrozenTrial) -> str:
-    """One line about a trial that has ended."""
-    if trial.state != TrialState.COMPLETE:
-        screening = queries.screening_of(trial)
-        reason = queries.failure_of(trial) or screening or "every genotype has been tried"
-        return f"trial {trial.number} {'screened' if screening else trial.state.name.lower()}: {reason}"
-    quality, *latencies, memory = trial.values
-    shown = " / ".join(f"{latency:.2f}" for latency in latencies)
-    record = TrialRecord.of(trial)
-    predicted = predicted_words(record.latencies or {})
-    shown += f" ms ({predicted})" if predicted else " ms"
-    kind = [record.architecture or "", queries.precision_of(trial)]
-    if record.control is not None:
-        kind.insert(0, f"control {record.control.label}")
-    if "training" in trial.params:
-        kind.append(f"{trial.params['training']} from {record.parent}")
-    if record.repeats is not None:
-        kind.append(f"the same as trial {record.repeats}: not trained again")
-    if record.provisional:
-        kind.append("provisional")
-    return f"trial {trial.number}: quality {quality:.4f}, {shown}, {memory:.1f} MB  ({', '.join(kind)})"
-
-
 @contextmanager
 def _guarded(opened: OpenStudy, view: ProgressView) -> Iterator[Interruption]:
     """Takes note of Ctrl-C, SIGTERM and SIGHUP, shows what happens, and makes one line of a failure of the machine."""
@@ -262,85 +214,22 @@ def _run_workers(
     gpus = visible_gpus()
 
     def start(index: int) -> tuple[BaseProcess, Connection]:
-        setup = WorkerSetup(
-            opened.url.render_as_string(hide_password=False),
-            opened.name,
-            opened.artifacts,
-            opened.config.task.dataset.path,
-            workers,
-            debug,
-            accept_device_change,
-            budget,
-            code_of(opened.config),
-            patience_of(opened.study).seconds,
-        )
+        setup = setup_of(opened, workers, debug, accept_device_change, budget)
         context = multiprocessing.get_context("spawn")
         ours, its = context.Pipe()
         with its:  # a copy of it here would hide the worker's end
-            process = context.Process(target=_worker, args=(setup, its), name=f"nasopt-worker-{index}")
+            process = context.Process(target=run_in_process, args=(setup, its), name=f"nasopt-worker-{index}")
             start_on(process, index, gpus)
         return process, ours
 
-    def on_event(kind: str, event: Any) -> None:
-        if kind == "phase":
-            run.view.phase(*event)
-        elif kind == "database":
-            run.database(*event)
-        else:
-            run.ended(event)
-
-    Crew(start, tickets, on_event).run(workers, asked.check)
+    Crew(start, tickets, run.on_event).run(workers, asked.check)
 
 
-def _worker(setup: WorkerSetup, connection: Connection) -> None:
-    """A worker process: its share of the cores, and trials while there are tickets."""
-    for number in (signal.SIGINT, signal.SIGHUP):  # they reach every process; the parent passes them on, once
-        signal.signal(number, signal.SIG_IGN)
-    configure(setup.debug, quiet=False)
-    quiet_optuna(setup.debug)
-    _limit_threads(setup.workers)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        with interruptible(signal.SIGTERM) as asked, explaining_failures(parse_url(setup.url)):
-            line = Line(connection, asked.check)
-            patience = Patience(setup.database_wait, at_opening=True, tell=lambda *event: line.send("database", event))
-            opened = open_study(parse_url(setup.url), setup.name, setup.artifacts, patience=patience)
-            opened = with_data(opened, setup.dataset)
-            if code_of(opened.config) != setup.code:
-                raise UntrustedStudyError(f"the code that the study {setup.name!r} names was changed meanwhile")
-            with explaining_machine(opened.folder), explaining_deletion(opened.study):
-                run_trials(
-                    opened,
-                    Objective(
-                        opened.config,
-                        setup.artifacts,
-                        lambda *event: line.send("phase", event),
-                        accept_device_change=setup.accept_device_change,
-                    ),
-                    line.take_ticket,
-                    lambda trial: line.send("ended", Ended.of(trial)),
-                    setup.budget,
-                )
-    except KeyboardInterrupt:
-        return
-    except NasoptError as error:
-        with suppress(OSError):  # another worker has said so before
-            connection.send(("error", (str(error), error.exit_code)))
-        sys.exit(error.exit_code)
+def _run_on_cluster(
+    address: str, opened: OpenStudy, run: Run, tickets: Tickets, asked: Interruption, setup: WorkerSetup
+) -> None:
+    from nasopt.execution.cluster import run_on_cluster
 
-
-def _end_with_parent() -> None:
-    """Ends a worker cleanly when its parent was killed: nobody reads what it reports, and the pipe would fill up."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(JOIN_SECONDS / 2)
-    os.kill(os.getpid(), signal.SIGTERM)  # it may be waiting for the pipe, and does not see the first one
-
-
-def _limit_threads(workers: int) -> None:
-    """Gives each worker its share of the cores: two unlimited workers on two cores are six times slower than one."""
-    import torch
-
-    torch.set_num_threads(threads_of_each(workers))
+    work = partial(run_on_node, setup, url_of(opened.artifacts) or str(opened.artifacts))
+    is_shared = sqlite_path(opened.url) is None
+    run_on_cluster(address, setup.workers, tickets, work, run.on_event, asked.check, is_shared=is_shared)

@@ -19,10 +19,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
-
 from nasopt.errors import ArtifactFolderError, MachineError
 from nasopt.host.identity import is_gone, worker_identity
+from nasopt.host.locks import Lock
+from nasopt.host.object_store import send
 
 PARTIAL_SECONDS = 24 * 3600
 """A temporary file of another host that is this old counts as left behind: whether its writer lives is not known."""
@@ -79,15 +79,15 @@ def _unwritable(folder: Path, error: OSError) -> ArtifactFolderError:
     )
 
 
-def lock_in(folder: Path, name: str) -> FileLock:
-    """A lock on a file in a study's artifact folder.
+def lock_in(folder: Path, name: str) -> Lock:
+    """A lock on a file in a study's artifact folder; it holds across machines, too (:mod:`nasopt.host.locks`).
 
     Raises:
         MachineError: the folder is not there. Taking the lock would make it anew, and empty.
     """
     if not is_there(folder):
         raise MachineError(gone_words(folder))
-    return FileLock(folder / name)
+    return Lock(folder / name)
 
 
 def is_there(folder: Path) -> bool:
@@ -123,6 +123,7 @@ def write_atomically(path: Path, text: str, *, private: bool = False) -> None:
             partial.touch(mode=0o600, exist_ok=False)
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
+        send(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -143,9 +144,13 @@ def working_folder(parent: Path) -> Iterator[Path]:
 
 
 def publish(file: Path, path: Path) -> None:
-    """Puts a finished file of a :func:`working_folder` in its place, with the access that the umask gives."""
+    """Puts a finished file of a :func:`working_folder` in its place, with the access that the umask gives.
+
+    A file of a study whose artifacts lie in an object store goes there, too (:mod:`nasopt.host.object_store`).
+    """
     follow_umask(file)
     file.replace(path)
+    send(path)
 
 
 def follow_umask(file: Path) -> None:

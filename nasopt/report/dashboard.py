@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import threading
 from collections.abc import Callable, Hashable, Iterable
 from io import BytesIO
@@ -17,6 +16,7 @@ from optuna import load_study
 from optuna.storages import get_storage
 
 from nasopt.errors import MissingExtraError, PortInUseError
+from nasopt.host.object_store import remove_tree
 from nasopt.records.study import StudyRecord
 from nasopt.storage.attachments import AttachmentStore
 from nasopt.storage.internals import make_dashboard_linear
@@ -191,7 +191,7 @@ def _with_deletion(application: Application, folders: _Folders) -> Application:
 
         def start(status: str, *arguments: Any) -> Any:
             if status.startswith("204") and folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_tree(folder)
             return start_response(status, *arguments)
 
         return application(environ, start)

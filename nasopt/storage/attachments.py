@@ -17,6 +17,7 @@ from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upl
 from optuna.artifacts.exceptions import ArtifactNotFound
 
 from nasopt.host.files import scratch_folder
+from nasopt.host.object_store import fetch, names, remove, send, url_of
 from nasopt.records.latency import latencies_to_json
 from nasopt.records.notes import TrialView
 from nasopt.storage.internals import storage_of
@@ -51,7 +52,7 @@ def attach(trial: optuna.Trial, folder: Path, files: Mapping[str, Any]) -> None:
         for name, document in files.items():
             file = temporary / name
             file.write_text(json.dumps(document, indent=1), encoding="utf-8")
-            upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=trial)
+            send(target / upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=trial))
 
 
 def attached(study: optuna.Study, trial: optuna.trial.FrozenTrial, folder: Path, name: str) -> Any | None:
@@ -67,7 +68,7 @@ def attached(study: optuna.Study, trial: optuna.trial.FrozenTrial, folder: Path,
         if artifact.filename != name or not _is_id(artifact.artifact_id):  # never another path
             continue
         path = folder / ATTACHMENTS / str(UUID(artifact.artifact_id))
-        if path.is_file():
+        if fetch(path):
             return json.loads(path.read_text(encoding="utf-8"))
     return None
 
@@ -97,16 +98,20 @@ class AttachmentStore:
         folder = self._folders()[0] / UPLOADS
         folder.mkdir(parents=True, exist_ok=True)
         FileSystemArtifactStore(folder).write(str(UUID(artifact_id)), content_body)
+        send(folder / str(UUID(artifact_id)))
 
     def remove(self, artifact_id: str) -> None:
         """Deletes an artifact. It is no error if its file is gone: deleting a study must not fail because of that."""
         path = self._find(artifact_id)
         if path is not None:
-            path.unlink(missing_ok=True)
+            remove(path)
 
     def _find(self, artifact_id: str) -> Path | None:
         name = str(UUID(artifact_id))  # never a path
         for folder in self._folders():
+            for study in names(folder) if url_of(folder) is not None else ():
+                if any(fetch(place) for place in (folder / study / ATTACHMENTS / name, folder / UPLOADS / name)):
+                    break
             for pattern in (f"*/{ATTACHMENTS}/{name}", f"{UPLOADS}/{name}"):
                 for path in folder.glob(pattern):
                     return path

@@ -19,10 +19,12 @@ from nasopt.architecture.base import CandidateArchitecture
 from nasopt.architecture.reading import read_architecture
 from nasopt.errors import CheckpointError
 from nasopt.host.files import ensure_writable, lock_in, publish, working_folder
+from nasopt.host.object_store import fetch, is_stored, names, refresh, remove
 
 if TYPE_CHECKING:
-    from filelock import FileLock
     from torch import Tensor
+
+    from nasopt.host.locks import Lock
 
 
 FOLDER = "checkpoints"
@@ -56,7 +58,7 @@ class CheckpointStore:
         ensure_writable(self.folder)
         self._is_writable = True
 
-    def lock(self) -> FileLock:
+    def lock(self) -> Lock:
         """The lock held while a checkpoint is published, and from the decision which ones go until they are gone.
 
         Raises:
@@ -106,7 +108,7 @@ class CheckpointStore:
         from safetensors.torch import load_file
 
         path = self._existing(key)
-        if _sha256(path) != key:
+        if _sha256(path) != key and not (refresh(path) and _sha256(path) == key):
             self._damaged.add(key)
             raise CheckpointError(f"{path}: the checkpoint is damaged (its checksum does not match)")
         architecture = self.architecture(key)
@@ -132,11 +134,12 @@ class CheckpointStore:
 
     def __contains__(self, key: object) -> bool:
         """Whether the checkpoint is there and, as far as this process has seen, whole."""
-        return _is_key(key) and key not in self._damaged and self._path(key).is_file()
+        return _is_key(key) and key not in self._damaged and is_stored(self._path(key))
 
     def keys(self) -> set[str]:
         """The keys of all checkpoints that are there."""
-        return {path.stem for path in self.folder.glob(f"*{SUFFIX}") if _is_key(path.stem)}
+        found = {name.removesuffix(SUFFIX) for name in names(self.folder) if name.endswith(SUFFIX)}
+        return {key for key in found if _is_key(key)}
 
     def collect(self, candidates: Iterable[str], keep: set[str]) -> int:
         """Deletes the `candidates` that are not in `keep`, and returns how many went.
@@ -145,14 +148,14 @@ class CheckpointStore:
         """
         dropped = (set(candidates) & self.keys()) - keep
         for key in dropped:
-            self._path(key).unlink(missing_ok=True)
+            remove(self._path(key))
         return len(dropped)
 
     def _existing(self, key: str) -> Path:
         if not _is_key(key):
             raise CheckpointError(f"{self.folder}: {key!r} is not the name of a checkpoint")
         path = self._path(key)
-        if not path.is_file():
+        if not fetch(path):
             raise CheckpointError(f"{path}: the checkpoint is not there")
         return path
 

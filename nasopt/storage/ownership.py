@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from optuna.storages import BaseStorage
 
 from nasopt.errors import ArtifactFolderError, StorageError
 from nasopt.host.files import ensure_writable, write_atomically
+from nasopt.host.object_store import artifacts_root, is_url, names, refresh, url_of
 from nasopt.records.claim import CLAIM, Claim
 from nasopt.records.study import StudyRecord
 from nasopt.storage.internals import database_behind, number_of, storage_of
@@ -74,11 +76,15 @@ class Database:
 
     def folder(self, stored: str) -> Path:
         """The path of a folder that a study of this database names; relative ones are relative to the SQLite file."""
+        if is_url(stored):
+            return artifacts_root(stored)
         return Path(stored) if self.path is None else self.path.parent / stored
 
     def stored(self, folder: Path) -> str:
         """The name that a study stores for a folder: relative to the SQLite file for the default one, so that both can
-        be moved."""
+        be moved; the URL for the cache of an object store."""
+        if (url := url_of(folder)) is not None:
+            return url
         if self.path is not None and folder == self.default_folder():
             return folder.name
         return str(folder)
@@ -145,6 +151,7 @@ class StudyPlace:
         Raises:
             ArtifactFolderError: the folder's `study.json` cannot be read.
         """
+        self._arrive()
         if not self.folder.is_dir():
             return Standing.ABSENT
         claim, own_id = read_claim(self.folder), StudyRecord.of(self.study).id
@@ -233,8 +240,24 @@ class StudyPlace:
         claim = read_claim(self.folder) if self.folder.is_dir() else None
         return claim is not None and self._claimant(claim) is not None
 
+    def _arrive(self) -> None:
+        """Brings the folder's claim from the object store, if the folder is a part of its cache.
+
+        What the cache holds of another study, which had the folder before, is removed.
+        """
+        if url_of(self.artifacts) is None:
+            return
+        before = read_claim(self.folder)
+        if not refresh(self.folder / CLAIM):
+            shutil.rmtree(self.folder, ignore_errors=True)
+        elif before is not None and (now := read_claim(self.folder)) is not None and now.id != before.id:
+            for path in self.folder.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+
     def _write(self, database: Database, new: str) -> None:
-        relative = None if database.path is None else os.path.relpath(database.path, self.folder.resolve())
+        is_cache = url_of(self.artifacts) is not None  # which lies elsewhere on each machine
+        relative = None if database.path is None or is_cache else os.path.relpath(database.path, self.folder.resolve())
         study, number = self.study.study_name, number_of(self.study)
         claim = Claim(new, number, database.key, relative, study, database.shown)
         write_atomically(self.folder / CLAIM, claim.to_json())
@@ -334,7 +357,7 @@ def new_place(study: optuna.Study, artifacts: Path, name: str) -> StudyPlace:
     place = StudyPlace(study, artifacts.resolve(), name)
     ensure_writable(place.artifacts)
     with place._locked():
-        if place.folder.exists() and any(place.folder.iterdir()):
+        if names(place.folder):
             place = replace(place, name=f"{name}-{secrets.token_hex(4)}")
         return place.claim()
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from nasopt.errors import CheckpointError
 from nasopt.host.files import publish, working_folder
+from nasopt.host.object_store import fetch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +49,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
+    fetch(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = dict(file.metadata() or {})

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasopt.host.files import partial_name
+from nasopt.host.object_store import fetch, names, remove, send
 
 FOLDER = "predictions"
 """Folder of the predictions, inside the study's own."""
@@ -99,6 +100,7 @@ class PredictionStore:
 
     def read(self, name: int | str) -> Predictions | None:
         """The predictions of that name; None if there are none, or if the file is damaged."""
+        fetch(self._path(name))
         try:
             with np.load(self._path(name), allow_pickle=False) as arrays:
                 positive = int(arrays["positive"]) if "positive" in arrays else 1  # earlier versions knew no other
@@ -113,6 +115,7 @@ class PredictionStore:
 
     def copy(self, source: int, target: int) -> None:
         """Gives a trial the predictions of one that did the same work, where those are still there."""
+        fetch(self._path(source))
         try:
             with self._path(source).open("rb") as original:
                 self._publish(target, lambda file: shutil.copyfileobj(original, file))
@@ -121,10 +124,11 @@ class PredictionStore:
 
     def collect(self, finished: Iterable[int], keep: set[int]) -> int:
         """Deletes the files of the `finished` trials that are not in `keep`, and returns how many went."""
-        there = {int(path.stem) for path in self.folder.glob(f"*{SUFFIX}") if path.stem.isdecimal()}
+        stems = {name.removesuffix(SUFFIX) for name in names(self.folder) if name.endswith(SUFFIX)}
+        there = {int(stem) for stem in stems if stem.isdecimal()}
         dropped = (set(finished) & there) - keep
         for number in dropped:
-            self._path(number).unlink(missing_ok=True)
+            remove(self._path(number))
         return len(dropped)
 
     def _publish(self, name: int | str, save: Callable[[BinaryIO], None]) -> None:
@@ -134,6 +138,7 @@ class PredictionStore:
             with partial.open("wb") as file:
                 save(file)
             partial.replace(self._path(name))
+            send(self._path(name))
         finally:
             partial.unlink(missing_ok=True)
 

@@ -25,6 +25,7 @@ from nasopt.errors import (
 )
 from nasopt.host.files import ensure_writable
 from nasopt.host.identity import is_gone, worker_identity
+from nasopt.host.object_store import check_store
 from nasopt.methods.registry import available, check_functions, find, function_errors
 from nasopt.records.study import StudyRecord
 from nasopt.storage.ownership import new_place
@@ -96,6 +97,7 @@ def _create(config: StudyConfig, url: URL, artifacts: Path | None, skip_if_exist
     config = _with_task(config, task.settled)
     folder = (artifacts or artifact_folder(url)).resolve()
     ensure_writable(folder)
+    check_store(folder)
     storage = storage or open_storage(url)
     try:
         study = optuna.create_study(

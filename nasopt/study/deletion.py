@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from nasopt.errors import ArtifactFolderError, StorageError, StudyNotFoundError
 from nasopt.host.files import check_writable
+from nasopt.host.object_store import remove_tree
 from nasopt.records import queries
 from nasopt.records.study import StudyRecord
 from nasopt.storage.attachments import remove_uploads
@@ -80,7 +80,7 @@ class Deletion:
             remove_uploads(self.study, [self.place.artifacts, artifact_folder(self.url)])
         optuna.delete_study(study_name=self.study.study_name, storage=storage_of(self.study))
         if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_tree(self.folder)
 
 
 def files_of(place: StudyPlace) -> tuple[Path | None, str | None]:

@@ -7,12 +7,12 @@ twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -84,6 +84,13 @@ def recording_interruptions(study: optuna.Study) -> Iterator[None]:
             if queries.worker_of(trial) in (None, worker_identity()):
                 fail_interrupted(study, trial, f"interrupted: {str(error) or 'Ctrl-C'}")
         raise
+
+
+def interrupt(study: optuna.Study, worker: Mapping[str, Any]) -> None:
+    """Fails the trials of a process that is known to be dead, wherever it was."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if queries.worker_of(trial) == worker:
+            fail_interrupted(study, trial, "interrupted: its node was lost", died=True)
 
 
 def fail_interrupted(study: optuna.Study, trial: FrozenTrial, reason: str, *, died: bool = False) -> None:

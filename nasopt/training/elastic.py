@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from nasopt.architecture.encoder import Architecture
 from nasopt.config.study import TrainingConfig
+from nasopt.host.object_store import remove
 from nasopt.models.slicing import SlicedModel
 from nasopt.training.distillation import LossWeights, distillation_loss
 from nasopt.training.loop import train
@@ -101,7 +102,7 @@ def elastic_base(settings: ElasticSettings, context: Context) -> ElasticBase:
     folder = context.folder / FOLDER
     state = folder / f"state-{origin_of(made_from)}.safetensors"
     tensors = made_once(folder, "base", made_from, lambda: _trained(settings, context, state))
-    state.unlink(missing_ok=True)
+    remove(state)
     budget = float(tensors.pop(_BUDGET))
     return ElasticBase(tensors, budget)
 

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from torch import Tensor
 
 from nasopt.errors import CheckpointError
+from nasopt.host.locks import Lock
+from nasopt.host.object_store import fetch
 from nasopt.storage.tensors import read_tensors, write_tensors
 
 logger = logging.getLogger("nasopt")
@@ -23,7 +24,7 @@ def made_once(
 ) -> dict[str, Tensor]:
     """The tensors that `make` gives, read from their file if there is a whole one.
 
-    Workers that start together come in turn, so that only the first makes them.
+    Workers that start together, on any machine, come in turn, so that only the first makes them.
 
     Args:
         folder: holds such files; made if need be.
@@ -34,17 +35,21 @@ def made_once(
     Returns:
         The same tensors by name, with the same shapes, on the CPU.
     """
+    made_from = list(made_from)
     key = origin_of(made_from)
     folder.mkdir(exist_ok=True)
     file = folder / f"{kind}-{key}.safetensors"
-    with FileLock(folder / f".{kind}.lock"):
-        if file.is_file():
+    with Lock(folder / f".{kind}.lock") as lock:
+        if fetch(file):
             try:
                 return read_tensors(file)[0]
             except CheckpointError as error:
                 logger.warning("%s; it is made again", error)
-        write_tensors(file, make())
-        return read_tensors(file)[0]
+        made = make()
+        if not lock.is_lost:
+            write_tensors(file, made)
+            return read_tensors(file)[0]
+    return made_once(folder, kind, made_from, make)  # this process stood still, and another makes them now
 
 
 def origin_of(made_from: Iterable[Any]) -> str:

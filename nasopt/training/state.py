@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nasopt.errors import CheckpointError
+from nasopt.host.object_store import fetch
 from nasopt.storage.tensors import read_tensors, write_tensors
 
 logger = logging.getLogger("nasopt")
@@ -108,7 +109,7 @@ def read_state(path: Path, origin: str, what: str) -> tuple[TrainingState, dict[
     Returns:
         Tensors in the shapes that :class:`TrainingState` names, on the CPU, and the notes.
     """
-    if not path.is_file():
+    if not fetch(path):
         return None
     try:
         tensors, metadata = read_tensors(path)

@@ -11,13 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from filelock import FileLock
-
 from nasopt.architecture.base import EncoderShape
 from nasopt.architecture.encoder import Architecture
 from nasopt.config.study import LatencyConfig
 from nasopt.errors import LookupTableError, StudyFileError
 from nasopt.host.files import write_atomically
+from nasopt.host.locks import Lock
+from nasopt.host.object_store import fetch
 from nasopt.measurement.block_times import (
     BatchShapes,
     BlockTimes,
@@ -171,7 +171,7 @@ def _study_table(source: MeasuringSource, shapes: BatchShapes, context: Context)
     made_from = [context.base_key, source.latency.model_dump(mode="json"), list(shapes)]
     key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
     file = folder / f"device-{key}.json"
-    with FileLock(folder / ".device.lock"):
+    with Lock(folder / ".device.lock"):
         found = _read(file)
         if found is None:
             found = measured_table(
@@ -187,7 +187,7 @@ def _study_table(source: MeasuringSource, shapes: BatchShapes, context: Context)
 
 def _read(file: Path) -> LookupTable | None:
     """A table from its file; None where there is none, or a damaged one, which is said."""
-    if not file.is_file():
+    if not fetch(file):
         return None
     try:
         return LookupTable.read(file)

@@ -15,8 +15,9 @@ import torch
 
 from nasopt.architecture.encoder import Architecture
 from nasopt.config.study import StudyConfig
-from nasopt.errors import CheckpointError
+from nasopt.errors import CheckpointError, MachineError
 from nasopt.host.files import check_room, write_atomically
+from nasopt.host.object_store import refresh, remove
 from nasopt.methods.base import BaseObserver
 from nasopt.models.families import encoder_shape
 from nasopt.storage.checkpoints import CheckpointStore
@@ -83,12 +84,22 @@ class BaseModel:
         return model.eval(), made.checkpoint
 
     def trained(
-        self, device: torch.device, on_phase: PhaseCallback, make_observer: MakeObserver
+        self,
+        device: torch.device,
+        on_phase: PhaseCallback,
+        make_observer: MakeObserver,
+        is_lost: Callable[[], bool] = lambda: False,
     ) -> tuple[PreTrainedModel, str]:
         """Trains the model, where it does not come trained, and stores it; on the CPU, with its checkpoint.
 
+        Args:
+            device: where it is trained.
+            on_phase: told the steps.
+            make_observer: see :meth:`nasopt.methods.base.Method.observer`.
+            is_lost: whether another process has taken this one for dead, and trains the model itself.
+
         Raises:
-            MachineError: the disk has no room for it.
+            MachineError: the disk has no room for it; or another process trains it now.
         """
         model, observer = self._loaded(), None
         check_room(self.folder, sum(tensor.nbytes for tensor in model.state_dict().values()))
@@ -112,6 +123,11 @@ class BaseModel:
                 on_step=on_step,
             )
             model.to("cpu")
+        if is_lost():
+            raise MachineError(
+                "this process stood still while it made the base model, and another has taken over: run the command "
+                "again"
+            )
         key = self.checkpoints.write(model.state_dict(), Architecture.full(encoder_shape(model.config)))
         if observer is not None:
             observer.finish(key)
@@ -151,7 +167,7 @@ def _read_record(folder: Path) -> _Made | None:
         CheckpointError: the record is damaged.
     """
     record = folder / RECORD
-    if not record.is_file():
+    if not refresh(record):
         return None
     try:
         document = json.loads(record.read_text(encoding="utf-8"))
@@ -170,4 +186,4 @@ def forget_damaged_base(folder: Path, checkpoints: CheckpointStore) -> None:
         if made is not None:
             checkpoints.read(made.checkpoint)
     except CheckpointError:
-        (folder / RECORD).unlink()
+        remove(folder / RECORD)

@@ -10,6 +10,7 @@ import optuna
 from nasopt.config.study import StudyConfig
 from nasopt.errors import ArtifactFolderError
 from nasopt.host.files import check_writable, ensure_writable, partial_name
+from nasopt.host.object_store import fetch_tree, send_tree
 from nasopt.records import queries
 from nasopt.records.claim import CLAIM
 from nasopt.storage.checkpoints import FOLDER as CHECKPOINTS
@@ -82,6 +83,8 @@ def adopt(place: StudyPlace) -> None:
         check_writable(place.folder)
     else:
         shared = place_of(place.study)
+        if shared is not None:
+            fetch_tree(shared.folder)
         if shared is None or not shared.may_be_copied():
             raise ArtifactFolderError(
                 f"{place.folder}: there is no artifact folder to adopt; bring it back, name it with --artifacts, or "
@@ -99,6 +102,7 @@ def _copy(source: Path, target: Path) -> None:
         with CheckpointStore(source / CHECKPOINTS).lock():  # nothing is collected meanwhile
             shutil.copytree(source, partial, ignore=shutil.ignore_patterns(".*", CLAIM))
         partial.rename(target)
+        send_tree(target)
     except OSError as error:
         raise ArtifactFolderError(f"{target}: the artifact folder cannot be copied there: {error}") from None
     finally:

@@ -22,6 +22,8 @@ from nasopt.errors import DeviceChangedError, MachineError
 from nasopt.host.files import gone_words
 from nasopt.host.holding import name_study
 from nasopt.host.identity import worker_identity
+from nasopt.host.locks import lease_with
+from nasopt.host.object_store import artifacts_root
 from nasopt.measurement.sources import LatencySource
 from nasopt.methods.base import Outcome
 from nasopt.methods.registry import check_functions, make_method
@@ -29,7 +31,8 @@ from nasopt.records import queries
 from nasopt.records.study import StudyRecord, fix_base, store_details
 from nasopt.records.trial import TrialRecord
 from nasopt.samplers.history import is_exhausted
-from nasopt.storage.internals import study_key
+from nasopt.storage.internals import database_of, number_of, study_key
+from nasopt.storage.leases import leases_in
 from nasopt.storage.validation_predictions import PredictionStore
 from nasopt.training.candidate import RejectedCandidateError, ScreenedCandidateError
 from nasopt.training.context import BaseTrial, Context
@@ -97,7 +100,7 @@ class Objective:
     ) -> None:
         self.config = config
         self.method = make_method(config)
-        self._artifacts = None if artifacts is None else Path(artifacts)
+        self._artifacts = None if artifacts is None else artifacts_root(artifacts)
         self._on_phase = on_phase or (lambda number, phase, done, total: None)
         self._accept_device_change = accept_device_change
         self._adopt = adopt
@@ -246,6 +249,7 @@ class Objective:
             raise MachineError(gone_words(known.context.folder))
         if known is None:
             check_functions(self.config)
+            lease_with(self._folder, leases_in(database_of(study), number_of(study)))
             context = prepare(
                 self.config,
                 self._folder,

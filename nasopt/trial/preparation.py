@@ -42,15 +42,15 @@ def prepare(
     checkpoints.make_writable()
     remove_partial_files(folder)
     device = working_device()
-    # Workers on this host that start together prepare one after the other; the second finds what the first made.
-    with lock_in(folder, ".preparation.lock"):
+    # Workers that start together, on any machine, prepare one after the other; the second finds what the first made.
+    with lock_in(folder, ".preparation.lock") as lock:
         (folder / "data").mkdir(exist_ok=True)
         for partial in (folder / "data").glob("tmp*"):
             partial.unlink()  # the library `datasets` names what it writes so; a writer that was killed left it
         on_phase("tokenising", 0, 0)
         splits = task.encode(folder / "data")
         base = BaseModel(config, task, splits["train"], folder, checkpoints)
-        model, key = base.stored(has_trials) or base.trained(device, on_phase, make_observer)
+        model, key = base.stored(has_trials) or base.trained(device, on_phase, make_observer, lambda: lock.is_lost)
     return Context(
         config=config,
         task=task,

@@ -19,7 +19,7 @@ from nasopt.records.interruption import DEATHS
 from nasopt.samplers.history import proposed_params
 from nasopt.storage.rdb import open_storage, parse_url
 from nasopt.study import recovery
-from nasopt.study.recovery import fail_interrupted, settle_interrupted, was_given_up
+from nasopt.study.recovery import fail_interrupted, interrupt, settle_interrupted, was_given_up
 from nasopt.trial.recording import record_machine_failure
 
 GONE = {"host": host(), "pid": 2**22 + 1, "started": 1.0}
@@ -171,3 +171,15 @@ def test_a_trial_that_ended_meanwhile_is_left_alone(tmp_path: Path) -> None:
     fail_interrupted(study, seen, "too late")
     assert trial_of(study, number).state == TrialState.COMPLETE
     assert not was_given_up(study, number)
+
+
+def test_the_trial_of_a_lost_node_is_failed_without_waiting_for_its_heartbeat(tmp_path: Path) -> None:
+    study = new_study(tmp_path)
+    lost, other = running(study, ELSEWHERE), running(study, {**ELSEWHERE, "pid": 2})
+    interrupt(study, ELSEWHERE)
+    settle_interrupted(study, tmp_path)
+    assert trial_of(study, lost).state == TrialState.FAIL
+    assert trial_of(study, lost).user_attrs[attributes.FAILURE] == "interrupted: its node was lost"
+    assert trial_of(study, other).state == TrialState.RUNNING
+    (waiting,) = study.get_trials(states=(TrialState.WAITING,))
+    assert waiting.user_attrs[attributes.RETRY_OF] == lost

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from nasopt.architecture.cells import OPERATIONS
 from nasopt.host.files import write_atomically
+from nasopt.host.locks import Lock
+from nasopt.host.object_store import refresh, remove
 from nasopt.methods.adabert.collapse import cures, judge
 from nasopt.methods.adabert.distilled import Distilled, LayerMatching, TaskLoss, initialise_embedding, new_projections
 from nasopt.methods.adabert.efficiency import efficiency
@@ -144,7 +145,7 @@ class SupernetSearch:
         if (record := self._finished(store)) is not None:
             return record
         store.make_writable()
-        with FileLock(self.folder / ".lock"):  # workers that start together: the second finds what the first made
+        with Lock(self.folder / ".lock"):  # workers that start together: the second finds what the first made
             return self._finished(store) or self._warned(self._train(store, on_step))
 
     @staticmethod
@@ -167,7 +168,7 @@ class SupernetSearch:
 
     def _finished(self, store: CheckpointStore) -> dict[str, Any] | None:
         path = self.folder / RECORD
-        if not path.is_file():
+        if not refresh(path):
             return None
         try:
             record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -215,7 +216,7 @@ class SupernetSearch:
         record = self._record(checkpoint, supernet, history)
         record["seconds"] = round(time.perf_counter() - started, 1)  # only the last sitting, where there were several
         write_atomically(self.folder / RECORD, json.dumps(record))
-        (self.folder / STATE).unlink(missing_ok=True)
+        remove(self.folder / STATE)
         store.collect(store.keys(), {checkpoint})  # a supernet of another origin is of no use
         return record
 

@@ -87,13 +87,14 @@ class BayesianMethod(Method):
     def prepare(self, context: Context) -> Mapping[str, Any]:
         """Collects the posterior of a base model that came trained, by training a copy of it a little further."""
         from nasopt.host.files import lock_in
+        from nasopt.host.object_store import fetch
         from nasopt.methods.bayesian.aligned import collect_further
         from nasopt.methods.bayesian.trajectory import posterior_path
 
         path = posterior_path(context.folder, context.base_key)
         options, training = self.options, context.config.training
         with lock_in(context.folder, ".posterior.lock"):
-            if path.is_file():
+            if fetch(path):
                 return {}
             settings = training.model_copy(
                 update={

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from nasopt.errors import CheckpointError
 from nasopt.host.files import partial_name
+from nasopt.host.object_store import fetch, send
 from nasopt.models.posterior import Posterior, Structure, diagonal, low_rank, point
 
 FOLDER = "posterior"
@@ -107,7 +108,9 @@ class Trajectory:
         if self._tensors[COUNT][0] < 2:
             raise ValueError(f"the weights were collected {self._tensors[COUNT][0]} times; a posterior takes 2")
         self._tensors.clear()  # unmaps the file
-        self._partial.replace(posterior_path(self._folder, key))
+        path = posterior_path(self._folder, key)
+        self._partial.replace(path)
+        send(path)
 
 
 def posterior_path(folder: Path, base_key: str) -> Path:
@@ -125,6 +128,7 @@ def load_posterior(path: Path, structure: Structure) -> Posterior:
     Raises:
         CheckpointError: the file is missing or damaged.
     """
+    fetch(path)
     try:
         with safe_open(path, framework="pt") as file:
             return _posterior(file, structure)
@@ -141,6 +145,7 @@ def epochs_since_base(path: Path) -> int | None:
     Raises:
         CheckpointError: the file is missing or damaged.
     """
+    fetch(path)
     try:
         with safe_open(path, framework="pt") as file:
             epochs = (file.metadata() or {}).get(EPOCHS)

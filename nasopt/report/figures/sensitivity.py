@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from nasopt.errors import FigureError
+from nasopt.host.object_store import fetch_tree
 from nasopt.report.figures.shapes import folder_of
 from nasopt.report.figures.style import COLOURS, styled
 from nasopt.samplers.guidance import guide_of
@@ -82,6 +83,7 @@ def _from_files(folder: Path | None) -> Blocks:
 
     if folder is None:
         return {}
+    fetch_tree(folder / FOLDER)
     paths = [path for criterion in CRITERIA for path in sorted((folder / FOLDER).glob(f"{criterion}-*.safetensors"))]
     for path in paths:
         try:
