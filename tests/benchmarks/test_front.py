@@ -142,7 +142,9 @@ def test_the_table_of_members_compares_with_base_and_controls(tmp_path: Path) ->
 
 
 def test_the_table_of_a_ladder_has_a_line_for_each_rung(tmp_path: Path) -> None:
-    rungs = [model(0.8, 0.5, 8, params={"latency_share": 0.5}), model(0.6, 0.1, 6, params={"latency_share": 0.1})]
+    params = {"criterion": "obs"}
+    rungs = [model(0.6, 0.1, 6, params=params | {"latency_share": 0.1})]  # a bisection's order
+    rungs += [model(0.8, 0.5, 8, params=params | {"latency_share": 0.5})]
     row = {"piece": "ladder", "seed": 0, "threads": 1, "seconds": 60.0, "prepared": 30.0, "phases": {"sensitivity": 9}}
     text = ladder.table(results_with(tmp_path, {**row, "base": model(0.9, 1.0, 9), "rungs": rungs}))
     assert "60 s after the base model, of which 30 s" in text

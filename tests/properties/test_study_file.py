@@ -132,8 +132,8 @@ def tasks(draw: st.DrawFn) -> dict[str, Any]:
     """A task of each type, with the tables and metrics that are its own."""
     kind = draw(st.sampled_from(sorted(TRAITS)))
     table = draw(ANY_TASK)
-    own = {"sentence-similarity": "similarity", "translation": "translation"}.get(kind)
-    table = {key: item for key, item in table.items() if key not in {"similarity", "translation", "new_model"} - {own}}
+    others = {traits.table for name, traits in TRAITS.items() if name != kind} | {"new_model"}
+    table = {key: item for key, item in table.items() if key not in others}
     table |= {"type": kind, "metric": draw(st.sampled_from(TRAITS[kind].metrics))}
     labels = {"class_weights": table.pop("class_weights", None), "labels": table["dataset"].pop("labels", None)}
     table = {key: item for key, item in table.items() if key not in ("kind", "positive_label")}
@@ -148,7 +148,7 @@ def tasks(draw: st.DrawFn) -> dict[str, Any]:
             table["class_weights"] = labels["class_weights"]
     else:
         table.pop("new_head", None)
-        table["dataset"] = {**table["dataset"], "text": ["first", "second"]}
+        table["dataset"] = {**table["dataset"], "text": ["first", "second"][: TRAITS[kind].columns[0]]}
     if table["metric"] == "encodechka":
         table["similarity"] = {**table.get("similarity", {}), "encodechka": draw(TEXT)}
     return table

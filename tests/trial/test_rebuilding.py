@@ -33,4 +33,4 @@ def test_it_has_the_weights_the_shape_and_the_precision_of_the_trial(context: Co
 
 def test_a_checkpoint_that_is_gone_is_told(context: Context) -> None:
     with pytest.raises(CheckpointError, match="the checkpoint is not there"):
-        rebuild(METHOD, context.checkpoints, finished("gone"), context.task)
+        rebuild(METHOD, context.checkpoints, finished("0" * 64), context.task)

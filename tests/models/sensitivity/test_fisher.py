@@ -123,7 +123,7 @@ def test_random_projections_of_vectors_have_the_curvature_of_their_distance(
         return random_projection([model(**inputs).logits], generator)
 
     rows = rows_of(batches)
-    found = fisher_information(model, rows * 500, loss_function)
+    found = fisher_information(model, rows * 150, loss_function)
     outputs = model(**rows[0]).logits.shape[-1]
     columns = [
         [derivatives(model, inputs, lambda *given, k=k: loss_k(*given, k)) for k in range(outputs)] for inputs in rows
@@ -136,7 +136,7 @@ def test_random_projections_of_vectors_have_the_curvature_of_their_distance(
         for layer in range(3)
     ]
     for heads, neurons, wanted in zip(found.heads, found.neurons, expected, strict=True):
-        torch.testing.assert_close(heads, wanted[0], rtol=0.15, atol=0)
+        torch.testing.assert_close(heads, wanted[0], rtol=0.3, atol=0)
         torch.testing.assert_close(neurons.sum(), wanted[1].sum(), rtol=0.1, atol=0)
 
 
