@@ -126,6 +126,8 @@ def optimize(
     from nasopt.study import opening as studies
     from nasopt.study import trust
 
+    if engine is Engine.ray and workers is None:
+        raise typer.BadParameter("--engine ray needs --workers N: Ray places them where there is room")
     opened = open_to_run(storage, name, artifacts, trust_study=trust_study, database_wait=database_wait)
     opened = studies.with_data(opened, data)
     studies.check_artifacts(opened, rebuild=rebuild, adopt=adopt)
