@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
+from weakref import WeakValueDictionary
 
 from filelock import FileLock, Timeout
 
@@ -43,7 +44,7 @@ class Lease(Protocol):
 Leases: TypeAlias = Callable[[str], Lease]
 """The lease of a name."""
 
-_leases: dict[Path, Leases] = {}
+_leases: WeakValueDictionary[Path, Leases] = WeakValueDictionary()
 
 
 def lease_with(folder: Path, leases: Leases | None) -> None:
@@ -51,7 +52,8 @@ def lease_with(folder: Path, leases: Leases | None) -> None:
 
     Args:
         folder: a study's artifact folder.
-        leases: gives the lease of a lock; its name is the lock's path inside the folder.
+        leases: gives the lease of a lock; its name is the lock's path inside the folder. The caller keeps it alive for
+            as long as it is to hold: it has a connection to a database, which closes with the study's.
     """
     if leases is None:
         _leases.pop(folder, None)

@@ -32,7 +32,7 @@ from nasopt.records.study import StudyRecord, fix_base, store_details
 from nasopt.records.trial import TrialRecord
 from nasopt.samplers.history import is_exhausted
 from nasopt.storage.internals import database_of, number_of, study_key
-from nasopt.storage.leases import leases_in
+from nasopt.storage.leases import DatabaseLeases, leases_in
 from nasopt.storage.validation_predictions import PredictionStore
 from nasopt.training.candidate import RejectedCandidateError, ScreenedCandidateError
 from nasopt.training.context import BaseTrial, Context
@@ -106,6 +106,7 @@ class Objective:
         self._adopt = adopt
         self._folder: Path | None = None
         self._prepared: dict[Any, _Prepared] = {}
+        self._leases: dict[Path, DatabaseLeases | None] = {}
         self.trial_number = -1
         """The latest trial that this process began; -1 before the first."""
         self._busy = threading.Lock()
@@ -249,7 +250,8 @@ class Objective:
             raise MachineError(gone_words(known.context.folder))
         if known is None:
             check_functions(self.config)
-            lease_with(self._folder, leases_in(database_of(study), number_of(study)))
+            leases = self._leases[self._folder] = leases_in(database_of(study), number_of(study))
+            lease_with(self._folder, leases)
             context = prepare(
                 self.config,
                 self._folder,

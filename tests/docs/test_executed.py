@@ -22,6 +22,7 @@ NOT_RUN = {
     "make test-unit": "these tests",
     "make test-slow": "these tests",
     "nasopt dashboard": "serves until it is stopped; tests/report/test_dashboard.py asks it and looks at it",
+    "nasopt study optimize reviews --engine ray --workers 8": "needs Ray; tests/execution/test_cluster.py has one",
     "pip install ./examples/plugin": "changes this environment; tests/examples/test_plugin.py installs it into another",
 }
 """Commands that the pages show and this test does not run, with the reason."""

@@ -64,7 +64,7 @@ def test_without_ray_or_a_cluster_it_is_one_line(
     succeed("study", "create", write_study())
     monkeypatch.setattr("nasopt.execution.local.run_base", lambda opened, objective: None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    command = ("study", "optimize", "tiny", "--engine", "ray", "--quiet", "--workers", "2")
+    command = ("study", "optimize", "tiny", "--engine", "ray", "--workers", "2")
     assert_refused(run(*command[:-2]), "--engine ray needs --workers N")
     try:
         import ray  # noqa: F401

@@ -27,7 +27,8 @@ from nasopt.host.locks import Lock, lease_with
 from nasopt.storage.leases import leases_in
 from nasopt.storage.rdb import open_storage, parse_url
 url, folder, seconds = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
-lease_with(folder, leases_in(open_storage(parse_url(url)), 1))
+leases = leases_in(open_storage(parse_url(url)), 1)
+lease_with(folder, leases)
 with Lock(folder / ".made.lock"):
     if not (folder / "made").exists():
         (folder / ("begun-" + name)).touch()
