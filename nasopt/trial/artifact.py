@@ -14,7 +14,6 @@ from nasopt.errors import ExportError
 from nasopt.host.files import scratch_folder
 from nasopt.methods.base import Quantizer
 from nasopt.training.candidate import Candidate
-from nasopt.training.samples import SampleSettings
 
 if TYPE_CHECKING:
     import torch
@@ -107,6 +106,8 @@ def size_mb(artifact: PreTrainedModel | OnnxModel) -> float:
 def calibration_batches(training: Examples, names: Sequence[str], count: int) -> list[Mapping[str, Tensor]]:
     """A sample of that many training texts as inputs of a file, each of shape (batch, tokens); always the same ones in
     the same order."""
+    from nasopt.training.samples import SampleSettings
+
     texts = training.sides[0]
     return [
         {name: tensor for name, tensor in texts.batch(positions).inputs.items() if name in names}

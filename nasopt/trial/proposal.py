@@ -18,7 +18,6 @@ from nasopt.records.trial import TrialRecord
 from nasopt.samplers.history import parent_of
 from nasopt.training.candidate import Candidate, Lineage
 from nasopt.training.context import Context, Parent
-from nasopt.training.outside import outside_candidate
 from nasopt.trial.rebuilding import restore_of
 from nasopt.trial.repetition import DoneWork
 
@@ -71,6 +70,8 @@ def _control(recipe: Mapping[str, Any], trial: optuna.Trial, method: Method, con
     context = context.for_trial(trial.number, None)
     outside = OutsideRecipe.of(recipe)
     if outside is not None:
+        from nasopt.training.outside import outside_candidate
+
         return outside_candidate(outside, context)
     assert method.controls is not None
     architecture, source = method.controls.make(recipe, context)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -123,6 +125,25 @@ def test_reading_commands_leave_everything_as_it_is(here: Path, command: tuple[s
     result = run(*at(here, command))
     assert result.code == 0, result.err
     assert listing(here) == before
+
+
+@pytest.mark.parametrize("command", READING[:4], ids=lambda command: command[1])
+def test_looking_imports_no_torch(here: Path, command: tuple[str, ...]) -> None:
+    """Torch and transformers take seconds, for which nobody should wait who only looks."""
+    code = f"""
+import sys
+from nasopt.cli import main
+sys.argv = ["nasopt", *{at(here, command)!r}]
+try:
+    main()
+except SystemExit as ended:
+    assert not ended.code
+assert not {{"torch", "transformers", "datasets"}} & sys.modules.keys()
+"""
+    # A process of its own: those that the tests fork have imported everything.
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout
 
 
 def test_export_tokenises_elsewhere_what_is_not_there(here: Path) -> None:
