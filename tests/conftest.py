@@ -48,6 +48,16 @@ def _measure_shortly() -> None:
     latency.WARM_UP_WINDOW_S = WARM_UP_WINDOW_SECONDS
 
 
+@pytest.fixture
+def workers_that_start_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker processes are forked from one that has imported everything, which takes seconds for each that is new."""
+    from processes import CONTEXT
+
+    from nasopt.execution import local
+
+    monkeypatch.setattr(local, "PROCESSES", CONTEXT)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _temporary_folder_of_the_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Temporary files of this process and of those it starts, and with them the lock on the device, are its own.

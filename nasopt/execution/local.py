@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any, ParamSpec, TypeVar
 
@@ -32,6 +33,9 @@ from nasopt.study.opening import OpenStudy
 from nasopt.study.recovery import settle_interrupted
 from nasopt.trial.failures import explaining_machine
 from nasopt.trial.objective import Objective
+
+PROCESSES: BaseContext = multiprocessing.get_context("spawn")
+"""Makes worker processes, which a fork of this one would break: torch's threads and CUDA do not survive it."""
 
 logger = logging.getLogger("nasopt")
 
@@ -215,10 +219,9 @@ def _run_workers(
 
     def start(index: int) -> tuple[BaseProcess, Connection]:
         setup = setup_of(opened, workers, debug, accept_device_change, budget)
-        context = multiprocessing.get_context("spawn")
-        ours, its = context.Pipe()
+        ours, its = PROCESSES.Pipe()
         with its:  # a copy of it here would hide the worker's end
-            process = context.Process(target=run_in_process, args=(setup, its), name=f"nasopt-worker-{index}")
+            process = PROCESSES.Process(target=run_in_process, args=(setup, its), name=f"nasopt-worker-{index}")
             start_on(process, index, gpus)
         return process, ours
 

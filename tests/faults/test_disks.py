@@ -149,6 +149,7 @@ def test_a_folder_that_is_removed_in_a_trial(begun: Place, monkeypatch: pytest.M
     assert_goes_on(begun)
 
 
+@pytest.mark.usefixtures("workers_that_start_at_once")
 def test_workers_end_together(begun: Place, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 16 << 20) as disk:
         on_disk(begun, disk)

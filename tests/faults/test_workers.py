@@ -38,7 +38,7 @@ def assert_all_different(trials: list[optuna.trial.FrozenTrial]) -> None:
 def kill(monkeypatch: pytest.MonkeyPatch, moment: str, flag: Path, deaths: int) -> None:
     """Kills the first workers that come to a moment; they are forked from a process that has imported everything."""
     monkeypatch.setattr(local, "run_in_process", partial(worker_killed, moment, flag, deaths))
-    monkeypatch.setattr(local.multiprocessing, "get_context", lambda _: CONTEXT)
+    monkeypatch.setattr(local, "PROCESSES", CONTEXT)
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,7 @@ def test_a_copied_study_is_recognised_and_gets_a_folder_of_its_own(here: Path, t
     assert files(here / ARTIFACTS) == before
 
 
+@pytest.mark.usefixtures("workers_that_start_at_once")
 def test_commands_act_on_the_study_that_they_opened(here: Path) -> None:
     """It is so, too, where workers open the study anew, by the name it has now."""
     optuna.copy_study(from_study_name="old", from_storage=url_of(here), to_storage=url_of(here), to_study_name="copy")

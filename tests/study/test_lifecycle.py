@@ -236,7 +236,7 @@ def test_data_that_changed_are_refused(write_study: WriteStudy, sentiment: Path,
     assert result.code == 0, result.err
 
 
-@pytest.mark.usefixtures("study_folder")
+@pytest.mark.usefixtures("study_folder", "workers_that_start_at_once")
 def test_two_workers_share_the_trials(write_study: WriteStudy) -> None:
     assert run("study", "create", write_study()).code == 0
     result = run("study", "optimize", "tiny", "--n-trials", 5, "--workers", 2)

@@ -112,6 +112,7 @@ def stored_configuration() -> Any:
         return json.loads(connection.execute(query).fetchone()[0])
 
 
+@pytest.mark.usefixtures("workers_that_start_at_once")
 def test_creating_from_a_file_is_trust_until_the_code_changes(write_study: WriteStudy, tmp_path: Path) -> None:
     write_module("of_the_users")
     path = write_study(options='pruning = "of_the_users:keep_first"')
