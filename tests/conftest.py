@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, settings
 from nasopt.host.collection import collect_rarely
 
 if TYPE_CHECKING:
+    from mariadb import MariaDB
     from postgres import Server
 
     from nasopt.training.context import Context
@@ -291,3 +292,23 @@ def postgres_server() -> Iterator[Server]:
 def postgres_url(postgres_server: Server) -> str:
     """A new database on the server, as a user writes it: without a driver, with a password."""
     return postgres_server.new_database()
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """A real MariaDB server; tests that ask for it skip, with the reason, where there can be none."""
+    pytest.importorskip("pymysql", reason="MariaDB's driver is not installed: pip install 'nasopt[dev]'")
+    from mariadb import CannotStartError, running_mariadb
+
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(running_mariadb())
+        except (CannotStartError, OSError) as error:
+            pytest.skip(f"MariaDB cannot start here: {error}")
+        yield server
+
+
+@pytest.fixture
+def mariadb_url(mariadb: MariaDB) -> str:
+    """A new database on the server, as a user writes it."""
+    return mariadb.new_database()

@@ -35,7 +35,6 @@ CLOCKS = {
     "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
     "postgresql": "CAST(extract(epoch from clock_timestamp()) AS double precision)",
     "mysql": "UNIX_TIMESTAMP(NOW(3))",
-    "mariadb": "UNIX_TIMESTAMP(NOW(3))",
 }
 """The database's own time, in seconds."""
 

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
@@ -29,11 +29,14 @@ from nasopt.storage.internals import database_behind, number_of, storage_of
 from nasopt.storage.rdb import artifact_folder, open_storage, parse_url, shown, sqlite_path
 
 IDENTITY = {
-    "postgresql": "SELECT system_identifier || '/' || (SELECT oid FROM pg_database WHERE datname = current_database()) "
-    "|| '/' || current_schema() FROM pg_control_system()",
-    "mysql": "SELECT CONCAT(@@server_uuid, '/', DATABASE())",
+    "postgresql": (
+        "SELECT system_identifier || '/' || (SELECT oid FROM pg_database WHERE datname = current_database()) "
+        "|| '/' || current_schema() FROM pg_control_system()",
+    ),
+    "mysql": ("SELECT CONCAT(@@server_uuid, '/', DATABASE())", "SELECT CONCAT(@@server_uid, '/', DATABASE())"),
 }
-"""Queries for the name that a server gives a database, whatever name the server itself goes by from here."""
+"""Queries for the name that a server gives a database, whatever name the server itself goes by from here; MySQL and
+MariaDB have one each."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,11 @@ class Database:
         if path is not None:
             return cls(str(path), path, str(path))
         key = url.set(drivername=url.get_backend_name(), username=None, password=None, query={}).render_as_string()
-        if (question := IDENTITY.get(url.get_backend_name())) is not None:
-            try:
-                with database.engine.connect() as connection:
-                    key = f"{url.get_backend_name()}:{connection.exec_driver_sql(question).scalar_one()}"
-            except sqlalchemy.exc.SQLAlchemyError:
-                pass  # a server that does not tell is known by its address
+        for question in IDENTITY.get(url.get_backend_name(), ()):
+            # A server that does not tell is known by its address.
+            with suppress(sqlalchemy.exc.SQLAlchemyError), database.engine.connect() as connection:
+                key = f"{url.get_backend_name()}:{connection.exec_driver_sql(question).scalar_one()}"
+                break
         return cls(key, None, shown(url))
 
     def default_folder(self) -> Path:

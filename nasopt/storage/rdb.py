@@ -29,8 +29,15 @@ DEFAULT_URL = "sqlite:///nasopt.db"
 CONNECT_TIMEOUT_SECONDS = 10
 """The wait for a server that does not answer; its driver would wait for minutes."""
 
-DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
-"""The drivers that the extras install, for URLs that name none; SQLAlchemy would choose others."""
+DRIVERS = {
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mysql+pymysql",
+    "mariadb+pymysql": "mysql+pymysql",
+}
+"""The drivers that the extras install, for URLs that name none; SQLAlchemy would choose others. MariaDB goes by
+the name of MySQL, which SQLAlchemy tells it from by itself."""
 SECRETS = re.compile("pass(?!file)|pwd|secret|token|odbc_connect", re.IGNORECASE)
 """The keys of a URL's query that no message shows contain one of these."""
 EXTRAS = {"postgresql": "postgres", "mysql": "mysql"}

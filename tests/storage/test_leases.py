@@ -1,4 +1,4 @@
-"""Leases in SQLite and PostgreSQL, between processes that share no lock on a file."""
+"""Leases in SQLite, PostgreSQL and MariaDB, between processes that share no lock on a file."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ with Lock(folder / ".made.lock"):
 """
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.slow)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgresql":
-        return str(request.getfixturevalue("postgres_url"))
+    if request.param != "sqlite":
+        return str(request.getfixturevalue({"postgresql": "postgres_url", "mariadb": "mariadb_url"}[request.param]))
     return f"sqlite:///{tmp_path}/study.db"
 
 
