@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any, ParamSpec, TypeVar
 
@@ -34,7 +33,7 @@ from nasopt.study.recovery import settle_interrupted
 from nasopt.trial.failures import explaining_machine
 from nasopt.trial.objective import Objective
 
-PROCESSES: BaseContext = multiprocessing.get_context("spawn")
+PROCESSES = multiprocessing.get_context("spawn")
 """Makes worker processes, which a fork of this one would break: torch's threads and CUDA do not survive it."""
 
 logger = logging.getLogger("nasopt")
