@@ -164,7 +164,7 @@ def run_on_cluster(
     try:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         if not is_shared and len({node["NodeManagerAddress"] for node in nodes}) > 1:
-            raise StorageError("SQLite is a file of one machine, the cluster has several: name a server, such as PostgreSQL")
+            raise StorageError("SQLite is a file of one machine, and the cluster has several: use PostgreSQL or MySQL")
         _Members(count, tickets, work, math.ceil(count / len(nodes))).watch(on_event, check)
     finally:
         ray.shutdown()
