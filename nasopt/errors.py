@@ -49,7 +49,7 @@ class StudyExistsError(StorageError):
 
 
 class UntrustedStudyError(NasoptError):
-    """A study that would run code that is not trusted on this machine."""
+    """A study that would run code, or write to an object store, that is not trusted on this machine."""
 
 
 class TrialNotFoundError(NasoptError):

@@ -68,7 +68,8 @@ AcceptDeviceChange = Annotated[
     bool, typer.Option("--accept-device-change", help="Go on on another device than the study's; marks the trials.")
 ]
 TrustStudy = Annotated[
-    bool, typer.Option("--trust-study", help="The code that the study names may run here, now and later.")
+    bool,
+    typer.Option("--trust-study", help="The code, and the object store, that the study names may be used from now on."),
 ]
 DatabaseWait = Annotated[
     float,
@@ -128,7 +129,7 @@ def open_to_run(
         database_wait: the option `--database-wait`.
 
     Raises:
-        UntrustedStudyError: it names code that nobody has trusted on this machine.
+        UntrustedStudyError: it names code, or an object store, that nobody has trusted on this machine.
     """
     from nasopt.study import trust
 

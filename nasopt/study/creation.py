@@ -25,7 +25,7 @@ from nasopt.errors import (
 )
 from nasopt.host.files import ensure_writable
 from nasopt.host.identity import is_gone, worker_identity
-from nasopt.host.object_store import check_store
+from nasopt.host.object_store import check_store, url_of
 from nasopt.methods.registry import available, check_functions, find, function_errors
 from nasopt.records.study import StudyRecord
 from nasopt.storage.ownership import new_place
@@ -69,7 +69,7 @@ def read_study_file(path: str | Path, name: str | None = None) -> StudyConfig:
 def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip_if_exists: bool = False) -> bool:
     """Validates a study, data and model included, and stores it. Trains nothing.
 
-    The code that it names (see :mod:`nasopt.study.trust`) may run on this machine from now on.
+    The code and the object store that it names (see :mod:`nasopt.study.trust`) are trusted on this machine from now on.
 
     Returns:
         Whether it was created; False if an equal one was there and `skip_if_exists`.
@@ -80,7 +80,7 @@ def create(config: StudyConfig, url: URL, *, artifacts: Path | None = None, skip
     """
     config = _resolve_paths(config)
     created = _create(config, url, artifacts, skip_if_exists)
-    if trust.code_of(config):
+    if trust.code_of(config) or (artifacts is not None and url_of(artifacts) is not None):
         trust.record(open_study(url, config.name, read_only=True))
     return created
 

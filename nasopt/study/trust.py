@@ -5,7 +5,9 @@ that is. Anyone who can write to a database could name any code, so a study that
 said that this very code may run: by creating the study from a file, or by `--trust-study`. That is recorded outside the
 database, for the study's id, in a file of the user's own; other code, or changed code, is asked for again.
 
-Studies that name no code need no trust, and looking at a study runs nothing that it names.
+So it is with an object store that the database alone names: a run would write to it with the user's keys.
+
+Studies that name neither need no trust, and looking at a study runs nothing that it names.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from nasopt.config.functions import source_files
 from nasopt.config.study import StudyConfig
 from nasopt.errors import UntrustedStudyError
 from nasopt.host.files import write_atomically
+from nasopt.host.object_store import url_of
 from nasopt.methods.registry import find, named_functions
 from nasopt.records.study import StudyRecord
 from nasopt.storage.rdb import shown
@@ -47,8 +50,11 @@ def code_of(config: StudyConfig) -> dict[str, str]:
 
 
 def record(opened: OpenStudy) -> None:
-    """Notes that the code which a study names now may run here. That it cannot be noted is a warning."""
-    code = code_of(opened.config)
+    """Notes that the code which a study names now may run here, and that its files may lie where it says.
+
+    That it cannot be noted is a warning.
+    """
+    code = {**code_of(opened.config), **_store_of(opened)}
     if not code:
         return
     path = _file_of(opened)
@@ -64,16 +70,22 @@ def require(opened: OpenStudy, *, accept: bool) -> None:
 
     Args:
         opened: the study.
-        accept: the option `--trust-study`: its code may run from now on.
+        accept: the option `--trust-study`: its code may run from now on, and its files may lie where it says.
 
     Raises:
-        UntrustedStudyError: nobody has said so of this very code.
+        UntrustedStudyError: nobody has said so of this very code, or of the object store that the database names.
     """
     if accept:
         record(opened)
         return
     code = code_of(opened.config)
     trusted = _trusted(opened)
+    if _store_of(opened).keys() - trusted.keys():
+        url = url_of(opened.artifacts)
+        raise UntrustedStudyError(
+            f"the study {opened.name!r} keeps its files in {url}, as its database alone says, and a run writes there "
+            f"with your keys: pass --artifacts {url} or, once, --trust-study if that is right"
+        )
     unknown = [place for place, digest in code.items() if trusted.get(place) != digest]
     if unknown:
         changed = [place for place in unknown if place in trusted]
@@ -82,6 +94,12 @@ def require(opened: OpenStudy, *, accept: bool) -> None:
             f"the study {opened.name!r} would run code that {why}: {'; '.join(unknown)}; look at it, and "
             "pass --trust-study if it may run"
         )
+
+
+def _store_of(opened: OpenStudy) -> dict[str, str]:
+    """The object store of a study's files, if the database alone names it."""
+    url = None if opened.place.is_known else url_of(opened.artifacts)
+    return {} if url is None else {f"files in {url}": ""}
 
 
 def _trusted(opened: OpenStudy) -> Mapping[str, str]:

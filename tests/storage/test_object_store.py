@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import run, succeed
+from command_line import assert_refused, run, succeed
 
 from nasopt.architecture.base import EncoderShape
 from nasopt.architecture.encoder import Architecture
@@ -57,6 +57,7 @@ def on_machine(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         folder = tmp_path / name
         (folder / "cache").mkdir(parents=True, exist_ok=True)
         monkeypatch.setenv("NASOPT_CACHE", str(folder / "cache"))
+        monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
         monkeypatch.chdir(folder)
         return folder
 
@@ -92,7 +93,13 @@ def test_any_machine_goes_on_and_exports(
     first = succeed("study", "optimize", "tiny", "--n-trials", 2)
     assert "fine-tuning the base model" in first.err
     on_machine("second")
-    second = succeed("study", "optimize", "tiny", "--n-trials", 2)
+    before = {item.key: item.e_tag for item in bucket.objects.all()}
+    refused = run("study", "optimize", "tiny", "--n-trials", 2)
+    assert_refused(refused, f"its files in {URL}, as its database alone says", f"--artifacts {URL}", "--trust-study")
+    assert {item.key: item.e_tag for item in bucket.objects.all()} == before
+    second = succeed("study", "optimize", "tiny", "--n-trials", 1, "--artifacts", URL)
+    assert "fine-tuning" not in second.err
+    second = succeed("study", "optimize", "tiny", "--n-trials", 1, "--trust-study")
     assert "fine-tuning" not in second.err
     trials = open_study(parse_url(postgres_url), "tiny").study.trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 5
@@ -106,7 +113,7 @@ def test_any_machine_goes_on_and_exports(
 
     third = on_machine("third")
     knee = json.loads(succeed("study", "pareto", "tiny", "-f", "json").out)
-    succeed("study", "export", "tiny", "--trial", knee[0]["number"], "--to", third / "model")
+    succeed("study", "export", "tiny", "--trial", knee[0]["number"], "--to", third / "model", "--trust-study")
     assert (third / "model" / "model.safetensors").is_file()
     assert len(list(third.rglob("checkpoints/*.safetensors"))) <= 2  # that trial's and the base model's
 
