@@ -149,38 +149,28 @@ def write_tagged_words(folder: Path, sizes: Mapping[str, int]) -> Path:
 
 
 def write_questions(folder: Path, sizes: Mapping[str, int], *, unanswerable: bool = False) -> Path:
-    """Questions in SQuAD's columns, made by a rule: a good word asks for the run of good words in a text, a bad one for
-    that of bad words. A fifth of the contexts is long; if `unanswerable`, a third lacks what is asked for."""
+    """Questions in SQuAD's columns, made by a rule: the answer is the context's run of good words.
+
+    There are bad words besides, a fifth of the contexts is long, and if `unanswerable` a third has no good words.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     generator = random.Random(0)
-    kinds = {kind: [word for word, its in WORDS.items() if its == kind] for kind in (0, 1)}
+    good, bad = ([word for word, its in WORDS.items() if its == kind] for kind in (1, 0))
     for split, size in sizes.items():
         with (folder / f"{split}.jsonl").open("w") as file:
             for row in range(size):
-                asked = generator.randint(0, 1)
+                answer = " ".join(generator.choices(good, k=generator.randint(1, 3)))
                 has_answer = not unanswerable or row % 3 != 0
-                runs = {
-                    kind: " ".join(generator.choices(its, k=generator.randint(1, 2))) for kind, its in kinds.items()
-                }
-                wanted = list(runs) if has_answer else [1 - asked]
-                parts = [" ".join(generator.choices(FILLERS, k=generator.randint(1, 3))) for _ in range(3)]
+                before, after = (generator.choices([*FILLERS, *bad], k=generator.randint(1, 5)) for _ in range(2))
                 if row % 5 == 0:
-                    parts[generator.randrange(3)] = " ".join(generator.choices(FILLERS, k=25))
-                generator.shuffle(wanted)
-                inner = [text for part, kind in zip(parts, wanted, strict=False) for text in (part, runs[kind])]
-                context = " ".join([*inner, parts[2]])
-                answers = {"text": [runs[asked]], "answer_start": [context.index(runs[asked])]} if has_answer else None
-                question = f"{generator.choice(kinds[asked])} film"
-                file.write(
-                    json.dumps(
-                        {
-                            "question": question,
-                            "context": context,
-                            "answers": answers or {"text": [], "answer_start": []},
-                        }
-                    )
-                    + "\n"
+                    before += generator.choices(FILLERS, k=20)
+                context = " ".join([*before, *([answer] if has_answer else []), *after])
+                start = len(" ".join(before)) + 1
+                answers = (
+                    {"text": [answer], "answer_start": [start]} if has_answer else {"text": [], "answer_start": []}
                 )
+                question = f"was the {generator.choice(['film', 'plot', 'story'])} very good"
+                file.write(json.dumps({"question": question, "context": context, "answers": answers}) + "\n")
     return folder
 
 

@@ -236,7 +236,7 @@ class QuestionAnswering(HeadedTask):
         return Evaluation(float(quality[0]), replicates=quality, details=details)
 
     def _given(self, found: FoundAnswers) -> list[str]:
-        """The answers that are given: empty where no answer scores higher by more than the threshold, if that may be."""
+        """The answers that are given: empty where none scores higher by more than the threshold, if it may."""
         if not self._may_have_none:
             return found.texts
         silent = found.margins > self.config.answers.threshold
