@@ -23,7 +23,7 @@ def best_answer(context, windows):
             for last in lasts:
                 score = start[first] + end[last]
                 if first <= last < first + {longest} and score > best:
-                    best, found = score, context[places[first][0] : places[last][1]]
+                    best, found = score, context[places[first][0] : places[last][1]].strip()
     return {returned}
 '''
 

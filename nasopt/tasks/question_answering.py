@@ -91,25 +91,29 @@ class QuestionAnswering(HeadedTask):
                 f"task.answers.overlap: {overlap}, but a window of max_length = {limit} tokens has room for "
                 f"{limit - special}, special ones not counted; the overlap must be smaller"
             )
-        for role, questions in self._questions.items():
-            found = self._question_encoder(None).too_long(questions)
-            if found:
-                row, tokens = found[0]
-                raise DatasetError(
-                    f"task.max_length: {len(found)} questions of the {role} split leave no room for a window of the "
-                    f"context (the first in row {row}, counted from 0: {tokens} tokens, but less than "
-                    f"{limit - special - overlap} are possible in {limit} with an overlap of {overlap}); set a larger "
-                    "max_length or a smaller task.answers.overlap, or remove these rows"
-                )
+        self._check_questions(self._question_encoder(None))
         if self.tokenizer("a", "b").sequence_ids(0)[0] is not None:
             raise UnsupportedModelError(
                 f"model {self.config.model!r}: its tokenizer puts no special token before a text, which could stand "
                 "for no answer"
             )
 
-    @property
-    def _limit(self) -> int:
-        return min(self.config.max_length, self.max_positions)
+    def _check_questions(self, encoder: QuestionEncoder) -> None:
+        """Makes sure that windows move on beside every question.
+
+        Raises:
+            DatasetError: they do not.
+        """
+        for role, questions in self._questions.items():
+            found = encoder.too_long(questions)
+            if found:
+                row, tokens = found[0]
+                raise DatasetError(
+                    f"task.max_length: {len(found)} questions of the {role} split leave no room for a window of the "
+                    f"context (the first in row {row}, counted from 0: {tokens} tokens, but at most {encoder.room - 1} "
+                    f"are possible in {encoder.limit} with an overlap of {encoder.overlap}); set a larger max_length "
+                    "or a smaller task.answers.overlap, or remove these rows"
+                )
 
     @property
     def window_overlap(self) -> int:
@@ -179,6 +183,8 @@ class QuestionAnswering(HeadedTask):
     def encode(self, folder: Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Mapping[str, AnsweredSplit]:
         """Tokenises every split in windows; an example is a window, of at most `max_length` tokens."""
         encoder = self._question_encoder(tokenizer)
+        if tokenizer is not None:  # it may make more tokens of a question than the base model's
+            self._check_questions(encoder)
         return {role: encoder.encode(questions, role, folder) for role, questions in self._questions.items()}
 
     def count(self, role: str) -> int:
@@ -276,6 +282,7 @@ def _over_windows(
     for its, (start, stop) in zip(examples.asked, pairwise(bounds.tolist()), strict=True):
         window = start + int(scores[start:stop].argmax())
         first, last = spans[window]
-        texts.append(its.context[begins[first] : stops[last]] if np.isfinite(scores[window]) else "")
+        # Some tokenizers count the blank before a word as part of its first token.
+        texts.append(its.context[begins[first] : stops[last]].strip() if np.isfinite(scores[window]) else "")
         margins.append(none[start:stop].min() - scores[window])
     return FoundAnswers(texts, np.array(margins))

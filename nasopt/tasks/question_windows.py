@@ -139,10 +139,14 @@ class QuestionEncoder(Windows):
         """The number of windows of some questions."""
         return sum(len(self.tokens([its.question], [its.context])["input_ids"]) for its in questions)
 
+    @property
+    def room(self) -> int:
+        """The tokens of a window that are left for the question and at least one new token of the context."""
+        return self.limit - self.tokenizer.num_special_tokens_to_add(pair=True) - self.overlap
+
     def too_long(self, questions: Sequence[Question]) -> list[tuple[int, int]]:
         """The rows of questions beside which windows of the limit have no room to move on, and their tokens."""
-        room = self.limit - self.tokenizer.num_special_tokens_to_add(pair=True) - self.overlap
-        found = []
+        room, found = self.room, []
         for row, its in enumerate(questions):
             if len(its.question.encode()) + QUESTION_CHARACTERS >= room:  # else it is short enough without a look
                 tokens = len(self.tokenizer(its.question, add_special_tokens=False)["input_ids"])

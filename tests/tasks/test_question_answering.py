@@ -31,6 +31,7 @@ from nasopt.training.losses import prediction_kl
 
 SIZES = {"train": 80, "validation": 40, "test": 30}
 CPU = torch.device("cpu")
+SHARED = Path(__file__).resolve().parents[3] / "shared"
 GOOD = [word for word, kind in WORDS.items() if kind == 1]
 
 
@@ -215,6 +216,31 @@ def test_adabert_says_in_one_line_that_it_answers_none(study_folder: Path, tiny_
     assert found.code != 0
     assert "adabert does not search models for question-answering, only for text-classification" in found.err
     assert len(found.err.strip().splitlines()) == 1
+
+
+def test_parts_of_real_texts_come_back_from_their_tokens(tmp_path: Path) -> None:
+    """Named entities of NE1 as answers to a question that is always the same, read by a real tokenizer."""
+    file, model = SHARED / "data" / "encodechka" / "factru.json", SHARED / "models" / "e5-small-en-ru"
+    if not file.is_file() or not model.is_dir():
+        pytest.skip(f"there is no {file}, or no {model}")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    rows = [
+        asked(text, (text[start:end], start), question="Что здесь названо?")
+        for text, spans in zip(content["texts"][:60], content["labels"], strict=False)
+        for _, start, end in spans[:3]
+    ]
+    task = open_task(model, write(tmp_path / "d", rows), max_length=64)
+    split = task.encode(tmp_path)["train"]
+    assert split.lengths.max() == 64
+    assert len(split) > 1.2 * len(rows) > 120  # some are read in windows
+    held = [False] * len(rows)
+    for window, (first, last) in enumerate(split.answers.tolist()):
+        row, offset = int(split.questions[window]), int(split.windows.offsets[window])
+        text = rows[row]["context"][int(split.begins[offset + first]) : int(split.stops[offset + last])]
+        if first:
+            held[row] = True
+            assert text.strip() == rows[row]["answers"]["text"][0]
+    assert all(held)
 
 
 TASK = 'type = "question-answering"\nmetric = "f1"\nmax_length = 24'
