@@ -142,7 +142,8 @@ class QuestionEncoder(Windows):
     @property
     def room(self) -> int:
         """The tokens of a window that are left for the question and at least one new token of the context."""
-        return self.limit - self.tokenizer.num_special_tokens_to_add(pair=True) - self.overlap
+        special: int = self.tokenizer.num_special_tokens_to_add(pair=True)
+        return self.limit - special - self.overlap
 
     def too_long(self, questions: Sequence[Question]) -> list[tuple[int, int]]:
         """The rows of questions beside which windows of the limit have no room to move on, and their tokens."""
