@@ -25,6 +25,8 @@ import nasopt
 from nasopt.architecture.outside import OutsideModel
 from nasopt.config.task import TaskConfig
 from nasopt.errors import DatasetError, HeadMismatchError, UnsupportedModelError
+from nasopt.models.example_inputs import input_names
+from nasopt.models.onnx import OnnxModel, convert
 from nasopt.tasks.question_answering import MASKED, QuestionAnswering
 from nasopt.tasks.squad import answer_scores
 from nasopt.training.losses import prediction_kl
@@ -207,6 +209,16 @@ def test_a_trained_head_is_used_and_one_for_texts_is_not(tiny_bert: Path, data: 
     model.config.architectures = ["BertForSequenceClassification"]
     model.config.save_pretrained(tmp_path / "model")
     assert not open_task(tmp_path / "model", data).has_head
+
+
+def test_an_onnx_file_answers_the_same(tiny_bert: Path, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    task = open_task(tiny_bert, data)
+    split, model = task.encode(tmp_path)["validation"], task.load_model().eval()
+    convert(model, input_names(model, task.tokenizer.model_input_names), tmp_path / "model.onnx")
+    file, torch_s = (task.predict(its, split, CPU) for its in (OnnxModel(tmp_path / "model.onnx"), model))
+    assert file.texts == torch_s.texts
+    assert file.margins == pytest.approx(torch_s.margins, abs=1e-4)
 
 
 def test_adabert_says_in_one_line_that_it_answers_none(study_folder: Path, tiny_bert: Path, data: Path) -> None:
