@@ -148,6 +148,32 @@ def write_tagged_words(folder: Path, sizes: Mapping[str, int]) -> Path:
     return folder
 
 
+def write_questions(folder: Path, sizes: Mapping[str, int], *, unanswerable: bool = False) -> Path:
+    """Questions in SQuAD's columns, made by a rule: the answer is the context's run of good words.
+
+    There are bad words besides, a fifth of the contexts is long, and if `unanswerable` a third has no good words.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = random.Random(0)
+    good, bad = ([word for word, its in WORDS.items() if its == kind] for kind in (1, 0))
+    for split, size in sizes.items():
+        with (folder / f"{split}.jsonl").open("w") as file:
+            for row in range(size):
+                answer = " ".join(generator.choices(good, k=generator.randint(1, 3)))
+                has_answer = not unanswerable or row % 3 != 0
+                before, after = (generator.choices([*FILLERS, *bad], k=generator.randint(1, 5)) for _ in range(2))
+                if row % 5 == 0:
+                    before += generator.choices(FILLERS, k=20)
+                context = " ".join([*before, *([answer] if has_answer else []), *after])
+                start = len(" ".join(before)) + 1
+                answers = (
+                    {"text": [answer], "answer_start": [start]} if has_answer else {"text": [], "answer_start": []}
+                )
+                question = f"was the {generator.choice(['film', 'plot', 'story'])} very good"
+                file.write(json.dumps({"question": question, "context": context, "answers": answers}) + "\n")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def sentiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a small sentiment data set with the splits train, validation and test."""

@@ -8,12 +8,15 @@ from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-TaskType: TypeAlias = Literal["text-classification", "token-classification", "sentence-similarity", "translation"]
+TaskType: TypeAlias = Literal[
+    "text-classification", "token-classification", "question-answering", "sentence-similarity", "translation"
+]
 MetricName: TypeAlias = Literal[
     "accuracy",
     "f1",
     "f1_macro",
     "f1_micro",
+    "exact_match",
     "matthews_correlation",
     "mean_average_precision",
     "pearsonr",
@@ -71,6 +74,7 @@ TRAITS: Mapping[TaskType, TaskTraits] = {
         trainable_head=True,
     ),
     "token-classification": TaskTraits(("f1", "accuracy"), columns=(1,), trainable_head=True, table="tokens"),
+    "question-answering": TaskTraits(("f1", "exact_match"), trainable_head=True, table="answers"),
     "sentence-similarity": TaskTraits(("spearmanr", "retrieval", "encodechka"), table="similarity"),
     "translation": TaskTraits(
         ("bleu",),
@@ -124,13 +128,13 @@ class DatasetConfig(Section):
     name: str | None = Field(None, description="Configuration of a hub data set, for example `sst2` of GLUE.")
     revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
     text: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = Field(
-        description="The text column, or two for sentence pairs; for translation source and target; for token "
-        "classification texts, or lists of words."
+        description="The text column, or two for sentence pairs; for translation source and target; for question "
+        "answering question and context; for token classification texts, or lists of words."
     )
     label: str = Field(
         "label",
         description="The column of classes or numbers; for token classification of spans, or of a tag for each word; "
-        "tasks without labels ignore it.",
+        "for question answering of answers; tasks without labels ignore it.",
     )
     labels: tuple[str, ...] | None = Field(
         None, min_length=2, description="Several labels: one column of 0 and 1 for each, in place of a list in `label`."
@@ -170,6 +174,30 @@ class TokensConfig(Section):
         ge=0,
         description="Tokens that two windows of a text share that is longer than `max_length`; unless set, a quarter "
         "of it.",
+    )
+
+
+class AnswersConfig(Section):
+    """The options of question answering: how long contexts are read, and which part of one is the answer."""
+
+    start: str | None = Field(
+        None,
+        min_length=1,
+        description="The column of the answer's first character in the context, where `label` holds one text for each "
+        "question.",
+    )
+    overlap: int | None = Field(
+        None,
+        ge=0,
+        description="Tokens that two windows of a context share that is too long for `max_length`; unless set, a "
+        "quarter of it.",
+    )
+    longest: int = Field(30, ge=1, description="Tokens of the longest answer that is given.")
+    n_best: int = Field(20, ge=1, description="The best first tokens, and the best last ones, that are tried together.")
+    threshold: float = Field(
+        0.0,
+        allow_inf_nan=False,
+        description="Where questions may have no answer, one is given unless none scores this much higher.",
     )
 
 
@@ -239,11 +267,13 @@ class TaskConfig(Section):
     max_length: int = Field(
         128,
         ge=2,
-        description="Tokens of the longest text; longer ones are cut, or read in windows for token classification.",
+        description="Tokens of the longest text; longer ones are cut, or read in windows for token classification and "
+        "question answering.",
     )
     dataset: DatasetConfig
     similarity: SimilarityConfig = SimilarityConfig.model_validate({})
     tokens: TokensConfig = TokensConfig.model_validate({})
+    answers: AnswersConfig = AnswersConfig.model_validate({})
     translation: TranslationConfig = TranslationConfig.model_validate({})
     new_model: NewModelConfig | None = Field(None, description="Start from random weights; only for translation.")
 

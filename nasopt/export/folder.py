@@ -32,6 +32,7 @@ from nasopt.models import loading, modeling_nasopt
 from nasopt.models.example_inputs import fixed_batch
 from nasopt.models.families import OWN_CLASSES, encoder_shape, family_of
 from nasopt.models.onnx import FP32_TOLERANCE
+from nasopt.models.outputs import main_output
 from nasopt.models.quantization import quantization_settings, stored_dtype, stored_tensors
 from nasopt.models.registration import auto_classes
 from nasopt.models.surgery import layer_counts
@@ -226,7 +227,7 @@ def _verify(folder: Path, model: PreTrainedModel, architecture: CandidateArchite
     inputs = fixed_batch(model)
     model.eval()
     with torch.inference_mode():
-        expected, found = model(**inputs)[0].float(), loaded(**inputs)[0].float()
+        expected, found = (main_output(its(**inputs)).float() for its in (model, loaded))
     allowed = FP32_TOLERANCE if architecture.precision == "fp32" else 0.0
     check_outputs(to, expected, found, allowed, architecture.precision)
 

@@ -43,6 +43,7 @@ from nasopt.measurement.measured.memory import memory_mb
 from nasopt.models.example_inputs import input_names, named_batch
 from nasopt.models.families import OWN_CLASSES
 from nasopt.models.onnx import LARGEST_MB, PACKAGES, SHAPES, OnnxModel, check_packages, convert, tolerance
+from nasopt.models.outputs import main_output
 from nasopt.models.quantization import quantization_settings, stored_dtype, stored_tensors
 
 BF16_NOTE = (
@@ -81,7 +82,8 @@ def export_onnx(
     """Writes a model as `model.onnx` with its tokenizer, verifies it in ONNX Runtime, and puts it in place.
 
     The file takes those of the tokenizer's model inputs that the model uses, under their names (int64, batch x tokens),
-    and gives `logits` (batch x outputs). The model itself is not changed; it is compared on the CPU.
+    and gives `logits` (batch x outputs), or what :func:`nasopt.models.onnx.convert` says. The model itself is not
+    changed; it is compared on the CPU.
 
     Args:
         model: the artifact itself, in its precision; see the table of this module.
@@ -173,9 +175,9 @@ def _verify(
     for batch_size, tokens in SHAPES:
         inputs = named_batch(torch_model, names, batch_size, tokens)
         with torch.inference_mode():
-            expected = model(**inputs)[0]
+            expected = main_output(model(**inputs))
         try:
-            found = session(**inputs)[0].float()
+            found = main_output(session(**inputs)).float()
         except Exception as error:
             raise ExportError(
                 f"{to}: not exported, because ONNX Runtime cannot run the file on {batch_size} texts of {tokens} "

@@ -29,16 +29,19 @@ from tokenizers import Tokenizer
 
 folder = Path("this folder")
 tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-tokenizer.enable_truncation({limit})
+tokenizer.enable_truncation({truncation})
 tokenizer.enable_padding(pad_id={pad_id}, pad_token={pad_token!r})
 session = onnxruntime.InferenceSession(folder / "model.onnx", providers=onnxruntime.get_available_providers())
 
 texts = {texts}
 encoded = tokenizer.encode_batch(texts)
-inputs = {{
+{windows}inputs = {{
 {inputs}
 }}
-(outputs,) = session.run(["{output}"], inputs)
+{outputs} = session.run({names}, inputs)
+"""
+WINDOWS = """windows = [(number, window) for number, text in enumerate(encoded) for window in (text, *text.overflowing)]
+of_text, encoded = zip(*windows)
 """
 LABELS = """
 import json
@@ -115,17 +118,21 @@ def running_text(task: Task, model: OnnxModel, config: PretrainedConfig) -> str:
     """
     limit = min(task.config.max_length, task.max_positions)
     rows = [f"| input | `{item.name}` | {_DTYPES[item.type]} | texts x tokens |" for item in model.session.get_inputs()]
-    output = model.session.get_outputs()[0]
-    shape = " x ".join(("texts", "tokens", str(output.shape[-1]))[:: 1 if len(output.shape) == 3 else 2])
-    rows.append(f"| output | `{output.name}` | {_DTYPES[output.type]} | {shape} |")
+    outputs = model.session.get_outputs()
+    for output in outputs:
+        last = str(output.shape[-1]) if len(outputs) == 1 else "tokens"
+        shape = " x ".join(("texts", "tokens", last)[:: 1 if len(output.shape) == 3 else 2])
+        rows.append(f"| output | `{output.name}` | {_DTYPES[output.type]} | {shape} |")
     labels = ", ".join(f"{index} is `{name}`" for index, name in sorted(config.id2label.items()))
-    told = f"\nClasses, as `id2label` of config.json names them: {labels}.\n" if task.probabilities is not None else ""
+    has_classes = task.probabilities is not None and len(outputs) == 1
+    told = f"\nClasses, as `id2label` of config.json names them: {labels}.\n" if has_classes else ""
+    cut = "longer texts were cut there" if task.window_overlap is None else "longer ones are read in windows"
     return f"""
 | `model.onnx` | name | type | shape |
 |---|---|---|---|
 {chr(10).join(rows)}
 
-A text has at most {limit} tokens, special ones among them: longer texts were cut there.
+A text has at most {limit} tokens, special ones among them: {cut}.
 {told}
 It needs `pip install onnxruntime tokenizers numpy`:
 
@@ -145,13 +152,16 @@ def _code(task: Task, model: OnnxModel, config: PretrainedConfig, limit: int) ->
         lines.append(f'    "{name}": {array},')
     prefix = task.config.similarity.prefix if task.embedding is not None else ""
     texts = [f"{prefix}a text", f"{prefix}another text"]
+    overlap = task.window_overlap
     pairs = len(task.config.dataset.text) == 2 and task.embedding is None
     code = CODE.format(
-        limit=limit,
+        truncation=limit if overlap is None else f'{limit}, stride={overlap}, strategy="only_second"',
+        windows="" if overlap is None else WINDOWS,
         pad_id=task.tokenizer.pad_token_id,
         pad_token=str(task.tokenizer.pad_token),
         texts=json.dumps([texts] if pairs else texts),
         inputs="\n".join(lines),
-        output=model.output_name,
+        outputs=", ".join(model.output_names) if len(model.output_names) > 1 else "(outputs,)",
+        names=json.dumps(model.output_names),
     )
     return code + (LABELS if task.is_classification else task.array_usage)

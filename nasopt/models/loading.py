@@ -27,7 +27,7 @@ from nasopt.models.families import OWN_CLASSES, encoder_family_of, family_of
 from nasopt.models.quantization import bitsandbytes
 from nasopt.models.registration import HEADS, auto_name
 
-HEAD_SUFFIX, TOKEN_HEAD_SUFFIX = HEADS
+HEAD_SUFFIX, TOKEN_HEAD_SUFFIX, ANSWER_HEAD_SUFFIX = HEADS
 
 
 def load(path: str | Path, device: torch.device | str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -95,7 +95,7 @@ def auto_class(model: str) -> Any:
 
 
 def head_of(config: PretrainedConfig) -> str | None:
-    """The class of a checkpoint's model by its name, if it has a head for classification; else None."""
+    """The class of a checkpoint's model by its name, if it has a head for classification or for answers; else None."""
     return next((name for name in config.architectures or () if name.endswith(HEADS)), None)
 
 
@@ -141,11 +141,11 @@ def has_head(config: PretrainedConfig, suffix: str = HEAD_SUFFIX) -> bool:
 
 @dataclass(frozen=True)
 class Head:
-    """A head for classification, of texts or of tokens, as in Hugging Face's configurations.
+    """A head for classification, of texts or of tokens, or for answers, as in Hugging Face's configurations.
 
     Attributes:
         labels: its labels in the order of their ids.
-        problem_type: the kind of a head for texts; heads for tokens have none.
+        problem_type: the kind of a head for classes of texts; others have none.
         suffix: the end of the names of the classes that have it.
     """
 

@@ -22,10 +22,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
 MODEL_TYPE_PREFIX = "nasopt-"
-SUFFIXES = ("Model", "ForSequenceClassification", "ForTokenClassification")
+SUFFIXES = ("Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
 MODELS: dict[Any, tuple[Any, ...]] = {}
-"""The encoder and the classifiers of each family, by the class of their configuration."""
+"""The encoder of each family, without and with each head, by the class of their configuration."""
 
 
 @dataclass(frozen=True)
@@ -289,13 +289,13 @@ class _Shaped(PreTrainedModel):
         super().save_pretrained(save_directory, **{"save_original_format": False, **kwargs})
 
 
-def _models(config: Any, name: str, shaped: type = _Shaped) -> tuple[Any, ...]:
-    """The encoder of a family and its classifiers, of texts and of tokens, with layers of the sizes in a configuration
-    of the class `config`; they are added to :data:`MODELS`."""
+def _add_models(config: Any, name: str, shaped: type = _Shaped) -> None:
+    """Adds a family to :data:`MODELS`: its encoder, without and with each head, with layers of the sizes in a
+    configuration of the class `config`. This module gets the classes by their names, by which they are loaded."""
     values = {"config_class": config, "__module__": __name__}
     bases = [getattr(transformers, f"{name}{suffix}") for suffix in SUFFIXES]
     MODELS[config] = tuple(type(f"Nasopt{base.__name__}", (shaped, base), values) for base in bases)
-    return MODELS[config]
+    globals().update({model.__name__: model for model in MODELS[config]})
 
 
 def _config(base: Any) -> Any:
@@ -312,24 +312,16 @@ def _config(base: Any) -> Any:
 
 
 NasoptBertConfig = _config(transformers.BertConfig)
-NasoptBertModel, NasoptBertForSequenceClassification, NasoptBertForTokenClassification = _models(
-    NasoptBertConfig, "Bert"
-)
+_add_models(NasoptBertConfig, "Bert")
 
 NasoptRobertaConfig = _config(transformers.RobertaConfig)
-NasoptRobertaModel, NasoptRobertaForSequenceClassification, NasoptRobertaForTokenClassification = _models(
-    NasoptRobertaConfig, "Roberta"
-)
+_add_models(NasoptRobertaConfig, "Roberta")
 
 NasoptDistilBertConfig = _config(transformers.DistilBertConfig)
-NasoptDistilBertModel, NasoptDistilBertForSequenceClassification, NasoptDistilBertForTokenClassification = _models(
-    NasoptDistilBertConfig, "DistilBert"
-)
+_add_models(NasoptDistilBertConfig, "DistilBert")
 
 NasoptElectraConfig = _config(transformers.ElectraConfig)
-NasoptElectraModel, NasoptElectraForSequenceClassification, NasoptElectraForTokenClassification = _models(
-    NasoptElectraConfig, "Electra"
-)
+_add_models(NasoptElectraConfig, "Electra")
 
 
 class NasoptMPNetConfig(_LayerCounts, transformers.MPNetConfig):
@@ -347,14 +339,10 @@ class NasoptMPNetConfig(_LayerCounts, transformers.MPNetConfig):
             )
 
 
-NasoptMPNetModel, NasoptMPNetForSequenceClassification, NasoptMPNetForTokenClassification = _models(
-    NasoptMPNetConfig, "MPNet"
-)
+_add_models(NasoptMPNetConfig, "MPNet")
 
 NasoptDebertaV2Config = _config(transformers.DebertaV2Config)
-NasoptDebertaV2Model, NasoptDebertaV2ForSequenceClassification, NasoptDebertaV2ForTokenClassification = _models(
-    NasoptDebertaV2Config, "DebertaV2"
-)
+_add_models(NasoptDebertaV2Config, "DebertaV2")
 
 
 class NasoptModernBertConfig(_LayerCounts, transformers.ModernBertConfig):
@@ -378,8 +366,6 @@ class _ShapedModernBert(_Shaped):
             first.attn_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
 
 
-NasoptModernBertModel, NasoptModernBertForSequenceClassification, NasoptModernBertForTokenClassification = _models(
-    NasoptModernBertConfig, "ModernBert", shaped=_ShapedModernBert
-)
+_add_models(NasoptModernBertConfig, "ModernBert", shaped=_ShapedModernBert)
 
 CONFIGS = {config.model_type: config for config in MODELS}

@@ -17,14 +17,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput, TokenClassifierOutput
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    ModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
 
 from nasopt.errors import DeviceNotFoundError, ExportError, MissingExtraError
 from nasopt.models.example_inputs import named_batch
+from nasopt.models.outputs import main_output
 from nasopt.models.registration import HEADS
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 LOGITS = "logits"
+ANSWER_LOGITS = ("start_logits", "end_logits")
+"""The outputs of a model that finds answers."""
 CUDA_PROVIDER = "CUDAExecutionProvider"
 CPU = torch.device("cpu")
 SHAPES = ((1, 1), (1, 7), (4, 16), (16, 5), (3, 200))
@@ -59,7 +68,7 @@ class OnnxModel(nn.Module):
         """Reads the file, which is not needed afterwards.
 
         Args:
-            file: an ONNX file, or its bytes, with one output, batch and length open, as :func:`convert` writes.
+            file: an ONNX file, or its bytes, with batch and length open, as :func:`convert` writes.
             threads: the threads of one operation on the CPU; None for as many as torch uses.
             device: the device that the model runs on, with its inputs and outputs.
             tf32: whether fp32 matrix products may be computed in TF32 on CUDA.
@@ -83,7 +92,7 @@ class OnnxModel(nn.Module):
         self.device = device
         self.session = onnxruntime.InferenceSession(self.content, options, providers=providers)
         self.input_names = [item.name for item in self.session.get_inputs()]
-        self.output_name: str = self.session.get_outputs()[0].name
+        self.output_names = [item.name for item in self.session.get_outputs()]
 
     @property
     def megabytes(self) -> float:
@@ -99,9 +108,9 @@ class OnnxModel(nn.Module):
             return self
         return OnnxModel(self.content, threads, device, tf32=tf32, arena=arena)
 
-    def forward(self, **inputs: Tensor) -> SequenceClassifierOutput | TokenClassifierOutput | BaseModelOutput:
-        """The logits of texts (batch, outputs) or of tokens (batch, tokens, outputs); without a head an encoder's last
-        hidden states (batch, tokens, hidden size).
+    def forward(self, **inputs: Tensor) -> ModelOutput:
+        """The logits of texts (batch, outputs) or of tokens (batch, tokens, outputs), or of an answer's start and end
+        (batch, tokens); without a head an encoder's last hidden states (batch, tokens, hidden size).
 
         Inputs are int64, of shape (batch, tokens); segments may be left out.
         """
@@ -111,22 +120,24 @@ class OnnxModel(nn.Module):
             found = self._run_on_gpu(inputs)
         else:
             arrays = {name: inputs[name].numpy() for name in self.input_names}
-            found = torch.from_numpy(self.session.run([self.output_name], arrays)[0])
-        if self.output_name == LOGITS:
-            kind = TokenClassifierOutput if found.ndim == 3 else SequenceClassifierOutput
-            return kind(logits=found)
-        return BaseModelOutput(last_hidden_state=found)
+            found = [torch.from_numpy(array) for array in self.session.run(self.output_names, arrays)]
+        if len(found) == len(ANSWER_LOGITS):
+            return QuestionAnsweringModelOutput(start_logits=found[0], end_logits=found[1])
+        if self.output_names == [LOGITS]:
+            kind = TokenClassifierOutput if found[0].ndim == 3 else SequenceClassifierOutput
+            return kind(logits=found[0])
+        return BaseModelOutput(last_hidden_state=found[0])
 
-    def _run_on_gpu(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def _run_on_gpu(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """Runs on the GPU without a copy: inputs and outputs stay where they are. Returns when the GPU is done."""
-        output = self.session.get_outputs()[0]
-        given = inputs["input_ids"].shape
-        shape = [size if isinstance(size, int) else given[axis] for axis, size in enumerate(output.shape)]
-        found = torch.empty(shape, dtype=_OUTPUT_DTYPES[output.type], device=self.device)
+        given, found = inputs["input_ids"].shape, []
+        for output in self.session.get_outputs():
+            shape = [size if isinstance(size, int) else given[axis] for axis, size in enumerate(output.shape)]
+            found.append(torch.empty(shape, dtype=_OUTPUT_DTYPES[output.type], device=self.device))
         binding = self.session.io_binding()
         for bind, name, tensor in (
             *((binding.bind_input, name, inputs[name].contiguous()) for name in self.input_names),
-            (binding.bind_output, self.output_name, found),
+            *((binding.bind_output, name, tensor) for name, tensor in zip(self.output_names, found, strict=True)),
         ):
             dtype = _NUMPY_NAMES[tensor.dtype]
             bind(name, "cuda", self.device.index, dtype, tuple(tensor.shape), tensor.data_ptr())
@@ -161,7 +172,8 @@ def check_cuda_provider() -> None:
 
 
 def convert(model: PreTrainedModel, names: Sequence[str], file: Path) -> None:
-    """Writes a model as one ONNX file that gives `logits`, or `last_hidden_state` for an encoder without a head.
+    """Writes a model as one ONNX file that gives `logits`, the two of :data:`ANSWER_LOGITS` if it finds answers, or
+    `last_hidden_state` without a head.
 
     Args:
         model: a model in eval mode, on the CPU, in fp32 or fp16.
@@ -192,7 +204,7 @@ def _plain_attention(model: PreTrainedModel) -> Iterator[None]:
 
 def _is_traced(model: PreTrainedModel, example: Mapping[str, Tensor], file: Path) -> bool:
     """Writes a trace of the model; whether that worked, and gives what the model gives at every shape of `SHAPES`."""
-    names, output, axes = list(example), output_name(model), {0: "batch", 1: "sequence"}
+    names, outputs, axes = list(example), output_names(model), {0: "batch", 1: "sequence"}
     output_axes = {0: "batch"} if _gives_one_output_a_text(model) else axes
     try:
         torch.onnx.export(
@@ -201,8 +213,8 @@ def _is_traced(model: PreTrainedModel, example: Mapping[str, Tensor], file: Path
             str(file),
             kwargs=dict(example),
             input_names=names,
-            output_names=[output],
-            dynamic_axes={name: axes for name in names} | {output: output_axes},
+            output_names=outputs,
+            dynamic_axes=dict.fromkeys(names, axes) | dict.fromkeys(outputs, output_axes),
             opset_version=OPSET,
             dynamo=False,
         )
@@ -214,8 +226,8 @@ def _is_traced(model: PreTrainedModel, example: Mapping[str, Tensor], file: Path
 
 def _agree(model: PreTrainedModel, found: OnnxModel, inputs: Mapping[str, Tensor]) -> bool:
     with torch.inference_mode():
-        expected = model(**inputs)[0]
-        given = found(**inputs)[0]
+        expected = main_output(model(**inputs))
+        given = main_output(found(**inputs))
     return float((given.float() - expected.float()).abs().max()) <= tolerance(expected)
 
 
@@ -238,7 +250,7 @@ def _export_program(model: PreTrainedModel, example: Mapping[str, Tensor], file:
             model,
             kwargs=dict(example),
             input_names=names,
-            output_names=[output_name(model)],
+            output_names=output_names(model),
             dynamic_shapes={name: {0: "batch", 1: "sequence"} for name in names},
             dynamo=True,
             verbose=False,
@@ -251,9 +263,11 @@ def _export_program(model: PreTrainedModel, example: Mapping[str, Tensor], file:
     program.save(file)
 
 
-def output_name(model: nn.Module) -> str:
-    """The name of the output of a model's file; see :func:`convert`."""
-    return LOGITS if type(model).__name__.endswith(HEADS) else "last_hidden_state"
+def output_names(model: nn.Module) -> list[str]:
+    """The names of the outputs of a model's file; see :func:`convert`."""
+    if type(model).__name__.endswith(HEADS[2]):
+        return list(ANSWER_LOGITS)
+    return [LOGITS if type(model).__name__.endswith(HEADS) else "last_hidden_state"]
 
 
 def _gives_one_output_a_text(model: nn.Module) -> bool:

@@ -1,9 +1,9 @@
 """Makes transformers' Auto classes know the model types that it lacks, without importing transformers itself.
 
 These are the types of our own exported models, and of other packages' models. Such a package names, in the entry-point
-group :data:`ENTRY_POINTS`, a module that defines `MODELS`: by configuration class, the encoder without a head and the
-classifiers, of texts and maybe of tokens. The module's file is copied into exported folders, so it imports torch and
-transformers only.
+group :data:`ENTRY_POINTS`, a module that defines `MODELS`: by configuration class, the encoder without a head and those
+with one, for classes of texts and maybe of tokens, and for answers. The module's file is copied into exported folders,
+so it imports torch and transformers only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TRIGGER = "transformers.models.auto.modeling_auto"
 
 OWN_MODULES = ("nasopt.models.modeling_nasopt", "nasopt.models.modeling_adabert")
 
-HEADS = ("ForSequenceClassification", "ForTokenClassification")
+HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 """Ends of the names of classes of models: their heads."""
 
 ENTRY_POINTS = "nasopt.models"

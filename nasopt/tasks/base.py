@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from nasopt.architecture.base import EncoderShape
 from nasopt.architecture.outside import OutsideModel
 from nasopt.config.task import TaskConfig
-from nasopt.tasks.batches import Examples
+from nasopt.tasks.batches import Batch, Examples
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,11 @@ class Task(ABC):
         return self.config.dataset.splits.test is not None
 
     @property
+    def window_overlap(self) -> int | None:
+        """The tokens that two windows of a long text share which is read beside another one; None where it is cut."""
+        return None
+
+    @property
     def judged_on(self) -> str:
         """The data behind `quality`, in words."""
         return "the validation split"
@@ -175,6 +180,16 @@ class Task(ABC):
     @abstractmethod
     def blank_model(self) -> PreTrainedModel:
         """The base model's modules on torch's device `meta`, which have sizes but no weights."""
+
+    def distributions(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The logits of the distributions that a student learns from its teacher, one a row, (N, C).
+
+        Args:
+            logits: those of a batch's texts, (batch, outputs), whose rows are returned as they are; or of its tokens,
+                (batch, tokens, outputs), of which the rows of real ones are.
+            batch: the texts, with inputs of shape (batch, tokens).
+        """
+        return logits[batch.attention_mask.bool()] if logits.ndim == 3 else logits
 
     @abstractmethod
     def evaluate(

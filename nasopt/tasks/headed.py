@@ -60,6 +60,11 @@ class HeadedTask(Task):
     def max_positions(self) -> int:
         return max_positions(self._model_config)
 
+    @property
+    def _limit(self) -> int:
+        """The largest number of tokens that are read together."""
+        return min(self.config.max_length, self.max_positions)
+
     @abstractmethod
     def _head(self) -> loading.Head:
         """The head that the base model is to have."""
@@ -125,7 +130,7 @@ class HeadedTask(Task):
         return Encoder(
             tokenizer or self.tokenizer,
             identity_of(tokenizer) if tokenizer else self._tokenizer_identity,
-            min(self.config.max_length, self.max_positions),
+            self._limit,
             self._padding(tokenizer or self.tokenizer),
         )
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 CLASSES: Mapping[TaskType, tuple[str, str]] = {
     "text-classification": ("nasopt.tasks.classification", "TextClassification"),
     "token-classification": ("nasopt.tasks.token_classification", "TokenClassification"),
+    "question-answering": ("nasopt.tasks.question_answering", "QuestionAnswering"),
     "sentence-similarity": ("nasopt.tasks.similarity", "SentenceSimilarity"),
     "translation": ("nasopt.tasks.translation", "Translation"),
 }

@@ -102,10 +102,6 @@ class TokenClassification(HeadedTask):
             )
 
     @property
-    def _limit(self) -> int:
-        return min(self.config.max_length, self.max_positions)
-
-    @property
     def _overlap(self) -> int:
         overlap = self.config.tokens.overlap
         return self._limit // 4 if overlap is None else overlap

@@ -20,7 +20,7 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from nasopt.tasks.batches import Batch, EncodedSplit, gather_positions
 from nasopt.tasks.encoding import cached_table, flatten
@@ -95,8 +95,8 @@ class TaggedSplit:
 
 
 @dataclass(frozen=True)
-class WindowEncoder:
-    """A tokenizer with the settings by which it turns texts into windows of tokens.
+class Windows:
+    """A tokenizer with the settings by which it turns texts, or the second ones of pairs, into windows of tokens.
 
     Attributes:
         tokenizer: a fast one.
@@ -111,6 +111,35 @@ class WindowEncoder:
     limit: int
     overlap: int
     padding: Mapping[str, int]
+
+    def tokens(self, *columns: Sequence[str]) -> BatchEncoding:
+        """The tokens of some texts, or pairs, with the characters that they are of; windows in the texts' order."""
+        return self.tokenizer(
+            *columns,
+            truncation="only_second" if len(columns) == 2 else True,
+            max_length=self.limit,
+            stride=self.overlap,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+        )
+
+    def log_share(self, role: str, texts: str, windows_of_text: Tensor) -> None:
+        """Says how many of the training `texts` are read in windows, by the number of each one's windows."""
+        long = float((windows_of_text > 1).double().mean()) if len(windows_of_text) else 0.0
+        if role == "train" and long:
+            logger.info(
+                "task.max_length: %.0f %% of the training %s have more than %d tokens, and are read in windows that "
+                "share %d tokens",
+                100 * long,
+                texts,
+                self.limit,
+                self.overlap,
+            )
+
+
+@dataclass(frozen=True)
+class WindowEncoder(Windows):
+    """Tokenises texts whose words have tags."""
 
     def encode(self, texts: Sequence[TaggedText], role: str, folder: Path) -> TaggedSplit:
         """Tokenises texts, or reads what an earlier call left in `folder`.
@@ -136,34 +165,15 @@ class WindowEncoder:
         columns = {name: flat[name][0] for name in self.padding}
         windows = EncodedSplit(columns, dict(self.padding), offsets, torch.zeros(len(offsets) - 1))
         tags = torch.from_numpy(np.concatenate([text.tags for text in texts]))
-        long = len(texts) and float((torch.bincount(text_of_window, minlength=len(texts)) > 1).double().mean())
-        if role == "train" and long:
-            logger.info(
-                "task.max_length: %.0f %% of the training texts have more than %d tokens, and are read in windows that "
-                "share %d tokens",
-                100 * long,
-                self.limit,
-                self.overlap,
-            )
+        self.log_share(role, "texts", torch.bincount(text_of_window, minlength=len(texts)))
         return TaggedSplit(windows, torch.where(in_text >= 0, in_text + first_word, -1), tags, ends)
 
     def count(self, texts: Sequence[TaggedText]) -> int:
         """The number of windows of some texts."""
-        return sum(len(self._tokens([text])["input_ids"]) for text in texts)
-
-    def _tokens(self, texts: Sequence[TaggedText]) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.tokenizer(
-            [text.text for text in texts],
-            truncation=True,
-            max_length=self.limit,
-            stride=self.overlap,
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-        )
-        return found
+        return sum(len(self.tokens([text.text])["input_ids"]) for text in texts)
 
     def _tokenise(self, rows: Sequence[int], texts: Sequence[TaggedText]) -> dict[str, Any]:
-        encoded = self._tokens(texts)
+        encoded = self.tokens([text.text for text in texts])
         of_text: list[int] = encoded["overflow_to_sample_mapping"]
         words: list[NDArray[np.int64]] = []
         for text, windows in groupby(range(len(of_text)), key=of_text.__getitem__):

@@ -142,7 +142,8 @@ def outputs_of(model: PreTrainedModel) -> Tensor:
     import torch
 
     from nasopt.models.example_inputs import fixed_batch
+    from nasopt.models.outputs import main_output
 
     with torch.inference_mode():
-        outputs: Tensor = model.cpu().eval()(**fixed_batch(model))[0]
+        outputs = main_output(model.cpu().eval()(**fixed_batch(model)))
     return outputs.float()

@@ -124,6 +124,18 @@ class TaskTestCase:
         found, expected = task.loss_of(task.run(model, batch), batch), task.training_loss(model, batch)
         assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
+    def test_students_learn_rows_of_finite_logits(
+        self, task: Task, model: PreTrainedModel, splits: Mapping[str, Examples]
+    ) -> None:
+        if not task.has_logits:
+            pytest.skip("outputs have no logits")
+        batch = _batch(splits)
+        (output,) = task.run(model, batch)
+        rows = task.distributions(output.logits, batch.sides[-1])
+        assert rows.ndim == 2
+        assert len(rows) >= len(batch.labels)
+        assert bool(rows.isfinite().all())
+
     def test_hidden_states_are_given_where_they_are_wanted(
         self, task: Task, model: PreTrainedModel, splits: Mapping[str, Examples]
     ) -> None:

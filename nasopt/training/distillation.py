@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from nasopt.tasks.base import Task
 from nasopt.training.loop import LossFunction
-from nasopt.training.losses import DIVERGENCES, hidden_cosine, real_logits, vector_distance
+from nasopt.training.losses import DIVERGENCES, hidden_cosine, vector_distance
 from nasopt.training.teacher import Teacher
 
 
@@ -54,7 +54,8 @@ def distillation_loss(options: DistillationSettings, task: Task, teachers: Seque
     """`L_task + L_hidn + L_pred`, weighted; without L_pred where the outputs are neither classes nor vectors.
 
     L_hidn is the mean over the texts of an example, and so is L_pred of vectors, their squared distance. L_pred of
-    classes is the mean over texts, or over real tokens where each has a class.
+    classes is the mean over what :meth:`nasopt.tasks.base.Task.distributions` gives: texts or, where each has a class,
+    real tokens.
 
     Args:
         options: the weights and the temperature.
@@ -71,7 +72,7 @@ def distillation_loss(options: DistillationSettings, task: Task, teachers: Seque
             difference = hidden_cosine(output.hidden_states[-1], hidden, side.attention_mask)
             total = total + options.hidden_weight / len(teachers) * difference
             if task.probabilities is not None:
-                mine, its = (real_logits(item, side.attention_mask) for item in (output.logits, logits))
+                mine, its = (task.distributions(item, side) for item in (output.logits, logits))
                 divergence = DIVERGENCES[task.probabilities](mine, its, options.temperature, options.scale_by_t2)
                 total = total + options.prediction_weight * divergence
         if embedding is not None:

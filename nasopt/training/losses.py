@@ -50,16 +50,6 @@ def label_kl(student: Tensor, teacher: Tensor, temperature: float, scale_by_t2: 
     return student.shape[-1] * prediction_kl(outcomes[0], outcomes[1], temperature, scale_by_t2)
 
 
-def real_logits(logits: Tensor, mask: Tensor) -> Tensor:
-    """Logits of texts, (B, C), as they are; of those of tokens, (B, T, C), the rows of real tokens, (N, C).
-
-    Args:
-        logits: (B, C) or (B, T, C).
-        mask: 1 for real tokens, (B, T).
-    """
-    return logits[mask.bool()] if logits.ndim == 3 else logits
-
-
 def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """`L_hidn`: 1 - cos(h_S, h_T), averaged over the tokens that are not padding.
 

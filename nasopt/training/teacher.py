@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nasopt.host.files import write_atomically
+from nasopt.models.outputs import logits_of
 from nasopt.tasks.batches import Batch, EncodedSplit, gather_positions, sorted_batches
 from nasopt.training.loop import StepCallback, autocast
 
@@ -90,7 +91,8 @@ def run_with_hidden(model: nn.Module, batch: Batch) -> tuple[Tensor, tuple[Tenso
     """
     outputs = model(**batch.inputs, output_hidden_states=True)
     hidden_states = outputs.hidden_states
-    return getattr(outputs, "logits", hidden_states[0].new_zeros((len(batch.labels), 0))), hidden_states
+    logits = logits_of(outputs)
+    return hidden_states[0].new_zeros((len(batch.labels), 0)) if logits is None else logits, hidden_states
 
 
 def make_teacher(

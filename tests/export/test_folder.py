@@ -13,6 +13,7 @@ from cases import crossed
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PreTrainedModel,
@@ -171,6 +172,21 @@ def test_heads_for_tokens_load_the_same(tokenizer, texts, tmp_path: Path, family
         assert expected.shape == (*texts["input_ids"].shape, 2)
         assert torch.equal(ours(**texts).logits, expected)
         assert torch.equal(plain(**texts).logits, expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_heads_for_answers_load_the_same(tokenizer, texts, tmp_path: Path, family):
+    model = make(family, "pruned", AutoModelForQuestionAnswering)
+    folder = write(model, tokenizer, "pruned", "fp32", tmp_path / "out")
+    ours, _ = nasopt.load(folder)
+    plain = AutoModelForQuestionAnswering.from_pretrained(folder, trust_remote_code=False).eval()
+    assert type(ours).__name__ == type(plain).__name__
+    with torch.inference_mode():
+        expected, mine, its = (given(**texts) for given in (model, ours, plain))
+    assert expected.start_logits.shape == texts["input_ids"].shape
+    for name in ("start_logits", "end_logits"):
+        assert torch.equal(mine[name], expected[name])
+        assert torch.equal(its[name], expected[name])
 
 
 @pytest.mark.parametrize("precision", TORCH_PRECISIONS)

@@ -13,6 +13,7 @@ import torch
 from cases import mostly_slow
 from transformers import (
     AutoConfig,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -33,6 +34,7 @@ from nasopt.models.families import FAMILIES
 from nasopt.models.loading import load_tokenizer
 from nasopt.models.modeling_adabert import AdaBertConfig
 from nasopt.models.onnx import FP16_TOLERANCE, OnnxModel
+from nasopt.models.outputs import main_output
 from nasopt.models.quantization import quantize
 from nasopt.models.searchcell import Supernet, freeze
 from nasopt.models.surgery import cut
@@ -81,8 +83,8 @@ def difference(model: PreTrainedModel, folder: Path, batch_size: int, tokens: in
     mask = torch.ones_like(ids)
     mask[::2, max(tokens // 3, 1) :] = 0
     with torch.inference_mode():
-        found = OnnxModel(folder / "model.onnx", threads=1)(input_ids=ids, attention_mask=mask).logits
-        expected = model(input_ids=ids, attention_mask=mask).logits
+        found = main_output(OnnxModel(folder / "model.onnx", threads=1)(input_ids=ids, attention_mask=mask))
+        expected = main_output(model(input_ids=ids, attention_mask=mask))
     assert found.dtype == expected.dtype
     return float((found.float() - expected.float()).abs().max())
 
@@ -120,6 +122,19 @@ def test_heads_for_tokens_give_logits_of_every_token(tokenizer, tmp_path: Path, 
         assert difference(model, folder, batch_size, tokens) <= 1e-4
     (output,) = OnnxModel(folder / "model.onnx").session.get_outputs()
     assert (output.name, output.shape) == ("logits", ["batch", "sequence", 2])
+
+
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES, ("bert",)))
+def test_heads_for_answers_have_two_outputs(tokenizer, tmp_path: Path, family):
+    model = make(family, auto=AutoModelForQuestionAnswering)
+    folder = write(model, tokenizer, tmp_path / "out")
+    for batch_size, tokens in ((1, 2), (9, 60)):
+        assert difference(model, folder, batch_size, tokens) <= 1e-4
+    found = OnnxModel(folder / "model.onnx").session.get_outputs()
+    assert [(item.name, item.shape) for item in found] == [
+        ("start_logits", ["batch", "sequence"]),
+        ("end_logits", ["batch", "sequence"]),
+    ]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

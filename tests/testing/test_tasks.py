@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FILLERS, WORDS, write_label_sets, write_pairs, write_tagged_words
+from conftest import FILLERS, WORDS, write_label_sets, write_pairs, write_questions, write_tagged_words
 
 from nasopt.config.task import TaskConfig
 from nasopt.tasks.base import Task
 from nasopt.tasks.classification import TextClassification
 from nasopt.tasks.multi_label import MultiLabelClassification
+from nasopt.tasks.question_answering import QuestionAnswering
 from nasopt.tasks.similarity import SentenceSimilarity
 from nasopt.tasks.token_classification import TokenClassification
 from nasopt.tasks.translation import Translation
@@ -68,6 +69,16 @@ class TestTokenClassification(TaskTestCase):
         data = write_tagged_words(tmp_path_factory.mktemp("tagged"), SIZES)
         columns = {"text": ["tokens"], "label": "tags"}
         return TokenClassification(config(tiny_bert, data, type="token-classification", metric="f1", dataset=columns))
+
+
+class TestQuestionAnswering(TaskTestCase):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def task(cls, tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Task:
+        data = write_questions(tmp_path_factory.mktemp("questions"), SIZES, unanswerable=True)
+        settings = {"type": "question-answering", "metric": "f1", "max_length": 24}
+        columns = {"text": ["question", "context"], "label": "answers"}
+        return QuestionAnswering(config(tiny_bert, data, dataset=columns, **settings))
 
 
 class TestSentenceSimilarity(TaskTestCase):

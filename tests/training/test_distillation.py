@@ -11,9 +11,10 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from nasopt.methods.genetic.options import GeneticOptions
+from nasopt.tasks.base import Task
 from nasopt.tasks.batches import Batch, PairBatch
 from nasopt.training.distillation import distillation_loss
-from nasopt.training.losses import hidden_cosine, label_kl, prediction_kl, real_logits
+from nasopt.training.losses import hidden_cosine, label_kl, prediction_kl
 
 
 def test_hidden_cosine_averages_over_real_tokens_only() -> None:
@@ -41,11 +42,12 @@ def test_the_divergence_of_labels_is_that_of_each_label_s_probability() -> None:
 def test_logits_of_tokens_are_compared_at_real_tokens_only() -> None:
     student, teacher = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
     mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
-    rows = [real_logits(logits, mask) for logits in (student, teacher)]
+    batch = Batch({"attention_mask": mask}, torch.zeros(2), torch.arange(2))
+    rows = [Task.distributions(None, logits, batch) for logits in (student, teacher)]  # type: ignore[arg-type]
     expected = [prediction_kl(student[i, j][None], teacher[i, j][None], 2.0) for i, j in ((0, 0), (0, 1), (1, 0))]
     assert prediction_kl(*rows, 2.0).item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)
     of_texts = torch.randn(2, 4)
-    assert real_logits(of_texts, mask) is of_texts
+    assert Task.distributions(None, of_texts, batch) is of_texts  # type: ignore[arg-type]
 
 
 class _Task:
@@ -53,6 +55,7 @@ class _Task:
 
     probabilities = "softmax"
     embedding = None
+    distributions = Task.distributions
 
     def run(self, model: torch.nn.Module, batch: Batch, hidden_states: bool) -> list[object]:
         return [model(**batch.inputs, output_hidden_states=hidden_states)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification
+from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification
 
 from nasopt.tasks.batches import EncodedSplit, training_batches
 from nasopt.training.teacher import CachedTeacher, LiveTeacher, make_teacher
@@ -74,6 +74,19 @@ def test_logits_of_tokens_are_cached_for_every_real_token(
     steps: list[tuple[int, int]] = []
     make(tagger, split, tmp_path, of_tokens=True, on_step=lambda *step: steps.append(step))
     assert steps == []
+
+
+def test_the_logits_of_both_ends_are_outputs_of_each_token(
+    teacher: BertForSequenceClassification, split: EncodedSplit, tmp_path: Path
+) -> None:
+    config = BertConfig.from_dict({**teacher.config.to_dict(), "num_labels": 2})
+    finder, batch = BertForQuestionAnswering(config).eval(), split.batch(torch.arange(9))
+    mask = batch.attention_mask.bool()
+    logits, _ = make(finder, split, tmp_path, of_tokens=True, num_outputs=2)(batch)
+    with torch.inference_mode():
+        outputs = finder(**batch.inputs)
+    assert torch.allclose(logits[mask][:, 0], outputs.start_logits[mask], atol=0.03)
+    assert torch.allclose(logits[mask][:, 1], outputs.end_logits[mask], atol=0.03)
 
 
 def test_the_teacher_runs_once(teacher: BertForSequenceClassification, split: EncodedSplit, tmp_path: Path) -> None:

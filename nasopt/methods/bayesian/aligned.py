@@ -28,7 +28,6 @@ from nasopt.models.surgery import cut
 from nasopt.tasks.base import Task
 from nasopt.tasks.batches import Examples, sorted_batches
 from nasopt.training.loop import LossFunction, StepCallback, TrainingResult, train
-from nasopt.training.losses import real_logits
 
 Objective: TypeAlias = Literal["ce", "map", "elbo", "hinton"]
 Start: TypeAlias = Literal["uniform", "initial"]
@@ -233,8 +232,8 @@ def hinton_loss(task: Task, teacher: nn.Module, temperature: float, soft_weight:
             targets = task.run(teacher, batch)
         total = task.loss_of(outputs, batch)
         for output, target in zip(outputs, targets, strict=True):
-            mask = batch.sides[-1].attention_mask  # of the text whose tokens have logits, if tokens have them
-            mine, its = (real_logits(found.logits, mask) for found in (output, target))
+            side = batch.sides[-1]  # the text whose tokens have logits, if tokens have them
+            mine, its = (task.distributions(found.logits, side) for found in (output, target))
             total = total + soft_weight * soft_loss(mine, its, temperature)
         return total
 

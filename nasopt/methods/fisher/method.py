@@ -46,7 +46,7 @@ class FisherMethod(Method):
             "without training or distilled"
         ),
         options=FisherOptions,
-        task_types=("text-classification", "token-classification", "sentence-similarity"),
+        task_types=("text-classification", "token-classification", "question-answering", "sentence-similarity"),
         sources=(Cut, Stored),
     )
     options: FisherOptions

@@ -54,7 +54,7 @@ class GeneticMethod(Method):
         name="genetic",
         searches="layers, heads and FFN neurons kept, precision, fine-tuning or distillation; weights are inherited",
         options=GeneticOptions,
-        task_types=("text-classification", "token-classification", "sentence-similarity"),
+        task_types=("text-classification", "token-classification", "question-answering", "sentence-similarity"),
         sources=(Inherited, Cut, Elastic),
         function_options=("pruning", "quantization"),
     )

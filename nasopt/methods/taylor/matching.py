@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nasopt.tasks.base import EmbeddingTask, Task
 from nasopt.tasks.batches import Batch
-from nasopt.training.losses import DIVERGENCES, layer_matched_mse, real_logits, vector_distance
+from nasopt.training.losses import DIVERGENCES, layer_matched_mse, vector_distance
 from nasopt.training.teacher import Teacher
 
 
@@ -109,7 +109,7 @@ class LogitMatching:
         if weights.ranking:
             total = total + weights.ranking * self._task.loss_of(outputs, batch)
         if weights.output:
-            mine, its = (real_logits(found, batch.attention_mask) for found in (output.logits, logits))
+            mine, its = (self._task.distributions(found, batch) for found in (output.logits, logits))
             if self._task.probabilities is not None:
                 difference = DIVERGENCES[self._task.probabilities](mine, its, 1.0)
             else:

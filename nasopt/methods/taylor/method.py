@@ -52,7 +52,7 @@ class TaylorMethod(Method):
             "are distilled from the base model"
         ),
         options=TaylorOptions,
-        task_types=("text-classification", "token-classification", "sentence-similarity"),
+        task_types=("text-classification", "token-classification", "question-answering", "sentence-similarity"),
         path_options=("vocabulary_texts",),
     )
     options: TaylorOptions

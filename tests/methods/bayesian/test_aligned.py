@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -27,6 +28,7 @@ from nasopt.methods.bayesian.trajectory import Schedule, Trajectory, posterior_p
 from nasopt.methods.bayesian.variational import LARGEST_INITIAL_VARIANCE
 from nasopt.models.layers import partition
 from nasopt.models.posterior import diagonal
+from nasopt.tasks.base import Task
 from nasopt.tasks.translation import Translation
 
 
@@ -117,6 +119,7 @@ def test_hinton_adds_soft_targets_of_real_tokens_only():
         run=lambda model, batch: outputs(model),
         loss_of=lambda outputs, batch: torch.tensor(3.0),
         probabilities=None,
+        distributions=partial(Task.distributions, None),
     )
     batch = SimpleNamespace(sides=[None, SimpleNamespace(attention_mask=torch.tensor([[1, 0]]))])
     loss = hinton_loss(task, 2.0, temperature=2.0, soft_weight=0.5)(4.0, batch)
@@ -130,6 +133,7 @@ def test_hinton_of_several_labels_takes_each_label_s_probability():
         run=lambda model, batch: [SimpleNamespace(logits=model)],
         loss_of=lambda outputs, batch: torch.tensor(3.0),
         probabilities="sigmoid",
+        distributions=partial(Task.distributions, None),
     )
     teacher, student = torch.tensor([[2.0, -4.0]]), torch.tensor([[1.0, 0.5]])
     batch = SimpleNamespace(sides=[SimpleNamespace(attention_mask=torch.tensor([[1, 1]]))])

@@ -15,6 +15,7 @@ from nasopt.methods.taylor.matching import (
     MatchingWeights,
     VectorMatching,
 )
+from nasopt.tasks import base
 from nasopt.training.losses import vector_distance
 
 
@@ -62,6 +63,7 @@ def test_the_loss_of_classifiers() -> None:
     class Task:
         is_classification = True
         probabilities = "softmax"
+        distributions = base.Task.distributions
 
         def run(self, model: object, batch: object, hidden_states: bool) -> list[object]:
             assert not hidden_states
