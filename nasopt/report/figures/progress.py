@@ -109,6 +109,9 @@ def hypervolume(study: optuna.Study, over: Literal["trials", "time"] = "trials")
 
     Raises:
         FigureError: the base model or any other trial is not complete, or `over` is neither.
+
+    Example:
+        >>> figures.hypervolume(study, over="time").write_html("hypervolume.html")
     """
     if over not in ("trials", "time"):
         raise FigureError(f"the hypervolume is drawn over `trials` or over `time`, not over {over!r}")

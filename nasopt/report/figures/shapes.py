@@ -114,6 +114,9 @@ def architecture(study: optuna.Study, folder: Path | None = None) -> go.Figure:
 
     Raises:
         FigureError: there is no front, or nothing is stored of its members' shapes.
+
+    Example:
+        >>> figures.architecture(study).write_html("architecture.html")
     """
     base = queries.base_of(study)
     front = sorted(queries.pareto_front(study), key=lambda trial: trial.values[0], reverse=True)
