@@ -44,6 +44,7 @@ myst_heading_anchors = 4
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 default_role = "code"
+highlight_language = "none"
 napoleon_numpy_docstring = False
 
 html_theme = "furo"

@@ -43,6 +43,8 @@ NOT_RUN = {
 """Commands that the pages show and this test does not run, with the reason."""
 
 START = ROOT / "docs" / "start.md"
+RUN_IN_ORDER = [START, *(page for page in PAGES if page != START)]
+"""The study that the first page creates is used by others."""
 SHOWS_PARTS_OF_FILES = ROOT / "docs" / "extending.md"
 """Its Python code is cut out of files, which tests/docs/test_extending.py compares and tests/examples/ runs."""
 
@@ -121,7 +123,7 @@ def to_be_run(page: Path) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.usefixtures("stage")
 @pytest.mark.parametrize(
-    "page", mostly_slow([page for page in PAGES if any(to_be_run(page))], (START,)), ids=lambda page: page.name
+    "page", mostly_slow([page for page in RUN_IN_ORDER if any(to_be_run(page))], (START,)), ids=lambda page: page.name
 )
 def test_what_a_page_shows_runs(page: Path) -> None:
     for language, text in to_be_run(page):
