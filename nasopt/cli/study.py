@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -154,10 +153,6 @@ def optimize(
         accept_device_change=accept_device_change,
         cluster=address if engine is Engine.ray else None,
     )
-    if find_spec("optuna_dashboard") is not None:
-        from nasopt.report.study_page import renew_page
-
-        renew_page(opened.study, opened.folder)
     if over is not None:
         _say(f"the search is over: {over}")
 
