@@ -89,6 +89,7 @@ def pages_of(application: Callable[[dict[str, Any], Callable[..., Any]], Iterabl
         path, _, query = path.partition("?")
         environ = {
             **{"REQUEST_METHOD": "GET", "PATH_INFO": path, "QUERY_STRING": query, "SERVER_NAME": "localhost"},
+            "HTTP_HOST": "localhost",  # others are refused
             **{"SERVER_PORT": "80", "wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr, "wsgi.url_scheme": "http"},
         }
         statuses: list[str] = []
