@@ -130,7 +130,8 @@ def architecture(study: optuna.Study, folder: Path | None = None, *, most: int |
         members = [members[round(place)] for place in np.linspace(0, count - 1, most)]
     trials = ([] if base is None else [base]) + members
     shapes = shapes_of(study, trials, folder)
-    labels = {trial.number: _row_label(trial, axes_of(study), base) for trial in trials}
+    axes = axes_of(study)  # reads the study's attributes, notes included
+    labels = {trial.number: _row_label(trial, axes, base) for trial in trials}
     cells = {number: shape.cells for number, shape in shapes.items() if shape.cells}
     if cells:
         return _of_how_many(_cell_map(cells, labels), members, count)
