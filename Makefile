@@ -13,7 +13,7 @@ PYTEST_ARGS ?=
 QUICKSTART := NASOPT_STORAGE=sqlite:///quickstart/nasopt.db $(BIN)/nasopt study
 QUICKSTART_BEST ?= memory_mb<17
 
-.PHONY: quickstart test test-unit test-slow lint clean .venv
+.PHONY: quickstart test test-unit test-slow lint docs clean .venv
 
 .venv: $(VENV)/.installed-dev
 
@@ -56,6 +56,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The site; every warning is an error, so is a link or an anchor that leads nowhere.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx -c docs -b html -d build/doctrees --fail-on-warning --keep-going --quiet . build/site
+	@echo "build/site/index.html"
 
 clean:
 	rm -rf $(VENV) quickstart build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -29,8 +29,9 @@ from nasopt.architecture.base import EncoderShape
 from nasopt.architecture.encoder import Architecture, KeptUnits
 from nasopt.records.latency import latencies_from_json
 from nasopt.records.notes import TrialView, note_text
+from nasopt.records.study import StudyRecord
 from nasopt.records.trial import TrialRecord
-from nasopt.report import dashboard
+from nasopt.report import dashboard, study_page
 from nasopt.storage.rdb import open_storage, parse_url
 
 SHAPE = EncoderShape(LAYERS, HEADS, FFN, 384)
@@ -49,9 +50,12 @@ def fill(url: str, size: int) -> None:
     study.set_metric_names(["quality", "latency_ms", "memory_mb"])
     trials = history(size)
     for trial in trials:
-        record = TrialRecord(latencies=latencies_from_json({"latency_ms": LATENCY}), parent=0, checkpoint="0" * 64)
+        base = {"is_base": True} if trial is trials[0] else {"parent": 0}
+        record = TrialRecord(latencies=latencies_from_json({"latency_ms": LATENCY}), checkpoint="0" * 64, **base)
         trial.user_attrs |= record.to_attributes()
     study.add_trials(trials)
+    # With it the study is nasopt's, and its page has figures of its own.
+    StudyRecord(configuration={"name": "study", "method": "genetic", "task": {"metric": "accuracy"}}).write_to(study)
     notes = []
     for trial in study.get_trials(deepcopy=False):
         prefix = f"dashboard:{trial._trial_id}:note"
@@ -85,6 +89,7 @@ def pages_of(application: Callable[[dict[str, Any], Callable[..., Any]], Iterabl
         path, _, query = path.partition("?")
         environ = {
             **{"REQUEST_METHOD": "GET", "PATH_INFO": path, "QUERY_STRING": query, "SERVER_NAME": "localhost"},
+            "HTTP_HOST": "localhost",  # others are refused
             **{"SERVER_PORT": "80", "wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr, "wsgi.url_scheme": "http"},
         }
         statuses: list[str] = []
@@ -104,6 +109,17 @@ def measure(label: str, size: int, page: Page) -> None:
     asked = {"first": root, "again": root, "news": f"{root}?after={size}"}
     times = "  ".join(f"{name} {page(path):6.2f} s" for name, path in asked.items())
     print(f"{size:6} trials  {label:28} {times}", flush=True)
+
+
+def measure_page(url: str, size: int) -> None:
+    """Seconds to draw and store the study's own figures and note, and the size of each."""
+    study = optuna.load_study(study_name="study", storage=open_storage(parse_url(url)))
+    study.get_trials(deepcopy=False)
+    start = time.perf_counter()
+    study_page.renew_page(study)
+    seconds = time.perf_counter() - start
+    figures = {name: len(draw(study, None).to_json()) for name, draw in study_page.FIGURES.items()}
+    print(f"{size:6} trials  figures and note {seconds:6.2f} s, characters: {figures}", flush=True)
 
 
 def measure_browser(url: str, size: int) -> None:
@@ -135,6 +151,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             url = f"sqlite:///{folder}/study.db"
             fill(url, size)
+            measure_page(url, size)
             # The order matters: what ours replaces in optuna-dashboard stays replaced.
             measure("optuna-dashboard", size, pages_of(optuna_dashboard.wsgi(open_storage(parse_url(url)))))
             with dashboard.make_dashboard(parse_url(url), 0) as server:

@@ -120,7 +120,7 @@ def study_file() -> list[str]:
     lines: list[str] = []
     for model, places in paths.items():
         title = ", ".join(f"`[{path}]`" for path in places) if places != [""] else "Top level"
-        lines += [f"## {title}", "", str(model.__doc__).strip(), "", *table(model), ""]
+        lines += [f"## {title}", "", str(model.__doc__).strip().partition("\n\n")[0], "", *table(model), ""]
         if model in notes:
             lines += [" ".join(notes[model]), ""]
     return lines

@@ -106,9 +106,10 @@ def pages(study_id: int, trial: int, metrics: Sequence[str]) -> dict[str, tuple[
     """Path of each page, and what it shows when it is complete."""
     root = f"/dashboard/studies/{study_id}"
     return {
-        "history": (root, ["Pareto Front", "History", *metrics[:2]]),
+        "history": (root, ["Pareto Front", "History", *metrics[:2], "Hypervolume over trials"]),
         "analytics": (f"{root}/analytics", ["Slice", "Param "]),
         "trial": (f"{root}/trials?numbers={trial}", ["Part by part", "Artifacts"]),
+        "note": (f"{root}/note", ["on the front", "what stays"]),
     }
 
 

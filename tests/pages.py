@@ -1,4 +1,4 @@
-"""README.md and the pages of docs/, and what they show: blocks of code, command lines."""
+"""README.md, CONTRIBUTING.md and the pages of docs/, and what they show: blocks of code, command lines."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCES = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCES = re.compile(r"^```(\S*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHELL = ("", "bash", "sh", "console")
 PROGRAMS = ("nasopt", "make", "pip")
 

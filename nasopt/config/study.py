@@ -112,7 +112,18 @@ class LatencyConfig(Section):
 
 
 class StudyConfig(Section):
-    """The contents of a study file."""
+    """The contents of a study file.
+
+    docs/study-file.md names every key. A configuration cannot be changed.
+
+    Example:
+        >>> import nasopt
+        >>> config = nasopt.StudyConfig.from_toml("studies/quickstart.toml")
+        >>> config.metric_names
+        ['quality', 'latency_ms', 'memory_mb']
+        >>> print(config.to_toml())
+        name = ...
+    """
 
     # NOTE: infinities in a method's options must survive the database; by default they are stored as null.
     model_config = ConfigDict(ser_json_inf_nan="constants")
@@ -138,7 +149,7 @@ class StudyConfig(Section):
 
     @property
     def metric_names(self) -> list[str]:
-        """Names of a trial's values, in their order: quality is maximised, all others are minimised."""
+        """Names of a trial's values, in their order; quality is maximised, all others are minimised."""
         return ["quality", *[latency.objective_name for latency in self.latency], "memory_mb"]
 
     @field_validator("name")

@@ -46,6 +46,15 @@ def load(path: str | Path, device: torch.device | str | None = None) -> tuple[Pr
     Raises:
         ExportError: there is no such folder, it holds no model, or its weights are not those of its configuration.
         UnsupportedModelError: the model is not of a type that nasopt knows, or the tokenizer is not the model's.
+
+    Example:
+        >>> import nasopt
+        >>> import torch
+        >>> model, tokenizer = nasopt.load("small-model")
+        >>> with torch.no_grad():
+        ...     logits = model(**tokenizer(["what a film", "what a bore"], padding=True, return_tensors="pt")).logits
+        >>> logits.shape
+        torch.Size([2, 2])
     """
     folder = Path(path)
     if not folder.is_dir():

@@ -35,6 +35,9 @@ LADDER = "ladder"
 GUIDANCE = "guidance"
 """Expected losses and times of the numbers of units of every block; a method's own attribute."""
 
+PAGE = "nasopt:page"
+"""What a study's page in optuna-dashboard was last drawn from: `ended` trials; and the version of our `note` there."""
+
 CONFIRMED = "confirmed:"
 """Prefix of a trial's number: the trial's latencies as measured, where its values were looked up."""
 

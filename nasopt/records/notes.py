@@ -62,13 +62,13 @@ def note_text(view: TrialView) -> str:
         shown = {
             name: value if isinstance(value, str) else f"{value:.4f}" for name, value in record.quality_details.items()
         }
-        parts.append(_table(list(shown), [list(shown.values())]))
+        parts.append(table(list(shown), [list(shown.values())]))
     if record.device_change is not None:
         parts.append(f"**The device has changed:** {record.device_change}")
     if record.memory is not None:
         weights, peak = f"{record.memory.weights_mb:.2f} MB of weights", f"{record.memory.peak_mb:.2f} MB"
         parts.append(f"Memory: {weights}, {peak} at most in one pass (on {record.memory.device}).")
-    parts += ["**Part by part**", _table(*view.architecture.table(view.shape))]
+    parts += ["**Part by part**", table(*view.architecture.table(view.shape))]
     parts += ["**Latency**", _latency_table(view.latencies)]
     return "\n\n".join(parts)
 
@@ -122,7 +122,7 @@ def _origin(view: TrialView) -> str:
 def _values_table(view: TrialView) -> str:
     rows = [_value_row(view, name, value) for name, value in view.values.items()]
     heading = ["objective", "value", "base model", "ratio to base (95 % interval)"]
-    return _table(heading, rows)
+    return table(heading, rows)
 
 
 def _value_row(view: TrialView, name: str, value: float) -> list[str]:
@@ -158,10 +158,12 @@ def _latency_table(latencies: Latencies) -> str:
         "repetitions": lambda item: str(item.repetitions) if isinstance(item, MeasuredLatency) else "-",
     }
     items = latencies.values()
-    return _table(["", *latencies], [[label, *map(show, items)] for label, show in rows.items()])
+    return table(["", *latencies], [[label, *map(show, items)] for label, show in rows.items()])
 
 
-def _table(heading: list[str], rows: list[list[str]]) -> str:
+def table(heading: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown that optuna-dashboard shows well."""
+
     # An em space ends each cell: the dashboard's tables leave nothing between columns.
     def line(cells: list[str]) -> str:
         return f"| {' | '.join(cell + EM_SPACE for cell in cells)} |"

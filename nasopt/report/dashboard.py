@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import threading
 from collections.abc import Callable, Hashable, Iterable
@@ -10,14 +11,18 @@ from io import BytesIO
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from optuna import load_study
+from optuna.exceptions import StorageInternalError
 from optuna.storages import get_storage
+from sqlalchemy.exc import SQLAlchemyError
 
-from nasopt.errors import MissingExtraError, PortInUseError
+from nasopt.errors import ArtifactFolderError, MissingExtraError, PortInUseError
 from nasopt.host.object_store import remove_tree
 from nasopt.records.study import StudyRecord
+from nasopt.report.study_page import renew_page
 from nasopt.storage.attachments import AttachmentStore
 from nasopt.storage.internals import make_dashboard_linear
 from nasopt.storage.notes import read_note
@@ -26,6 +31,7 @@ from nasopt.storage.rdb import artifact_folder, open_storage
 from nasopt.study.deletion import files_of
 
 if TYPE_CHECKING:
+    from optuna import Study
     from optuna.storages import BaseStorage
     from sqlalchemy.engine import URL
 
@@ -37,6 +43,8 @@ STUDY_PATH = re.compile(r"/api/studies/(\d+)/?")
 
 StartResponse = Callable[..., Any]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
+
+logger = logging.getLogger("nasopt")
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -73,10 +81,9 @@ def make_dashboard(url: URL, port: int, artifacts: Path | None = None) -> WSGISe
 
     def make() -> Application:
         # With Optuna's cache of finished trials: the dashboard alone reads all from the database for every page.
-        application: Application = optuna_dashboard.wsgi(
-            get_storage(database), artifact_store=AttachmentStore(folders.all)
-        )
-        return application
+        storage = get_storage(database)
+        application: Application = optuna_dashboard.wsgi(storage, artifact_store=AttachmentStore(folders.all))
+        return _with_own_figures(application, storage, folders)
 
     try:
         guarded = _for_this_machine(_with_deletion(_Renewed(database, make), folders))
@@ -100,6 +107,14 @@ class _Folders:
         database = Database.of(self._storage)
         recorded = [StudyRecord.of(study).artifacts for study in self._storage.get_all_studies()]
         return list(dict.fromkeys([self._default, *(database.folder(folder) for folder in recorded if folder)]))
+
+    def of(self, study: Study) -> Path | None:
+        """A study's artifact folder; None for one that has none, or whose folder is another's."""
+        try:
+            place = place_of(study, self._override)
+        except ArtifactFolderError:
+            return None
+        return None if place is None else place.folder
 
     def going_with(self, study_id: int) -> tuple[Path | None, bool]:
         """The folder that goes with a study when it is deleted, if any; and whether files that it names stay."""
@@ -169,6 +184,31 @@ def _for_this_machine(application: Application) -> Application:
             return application(environ, start_response)
         start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
         return [f"This dashboard answers on http://{HOST} and http://localhost only.\n".encode()]
+
+    return run
+
+
+def _with_own_figures(application: Application, storage: BaseStorage, folders: _Folders) -> Application:
+    """Renews what nasopt adds to a study's page when the page is opened; not while it is open and asks for news."""
+    lock = threading.Lock()  # nobody reads a figure of which a half is stored
+
+    def run(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        match = STUDY_PATH.fullmatch(environ.get("PATH_INFO", ""))
+        if environ.get("REQUEST_METHOD") != "GET" or match is None:
+            return application(environ, start_response)
+        with lock:
+            if parse_qs(environ.get("QUERY_STRING", "")).get("after", ["0"]) == ["0"]:
+                _renew(int(match[1]))
+            return application(environ, start_response)
+
+    def _renew(study_id: int) -> None:
+        try:
+            study = load_study(study_name=storage.get_study_name_from_id(study_id), storage=storage)
+            renew_page(study, folders.of(study))
+        except KeyError:
+            pass  # there is no such study: the application says so
+        except (StorageInternalError, SQLAlchemyError) as error:
+            logger.warning("the study's own figures are as they were: %s", error)  # a database that may only be read
 
     return run
 

@@ -84,6 +84,18 @@ class AdaBERTSampler(ProposingSampler, RandomSampler):
             T above; 1 samples the learnt distribution, a small T the most probable architectures.
         seed:
             Seed of the study, below 2^32. :obj:`None` takes fresh entropy for every trial.
+
+    Example:
+        >>> import optuna
+        >>> from nasopt.samplers import AdaBERTSampler
+        >>> operations = ["conv1", "conv3", "conv5", "dilconv3", "maxpool", "avgpool", "skip"]
+        >>> def objective(trial):
+        ...     cells = [trial.suggest_categorical(f"cell_{cell}", operations) for cell in range(2)]
+        ...     return cells.count("conv3"), 2.0 - cells.count("skip")
+        >>> study = optuna.create_study(directions=["maximize", "minimize"], sampler=AdaBERTSampler(seed=0))
+        >>> study.optimize(objective, n_trials=10)
+        >>> len({tuple(trial.params.values()) for trial in study.trials})  # no architecture twice
+        10
     """
 
     def __init__(self, *, temperature: float = 1.0, seed: int | None = None) -> None:

@@ -114,7 +114,7 @@ def _flipped(genotype: Genotype, names: Sequence[str]) -> Genotype | None:
 
 
 class AlphaNASSampler(EvolutionSampler):
-    """Evolution of layer masks (METHODS.md, section 2), on Optuna's NSGA-II.
+    """Evolution of layer masks (docs/alphanas.md), on Optuna's NSGA-II.
 
     Parameters are `layer_0 .. layer_{L-1}` in {0, 1}; the empty mask is never proposed, a mask evaluated before never
     again. The first trial of an empty study is the full mask, the next ones are random masks of every depth, and every
@@ -136,6 +136,20 @@ class AlphaNASSampler(EvolutionSampler):
             lambda, per parameter, for `selection="score"`.
         seed:
             Seed of the study. What a trial draws depends on it and on the trial's number only.
+
+    Example:
+        >>> import optuna
+        >>> from nasopt.samplers import AlphaNASSampler
+        >>> def objective(trial):
+        ...     kept = sum(trial.suggest_int(f"layer_{layer}", 0, 1) for layer in range(4))
+        ...     trial.set_constraint("at most three layers", kept - 3)
+        ...     return kept / 4, 1.0 + kept
+        >>> study = optuna.create_study(
+        ...     directions=["maximize", "minimize"], sampler=AlphaNASSampler(population_size=4, seed=0)
+        ... )
+        >>> study.optimize(objective, n_trials=15)
+        >>> len({tuple(trial.params.values()) for trial in study.trials})  # no mask twice
+        15
     """
 
     def __init__(

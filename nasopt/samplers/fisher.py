@@ -26,7 +26,7 @@ _REVISIONS = 8
 
 
 class FisherSampler(NamedSampler):
-    """Proposes given trials first, one after the other, each once; see the module.
+    """Proposes given trials first, one after the other, each once (docs/fisher.md).
 
     Then, for every untrained member of the front but the base model, its parameters with those of `healing` in their
     places. The weights of every healed member, and of the base model, come once more in each other precision, which
@@ -42,6 +42,22 @@ class FisherSampler(NamedSampler):
             (:data:`nasopt.records.names.LADDER`), that one stands for the others.
         healing: the parameters in which a healed trial differs from the untrained one.
         precisions: those in which models are stored once more; not the base model's.
+
+    Example:
+        >>> import optuna
+        >>> from nasopt.samplers import FisherSampler
+        >>> def objective(trial):
+        ...     share = trial.suggest_float("share", 0.1, 1.0, log=True)
+        ...     training = trial.suggest_categorical("training", ["none", "distill"])
+        ...     return share if training == "none" else share**0.5, 10.0 * share
+        >>> ladder = [{"share": share, "training": "none"} for share in (1.0, 0.5, 0.25)]
+        >>> sampler = FisherSampler(lambda seed: optuna.samplers.RandomSampler(seed=seed), 0, ladder)
+        >>> study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+        >>> study.optimize(objective, n_trials=5)
+        >>> [(trial.params["share"], trial.params["training"]) for trial in study.trials[:3]]
+        [(1.0, 'none'), (0.5, 'none'), (0.25, 'none')]
+        >>> {trial.params["training"] for trial in study.trials[3:]}  # the rungs of the front, healed
+        {'distill'}
     """
 
     def __init__(

@@ -156,7 +156,7 @@ def _cases(probability: float) -> list[bool]:
 
 
 class GeneticSampler(EvolutionSampler):
-    """Hardware-aware evolution of compressed models (METHODS.md, section 1), on Optuna's NSGA-II.
+    """Hardware-aware evolution of compressed models (docs/genetic.md), on Optuna's NSGA-II.
 
     The first trial of an empty study is the full genotype. If the study has a ladder
     (:data:`nasopt.records.names.LADDER`), its genotypes come next, untrained children of the base model; then of each
@@ -193,6 +193,22 @@ class GeneticSampler(EvolutionSampler):
             `(a, b, c)` of F.
         seed:
             Seed of the study. What a trial draws depends on it and on the trial's number only.
+
+    Example:
+        >>> import optuna
+        >>> from nasopt.samplers import GeneticSampler, parent_of
+        >>> def objective(trial):
+        ...     kept = sum(trial.suggest_int(f"layer_{layer}", 0, 1) for layer in range(6))
+        ...     trial.suggest_categorical("training", ["none", "finetune", "distill"])
+        ...     return kept / 6, 1.0 + kept, 10.0 + kept
+        >>> study = optuna.create_study(
+        ...     directions=["maximize", "minimize", "minimize"], sampler=GeneticSampler(population_size=4, seed=0)
+        ... )
+        >>> study.optimize(objective, n_trials=8)
+        >>> study.trials[0].values  # everything kept
+        [1.0, 7.0, 16.0]
+        >>> parent_of(study.trials[1])
+        0
     """
 
     def __init__(

@@ -100,6 +100,15 @@ def set_study_system_attrs(trial: optuna.Trial, attrs: Mapping[str, Any]) -> Non
         trial.storage.set_study_system_attr(trial.study._study_id, name, value)
 
 
+def study_system_attrs(study: optuna.Study) -> dict[str, Any]:
+    """The system attributes of a study, where optuna-dashboard keeps notes and figures; do not change them.
+
+    `Study._study_id`: the public `Study.system_attrs` is deprecated.
+    """
+    attrs: dict[str, Any] = storage_of(study).get_study_system_attrs(study._study_id)
+    return attrs
+
+
 def make_dashboard_linear(read_note: ReadNote) -> None:
     """Makes optuna-dashboard find a trial's note and artifacts without looking through those of all other trials.
 

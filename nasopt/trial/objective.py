@@ -84,9 +84,15 @@ class Objective:
             `artifacts`, a copy of the one that it shares.
 
     Example:
+        >>> import nasopt
+        >>> import optuna
+        >>> config = nasopt.StudyConfig.from_toml("studies/quickstart.toml")
         >>> objective = nasopt.Objective(config)
         >>> study = optuna.create_study(directions=objective.directions, sampler=objective.sampler(seed=0))
         >>> study.optimize(objective, n_trials=40)
+        >>> base = study.trials[0]
+        >>> dict(zip(objective.metric_names, base.values))
+        {'quality': ..., 'latency_ms': ..., 'memory_mb': ...}
     """
 
     def __init__(
@@ -113,6 +119,7 @@ class Objective:
 
     @property
     def directions(self) -> list[StudyDirection]:
+        """Directions of the values, in their order; quality is maximised, all others are minimised."""
         return [StudyDirection.MAXIMIZE] + [StudyDirection.MINIMIZE] * (len(self.metric_names) - 1)
 
     @property

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import socket
+import sqlite3
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from wsgiref.simple_server import WSGIServer
 
 import optuna
 import pytest
@@ -20,7 +24,9 @@ from screenshot_dashboard import console_errors, find_browser, open_browser, pag
 from study_text import study_text
 
 from nasopt.records import names as attributes
+from nasopt.report.dashboard import make_dashboard
 from nasopt.storage.notes import read_note
+from nasopt.storage.rdb import parse_url
 
 pytestmark = pytest.mark.integration
 METRICS = ["quality", "latency_ms", "memory_mb"]
@@ -77,12 +83,52 @@ def test_a_reader_sees_the_pareto_front_and_a_note(study: optuna.Study, address:
                 axes[1].send_keys("\n")
                 wait_for_text(browser, *METRICS)
                 assert browser.find_elements("css selector", "#plot-pareto-front .point, .js-plotly-plot .point")
-        shown = browser.execute_script("return document.body.textContent")
+                assert browser.find_elements("css selector", "[id='user-defined-plot:nasopt-hypervolume'] .point")
+            elif texts[0] == "Part by part":
+                shown = browser.execute_script("return document.body.textContent")
+        assert browser.execute_script("return document.body.textContent")
         assert f"Child of trial {trial.user_attrs['parent']}" in shown
         assert f"{trial.user_attrs['parameters']:,} parameters" in shown
         assert f"torch{trial.user_attrs['latency']['latency_ms']['torch_version']}" in shown.replace("\N{EM SPACE}", "")
         assert "latency.json" in shown
         assert console_errors(browser) == []
+
+
+def detail(server: WSGIServer, query: str = "") -> dict[str, Any]:
+    """What the page of the first study gets from a server that is not listening."""
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/studies/1", "QUERY_STRING": query, "HTTP_HOST": "localhost"}
+    environ |= {"SERVER_NAME": "localhost", "SERVER_PORT": "80", "wsgi.url_scheme": "http"}
+    streams = {"wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr}
+    application: Any = server.get_app()
+    return json.loads(b"".join(application({**environ, **streams}, lambda *_: None)))
+
+
+def test_figures_are_renewed_when_a_page_is_opened(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/nasopt.db"
+    study = invent_study(url, "first")
+    with make_dashboard(parse_url(url), 0) as server:
+        first = detail(server)
+        (figure,) = first["plotly_graph_objects"]  # nothing is stored of what the models look like
+        assert figure["id"] == "nasopt-hypervolume"
+        assert "2 complete trials" in first["note"]["body"]
+        study.add_trial(optuna.trial.create_trial(values=[0.85, 0.5, 0.5]))
+        assert detail(server, "after=2")["plotly_graph_objects"] == [figure]
+        assert detail(server)["plotly_graph_objects"] != [figure]
+        assert "3 complete trials" in detail(server)["note"]["body"]
+
+
+def test_a_database_that_refuses_figures_is_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    url = f"sqlite:///{tmp_path}/nasopt.db"
+    invent_study(url, "first")
+    with closing(sqlite3.connect(tmp_path / "nasopt.db")) as connection:
+        connection.execute("DROP TABLE study_system_attributes")
+        connection.execute(
+            "CREATE VIEW study_system_attributes AS SELECT 1 AS study_system_attribute_id, "
+            "1 AS study_id, 'key' AS key, '1' AS value_json"
+        )
+    with make_dashboard(parse_url(url), 0) as server:
+        assert detail(server)["plotly_graph_objects"] == []
+    assert "own figures are as they were" in caplog.text
 
 
 def test_every_trial_has_a_note_that_optuna_dashboard_reads(study: optuna.Study) -> None:

@@ -1,14 +1,13 @@
 """Figures of a study: functions that take an Optuna study and return a plotly figure.
 
-They read what a study stores and write nothing. No torch here: notebooks and the command line draw without it.
+They read what a study stores and write nothing. No torch here: notebooks and the command line draw without it. The
+examples below go on from this one:
 
-```python
-import optuna
-from nasopt.report import figures
+    >>> import optuna
+    >>> from nasopt.report import figures
+    >>> study = optuna.load_study(study_name="quickstart", storage="sqlite:///nasopt.db")
 
-study = optuna.load_study(study_name="quickstart", storage="sqlite:///nasopt.db")
-figures.front(study).show()
-```
+In a notebook a figure is shown by its name; elsewhere `figure.show()` opens a browser.
 """
 
 from nasopt.report.figures.curves import curves

@@ -44,6 +44,9 @@ def front(study: optuna.Study, x: str | None = None, y: str | None = None) -> go
 
     Raises:
         FigureError: no trial is complete, or there is no such objective.
+
+    Example:
+        >>> figures.front(study, x="latency_ms", y="quality").write_html("front.html")
     """
     axes, groups = axes_of(study), _groups(study)
     if (x is None) != (y is None):
@@ -61,6 +64,9 @@ def front_3d(study: optuna.Study) -> go.Figure:
 
     Raises:
         FigureError: no trial is complete, or the study has fewer than three objectives.
+
+    Example:
+        >>> figures.front_3d(study).write_html("front-3d.html")
     """
     axes, groups = axes_of(study), _groups(study)
     if len(axes) < 3:

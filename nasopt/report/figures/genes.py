@@ -29,6 +29,9 @@ def genes(study: optuna.Study, columns: int = COLUMNS) -> go.Figure:
 
     Raises:
         FigureError: no parameter has two values.
+
+    Example:
+        >>> figures.genes(study, columns=3).write_html("genes.html")
     """
     groups = [_thinned(group) for group in groups_of(study) if group.name != CONTROLS]
     names = _varying([trial for group in groups for trial in group.trials])

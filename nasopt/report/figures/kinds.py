@@ -39,6 +39,9 @@ def draw(study: optuna.Study, kind: str, folder: Path | None = None) -> go.Figur
 
     Raises:
         FigureError: there is no such kind, or the study stores nothing that it shows.
+
+    Example:
+        >>> figures.draw(study, "front-3d").write_html("front-3d.html")
     """
     if kind not in KINDS:
         raise FigureError(f"there is no figure {kind!r}; there are {choices(list(KINDS))}")

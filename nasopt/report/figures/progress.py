@@ -20,6 +20,9 @@ from nasopt.records import queries
 from nasopt.report.figures.groups import PROVISIONAL, axes_of
 from nasopt.report.figures.style import COLOURS, styled
 
+MARKED = 100
+"""Lines of at most so many points have a mark at each trial."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -109,6 +112,9 @@ def hypervolume(study: optuna.Study, over: Literal["trials", "time"] = "trials")
 
     Raises:
         FigureError: the base model or any other trial is not complete, or `over` is neither.
+
+    Example:
+        >>> figures.hypervolume(study, over="time").write_html("hypervolume.html")
     """
     if over not in ("trials", "time"):
         raise FigureError(f"the hypervolume is drawn over `trials` or over `time`, not over {over!r}")
@@ -122,16 +128,17 @@ def hypervolume(study: optuna.Study, over: Literal["trials", "time"] = "trials")
     longest = max(line.seconds[-1] for line, _, _ in lines.values())
     unit, label = _unit(longest)
     for name, (line, colour, dash) in lines.items():
-        xs = line.counts if over == "trials" else [s / unit for s in line.seconds]
+        places = _corners(line.volumes)
+        xs = [line.counts[place] if over == "trials" else line.seconds[place] / unit for place in places]
         figure.add_scatter(
             x=xs,
-            y=line.volumes,
-            mode="lines+markers" if len(xs) <= 100 else "lines",
+            y=[line.volumes[place] for place in places],
+            mode="lines+markers" if len(xs) <= MARKED else "lines",
             marker={"size": 5},
             line={"shape": "hv", "color": colour, "dash": dash, "width": 2},
             name=name,
             showlegend=len(lines) > 1,
-            customdata=line.numbers,
+            customdata=[line.numbers[place] for place in places],
             hovertemplate="after trial %{customdata}: %{y:.6g}<extra></extra>",
         )
     units = " x ".join(axis.label.partition(", ")[2] or axis.label for axis in axes_of(study))
@@ -140,6 +147,14 @@ def hypervolume(study: optuna.Study, over: Literal["trials", "time"] = "trials")
         title_text="complete trials" if over == "trials" else f"running time, {label}", rangemode="tozero"
     )
     return figure.update_yaxes(title_text=f"hypervolume, {units}", rangemode="tozero")
+
+
+def _corners(volumes: Sequence[float]) -> list[int]:
+    """The places of the points that a line of steps needs: all of a short one, steps and ends of a long one."""
+    last = len(volumes) - 1
+    if last < MARKED:
+        return list(range(last + 1))
+    return [place for place in range(last + 1) if place in (0, last) or volumes[place] != volumes[place - 1]]
 
 
 def _unit(seconds: float) -> tuple[float, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import plotly.graph_objects as go
 from optuna.trial import FrozenTrial
@@ -103,7 +104,7 @@ def _numbered(params: Mapping[str, Any], part: str) -> list[Any]:
     return values
 
 
-def architecture(study: optuna.Study, folder: Path | None = None) -> go.Figure:
+def architecture(study: optuna.Study, folder: Path | None = None, *, most: int | None = None) -> go.Figure:
     """What each member of the front keeps, best quality first: two heat maps of layers, for heads and FFN neurons.
 
     The base model comes first. A chain of cells is one map, with a colour for each operation.
@@ -111,25 +112,40 @@ def architecture(study: optuna.Study, folder: Path | None = None) -> go.Figure:
     Args:
         study: the study.
         folder: its artifact folder; None for the one that the study names.
+        most: how many members are drawn, the best and the worst and others evenly between them; None for all.
 
     Raises:
         FigureError: there is no front, or nothing is stored of its members' shapes.
+
+    Example:
+        >>> figures.architecture(study).write_html("architecture.html")
     """
     base = queries.base_of(study)
     front = sorted(queries.pareto_front(study), key=lambda trial: trial.values[0], reverse=True)
     members = [trial for trial in front if base is None or trial.number != base.number]
     if not members:
         raise FigureError("the front has no members but the base model yet")
+    count = len(members)
+    if most is not None and count > most:
+        members = [members[round(place)] for place in np.linspace(0, count - 1, most)]
     trials = ([] if base is None else [base]) + members
     shapes = shapes_of(study, trials, folder)
-    labels = {trial.number: _row_label(trial, axes_of(study), base) for trial in trials}
+    axes = axes_of(study)  # reads the study's attributes, notes included
+    labels = {trial.number: _row_label(trial, axes, base) for trial in trials}
     cells = {number: shape.cells for number, shape in shapes.items() if shape.cells}
     if cells:
-        return _cell_map(cells, labels)
+        return _of_how_many(_cell_map(cells, labels), members, count)
     layered = {number: shape for number, shape in shapes.items() if shape.heads}
     if not layered:
         raise FigureError("neither parameters nor attachments say what the members of the front look like")
-    return _layer_maps(layered, labels)
+    return _of_how_many(_layer_maps(layered, labels), members, count)
+
+
+def _of_how_many(figure: go.Figure, members: Sequence[FrozenTrial], count: int) -> go.Figure:
+    """The figure, whose title says so where it does not show all members."""
+    if len(members) == count:
+        return figure
+    return figure.update_layout(title_text=f"{figure.layout.title.text} ({len(members)} of {count} members)")
 
 
 def _row_label(trial: FrozenTrial, axes: list[Axis], base: FrozenTrial | None) -> str:
