@@ -39,6 +39,10 @@ SECOND_CLASS = ""
 """The `positive_label` that stands for the second of two classes, whatever its name: older studies had no choice."""
 
 
+VECTOR_SETTINGS = frozenset({"pooling", "prefix", "normalize"})
+"""The keys of `[task.similarity]` that a model's own files answer where the study file does not."""
+
+
 @dataclass(frozen=True)
 class TaskTraits:
     """The settings that a type of task allows in a study file. The task's class declares the rest.
@@ -154,11 +158,16 @@ class SimilarityConfig(Section):
 
     pooling: Literal["mean", "cls"] | None = Field(
         None,
-        description="Mean over a text's tokens, or its first token; unless set, as the model's `1_Pooling` says, or "
-        "the mean.",
+        description="Mean over a text's tokens, or its first token; unless set, as the model's files say, or the mean.",
     )
-    prefix: str = Field("", description='Put before every text, for example `"query: "`.')
-    normalize: bool = Field(True, description="Scale vectors to length 1.")
+    prefix: str = Field(
+        "",
+        description='Put before every text, for example `"query: "`; unless set, the default prompt of the model\'s '
+        "files.",
+    )
+    normalize: bool = Field(
+        True, description="Scale vectors to length 1; unless set, as the model's files say, or true."
+    )
     scale: float = Field(20.0, gt=0, allow_inf_nan=False, description="Factor of cosines in the ranking loss.")
     encodechka: str | None = Field(None, description="Folder with the benchmark's files, for the metric `encodechka`.")
     encodechka_tasks: Annotated[tuple[EncodechkaTask, ...], Field(min_length=1)] = Field(
@@ -268,7 +277,7 @@ class TaskConfig(Section):
         128,
         ge=2,
         description="Tokens of the longest text; longer ones are cut, or read in windows for token classification and "
-        "question answering.",
+        "question answering. For sentence similarity, unless set, as the model's files say.",
     )
     dataset: DatasetConfig
     similarity: SimilarityConfig = SimilarityConfig.model_validate({})
@@ -282,6 +291,18 @@ class TaskConfig(Section):
     def _as_written(cls, value: object) -> object:
         """Classes may be numbers, or true and false."""
         return str(value) if isinstance(value, int) else value
+
+    def answered_by(self, settled: TaskConfig) -> TaskConfig:
+        """This table with another one's values of the settings that it leaves open, for data or model to settle."""
+        own = self.similarity
+        open_ones = {name: getattr(settled.similarity, name) for name in VECTOR_SETTINGS - own.model_fields_set}
+        answers: dict[str, object] = {
+            "positive_label": settled.positive_label,
+            "similarity": own.model_copy(update=open_ones),
+        }
+        if "max_length" not in self.model_fields_set:
+            answers["max_length"] = settled.max_length
+        return self.model_copy(update=answers)
 
     @property
     def is_multi_label(self) -> bool:

@@ -26,6 +26,7 @@ from nasopt.models.checking import check_files, check_report, check_tokenizer_fi
 from nasopt.models.families import OWN_CLASSES, encoder_family_of, family_of
 from nasopt.models.quantization import bitsandbytes
 from nasopt.models.registration import HEADS, auto_name
+from nasopt.models.sentence_modules import encoder_folder
 
 HEAD_SUFFIX, TOKEN_HEAD_SUFFIX, ANSWER_HEAD_SUFFIX = HEADS
 
@@ -326,6 +327,11 @@ def _check_source(source: str) -> None:
     looks_like_path = source.startswith((".", "~", "/")) or source.count("/") > 1 or "\\" in source
     if looks_like_path and not Path(source).is_dir():
         raise UnsupportedModelError(f"model {source!r}: there is no such folder")
+    if Path(source).is_dir() and (inside := encoder_folder(Path(source))) is not None:
+        raise UnsupportedModelError(
+            f"model {source!r}: its encoder lies in {inside}, as sentence-transformers had it once; save it anew: "
+            f"`SentenceTransformer({source!r}).save_pretrained(...)`"
+        )
 
 
 @contextmanager
