@@ -62,6 +62,7 @@ def model_card(
     standing = f"{chr(10)}{PROVISIONAL}{chr(10)}" if record.provisional else ""
     if use is None:
         use = f"\n```python\n{LOADING}{task.usage}```\n" + task.other_use(queries.precision_of(trial), needs_code)
+        use += f"\n{longest_text(task)}\n"
     environments = "\n".join(f"* {name}: {item.summary}" for name, item in latencies.items())
     return f"""{front}---
 # {opened.name}, trial {trial.number}
@@ -82,6 +83,16 @@ Latency is one forward pass of one batch, in alternation with the base model whe
 {use}
 Licence of the base model: {licence or "unknown"}.
 """
+
+
+def longest_text(task: Task) -> str:
+    """The longest text that a model reads, which has a table of that many positions, and the study's own limit."""
+    limit, most = min(task.config.max_length, task.max_positions), task.max_positions
+    own = "" if limit == most else f" It was trained and evaluated with {limit} at most."
+    return (
+        f"The model reads at most {most} tokens of a text, special ones among them: cut longer ones "
+        f"(`truncation=True, max_length={limit}`).{own}"
+    )
 
 
 def number(value: float | None) -> str:

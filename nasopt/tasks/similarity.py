@@ -98,7 +98,7 @@ class SentenceSimilarity(EmbeddingTask):
         self._scores = {role: self._scores_of(split, role) for role, split in self._data.items()}
         self._model_config = loading.load_config(config.model, config.revision, config.trust_remote_code)
         encoder_family_of(self._model_config)
-        self._modules = sentence_modules(config.model, config.revision)
+        self._own_modules = sentence_modules(config.model, config.revision)
         self._read_model(config)
         if self._has_benchmark:
             _ = self.benchmark  # so that missing files are an error now, not after a training
@@ -106,10 +106,10 @@ class SentenceSimilarity(EmbeddingTask):
     def _read_model(self, config: TaskConfig) -> None:
         """Opens the model's tokenizer, and settles how texts become vectors."""
         self.tokenizer = open_tokenizer(config, self._model_config)
-        if self._modules.lowercases:
+        if self._own_modules.lowercases:
             self.tokenizer = read_in_lower_case(self.tokenizer)
         self._tokenizer_identity = identity_of(self.tokenizer)
-        self.config, self._remarks = settle(config, self._modules, self.tokenizer, self.max_positions)
+        self.config, self._remarks = settle(config, self._own_modules, self.tokenizer, self.max_positions)
 
     @property
     def settled(self) -> TaskConfig:
@@ -170,7 +170,7 @@ class SentenceSimilarity(EmbeddingTask):
 
     @property
     def folder_files(self) -> Mapping[str, str]:
-        settings, own = self.config.similarity, self._modules
+        settings, own = self.config.similarity, self._own_modules
         prompts = {name: text for name, text in own.prompts.items() if text}
         if settings.prefix and settings.prefix not in prompts.values():
             prompts = {**prompts, DEFAULT_PROMPT: settings.prefix} if prompts else dict.fromkeys(SIDES, settings.prefix)
@@ -208,8 +208,8 @@ class SentenceSimilarity(EmbeddingTask):
         """See :meth:`nasopt.tasks.base.Task.for_model`. Its vectors are pooled as its own files say, else as the
         study's are."""
         task, config = copy.copy(self), self._config_for(model)
-        task._modules = sentence_modules(config.model, config.revision)
-        own = {"pooling": task._modules.pooling, "prefix": task._modules.prompt, "normalize": task._modules.normalize}
+        task._own_modules = its = sentence_modules(config.model, config.revision)
+        own = {"pooling": its.pooling, "prefix": its.prompt, "normalize": its.normalize}
         theirs = {name: value for name, value in config.similarity if own.get(name) is None}
         settings = SimilarityConfig.model_validate(theirs)
         task._is_outside, task._model_config = True, loading.outside_config(config.model, config.revision)
