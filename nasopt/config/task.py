@@ -19,6 +19,8 @@ MetricName: TypeAlias = Literal[
     "exact_match",
     "matthews_correlation",
     "mean_average_precision",
+    "mrr@10",
+    "ndcg@10",
     "pearsonr",
     "spearmanr",
     "retrieval",
@@ -29,11 +31,14 @@ RuntimeName: TypeAlias = Literal["eager", "compile", "onnxruntime", "tensorrt"]
 CLASSIFICATION_METRICS = ("accuracy", "f1", "f1_macro", "f1_micro", "matthews_correlation")
 REGRESSION_METRICS = ("pearsonr", "spearmanr")
 MULTI_LABEL_METRICS = ("f1_macro", "f1_micro", "mean_average_precision")
+RERANKING_METRICS = ("ndcg@10", "mrr@10")
+RERANKING = "reranking"
 MULTI_LABEL = "multi_label_classification"
 METRICS_OF_KIND = {
     "classification": CLASSIFICATION_METRICS,
     "regression": REGRESSION_METRICS,
     MULTI_LABEL: MULTI_LABEL_METRICS,
+    RERANKING: RERANKING_METRICS,
 }
 SECOND_CLASS = ""
 """The `positive_label` that stands for the second of two classes, whatever its name: older studies had no choice."""
@@ -72,7 +77,7 @@ class TaskTraits:
 
 TRAITS: Mapping[TaskType, TaskTraits] = {
     "text-classification": TaskTraits(
-        (*CLASSIFICATION_METRICS, *REGRESSION_METRICS, "mean_average_precision"),
+        (*CLASSIFICATION_METRICS, *REGRESSION_METRICS, "mean_average_precision", *RERANKING_METRICS),
         columns=(1, 2),
         labelled=True,
         trainable_head=True,
@@ -142,6 +147,11 @@ class DatasetConfig(Section):
     )
     labels: tuple[str, ...] | None = Field(
         None, min_length=2, description="Several labels: one column of 0 and 1 for each, in place of a list in `label`."
+    )
+    query: str | None = Field(
+        None,
+        description="Reranking: the column of the queries' ids; unless set, texts of equal first column are of one "
+        "query.",
     )
     delimiter: str | None = Field(
         None,
@@ -260,10 +270,10 @@ class TaskConfig(Section):
     )
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
     metric: MetricName = Field("accuracy", description="The metric that `quality` is; the choices depend on the task.")
-    kind: Literal["classification", "regression", "multi_label_classification"] | None = Field(
+    kind: Literal["classification", "regression", "multi_label_classification", "reranking"] | None = Field(
         None,
-        description="Whether labels are classes, numbers, or several for a text; unless set, only fractions (0.5, 1.0) "
-        "are numbers.",
+        description="Whether labels are classes, numbers, several for a text, or the relevance of a text to a query; "
+        "unless set, only fractions (0.5, 1.0) are numbers.",
     )
     class_weights: Literal["balanced"] | None = Field(
         None,
@@ -310,6 +320,11 @@ class TaskConfig(Section):
         return self.kind == MULTI_LABEL
 
     @property
+    def is_reranking(self) -> bool:
+        """Whether a model orders the texts of a query."""
+        return self.kind == RERANKING
+
+    @property
     def traits(self) -> TaskTraits:
         """The settings that its type allows."""
         return TRAITS[self.type]
@@ -346,6 +361,11 @@ class TaskConfig(Section):
         if self.kind is not None and self.metric not in METRICS_OF_KIND[self.kind]:
             allowed = ", ".join(METRICS_OF_KIND[self.kind])
             raise ValueError(f"the metric {self.metric!r} is not one of {self.kind}: {allowed}")
+        if self.is_reranking and len(self.dataset.text) != 2:
+            raise ValueError(f'kind = "{RERANKING}" needs two columns in dataset.text: query and text')
+        if not self.is_reranking and (self.metric in RERANKING_METRICS or self.dataset.query is not None):
+            what = f"the metric {self.metric!r}" if self.metric in RERANKING_METRICS else "dataset.query"
+            raise ValueError(f'{what} is for kind = "{RERANKING}"')
         for key, value in (("class_weights", self.class_weights), ("dataset.labels", self.dataset.labels)):
             if value is not None and not self.is_multi_label:
                 raise ValueError(f'{key} is for kind = "{MULTI_LABEL}"')

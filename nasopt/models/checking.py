@@ -147,12 +147,12 @@ def check_tokenizer_files(source: str, revision: str | None, tokenizer: PreTrain
 
 def _lowercases(tokenizer: PreTrainedTokenizerBase) -> bool:
     normalizer = tokenizer.backend_tokenizer.normalizer if hasattr(tokenizer, "backend_tokenizer") else None
-    return normalizer is not None and normalizer.normalize_str("A") == "a"
+    return normalizer is not None and bool(normalizer.normalize_str("A") == "a")
 
 
 def _share_with_case(tokenizer: PreTrainedTokenizerBase) -> float:
     """The share of a vocabulary's words that have capital letters; special tokens such as `[CLS]` do not count."""
-    words = [word for word in tokenizer.get_vocab() if not word.startswith("[")]
+    words: list[str] = [word for word in tokenizer.get_vocab() if not word.startswith("[")]
     return sum(word != word.lower() for word in words) / max(len(words), 1)
 
 

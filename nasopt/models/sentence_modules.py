@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from transformers import PretrainedConfig
 from transformers.utils import cached_file
 
 from nasopt.errors import UnsupportedModelError
@@ -86,6 +87,24 @@ def encoder_folder(folder: Path) -> str | None:
         return None
     kinds = _listed_kinds(str(folder), _read(str(folder), None, MODULES))
     return next((path for path, kind in kinds.items() if kind == "Transformer" and path), None)
+
+
+def activation_of(config: PretrainedConfig, source: str, revision: str | None) -> str | None:
+    """The class that stands after the one output of a `CrossEncoder`, by its dotted name; None where nothing says it.
+
+    Args:
+        config: the model's own configuration, where it has stood until sentence-transformers 5.
+        source: the folder, or the id on the hub.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        UnsupportedModelError: a file is damaged.
+    """
+    settings = getattr(config, "sentence_transformers", None)
+    older = getattr(config, "sbert_ce_default_activation_function", None)
+    found = [settings.get("activation_fn") if isinstance(settings, dict) else None, older]
+    found.append(_object(source, revision, SETTINGS).get("activation_fn"))
+    return next((str(name) for name in found if name), None)
 
 
 def sentence_files(modules: SentenceModules, hidden_size: int) -> dict[str, str]:
