@@ -35,13 +35,14 @@ def query_scores(
     relevant = np.bincount(queries, relevance > 0) > 0
     if metric == "mrr@10":
         gains = np.where((relevance > 0) & (ranks < DEPTH), 1 / (ranks + 1), 0.0)
-        found = np.zeros(len(relevant))
+        found: FloatArray = np.zeros(len(relevant))
         np.maximum.at(found, queries, gains)
         found[~relevant] = np.nan
         return found
     ideal = _ranks(queries, -relevance, chance)
     gained, possible = (np.bincount(queries, relevance * _discounts(order)) for order in (ranks, ideal))
-    return np.divide(gained, possible, out=np.full(len(relevant), np.nan), where=relevant)
+    scored: FloatArray = np.divide(gained, possible, out=np.full(len(relevant), np.nan), where=relevant)
+    return scored
 
 
 def _ranks(queries: NDArray[np.int64], values: FloatArray, chance: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -55,4 +56,5 @@ def _ranks(queries: NDArray[np.int64], values: FloatArray, chance: NDArray[np.in
 
 
 def _discounts(ranks: NDArray[np.int64]) -> FloatArray:
-    return np.where(ranks < DEPTH, 1 / np.log2(ranks + 2.0), 0.0)
+    discounts: FloatArray = np.where(ranks < DEPTH, 1 / np.log2(ranks + 2.0), 0.0)
+    return discounts

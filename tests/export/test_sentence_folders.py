@@ -97,6 +97,7 @@ def test_a_folder_that_sentence_transformers_wrote_is_read_as_it_reads_it(
     assert (settings["prompts"], settings["default_prompt_name"]) == (prompts, "query")
 
 
+@pytest.mark.slow
 def test_irregular_layers_need_trust_where_nasopt_is_not_imported(tiny_bert: Path, pairs: Path, tmp_path: Path) -> None:
     expected = export(tiny_bert, pairs, tmp_path / "out", IRREGULAR)
     code = (
