@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 TEXTS = ["good film", " ".join([*WORDS, *FILLERS] * 3), "a", "bad plot, very sad"]
 FULL = Architecture((KeptUnits((0, 1, 2, 3), tuple(range(128))),) * 3)
 IRREGULAR = Architecture((KeptUnits((0, 2), tuple(range(64))), None, KeptUnits((), tuple(range(128)))))
-TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2, "int8": 1e-2}
+TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2, "int8": 1e-2, "int4": 1e-2}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def encoded(folder: Path, **options: Any) -> np.ndarray:
     return SentenceTransformer(str(folder), device="cpu", **options).encode(TEXTS, convert_to_numpy=True)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
 @pytest.mark.parametrize("architecture", [FULL, IRREGULAR], ids=["full", "irregular"])
 def test_the_vectors_are_those_that_were_evaluated(
     tiny_bert: Path, pairs: Path, tmp_path: Path, architecture: Architecture, precision: Precision

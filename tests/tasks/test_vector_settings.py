@@ -162,3 +162,11 @@ def test_a_model_from_outside_is_read_as_its_own_files_say(tiny_bert: Path, pair
     assert found_quality == opened.evaluate(opened.load_model(), opened.encode(tmp_path)["validation"], CPU).quality
     theirs, its = (item.first.columns["input_ids"] for item in (study.encode(tmp_path)["validation"], split))
     assert not torch.equal(theirs, its)
+
+
+def test_the_card_says_how_sentence_transformers_loads_the_folder(tiny_bert: Path, pairs: Path) -> None:
+    task = open_task(tiny_bert, pairs)
+    assert 'SentenceTransformer("this folder").encode' in task.other_use("fp32", needs_code=False)
+    assert 'SentenceTransformer("this folder", trust_remote_code=True)' in task.other_use("fp32", needs_code=True)
+    assert "rounds off" in task.other_use("bf16", needs_code=False)
+    assert "rounds off" not in task.other_use("fp32", needs_code=False)
