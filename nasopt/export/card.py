@@ -89,10 +89,10 @@ def longest_text(task: Task) -> str:
     """The longest text that a model reads, which has a table of that many positions, and the study's own limit."""
     limit, most = min(task.config.max_length, task.max_positions), task.max_positions
     own = "" if limit == most else f" It was trained and evaluated with {limit} at most."
-    return (
-        f"The model reads at most {most} tokens of a text, special ones among them: cut longer ones "
-        f"(`truncation=True, max_length={limit}`).{own}"
-    )
+    cure = f"cut longer ones (`truncation=True, max_length={limit}`)"
+    if task.window_overlap is not None or task.tags_tokens:
+        cure = "longer ones are read in windows"
+    return f"The model reads at most {most} tokens of a text, special ones among them: {cure}.{own}"
 
 
 def number(value: float | None) -> str:
