@@ -94,11 +94,13 @@ def test_the_loss_is_that_of_cross_encoders(tiny_bert: Path, tmp_path: Path) -> 
 
 @pytest.mark.integration
 def test_training_teaches_the_order(tiny_bert: Path, rankings: Path, tmp_path: Path) -> None:
-    task = Reranking(config(tiny_bert, rankings, metric="mrr@10"))
-    model = task.load_model()
+    task = Reranking(config(tiny_bert, rankings))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the head is drawn
+        model = task.load_model()
     splits = task.encode(tmp_path)
     before = task.evaluate(model, splits["train"], CPU).quality
-    settings = TrainingConfig(epochs=8, batch_size=32, learning_rate=2e-3)
+    settings = TrainingConfig(epochs=12, batch_size=32, learning_rate=2e-3)
     train(model, splits["train"], task.training_loss, settings, device=CPU, seed=0)
     assert task.evaluate(model, splits["train"], CPU).quality > before + 0.1
 
