@@ -129,6 +129,23 @@ def write_label_sets(folder: Path, sizes: Mapping[str, int]) -> Path:
     return folder
 
 
+def write_rankings(folder: Path, queries: Mapping[str, int], passages: int = 6) -> Path:
+    """Queries of two random words with passages; the relevance is the share of the query's words in a passage."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = random.Random(0)
+    for split, size in queries.items():
+        rows = ["id,query,passage,label"]
+        for number in range(size):
+            words = generator.sample(list(WORDS), k=2)
+            for place in range(passages):
+                others = [word for word in WORDS if word not in words]
+                chosen = [*words[: place % 3], *generator.sample(others, k=2), *generator.choices(FILLERS, k=2)]
+                generator.shuffle(chosen)
+                rows.append(f"{number},{' '.join(words)},{' '.join(chosen)},{place % 3 / 2}")
+        (folder / f"{split}.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
 def write_tagged_words(folder: Path, sizes: Mapping[str, int]) -> Path:
     """Lists of random words with tags: runs of good words are `PRAISE`, runs of bad ones `BLAME`; a fifth is long."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,8 @@ MetricName: TypeAlias = Literal[
     "exact_match",
     "matthews_correlation",
     "mean_average_precision",
+    "mrr@10",
+    "ndcg@10",
     "pearsonr",
     "spearmanr",
     "retrieval",
@@ -29,14 +31,21 @@ RuntimeName: TypeAlias = Literal["eager", "compile", "onnxruntime", "tensorrt"]
 CLASSIFICATION_METRICS = ("accuracy", "f1", "f1_macro", "f1_micro", "matthews_correlation")
 REGRESSION_METRICS = ("pearsonr", "spearmanr")
 MULTI_LABEL_METRICS = ("f1_macro", "f1_micro", "mean_average_precision")
+RERANKING_METRICS = ("ndcg@10", "mrr@10")
+RERANKING = "reranking"
 MULTI_LABEL = "multi_label_classification"
 METRICS_OF_KIND = {
     "classification": CLASSIFICATION_METRICS,
     "regression": REGRESSION_METRICS,
     MULTI_LABEL: MULTI_LABEL_METRICS,
+    RERANKING: RERANKING_METRICS,
 }
 SECOND_CLASS = ""
 """The `positive_label` that stands for the second of two classes, whatever its name: older studies had no choice."""
+
+
+VECTOR_SETTINGS = frozenset({"pooling", "prefix", "normalize"})
+"""The keys of `[task.similarity]` that a model's own files answer where the study file does not."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ class TaskTraits:
 
 TRAITS: Mapping[TaskType, TaskTraits] = {
     "text-classification": TaskTraits(
-        (*CLASSIFICATION_METRICS, *REGRESSION_METRICS, "mean_average_precision"),
+        (*CLASSIFICATION_METRICS, *REGRESSION_METRICS, "mean_average_precision", *RERANKING_METRICS),
         columns=(1, 2),
         labelled=True,
         trainable_head=True,
@@ -139,6 +148,11 @@ class DatasetConfig(Section):
     labels: tuple[str, ...] | None = Field(
         None, min_length=2, description="Several labels: one column of 0 and 1 for each, in place of a list in `label`."
     )
+    query: str | None = Field(
+        None,
+        description="Reranking: the column of the queries' ids; unless set, texts of equal first column are of one "
+        "query.",
+    )
     delimiter: str | None = Field(
         None,
         min_length=1,
@@ -154,11 +168,16 @@ class SimilarityConfig(Section):
 
     pooling: Literal["mean", "cls"] | None = Field(
         None,
-        description="Mean over a text's tokens, or its first token; unless set, as the model's `1_Pooling` says, or "
-        "the mean.",
+        description="Mean over a text's tokens, or its first token; unless set, as the model's files say, or the mean.",
     )
-    prefix: str = Field("", description='Put before every text, for example `"query: "`.')
-    normalize: bool = Field(True, description="Scale vectors to length 1.")
+    prefix: str = Field(
+        "",
+        description='Put before every text, for example `"query: "`; unless set, the default prompt of the model\'s '
+        "files.",
+    )
+    normalize: bool = Field(
+        True, description="Scale vectors to length 1; unless set, as the model's files say, or true."
+    )
     scale: float = Field(20.0, gt=0, allow_inf_nan=False, description="Factor of cosines in the ranking loss.")
     encodechka: str | None = Field(None, description="Folder with the benchmark's files, for the metric `encodechka`.")
     encodechka_tasks: Annotated[tuple[EncodechkaTask, ...], Field(min_length=1)] = Field(
@@ -251,10 +270,10 @@ class TaskConfig(Section):
     )
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
     metric: MetricName = Field("accuracy", description="The metric that `quality` is; the choices depend on the task.")
-    kind: Literal["classification", "regression", "multi_label_classification"] | None = Field(
+    kind: Literal["classification", "regression", "multi_label_classification", "reranking"] | None = Field(
         None,
-        description="Whether labels are classes, numbers, or several for a text; unless set, only fractions (0.5, 1.0) "
-        "are numbers.",
+        description="Whether labels are classes, numbers, several for a text, or the relevance of a text to a query; "
+        "unless set, only fractions (0.5, 1.0) are numbers.",
     )
     class_weights: Literal["balanced"] | None = Field(
         None,
@@ -268,7 +287,7 @@ class TaskConfig(Section):
         128,
         ge=2,
         description="Tokens of the longest text; longer ones are cut, or read in windows for token classification and "
-        "question answering.",
+        "question answering. For sentence similarity, unless set, as the model's files say.",
     )
     dataset: DatasetConfig
     similarity: SimilarityConfig = SimilarityConfig.model_validate({})
@@ -283,10 +302,27 @@ class TaskConfig(Section):
         """Classes may be numbers, or true and false."""
         return str(value) if isinstance(value, int) else value
 
+    def answered_by(self, settled: TaskConfig) -> TaskConfig:
+        """This table with another one's values of the settings that it leaves open, for data or model to settle."""
+        own = self.similarity
+        open_ones = {name: getattr(settled.similarity, name) for name in VECTOR_SETTINGS - own.model_fields_set}
+        answers: dict[str, object] = {
+            "positive_label": settled.positive_label,
+            "similarity": own.model_copy(update=open_ones),
+        }
+        if "max_length" not in self.model_fields_set:
+            answers["max_length"] = settled.max_length
+        return self.model_copy(update=answers)
+
     @property
     def is_multi_label(self) -> bool:
         """Whether a text may have several labels, or none."""
         return self.kind == MULTI_LABEL
+
+    @property
+    def is_reranking(self) -> bool:
+        """Whether a model orders the texts of a query."""
+        return self.kind == RERANKING
 
     @property
     def traits(self) -> TaskTraits:
@@ -325,6 +361,11 @@ class TaskConfig(Section):
         if self.kind is not None and self.metric not in METRICS_OF_KIND[self.kind]:
             allowed = ", ".join(METRICS_OF_KIND[self.kind])
             raise ValueError(f"the metric {self.metric!r} is not one of {self.kind}: {allowed}")
+        if self.is_reranking and len(self.dataset.text) != 2:
+            raise ValueError(f'kind = "{RERANKING}" needs two columns in dataset.text: query and text')
+        if not self.is_reranking and (self.metric in RERANKING_METRICS or self.dataset.query is not None):
+            what = f"the metric {self.metric!r}" if self.metric in RERANKING_METRICS else "dataset.query"
+            raise ValueError(f'{what} is for kind = "{RERANKING}"')
         for key, value in (("class_weights", self.class_weights), ("dataset.labels", self.dataset.labels)):
             if value is not None and not self.is_multi_label:
                 raise ValueError(f'{key} is for kind = "{MULTI_LABEL}"')

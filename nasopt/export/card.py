@@ -30,9 +30,14 @@ def model_card(
     trial: FrozenTrial,
     test_qualities: tuple[float | None, float | None],
     use: str | None = None,
+    *,
+    needs_code: bool = False,
 ) -> str:
     """README.md of an exported model: its origin, its numbers beside the base model's, where they were measured, and
-    how to `use` it (by the task's own code if None)."""
+    how to `use` it (by the task's own code if None).
+
+    `needs_code` says whether the folder brings a modelling file along.
+    """
     settings = opened.config.task
     base = queries.base_of(opened.study)
     base_values = base.values if base else [None] * len(trial.values)
@@ -55,6 +60,9 @@ def model_card(
     front = f"---\nbase_model: {Path(source).name}\nlibrary_name: transformers\npipeline_tag: {settings.type}\n"
     front += f"license: {licence}\n" if licence else ""
     standing = f"{chr(10)}{PROVISIONAL}{chr(10)}" if record.provisional else ""
+    if use is None:
+        use = f"\n```python\n{LOADING}{task.usage}```\n" + task.other_use(queries.precision_of(trial), needs_code)
+        use += f"\n{longest_text(task)}\n"
     environments = "\n".join(f"* {name}: {item.summary}" for name, item in latencies.items())
     return f"""{front}---
 # {opened.name}, trial {trial.number}
@@ -72,9 +80,19 @@ Made from `{Path(source).name}` by {origin}, for {settings.type} on
 Latency is one forward pass of one batch, in alternation with the base model where it is measured:
 
 {environments}
-{use or f"{chr(10)}```python{chr(10)}{LOADING}{task.usage}```{chr(10)}"}
+{use}
 Licence of the base model: {licence or "unknown"}.
 """
+
+
+def longest_text(task: Task) -> str:
+    """The longest text that a model reads, which has a table of that many positions, and the study's own limit."""
+    limit, most = min(task.config.max_length, task.max_positions), task.max_positions
+    own = "" if limit == most else f" It was trained and evaluated with {limit} at most."
+    cure = f"cut longer ones (`truncation=True, max_length={limit}`)"
+    if task.window_overlap is not None or task.tags_tokens:
+        cure = "longer ones are read in windows"
+    return f"The model reads at most {most} tokens of a text, special ones among them: {cure}.{own}"
 
 
 def number(value: float | None) -> str:

@@ -13,7 +13,7 @@ import copy
 import inspect
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +35,7 @@ from nasopt.models.onnx import FP32_TOLERANCE
 from nasopt.models.outputs import main_output
 from nasopt.models.quantization import quantization_settings, stored_dtype, stored_tensors
 from nasopt.models.registration import auto_classes
+from nasopt.models.sentence_modules import MODULES, SETTINGS
 from nasopt.models.surgery import layer_counts
 from nasopt.version import __version__
 
@@ -65,6 +66,7 @@ def export_hf(
     *,
     card: str,
     force: bool = False,
+    beside: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes a model with its tokenizer, verifies that it reads back the same, and puts it in place.
 
@@ -76,6 +78,7 @@ def export_hf(
         to: the folder. Files of an existing one are overwritten by name, others stay.
         card: the text of README.md.
         force: whether the folder may hold something already.
+        beside: further files, by their path in the folder: their text.
 
     Returns:
         The folder.
@@ -90,6 +93,9 @@ def export_hf(
         tensors: dict[str, Tensor] = {name: tensor.cpu() for name, tensor in stored_tensors(model).items()}
         save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
         write_around(partial, config, tokenizer, card, export_record(model, architecture))
+        for path, text in (beside or {}).items():
+            (partial / path).parent.mkdir(exist_ok=True)
+            (partial / path).write_text(text, encoding="utf-8")
         if model.can_generate():
             model.generation_config.save_pretrained(partial)
         _verify(partial, model, architecture, to)
@@ -116,15 +122,16 @@ def new_folder(to: Path, force: bool) -> Iterator[Path]:
         remove_abandoned(to.parent)
         with working_folder(to.parent) as partial:
             yield partial
-            written = list(partial.iterdir())
-            for file in written:
+            written = {file.relative_to(partial): file for file in partial.rglob("*") if file.is_file()}
+            for file in written.values():
                 follow_umask(file)
             if not to.exists():
                 partial.rename(to)
                 return
-            for file in written:
-                file.replace(to / file.name)
-            for name in {WEIGHTS, ONNX, *CODE}.difference(file.name for file in written):
+            for path, file in written.items():
+                (to / path).parent.mkdir(exist_ok=True)
+                file.replace(to / path)
+            for name in {WEIGHTS, ONNX, MODULES, SETTINGS, *CODE}.difference(map(str, written)):
                 (to / name).unlink(missing_ok=True)
     except OSError as error:
         raise ExportError(f"{to}: cannot be written ({error.strerror or error})") from error

@@ -124,7 +124,7 @@ def running_text(task: Task, model: OnnxModel, config: PretrainedConfig) -> str:
         shape = " x ".join(("texts", "tokens", last)[:: 1 if len(output.shape) == 3 else 2])
         rows.append(f"| output | `{output.name}` | {_DTYPES[output.type]} | {shape} |")
     labels = ", ".join(f"{index} is `{name}`" for index, name in sorted(config.id2label.items()))
-    has_classes = task.probabilities is not None and len(outputs) == 1
+    has_classes = task.probabilities is not None and len(outputs) == 1 and task.num_outputs > 1
     told = f"\nClasses, as `id2label` of config.json names them: {labels}.\n" if has_classes else ""
     cut = "longer texts were cut there" if task.window_overlap is None else "longer ones are read in windows"
     return f"""

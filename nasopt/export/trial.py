@@ -98,7 +98,7 @@ def export(
         CheckpointError: the checkpoint is damaged.
         MissingExtraError: the extra `onnx` is not installed.
     """
-    from nasopt.export.folder import check_target, export_hf
+    from nasopt.export.folder import check_target, export_config, export_hf
     from nasopt.models.vocabulary import tokenizer_of
     from nasopt.tasks.opening import open_task
 
@@ -119,9 +119,13 @@ def export(
         candidate = rebuild(make_method(opened.config), opened.checkpoints, trial, task)
         device = make_source(opened.config.latency[0]).device
         artifact = make_artifact(candidate, device, make_method(opened.config).plan.quantizer)
-        card = model_card(opened, task, trial, _test_qualities(opened, trial, study_task, working))
+        qualities = _test_qualities(opened, trial, study_task, working)
+        needs_code = hasattr(export_config(artifact), "auto_map")
+        card = model_card(opened, task, trial, qualities, needs_code=needs_code)
         tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
-        return export_hf(artifact, tokenizer, candidate.architecture, to, card=card, force=force)
+        return export_hf(
+            artifact, tokenizer, candidate.architecture, to, card=card, force=force, beside=task.folder_files
+        )
 
 
 def _kind(opened: OpenStudy, trial: FrozenTrial) -> ArtifactKind | None:

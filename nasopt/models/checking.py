@@ -26,6 +26,9 @@ CONVERSION = (
     "save_file({n: t.clone().contiguous() for n, t in w.items()}, 'model.safetensors', {'format': 'pt'})\""
 )
 """A command that, run in a model's folder, writes its weights as safetensors, shared ones once for each name."""
+TOKENIZER_SETTINGS = "tokenizer_config.json"
+CASED_SHARE = 0.01
+"""The share of words with capital letters above which a vocabulary is one with case."""
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 """Files that hold a whole tokenizer, of whatever class."""
 CONSTANTS = re.compile(r"position_ids|token_type_ids|inv_freq|embed_positions\.weights|word_embeddings\._weight")
@@ -38,11 +41,7 @@ def check_files(source: str, revision: str | None) -> None:
     Raises:
         UnsupportedModelError: it has none, pickled ones only, or only those of an adapter for another model.
     """
-    if _has_any(source, revision, (ADAPTER,)):
-        raise UnsupportedModelError(
-            f"model {source!r}: has an adapter ({ADAPTER}); merge it into the model with peft's `merge_and_unload()`, "
-            "and save that"
-        )
+    check_adapter(source, revision)
     if _has_any(source, revision, SAFETENSORS):
         return
     if _has_any(source, revision, PICKLED):
@@ -52,6 +51,19 @@ def check_files(source: str, revision: str | None) -> None:
         )
     if Path(source).is_dir():
         raise UnsupportedModelError(f"model {source!r}: holds no weights (there is no {SAFETENSORS[0]})")
+
+
+def check_adapter(source: str, revision: str | None) -> None:
+    """Refuses an adapter of the library peft, alone or beside its model.
+
+    Raises:
+        UnsupportedModelError: there is one.
+    """
+    if _has_any(source, revision, (ADAPTER,)):
+        raise UnsupportedModelError(
+            f"model {source!r}: has an adapter ({ADAPTER}); merge it into the model with peft's `merge_and_unload()`, "
+            "and save that"
+        )
 
 
 def check_report(source: str, model: PreTrainedModel, report: Mapping[str, Any], may_lack: Iterable[str] = ()) -> None:
@@ -112,7 +124,8 @@ def check_tokenizer_files(source: str, revision: str | None, tokenizer: PreTrain
     """Makes sure that a tokenizer was read from files: without any, transformers makes one of special tokens alone.
 
     Raises:
-        UnsupportedModelError: there are none.
+        UnsupportedModelError: there are none; or they have a vocabulary with case, of which nothing says that texts are
+            not to be read in lower case, as transformers then does.
     """
     names = {key: name for key, name in tokenizer.vocab_files_names.items() if isinstance(name, str)}
     needed = [names[key] for key in ("vocab_file", "merges_file") if key in names]
@@ -124,6 +137,23 @@ def check_tokenizer_files(source: str, revision: str | None, tokenizer: PreTrain
             f"model {source!r}: holds no tokenizer (there is no {' and no '.join((*missing, TOKENIZERS[0]))}); save "
             "the model's own tokenizer there"
         )
+    is_alone = "vocab.txt" in needed and not _has_any(source, revision, (TOKENIZER_SETTINGS,))
+    if is_alone and _lowercases(tokenizer) and _share_with_case(tokenizer) > CASED_SHARE:
+        raise UnsupportedModelError(
+            f"model {source!r}: its vocab.txt has words with capital letters, and texts would be read in lower case; "
+            f'write {TOKENIZER_SETTINGS} with {{"do_lower_case": false}} there (or true, if that is meant)'
+        )
+
+
+def _lowercases(tokenizer: PreTrainedTokenizerBase) -> bool:
+    normalizer = tokenizer.backend_tokenizer.normalizer if hasattr(tokenizer, "backend_tokenizer") else None
+    return normalizer is not None and bool(normalizer.normalize_str("A") == "a")
+
+
+def _share_with_case(tokenizer: PreTrainedTokenizerBase) -> float:
+    """The share of a vocabulary's words that have capital letters; special tokens such as `[CLS]` do not count."""
+    words: list[str] = [word for word in tokenizer.get_vocab() if not word.startswith("[")]
+    return sum(word != word.lower() for word in words) / max(len(words), 1)
 
 
 def check_tokenizer(source: str, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:

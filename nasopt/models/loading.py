@@ -22,10 +22,11 @@ from transformers import (
 )
 
 from nasopt.errors import ExportError, NasoptError, UnsupportedModelError
-from nasopt.models.checking import check_files, check_report, check_tokenizer_files, check_vocabulary
+from nasopt.models.checking import check_adapter, check_files, check_report, check_tokenizer_files, check_vocabulary
 from nasopt.models.families import OWN_CLASSES, encoder_family_of, family_of
 from nasopt.models.quantization import bitsandbytes
 from nasopt.models.registration import HEADS, auto_name
+from nasopt.models.sentence_modules import encoder_folder
 
 HEAD_SUFFIX, TOKEN_HEAD_SUFFIX, ANSWER_HEAD_SUFFIX = HEADS
 
@@ -326,6 +327,14 @@ def _check_source(source: str) -> None:
     looks_like_path = source.startswith((".", "~", "/")) or source.count("/") > 1 or "\\" in source
     if looks_like_path and not Path(source).is_dir():
         raise UnsupportedModelError(f"model {source!r}: there is no such folder")
+    if not Path(source).is_dir():
+        return
+    check_adapter(source, None)  # which has no configuration of a model
+    if (inside := encoder_folder(Path(source))) is not None:
+        raise UnsupportedModelError(
+            f"model {source!r}: its encoder lies in {inside}, as sentence-transformers had it once; save it anew: "
+            f"`SentenceTransformer({source!r}).save_pretrained(...)`"
+        )
 
 
 @contextmanager
@@ -374,4 +383,6 @@ def _reason(error: BaseException) -> str:
         )
     if "trust_remote_code" in str(error):
         return "it needs its own code to run; set trust_remote_code = true if you trust it"
+    if "invalid literal for int()" in str(error):
+        return f"a key of id2label in its config.json is no number ({error})"
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -237,6 +237,9 @@ def quantization_settings(model: nn.Module) -> dict[str, Any] | None:
         raise NasoptError(
             f"the quantisation function mixes settings ({found[0]} and {found[1]}), but an exported model has one"
         )
+    if getattr(model, "pooler", skipped) is None:
+        # The class has a pooler, which an encoder of vectors lost: transformers draws one, which it cannot in int8.
+        skipped.append("pooler")
     return {"quant_method": "bitsandbytes", **found[0], "llm_int8_skip_modules": skipped} if found else None
 
 

@@ -191,8 +191,7 @@ def _is_same(stored: StudyConfig, config: StudyConfig) -> bool:
 
     if stored == config:
         return True
-    open_question = {"positive_label": stored.task.positive_label}
-    if stored.task != config.task.model_copy(update=open_question) or stored != _with_task(config, stored.task):
+    if stored.task != config.task.answered_by(stored.task) or stored != _with_task(config, stored.task):
         return False
     return open_task(stored).settled == open_task(config).settled
 

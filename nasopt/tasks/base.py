@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nasopt.architecture.base import EncoderShape
+from nasopt.architecture.base import EncoderShape, Precision
 from nasopt.architecture.outside import OutsideModel
 from nasopt.config.task import TaskConfig
 from nasopt.tasks.batches import Batch, Examples
@@ -139,6 +139,20 @@ class Task(ABC):
     @property
     def usage(self) -> str:
         """Python code for the model card that uses `model` and `tokenizer` after they are loaded; empty for none."""
+        return ""
+
+    @property
+    def folder_files(self) -> Mapping[str, str]:
+        """Files of another library that an exported folder has beside the model's own: their text, by path."""
+        return {}
+
+    def other_use(self, precision: Precision, needs_code: bool) -> str:
+        """Text for the model card about another library that loads the folder; empty for none.
+
+        Args:
+            precision: the model's.
+            needs_code: whether the folder brings a modelling file along, which has to be trusted.
+        """
         return ""
 
     @property

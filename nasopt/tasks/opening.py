@@ -22,6 +22,7 @@ CLASSES: Mapping[TaskType, tuple[str, str]] = {
     "sentence-similarity": ("nasopt.tasks.similarity", "SentenceSimilarity"),
     "translation": ("nasopt.tasks.translation", "Translation"),
 }
+RERANKING = ("nasopt.tasks.reranking", "Reranking")
 MULTI_LABEL = ("nasopt.tasks.multi_label", "MultiLabelClassification")
 """Module and name of each task's class, which is imported only when asked for, because it imports torch."""
 
@@ -57,6 +58,7 @@ def check_lengths(config: StudyConfig, task: Task) -> None:
 
 def task_class(config: TaskConfig) -> type[Task]:
     """The class of a study's task, with all that it declares."""
-    module, name = MULTI_LABEL if config.is_multi_label else CLASSES[config.type]
+    usual = CLASSES[config.type]
+    module, name = MULTI_LABEL if config.is_multi_label else RERANKING if config.is_reranking else usual
     found: type[Task] = getattr(import_module(module), name)
     return found

@@ -10,48 +10,61 @@ Any pairs train, by translation ranking; quality is one of
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 from datasets import Dataset
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nasopt.architecture.base import EncoderShape
+from nasopt.architecture.base import EncoderShape, Precision
 from nasopt.architecture.outside import OutsideModel
-from nasopt.config.task import TaskConfig
-from nasopt.errors import DatasetError, UnsupportedModelError, choices
+from nasopt.config.task import SimilarityConfig, TaskConfig
+from nasopt.errors import DatasetError
 from nasopt.models import loading
 from nasopt.models.families import encoder_family_of, encoder_shape, max_positions
-from nasopt.models.sentence_modules import sentence_modules
-from nasopt.numerics.resampling import FloatArray, resample_weights, spearman
+from nasopt.models.sentence_modules import SentenceModules, sentence_files, sentence_modules
+from nasopt.numerics.resampling import resample_weights
 from nasopt.tasks.base import EmbeddingTask, Evaluation
-from nasopt.tasks.batches import EncodedSplit, Examples, PairBatch, PairedSplit
+from nasopt.tasks.batches import Examples, PairBatch, PairedSplit
 from nasopt.tasks.datasets import load_splits
 from nasopt.tasks.embeddings import Pooling, TextEncoder, pool, translation_ranking
 from nasopt.tasks.encodechka import Encodechka, mean_scores
 from nasopt.tasks.encoding import Encoder, identity_of, open_tokenizer
+from nasopt.tasks.similarity_scores import distinct_texts, pair_correlation, retrieval_accuracy, unit
 from nasopt.tasks.texts import check_pairs
+from nasopt.tasks.vector_settings import read_in_lower_case, settle
 
 RESAMPLES = 1000
 SEED = 0
-SIMILARITY_BLOCK = 1024
-"""The number of texts whose cosines with all others are in memory at a time."""
-
 
 VECTORS = """
-texts = tokenizer(["{prefix}a text"], padding=True, return_tensors="pt")
-hidden = model(**texts).last_hidden_state  # (texts, tokens, hidden size)
+texts = tokenizer(["{prefix}a text"], padding=True, truncation=True, max_length={limit}, return_tensors="pt")
+hidden = model(**texts).last_hidden_state.float()  # (texts, tokens, hidden size)
 {pooling}
 """
+
+SENTENCE_TRANSFORMERS = """
+With sentence-transformers the folder gives the same vectors; prefix, longest text, pooling and length are in its files:
+
+```python
+from sentence_transformers import SentenceTransformer
+
+vectors = SentenceTransformer("this folder"{trust}).encode(["a text"])
+```
+"""
+ROUNDED = """
+It pools in the model's own precision, and the code above in fp32: vectors differ by what that rounds off.
+"""
+SIDES = ("query", "document")
+"""The prompts of `encode_query` and `encode_document`."""
+DEFAULT_PROMPT = "default"
+"""The name of a prefix that is none of the model's own prompts."""
 
 POOLINGS = {
     "mean": """mask = texts["attention_mask"][..., None]
@@ -65,8 +78,6 @@ vectors = (outputs * mask).sum(axis=1) / mask.sum(axis=1)
 """,
     "cls": "vectors = outputs[:, 0]\n",
 }
-
-logger = logging.getLogger("nasopt")
 
 
 class SentenceSimilarity(EmbeddingTask):
@@ -87,11 +98,27 @@ class SentenceSimilarity(EmbeddingTask):
         self._scores = {role: self._scores_of(split, role) for role, split in self._data.items()}
         self._model_config = loading.load_config(config.model, config.revision, config.trust_remote_code)
         encoder_family_of(self._model_config)
-        self.tokenizer = open_tokenizer(config, self._model_config)
-        self._pooling = _pooling_of(config)
-        self._tokenizer_identity = identity_of(self.tokenizer)
+        self._own_modules = sentence_modules(config.model, config.revision)
+        self._read_model(config)
         if self._has_benchmark:
             _ = self.benchmark  # so that missing files are an error now, not after a training
+
+    def _read_model(self, config: TaskConfig) -> None:
+        """Opens the model's tokenizer, and settles how texts become vectors."""
+        self.tokenizer = open_tokenizer(config, self._model_config)
+        if self._own_modules.lowercases:
+            self.tokenizer = read_in_lower_case(self.tokenizer)
+        self._tokenizer_identity = identity_of(self.tokenizer)
+        self.config, self._remarks = settle(config, self._own_modules, self.tokenizer, self.max_positions)
+
+    @property
+    def settled(self) -> TaskConfig:
+        """`[task]` with pooling, prefix, normalisation and the longest text as the model's own files say."""
+        return self.config
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return self._remarks
 
     @cached_property
     def benchmark(self) -> Encodechka:
@@ -132,7 +159,7 @@ class SentenceSimilarity(EmbeddingTask):
     @property
     def usage(self) -> str:
         settings = self.config.similarity
-        code = VECTORS.format(prefix=settings.prefix, pooling=POOLINGS[self.pooling])
+        code = VECTORS.format(prefix=settings.prefix, pooling=POOLINGS[self.pooling], limit=self._limit)
         return code + ("vectors = vectors / vectors.norm(dim=-1, keepdim=True)\n" if settings.normalize else "")
 
     @property
@@ -142,8 +169,28 @@ class SentenceSimilarity(EmbeddingTask):
         return code + (normal if self.config.similarity.normalize else "")
 
     @property
+    def folder_files(self) -> Mapping[str, str]:
+        settings, own = self.config.similarity, self._own_modules
+        prompts = {name: text for name, text in own.prompts.items() if text}
+        if settings.prefix and settings.prefix not in prompts.values():
+            prompts = {**prompts, DEFAULT_PROMPT: settings.prefix} if prompts else dict.fromkeys(SIDES, settings.prefix)
+        modules = SentenceModules(
+            pooling=self.pooling,
+            normalize=settings.normalize,
+            max_length=self._limit,
+            prompts=prompts,
+            prompt=settings.prefix,
+            pools_prompt=own.pools_prompt,
+        )
+        return sentence_files(modules, self.shape.hidden_size)
+
+    def other_use(self, precision: Precision, needs_code: bool) -> str:
+        trust = ", trust_remote_code=True" if needs_code else ""
+        return SENTENCE_TRANSFORMERS.format(trust=trust) + ("" if precision == "fp32" else ROUNDED)
+
+    @property
     def pooling(self) -> Pooling:
-        return self._pooling
+        return self.config.similarity.pooling or "mean"
 
     @property
     def _has_benchmark(self) -> bool:
@@ -160,15 +207,13 @@ class SentenceSimilarity(EmbeddingTask):
     def for_model(self, model: OutsideModel) -> Self:
         """See :meth:`nasopt.tasks.base.Task.for_model`. Its vectors are pooled as its own files say, else as the
         study's are."""
-        task = copy.copy(self)
-        config = self._config_for(model)
-        own = sentence_modules(config.model, config.revision).pooling
-        settings = config.similarity.model_copy(update={"pooling": None if own else self.pooling})
-        task.config, task._is_outside = config.model_copy(update={"similarity": settings}), True
-        task._model_config = loading.outside_config(config.model, config.revision)
-        task.tokenizer = open_tokenizer(task.config, task._model_config)
-        task._pooling = _pooling_of(task.config)
-        task._tokenizer_identity = identity_of(task.tokenizer)
+        task, config = copy.copy(self), self._config_for(model)
+        task._own_modules = its = sentence_modules(config.model, config.revision)
+        own = {"pooling": its.pooling, "prefix": its.prompt, "normalize": its.normalize}
+        theirs = {name: value for name, value in config.similarity if own.get(name) is None}
+        settings = SimilarityConfig.model_validate(theirs)
+        task._is_outside, task._model_config = True, loading.outside_config(config.model, config.revision)
+        task._read_model(config.model_copy(update={"similarity": settings}))
         return task
 
     def load_model(self) -> PreTrainedModel:
@@ -263,7 +308,7 @@ class SentenceSimilarity(EmbeddingTask):
             details = {name: float(values[0]) for name, values in scores.items()}
             replicates = mean_scores(scores)
             return Evaluation(float(replicates[0]), replicates=replicates, details=details)
-        first, second = (_unit(encoder.vectors(side)) for side in examples.sides)
+        first, second = (unit(encoder.vectors(side)) for side in examples.sides)
         weights = resample_weights(len(examples), RESAMPLES, SEED)
         if self.config.metric == "spearmanr":
             scored = examples.labels.numpy().astype(np.float64)
@@ -271,73 +316,6 @@ class SentenceSimilarity(EmbeddingTask):
         else:
             replicates = retrieval_accuracy(weights, first, second, *map(distinct_texts, examples.sides))
         return Evaluation(float(replicates[0]), replicates=replicates)
-
-
-def pair_correlation(
-    weights: FloatArray, first: NDArray[np.float32], second: NDArray[np.float32], scores: FloatArray
-) -> FloatArray:
-    """Spearman correlation of the cosines of pairs with their scores, for each row of weights; shape (rows,).
-
-    Args:
-        weights: shape (rows, pairs), see :mod:`nasopt.numerics.resampling`.
-        first: unit vectors, shape (pairs, hidden).
-        second: unit vectors of the other texts, shape (pairs, hidden).
-        scores: the pairs' scores, shape (pairs,).
-    """
-    cosines = np.einsum("ij,ij->i", first, second).astype(np.float64)
-    found: FloatArray = spearman(weights, scores, [cosines])[0]
-    return found
-
-
-def retrieval_accuracy(
-    weights: FloatArray,
-    first: NDArray[np.float32],
-    second: NDArray[np.float32],
-    first_ids: NDArray[np.int64],
-    second_ids: NDArray[np.int64],
-) -> FloatArray:
-    """The share of texts whose nearest text of the other side is the right one, mean of both directions, for each row.
-
-    Resamples draw the questions; the texts to choose from stay the same.
-
-    Args:
-        weights: shape (rows, pairs), see :mod:`nasopt.numerics.resampling`.
-        first: unit vectors, shape (pairs, hidden).
-        second: unit vectors of the other texts, shape (pairs, hidden).
-        first_ids: numbers of the first texts, equal for equal ones, which count as right for one another; shape
-            (pairs,).
-        second_ids: the same for the other texts, shape (pairs,).
-
-    Returns:
-        Shape (rows,).
-    """
-    there = second_ids[_nearest(first, second)] == second_ids
-    back = first_ids[_nearest(second, first)] == first_ids
-    accuracy: FloatArray = weights @ ((there.astype(np.float64) + back) / 2) / weights.sum(axis=1)
-    return accuracy
-
-
-def distinct_texts(split: EncodedSplit) -> NDArray[np.int64]:
-    """A number for each text of a split, the same for texts with the same tokens; shape (texts,)."""
-    tokens, ends = split.columns["input_ids"].numpy(), split.offsets.tolist()
-    numbers: dict[bytes, int] = {}
-    texts = (tokens[start:stop].tobytes() for start, stop in pairwise(ends))
-    return np.array([numbers.setdefault(text, len(numbers)) for text in texts], dtype=np.int64)
-
-
-def _nearest(questions: NDArray[np.float32], answers: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The first answer with the largest cosine for each question, shape (questions,); unit vectors (texts, hidden)."""
-    blocks = range(0, len(questions), SIMILARITY_BLOCK)
-    found: NDArray[np.int64] = np.concatenate(
-        [(questions[start : start + SIMILARITY_BLOCK] @ answers.T).argmax(axis=1) for start in blocks]
-    )
-    return found
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
-    return unit
 
 
 def _checked_scores(values: Sequence[Any], role: str, column: str) -> Tensor:
@@ -350,32 +328,6 @@ def _checked_scores(values: Sequence[Any], role: str, column: str) -> Tensor:
     if len(set(values)) < 2:
         raise DatasetError(f"task.dataset.label: all scores of the {role} split are equal; no ranks to compare with")
     return torch.tensor([float(value) for value in values], dtype=torch.float32)
-
-
-def _pooling_of(config: TaskConfig) -> Pooling:
-    """The pooling that the study file names, else the model's own files, else the mean.
-
-    Raises:
-        UnsupportedModelError: the model makes its vectors in a way that nasopt does not know.
-    """
-    said, modules = config.similarity.pooling, sentence_modules(config.model, config.revision)
-    own, others = modules.pooling or "mean", choices(modules.others)
-    if said is not None:
-        if others:
-            logger.warning("task.similarity.pooling: vectors are made without the model's %s", others)
-        elif own != said and modules.pooling is not None:
-            logger.warning("task.similarity.pooling: %s, though the model's own files say %s", said, own)
-        return said
-    if others:
-        raise UnsupportedModelError(
-            f"model {config.model!r}: its vectors go through {others} after pooling, which nasopt "
-            "does not keep; set task.similarity.pooling to go on with the vectors before that"
-        )
-    if own not in POOLINGS:
-        raise UnsupportedModelError(
-            f"model {config.model!r}: its pooling is {own}; set task.similarity.pooling to one of {choices(POOLINGS)}"
-        )
-    return "cls" if own == "cls" else "mean"
 
 
 def _without_pooler(model: PreTrainedModel) -> PreTrainedModel:

@@ -23,3 +23,5 @@ def test_the_card_names_the_class_of_f1(write_study: Callable[..., Path], sentim
     card = (study_folder / "exported" / "README.md").read_text()
     assert "`quality` is f1 of the class `cancer` on the validation split" in card
     assert "| f1 of the class `cancer` on the test split |" in card
+    assert "The model reads at most 64 tokens of a text, special ones among them: cut longer ones" in card
+    assert "It was trained and evaluated with 32 at most." in card

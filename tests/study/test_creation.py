@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,11 @@ from pathlib import Path
 import optuna
 import pytest
 from command_line import run
+from conftest import write_pairs
 from processes import NASOPT, run_code, start_code
+from study_text import study_text
 
+from nasopt.models.sentence_modules import SentenceModules, sentence_files
 from nasopt.records.claim import CLAIM
 from nasopt.records.study import StudyRecord
 from nasopt.storage.rdb import open_storage, parse_url
@@ -141,3 +145,28 @@ def test_what_lies_in_the_default_folder_stays(write_study: WriteStudy) -> None:
     assert (first.name, second.name[:5]) == ("tiny", "tiny-")
     study = optuna.load_study(study_name="tiny", storage=URL)
     assert StudyRecord.of(study).folder == second.name
+
+
+def test_what_a_model_s_files_settled_is_the_same_study(study_folder: Path, tiny_bert: Path) -> None:
+    """`--skip-if-exists` compares a file that leaves pooling, prefix and length open with a study that has them."""
+    shutil.copytree(tiny_bert, study_folder / "model")
+    modules = SentenceModules("cls", normalize=False, max_length=24, prompts={"query": "it "}, prompt="it ")
+    for path, text in sentence_files(modules, 64).items():
+        (study_folder / "model" / path).parent.mkdir(exist_ok=True)
+        (study_folder / "model" / path).write_text(text)
+    write_pairs(study_folder / "pairs", {"train": 8, "validation": 8, "test": 8}, {"good": "the", "bad": "film"})
+    task = 'type = "sentence-similarity"\nmetric = "retrieval"'
+    file = study_folder / "tiny.toml"
+    columns = 'text = ["first", "second"]'
+    file.write_text(study_text("model", "pairs", "", method="fisher", task=task, columns=columns))
+    created = run("study", "create", file)
+    assert created.code == 0, created.err
+    assert "as the model's own files say, pooling is cls, the prefix is 'it '" in created.out + created.err
+    task_of = StudyRecord.of(optuna.load_study(study_name="tiny", storage=URL)).configuration["task"]  # type: ignore[index]
+    found = task_of["similarity"]
+    assert (found["pooling"], found["prefix"], found["normalize"], task_of["max_length"]) == ("cls", "it ", False, 24)
+    assert run("study", "create", file, "--skip-if-exists").code == 0
+    file.write_text(file.read_text().replace(task, f"{task}\nmax_length = 20"))
+    differs = run("study", "create", file, "--skip-if-exists")
+    assert differs.code != 0
+    assert "its configuration differs" in differs.err

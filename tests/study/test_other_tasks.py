@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cases import mostly_slow
@@ -54,9 +55,9 @@ def write(home: Path, method: str, task: str, model: Path | str, options: str = 
     return file
 
 
-def run_card(folder: Path) -> dict[str, object]:
-    """Runs the Python code of a model card."""
-    code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+def run_card(folder: Path, block: int = 1) -> dict[str, object]:
+    """Runs a block of the Python code of a model card, the first one being number 1."""
+    code = (folder / "README.md").read_text().split("```python\n")[block].split("```")[0]
     names: dict[str, object] = {}
     exec(code.replace("this folder", str(folder)), names)
     return names
@@ -77,6 +78,9 @@ def test_sentence_encoders(home: Path, tiny_bert: Path, method: str) -> None:
     vectors = run_card(home / "hf")["vectors"]
     assert isinstance(vectors, torch.Tensor)
     assert vectors.norm(dim=-1).tolist() == pytest.approx([1.0])
+    theirs = run_card(home / "hf", 2)["vectors"]
+    assert isinstance(theirs, np.ndarray)
+    np.testing.assert_allclose(theirs, vectors.detach().numpy(), atol=1e-2)  # the trial may be in bf16
     assert "retrieval on the test split" in (home / "onnx" / "README.md").read_text()
 
 

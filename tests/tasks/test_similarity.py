@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import random
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +10,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import FILLERS, WORDS
-from outside_models import write_student
 from scipy import stats
 from transformers import AutoModel, AutoTokenizer
 
 from nasopt.architecture.encoder import Architecture, KeptUnits
-from nasopt.architecture.outside import OutsideModel
 from nasopt.config.study import TrainingConfig
 from nasopt.config.task import TaskConfig
 from nasopt.errors import DatasetError, UnsupportedModelError
 from nasopt.models.surgery import cut
 from nasopt.numerics.resampling import resample_weights
 from nasopt.tasks.batches import PairedSplit
-from nasopt.tasks.similarity import SentenceSimilarity, distinct_texts, pair_correlation, retrieval_accuracy
+from nasopt.tasks.similarity import SentenceSimilarity
+from nasopt.tasks.similarity_scores import distinct_texts, pair_correlation, retrieval_accuracy
 from nasopt.training.loop import train
 
 CPU = torch.device("cpu")
@@ -282,57 +279,3 @@ def test_a_real_encoder_scores_as_by_the_benchmarks_own_code(tmp_path: Path) -> 
 
     assert evaluation.details == {name: pytest.approx(score, abs=0.01) for name, score in REFERENCE.items()}
     assert evaluation.quality == pytest.approx(0.721, abs=0.005)
-
-
-def with_modules(tiny_bert: Path, folder: Path, mode: str, *others: str) -> Path:
-    """The tiny encoder in a folder of sentence-transformers."""
-    shutil.copytree(tiny_bert, folder)
-    for name in ("1_Pooling", *others):
-        (folder / name).mkdir()
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{mode}": True}))
-    return folder
-
-
-def test_the_pooling_is_the_model_s_own_unless_the_study_says_another(
-    tiny_bert: Path, pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert open_task(tiny_bert, pairs).pooling == "mean"
-    model = with_modules(tiny_bert, tmp_path / "model", "cls_token", "2_Normalize")
-    task = open_task(model, pairs)
-    assert task.pooling == "cls"
-    assert "vectors = hidden[:, 0]" in task.usage
-    assert task.text_encoder(task.load_model(), CPU).pooling == "cls"
-    assert caplog.text == ""
-    assert open_task(model, pairs, pooling="mean").pooling == "mean"
-    assert "mean, though the model's own files say cls" in caplog.text
-
-
-def test_a_dense_module_is_refused_by_name(
-    tiny_bert: Path, pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    model = with_modules(tiny_bert, tmp_path / "model", "cls_token", "2_Dense")
-    with pytest.raises(UnsupportedModelError, match=r"go through 2_Dense .*; set task\.similarity\.pooling"):
-        open_task(model, pairs)
-    assert open_task(model, pairs, pooling="cls").pooling == "cls"
-    assert "without the model's 2_Dense" in caplog.text
-
-
-def test_a_pooling_that_is_not_known_is_named(tiny_bert: Path, pairs: Path, tmp_path: Path) -> None:
-    model = with_modules(tiny_bert, tmp_path / "model", "max_tokens")
-    with pytest.raises(UnsupportedModelError, match=r"its pooling is max_tokens; .* one of mean, cls"):
-        open_task(model, pairs)
-    assert open_task(model, pairs, pooling="mean").pooling == "mean"
-
-
-def test_a_model_from_outside_is_pooled_as_its_own_files_say(tiny_bert: Path, pairs: Path, tmp_path: Path) -> None:
-    study = open_task(tiny_bert, pairs, pooling="mean")
-    own = with_modules(write_student(tmp_path / "student"), tmp_path / "own", "cls_token")
-    assert study.for_model(OutsideModel(str(own))).pooling == "cls"
-    task = study.for_model(OutsideModel(str(tmp_path / "student")))
-    assert (task.pooling, study.config.model) == ("mean", str(tiny_bert))
-    split = task.encode(tmp_path)["validation"]
-    found = task.evaluate(task.load_model(), split, CPU)
-    opened = open_task(tmp_path / "student", pairs)  # as a study of its own would see it
-    assert found.quality == opened.evaluate(opened.load_model(), opened.encode(tmp_path)["validation"], CPU).quality
-    theirs, own_tokens = (item.first.columns["input_ids"] for item in (study.encode(tmp_path)["validation"], split))
-    assert not torch.equal(theirs, own_tokens)

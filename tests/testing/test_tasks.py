@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FILLERS, WORDS, write_label_sets, write_pairs, write_questions, write_tagged_words
+from conftest import FILLERS, WORDS, write_label_sets, write_pairs, write_questions, write_rankings, write_tagged_words
 
 from nasopt.config.task import TaskConfig
 from nasopt.tasks.base import Task
 from nasopt.tasks.classification import TextClassification
 from nasopt.tasks.multi_label import MultiLabelClassification
 from nasopt.tasks.question_answering import QuestionAnswering
+from nasopt.tasks.reranking import Reranking
 from nasopt.tasks.similarity import SentenceSimilarity
 from nasopt.tasks.token_classification import TokenClassification
 from nasopt.tasks.translation import Translation
@@ -60,6 +61,15 @@ class TestMultiLabelClassification(TaskTestCase):
         return MultiLabelClassification(
             config(tiny_bert, data, metric="mean_average_precision", dataset={"text": ["text"]}, **settings)
         )
+
+
+class TestReranking(TaskTestCase):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def task(cls, tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Task:
+        data = write_rankings(tmp_path_factory.mktemp("rankings"), {"train": 10, "validation": 12})
+        settings = {"kind": "reranking", "metric": "ndcg@10", "new_head": True}
+        return Reranking(config(tiny_bert, data, dataset={"text": ["query", "passage"]}, **settings))
 
 
 class TestTokenClassification(TaskTestCase):

@@ -1,0 +1,123 @@
+"""Exported sentence encoders in sentence-transformers: the vectors are those that were evaluated."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import FILLERS, WORDS
+
+from nasopt.architecture.base import Precision
+from nasopt.architecture.encoder import Architecture, KeptUnits
+from nasopt.config.task import TaskConfig
+from nasopt.export.folder import export_hf
+from nasopt.models.loading import load_headless, load_tokenizer
+from nasopt.models.quantization import quantize
+from nasopt.models.surgery import cut
+from nasopt.tasks.similarity import SentenceSimilarity
+
+pytestmark = pytest.mark.integration
+
+CPU = torch.device("cpu")
+TEXTS = ["good film", " ".join([*WORDS, *FILLERS] * 3), "a", "bad plot, very sad"]
+FULL = Architecture((KeptUnits((0, 1, 2, 3), tuple(range(128))),) * 3)
+IRREGULAR = Architecture((KeptUnits((0, 2), tuple(range(64))), None, KeptUnits((), tuple(range(128)))))
+TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2, "int8": 1e-2, "int4": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs")
+    for split in ("train", "validation"):
+        (folder / f"{split}.csv").write_text("first,second\ngood,it\nsad,film\n")
+    return folder
+
+
+def export(
+    model: Path, pairs: Path, to: Path, architecture: Architecture = FULL, precision: Precision = "fp32", **keys: Any
+) -> np.ndarray:
+    """Exports a cut model, and returns the vectors that a study evaluates, (texts, hidden)."""
+    dataset = {"path": str(pairs), "text": ["first", "second"]}
+    config = {"type": "sentence-similarity", "model": str(model), "metric": "retrieval", "dataset": dataset, **keys}
+    task = SentenceSimilarity(TaskConfig.model_validate(config))
+    artifact = quantize(cut(task.load_model(), architecture), precision, CPU)
+    kept = architecture.with_precision(precision)
+    export_hf(artifact, task.tokenizer, kept, to, card="", force=True, beside=task.folder_files)
+    return task.text_encoder(artifact.eval(), CPU).sentences(TEXTS)
+
+
+def encoded(folder: Path, **options: Any) -> np.ndarray:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu", **options).encode(TEXTS, convert_to_numpy=True)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("architecture", [FULL, IRREGULAR], ids=["full", "irregular"])
+def test_the_vectors_are_those_that_were_evaluated(
+    tiny_bert: Path, pairs: Path, tmp_path: Path, architecture: Architecture, precision: Precision
+) -> None:
+    keys = {"max_length": 12, "similarity": {"prefix": "it "}}
+    expected = export(tiny_bert, pairs, tmp_path / "out", architecture, precision, **keys)
+    found = encoded(tmp_path / "out")
+    assert np.abs(found.astype(np.float32) - expected).max() <= TOLERANCE[precision]
+    assert not np.allclose(found[0], found[3], atol=1e-2)
+
+
+@pytest.mark.parametrize("similarity", [{"pooling": "cls"}, {"normalize": False}, {"prefix": ""}])
+def test_every_setting_reaches_the_folder(
+    tiny_bert: Path, pairs: Path, tmp_path: Path, similarity: dict[str, Any]
+) -> None:
+    expected = export(tiny_bert, pairs, tmp_path / "out", similarity=similarity, max_length=64)
+    np.testing.assert_allclose(encoded(tmp_path / "out"), expected, atol=1e-5)
+    again = export(tmp_path / "out", pairs, tmp_path / "again")  # a study on that folder need not be told
+    np.testing.assert_allclose(again, expected, atol=1e-5)
+
+
+def test_a_folder_that_sentence_transformers_wrote_is_read_as_it_reads_it(
+    tiny_bert: Path, pairs: Path, tmp_path: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    encoder = Transformer(str(tiny_bert), max_seq_length=10)
+    prompts = {"query": "was ", "document": "it "}
+    model = SentenceTransformer(modules=[encoder, Pooling(64, "cls")], prompts=prompts, default_prompt_name="query")
+    model.save_pretrained(str(tmp_path / "theirs"))
+    expected = model.encode(TEXTS)
+    np.testing.assert_allclose(export(tmp_path / "theirs", pairs, tmp_path / "ours"), expected, atol=1e-5)
+    np.testing.assert_allclose(encoded(tmp_path / "ours"), expected, atol=1e-5)
+    settings = json.loads((tmp_path / "ours" / "config_sentence_transformers.json").read_text())
+    assert (settings["prompts"], settings["default_prompt_name"]) == (prompts, "query")
+
+
+@pytest.mark.slow
+def test_irregular_layers_need_trust_where_nasopt_is_not_imported(tiny_bert: Path, pairs: Path, tmp_path: Path) -> None:
+    expected = export(tiny_bert, pairs, tmp_path / "out", IRREGULAR)
+    code = (
+        "import sys; from sentence_transformers import SentenceTransformer; import numpy as np\n"
+        "try:\n    SentenceTransformer(sys.argv[1], device='cpu')\n"
+        "except ValueError as error:\n    assert 'trust_remote_code' in str(error)\n"
+        "else:\n    raise AssertionError('it loads without trust')\n"
+        "model = SentenceTransformer(sys.argv[1], device='cpu', trust_remote_code=True)\n"
+        "assert 'nasopt' not in sys.modules\n"
+        "np.save(sys.argv[2], model.encode([sys.argv[3]]))"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "out", tmp_path / "found.npy", TEXTS[0]], check=True)
+    np.testing.assert_allclose(np.load(tmp_path / "found.npy")[0], expected[0], atol=1e-5)
+
+
+def test_files_of_an_earlier_export_do_not_stay(tiny_bert: Path, pairs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    export(tiny_bert, pairs, folder, similarity={"pooling": "cls"})
+    expected = export(tiny_bert, pairs, folder, similarity={"normalize": False})
+    np.testing.assert_allclose(encoded(folder), expected, atol=1e-5)
+    model, tokenizer = load_headless(str(tiny_bert)), load_tokenizer(str(tiny_bert), None, False)
+    export_hf(model, tokenizer, FULL, folder, card="", force=True)  # of another task
+    assert not (folder / "modules.json").exists()
