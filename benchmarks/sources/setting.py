@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ TEMPLATE = Path(__file__).with_name("template.toml")
 TINY = {"train": 128, "validation": 200}
 """Examples of each split where only the way is tried, not its result."""
 PATIENCE_S = 120.0
-"""Seconds that an interrupted command has for leaving its study in order."""
+"""Seconds that an interrupted command has for leaving its study in order, before it is killed."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ class Setting:
             except subprocess.TimeoutExpired:
                 interrupted = True
                 process.send_signal(signal.SIGINT)
-                process.wait(PATIENCE_S)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(PATIENCE_S)
             finally:
                 process.kill()
                 process.wait()
