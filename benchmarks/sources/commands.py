@@ -13,6 +13,7 @@ With one thread, from the root of the repository, one command at a time: seconds
     python -m benchmarks.sources report
     python -m benchmarks.sources figure --to sources.png
 
+A run that had less than 0.85 of a core is kept, not compared, and made again by the next call of its command.
 The first run of a seed adds about three minutes for its base model. `--only` names some of the competitors. `--tiny`
 uses a few examples, to see that everything runs; its figures mean nothing, and it must have a `--results` and a
 `--work` of its own.
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     quiet_optuna(debug=False)
     results = Results(chosen.results)
     if chosen.command == "figure":
-        rows = results.rows(piece=methods.PIECE)
+        rows = [row for row in results.rows(piece=methods.PIECE) if methods.had_its_cores(row)]
         picture([row for row in rows if row["minutes"] == rows[-1]["minutes"]]).write_image(
             chosen.to, width=1200, height=520, scale=1.5
         )

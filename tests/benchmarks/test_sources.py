@@ -22,7 +22,7 @@ def run(name: str, *found: tuple[float, float, float], seed: int = 0, **more: An
     points = [Point(60 * minute, quality, ratio)._asdict() for minute, quality, ratio in found]
     front = [{"quality": quality, "ratio": ratio, "in_run": ratio} for _, quality, ratio in found]
     surroundings = {"date": "2026-11-26 12:00", "machine": "a", "load_before": 1.0, "load_after": 2.0}
-    facts = {"chance": 0.5, "base_quality": 0.9, "seconds": 361.0, "cpu_seconds": 300.0, "threads": 1, "train": 4000}
+    facts = {"chance": 0.5, "base_quality": 0.9, "seconds": 361.0, "cpu_seconds": 350.0, "threads": 1, "train": 4000}
     key = {"piece": "methods", "seed": seed, "name": name, "minutes": 6.0}
     return {**key, **surroundings, **facts, "points": points, "front": front, **more}
 
@@ -63,7 +63,15 @@ def test_the_table_has_volumes_over_time_qualities_at_latencies_and_the_load(tmp
     assert cells_of(text, "| fisher | +0.0")[0][1] == "+0.0, none in 1"
     assert cells_of(text, "| taylor | -10.0")[0][1:] == ["-10.0", "-20.0", "-20.0", "-"]
     assert [line[2:] for line in cells_of(text, "| adabert | 0 | 0")] == [["0", "-", "0.0000", "0.0000", "0.0000"]]
-    assert cells_of(text, "| taylor | 0 | 2026")[0][3:] == ["361 s", "300 s", "1.0", "2.0", "0.9000"]
+    facts = cells_of(text, "| taylor | 0 | 2026")[0][3:]
+    assert facts == ["361 s", "0.97", "yes", "1.0", "2.0", "0.9000", "2", "0.2100"]
+
+
+def test_a_run_without_a_core_of_its_own_is_listed_and_not_compared(tmp_path: Path) -> None:
+    starved = run("fisher", (5, 0.9, 0.1), cpu_seconds=120.0)
+    text = methods.table(results_with(tmp_path, starved, run("taylor", (1, 0.8, 0.5)), run("fisher", (5, 0.8, 0.4))))
+    assert [line[-1] for line in cells_of(text, "| fisher | 0 | 1")] == ["0.1800"]
+    assert [line[5] for line in cells_of(text, "| fisher | 0 | 2026")] == ["no", "yes"]
 
 
 def test_the_fittest_depend_on_the_exponents(tmp_path: Path) -> None:
