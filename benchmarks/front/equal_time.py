@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.front import optuna_rivals, syne_tune_rivals, torch_pruning_rival
-from benchmarks.front.figures import Point, ideal_volume, markdown, volume, volume_after
+from benchmarks.front.figures import Point, ideal_volume, markdown, spread, volume, volume_after
 from benchmarks.front.ground import Ground, Setting, ratio_of
 from benchmarks.front.race import Race
 from benchmarks.front.results import Results, Row
@@ -103,16 +103,10 @@ def _volumes(rows: Sequence[Row], minutes: float) -> str:
         ]
         counts = [[float(len(row[key])) for row in mine] for key in ("points", "front")]
         lines.append(
-            [name, str(len(mine)), *(_spread(item, ".0f") for item in counts)]
-            + [_spread(item, ".4f") for item in (*curves, *ends)]
+            [name, str(len(mine)), *(spread(item, ".0f") for item in counts)]
+            + [spread(item, ".4f") for item in (*curves, *ends)]
         )
     return markdown(heading, lines)
-
-
-def _spread(values: Sequence[float], form: str) -> str:
-    """The mean and, of several, the range."""
-    mean = sum(values) / len(values)
-    return f"{mean:{form}}" + (f" ({min(values):{form}} to {max(values):{form}})" if len(values) > 1 else "")
 
 
 def _verdicts(rows: Sequence[Row]) -> str:

@@ -121,3 +121,14 @@ def markdown(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [heading, ["---"] * len(heading), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """The mean and, of several, the range."""
+    mean = sum(values) / len(values)
+    return f"{mean:{form}}" + (f" ({min(values):{form}} to {max(values):{form}})" if len(values) > 1 else "")
+
+
+def best_within(points: Iterable[Point], ratio: float) -> float | None:
+    """The best quality at no more than that latency, as a ratio to the base model's; None if nothing is so fast."""
+    return max((point.quality for point in points if point.ratio <= ratio), default=None)

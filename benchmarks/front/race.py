@@ -28,43 +28,46 @@ class Race:
     Attributes:
         ground: base model, data, training and measurement.
         budget_s: seconds after which nothing counts any more.
+        started: the clock's start, for one that started earlier.
     """
 
     ground: Ground
     budget_s: float
     points: list[Point] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
     _makes: list[Make | None] = field(default_factory=list)
-    _started: float = field(default_factory=time.perf_counter)
     _cpu: float = field(default_factory=time.process_time)
     late: int = 0
 
     @property
     def seconds(self) -> float:
         """Since the start."""
-        return time.perf_counter() - self._started
+        return time.perf_counter() - self.started
 
     def left(self) -> bool:
         """Whether another trial may begin."""
         return self.seconds < self.budget_s
 
-    def found(self, quality: float, ratio: float, make: Make, seconds: float | None = None) -> None:
-        """Notes a model.
+    def found(self, quality: float, ratio: float, make: Make | None, seconds: float | None = None) -> bool:
+        """Notes a model, and says whether it was there in time.
 
         Args:
             quality: on the whole validation split.
             ratio: of latencies, measured in alternation with the base model.
-            make: gives a model of the same shape, to be measured again if it ends on the front.
+            make: gives a model of the same shape, to be measured again if it ends on the front; None if there is none,
+                and the latency stays.
             seconds: when it was there; now unless given.
         """
         when = self.seconds if seconds is None else seconds
         if when > self.budget_s:
             self.late += 1  # it began in time, but was not there in time
-            return
+            return False
         self.points.append(Point(when, quality, ratio))
         self._makes.append(make)
         on_front = set(front(self.points))
         # What is off the front is never measured again: let the model go.
         self._makes = [make if index in on_front else None for index, make in enumerate(self._makes)]
+        return True
 
     def result(self) -> dict[str, Any]:
         """The findings, and the front with latencies measured once more, in alternation with the base model."""
@@ -72,9 +75,8 @@ class Race:
         final = []
         for index in front(self.points):
             make, point = self._makes[index], self.points[index]
-            assert make is not None
-            measured = self.ground.measure(make(), FINAL_SECONDS)
-            final.append({"quality": point.quality, "ratio": measured.ratio, "in_run": point.ratio})
+            ratio = point.ratio if make is None else self.ground.measure(make(), FINAL_SECONDS).ratio
+            final.append({"quality": point.quality, "ratio": ratio, "in_run": point.ratio})
         points = [point._asdict() for point in self.points]
         return {"seconds": seconds, "cpu_seconds": cpu, "late": self.late, "points": points, "front": final}
 

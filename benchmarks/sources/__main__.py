@@ -1,0 +1,3 @@
+from benchmarks.sources.commands import main
+
+main()
