@@ -65,11 +65,13 @@ device = "a100-40gb"
 batch_size = 1
 sequence_length = 8
 [method_options]
-population_size = 10
+population_size = {population}
 generations = {generations}
 start = "base"
 quantization_prob = 0
+mutations = ["remove_any_layer", "remove_any_heads", "remove_ffn", "restore"]
 """
+POPULATION = 10
 LOOK_SECONDS = 0.5
 FLAT = 1.5
 """The last quarter of the trials may take this much longer each than the second one, on a machine that others use."""
@@ -77,9 +79,18 @@ FLAT = 1.5
 
 @dataclass
 class Watch:
-    """What was seen while the search ran: (trials done, MB of the study's files) and the numbers of kills."""
+    """What was seen while the search ran.
 
-    disk: list[tuple[int, float]] = field(default_factory=list)
+    Attributes:
+        disk: MB of the study's files, again and again.
+        spare: models that were kept, less the most that may be: those of the front, of the population, the base
+            model's, and for each worker its trial's, the parent's and one that is not deleted yet.
+        killed: how many trials were done when a worker was killed.
+        seconds: of the whole search.
+    """
+
+    disk: list[float] = field(default_factory=list)
+    spare: list[int] = field(default_factory=list)
     killed: list[int] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -106,7 +117,8 @@ def main() -> None:
 def search(url: str, folder: Path, options: argparse.Namespace) -> tuple[Watch, list[FrozenTrial], str]:
     """Runs the whole search in one command; what happened, its trials and what it printed besides results."""
     model, data = write_bert(folder / "model"), write_labelled_texts(folder / "data")
-    (folder / "soak.toml").write_text(STUDY.format(model=model, data=data, generations=-(-options.trials // 10)))
+    text = STUDY.format(model=model, data=data, population=POPULATION, generations=-(-options.trials // POPULATION))
+    (folder / "soak.toml").write_text(text)
     environment = {**os.environ, "NASOPT_STORAGE": url, "OMP_NUM_THREADS": "1"}
     nasopt = [sys.executable, "-m", "nasopt", "study"]
     subprocess.run([*nasopt, "create", "soak.toml"], cwd=folder, env=environment, check=True)
@@ -118,7 +130,7 @@ def search(url: str, folder: Path, options: argparse.Namespace) -> tuple[Watch, 
     watch = Watch()
     try:
         while process.poll() is None:
-            look(study, process.pid, folder / "nasopt-artifacts", watch, options.kill_every)
+            look(study, process.pid, folder / "nasopt-artifacts", watch, options)
             time.sleep(LOOK_SECONDS)
     finally:
         if process.poll() is None:
@@ -132,12 +144,14 @@ def search(url: str, folder: Path, options: argparse.Namespace) -> tuple[Watch, 
     return watch, study.get_trials(), "\n".join(said)
 
 
-def look(study: optuna.Study, parent: int, artifacts: Path, watch: Watch, kill_every: int) -> None:
+def look(study: optuna.Study, parent: int, artifacts: Path, watch: Watch, options: argparse.Namespace) -> None:
     """Notes how things stand, and kills a worker that has a trial under way if it is time for that."""
     done = len(queries.finished_trials(study))
     files = [path for path in artifacts.rglob("*") if path.is_file()]
-    watch.disk.append((done, sum(size_of(path) for path in files) / 1e6))
-    if not kill_every or done < kill_every * (len(watch.killed) + 1):
+    watch.disk.append(sum(size_of(path) for path in files) / 1e6)
+    kept = sum(path.suffix == ".safetensors" and path.parent.name == "checkpoints" for path in files)
+    watch.spare.append(kept - len(queries.pareto_front(study)) - POPULATION - 1 - 3 * options.workers)
+    if not options.kill_every or done < options.kill_every * (len(watch.killed) + 1):
         return
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     workers = [pid for trial in running if (pid := pid_of(trial)) is not None and pid != parent]
@@ -172,7 +186,7 @@ def judge(trials: Sequence[FrozenTrial], watch: Watch, options: argparse.Namespa
     unsettled = [trial for trial in trials if not trial.state.is_finished()]
     quarters = [part for part in split(complete, 4) if part]
     seconds = [statistics.median(t.duration.total_seconds() for t in part if t.duration) for part in quarters]
-    disk = [max((size for _, size in part), default=0.0) for part in split(watch.disk, 4)]
+    disk = [max(part, default=0.0) for part in split(watch.disk, 4)]
     checks = {
         f"{len(complete)} complete, {len(failed)} failed by themselves, of {options.trials}": (
             len(complete) + len(failed) >= options.trials
@@ -184,8 +198,9 @@ def judge(trials: Sequence[FrozenTrial], watch: Watch, options: argparse.Namespa
             {trial.number for trial in interrupted if queries.is_interrupted(trial)} == retried
         ),
         f"{len(unsettled)} trials left running or waiting": not unsettled,
-        "MB of the study's files at most, by quarters of the time: " + ", ".join(f"{size:.1f}" for size in disk): (
-            disk[3] <= FLAT * disk[1]
+        f"no more models kept than front, population and workers need ({-max(watch.spare)} fewer at the most); MB of the "
+        "study's files at most, by quarters of the time: " + ", ".join(f"{size:.1f}" for size in disk): (
+            max(watch.spare) <= 0
         ),
         "seconds of a trial, median, by quarters: " + ", ".join(f"{value:.2f}" for value in seconds): (
             len(seconds) == 4 and seconds[3] <= FLAT * seconds[1]
