@@ -198,10 +198,10 @@ def judge(trials: Sequence[FrozenTrial], watch: Watch, options: argparse.Namespa
             {trial.number for trial in interrupted if queries.is_interrupted(trial)} == retried
         ),
         f"{len(unsettled)} trials left running or waiting": not unsettled,
-        f"no more models kept than front, population and workers need ({-max(watch.spare)} fewer at the most); MB of the "
-        "study's files at most, by quarters of the time: " + ", ".join(f"{size:.1f}" for size in disk): (
+        f"no more models kept than front, population and workers need ({-max(watch.spare)} fewer, at least)": (
             max(watch.spare) <= 0
         ),
+        "MB of the study's files at most, by quarters of the time: " + ", ".join(f"{size:.1f}" for size in disk): True,
         "seconds of a trial, median, by quarters: " + ", ".join(f"{value:.2f}" for value in seconds): (
             len(seconds) == 4 and seconds[3] <= FLAT * seconds[1]
         ),
