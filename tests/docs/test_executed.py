@@ -38,6 +38,15 @@ NOT_RUN = {
     "make docs": "tests/docs/test_site.py builds a small site; .ci/run builds the whole one",
     "nasopt dashboard": "serves until it is stopped; tests/report/test_dashboard.py asks it and looks at it",
     "nasopt study optimize reviews --engine ray --workers 8": "needs Ray; tests/execution/test_cluster.py has one",
+    "pip install 'nasopt[s3,postgres]'": "changes this environment",
+    "pip install 'nasopt[ray,postgres]'": "changes this environment",
+    "nasopt study optimize study --engine ray --workers 8 --storage @url.txt": (
+        "needs Ray; tests/execution/test_cluster.py has one"
+    ),
+    "nasopt study create study.toml --storage postgresql://db.example/nas --artifacts s3://models/runs": (
+        "needs a server and a store; tests/storage/test_object_store.py has both"
+    ),
+    "nasopt study optimize study --storage postgresql://db.example/nas --artifacts s3://models/runs": "likewise",
     "pip install ./examples/plugin": "changes this environment; tests/examples/test_plugin.py installs it into another",
 }
 """Commands that the pages show and this test does not run, with the reason."""
