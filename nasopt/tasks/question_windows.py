@@ -22,7 +22,7 @@ from nasopt.tasks.answers import Question
 from nasopt.tasks.batches import Batch, EncodedSplit, gather_positions
 from nasopt.tasks.encoding import cached_table, flatten
 from nasopt.tasks.spans import NO_ANSWER
-from nasopt.tasks.windows import Windows
+from nasopt.tasks.windows import WindowedSplit, Windows
 
 CONTEXT = 1
 """The number of the context among the texts that are read together."""
@@ -53,11 +53,10 @@ class AnswerBatch(Batch):
 
 
 @dataclass(frozen=True)
-class AnsweredSplit:
-    """The tokenised windows of one split's questions; an example is a window.
+class AnsweredSplit(WindowedSplit):
+    """The windows of one split's questions.
 
     Attributes:
-        windows: the tokens of each window.
         begins: the first character, in the context, of each token, int32, shape (total_tokens,); -1 for tokens of the
             question and special ones.
         stops: one past the last character of each.
@@ -66,33 +65,11 @@ class AnsweredSplit:
         asked: the questions, as they were written.
     """
 
-    windows: EncodedSplit
     begins: Tensor
     stops: Tensor
     answers: Tensor
     questions: Tensor
     asked: Sequence[Question]
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    @property
-    def total_tokens(self) -> int:
-        return self.windows.total_tokens
-
-    @property
-    def lengths(self) -> Tensor:
-        """The number of tokens of each window, shape (windows,)."""
-        return self.windows.lengths
-
-    @property
-    def labels(self) -> Tensor:
-        """Zeros, shape (windows,): a window has no label of its own."""
-        return self.windows.labels
-
-    @property
-    def sides(self) -> tuple[EncodedSplit, ...]:
-        return (self.windows,)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -33,20 +33,14 @@ logger = logging.getLogger("nasopt")
 
 
 @dataclass(frozen=True)
-class TaggedSplit:
+class WindowedSplit:
     """The tokenised windows of one split's texts; an example is a window.
 
     Attributes:
         windows: the tokens of each window.
-        words: the word, counted over all texts, whose tag a token carries, int64, shape (total_tokens,); -1 for none.
-        tags: the id of each word's tag, int64, shape (words,).
-        ends: the texts' bounds, shape (texts + 1,): text i has the words ends[i] to ends[i + 1].
     """
 
     windows: EncodedSplit
-    words: Tensor
-    tags: Tensor
-    ends: Tensor
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -68,6 +62,21 @@ class TaggedSplit:
     @property
     def sides(self) -> tuple[EncodedSplit, ...]:
         return (self.windows,)
+
+
+@dataclass(frozen=True)
+class TaggedSplit(WindowedSplit):
+    """Windows whose tokens carry the tags of words.
+
+    Attributes:
+        words: the word, counted over all texts, whose tag a token carries, int64, shape (total_tokens,); -1 for none.
+        tags: the id of each word's tag, int64, shape (words,).
+        ends: the texts' bounds, shape (texts + 1,): text i has the words ends[i] to ends[i + 1].
+    """
+
+    words: Tensor
+    tags: Tensor
+    ends: Tensor
 
     @cached_property
     def token_labels(self) -> Tensor:
