@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from nasopt.config.study import LatencyConfig, StudyConfig
-from nasopt.config.task import METRICS_OF_KIND, MULTI_LABEL, TRAITS, TaskConfig
+from nasopt.config.task import METRICS_OF_KIND, MULTI_LABEL, RERANKING, TRAITS, TaskConfig
 from nasopt.errors import StudyFileError
 from nasopt.methods.genetic.method import GeneticOptions
 from nasopt.records import names as attributes
@@ -136,16 +136,20 @@ def tasks(draw: st.DrawFn) -> dict[str, Any]:
     table = {key: item for key, item in table.items() if key not in others}
     table |= {"type": kind, "metric": draw(st.sampled_from(TRAITS[kind].metrics))}
     labels = {"class_weights": table.pop("class_weights", None), "labels": table["dataset"].pop("labels", None)}
+    query = table["dataset"].pop("query", None)
     table = {key: item for key, item in table.items() if key not in ("kind", "positive_label")}
     if kind == "text-classification":
         kinds = [name for name, metrics in METRICS_OF_KIND.items() if table["metric"] in metrics]
         reading = draw(st.sampled_from(kinds))
-        table |= {"kind": reading} if reading == MULTI_LABEL else draw(st.sampled_from([{}, {"kind": reading}]))
+        is_said = reading in (MULTI_LABEL, RERANKING) or draw(st.booleans())
+        table |= {"kind": reading} if is_said else {}
         table |= {"positive_label": draw(TEXT)} if table["metric"] == "f1" else {}
         if reading == MULTI_LABEL and labels["labels"]:
             table["dataset"] = {**table["dataset"], "labels": labels["labels"]}
         if reading == MULTI_LABEL and labels["class_weights"]:
             table["class_weights"] = labels["class_weights"]
+        if reading == RERANKING:
+            table["dataset"] |= {"text": ["first", "second"]} | ({"query": query} if query else {})
     else:
         table.pop("new_head", None)
         table["dataset"] = {**table["dataset"], "text": ["first", "second"][: TRAITS[kind].columns[0]]}

