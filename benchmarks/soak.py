@@ -33,7 +33,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.records import queries
 from nasopt.records.interruption import was_interrupted
-from nasopt.samplers.history import parent_of
+from nasopt.samplers.history import parent_of, proposed_params
 from nasopt.storage.rdb import open_storage, parse_url
 from nasopt.testing.small_data import write_bert, write_labelled_texts
 
@@ -181,6 +181,8 @@ def judge(trials: Sequence[FrozenTrial], watch: Watch, options: argparse.Namespa
     interrupted = [trial for trial in trials if was_interrupted(trial)]
     failed = [trial for trial in trials if trial.state == TrialState.FAIL and not was_interrupted(trial)]
     retried = queries.retried(trials)
+    # One that was killed before it had parameters left nothing that could be tried again.
+    to_retry = {t.number for t in interrupted if queries.is_interrupted(t) and (t.params or proposed_params(t))}
     identities = {(json.dumps(trial.params, sort_keys=True), parent_of(trial)) for trial in complete}
     repeats = sum(queries.is_repeat(trial) for trial in complete)
     unsettled = [trial for trial in trials if not trial.state.is_finished()]
@@ -194,9 +196,8 @@ def judge(trials: Sequence[FrozenTrial], watch: Watch, options: argparse.Namespa
         f"{len(complete) - len(identities)} of them done twice ({repeats} took over an earlier one's values)": (
             len(identities) == len(complete)
         ),
-        f"{len(watch.killed)} workers killed; {len(interrupted)} trials interrupted, {len(retried)} tried again": (
-            {trial.number for trial in interrupted if queries.is_interrupted(trial)} == retried
-        ),
+        f"{len(watch.killed)} workers killed; {len(interrupted)} trials interrupted, {len(to_retry)} of them with "
+        f"parameters, {len(retried)} tried again": to_retry == retried,
         f"{len(unsettled)} trials left running or waiting": not unsettled,
         f"no more models kept than front, population and workers need ({-max(watch.spare)} fewer, at least)": (
             max(watch.spare) <= 0
