@@ -130,7 +130,7 @@ def to_be_run(page: Path) -> Iterator[tuple[str, str]]:
             yield "python", put_in(text, STAND_INS)
 
 
-@pytest.mark.usefixtures("stage")
+@pytest.mark.usefixtures("stage", "workers_that_start_at_once")
 @pytest.mark.parametrize(
     "page", mostly_slow([page for page in RUN_IN_ORDER if any(to_be_run(page))], (START,)), ids=lambda page: page.name
 )
