@@ -147,7 +147,8 @@ def search(url: str, folder: Path, options: argparse.Namespace) -> tuple[Watch, 
 def look(study: optuna.Study, parent: int, artifacts: Path, watch: Watch, options: argparse.Namespace) -> None:
     """Notes how things stand, and kills a worker that has a trial under way if it is time for that."""
     done = len(queries.finished_trials(study))
-    files = [path for path in artifacts.rglob("*") if path.is_file()]
+    # NOTE: `Path.rglob` fails where a folder goes while it looks.
+    files = [Path(folder, name) for folder, _, names in os.walk(artifacts) for name in names]
     watch.disk.append(sum(size_of(path) for path in files) / 1e6)
     kept = sum(path.suffix == ".safetensors" and path.parent.name == "checkpoints" for path in files)
     watch.spare.append(kept - len(queries.pareto_front(study)) - POPULATION - 1 - 3 * options.workers)
