@@ -30,7 +30,9 @@ def work(connection: Connection, index: int, folder: Path) -> None:
 
 def work_or_die(connection: Connection, index: int, folder: Path) -> None:
     """Worker 0 is killed at its second trial, once, after the others have no more to do."""
-    if index or (folder / "died").exists():
+    while index and not (folder / "died").exists():  # or the others might do all the work before it begins
+        time.sleep(0.01)
+    if (folder / "died").exists():
         work(connection, index, folder)
         return
     line = Line(connection, lambda: None)
