@@ -11,7 +11,7 @@ import time
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from nasopt.host.interruption import check_interruption
+from nasopt.host.pausing import stand_by
 from nasopt.records import queries
 from nasopt.samplers.history import is_exhausted
 from nasopt.study.recovery import under_way
@@ -40,7 +40,7 @@ def others_have_helped(study: optuna.Study, empty: FrozenTrial) -> bool:
     while not _changed_since(study, empty):
         if not _others(study):
             return _changed_since(study, empty)  # the last one may have completed between the two looks
-        check_interruption()
+        stand_by()
         time.sleep(LOOK_SECONDS)
     return True
 

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 from filelock import FileLock, Timeout
 
-from nasopt.host.interruption import check_interruption
+from nasopt.host.pausing import stand_by
 
 _LOOK_SECONDS = 0.5
 
@@ -92,7 +92,7 @@ class Lock:
                 self._file.acquire(timeout=_LOOK_SECONDS)
                 break
             except Timeout:
-                check_interruption()
+                stand_by()
         try:
             if self._lease is not None:
                 self._lease.acquire()

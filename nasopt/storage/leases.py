@@ -21,7 +21,7 @@ from sqlalchemy import Column, Double, Integer, MetaData, String, Table, Text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from nasopt.host.identity import is_gone, worker_identity
-from nasopt.host.interruption import check_interruption
+from nasopt.host.pausing import stand_by
 from nasopt.storage.rdb import sqlite_path
 
 HEARTBEAT_SECONDS = 20.0
@@ -122,7 +122,7 @@ class DatabaseLease:
         """
         token, began, told, pause = secrets.token_hex(16), time.monotonic(), False, _FIRST_LOOK_SECONDS
         while (holder := self._take(token)) is not None:
-            check_interruption()
+            stand_by()
             if not told and time.monotonic() - began >= PATIENCE_SECONDS:
                 logger.warning("waiting for what another worker makes for all (%s): %s", self._name, _words(holder))
                 told = True

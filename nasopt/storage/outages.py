@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
-from nasopt.host.interruption import check_interruption
+from nasopt.host.pausing import stand_by
 from nasopt.storage.internals import CALLS_OF_A_CACHE, STALE_TRIALS, database_of
 
 HEARTBEAT_SECONDS = 20
@@ -177,7 +177,7 @@ def pause() -> None:
     """
     end = time.monotonic() + _RETRY_SECONDS
     while time.monotonic() < end:
-        check_interruption()
+        stand_by()
         time.sleep(_LOOK_SECONDS)
 
 

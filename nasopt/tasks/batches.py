@@ -7,7 +7,7 @@ here), so batches are made of texts of about equal length and padded to their ow
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -15,6 +15,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from nasopt.host.pausing import pause_for_measurements
+
+EVALUATION_BATCH = 64
+"""Examples that a model reads at once where it is not trained."""
 POOL_BATCHES = 50
 """Training batches are sorted by length within random pools of this many, which keeps them random enough."""
 
@@ -235,3 +239,10 @@ def sorted_batches(lengths: Tensor, batch_size: int) -> Sequence[Tensor]:
     `lengths` is the number of tokens of each example, shape (examples,).
     """
     return torch.split(lengths.argsort(descending=True, stable=True), batch_size)
+
+
+def evaluation_batches(lengths: Tensor) -> Iterator[Tensor]:
+    """Batches as :func:`sorted_batches` makes them, which stand still while another process measures a latency."""
+    for indices in sorted_batches(lengths, EVALUATION_BATCH):
+        pause_for_measurements()
+        yield indices

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
-from nasopt.tasks.batches import Batch, EncodedSplit, sorted_batches
-
-EVALUATION_BATCH = 64
+from nasopt.tasks.batches import Batch, EncodedSplit, evaluation_batches
 
 Pooling = Literal["mean", "cls"]
 
@@ -120,7 +118,7 @@ class TextEncoder:
             The indices, shape (batch,), the last hidden states, shape (batch, tokens, hidden), and the batch.
         """
         self.model.eval()
-        for indices in sorted_batches(split.lengths, EVALUATION_BATCH):
+        for indices in evaluation_batches(split.lengths):
             batch = split.batch(indices).to(self.device)
             yield indices, self.model(**batch.inputs).last_hidden_state, batch
 

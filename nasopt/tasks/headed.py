@@ -22,11 +22,9 @@ from nasopt.models import loading
 from nasopt.models.families import encoder_family_of, encoder_shape, max_positions
 from nasopt.models.heads import reorder_head
 from nasopt.tasks.base import Task
-from nasopt.tasks.batches import Examples, sorted_batches
+from nasopt.tasks.batches import Examples, evaluation_batches
 from nasopt.tasks.encoding import Encoder, check_texts, identity_of, open_tokenizer
 from nasopt.tasks.labels import order_by_name
-
-EVALUATION_BATCH = 64
 
 
 class HeadedTask(Task):
@@ -120,7 +118,7 @@ class HeadedTask(Task):
         """The logits of all examples, in their order, shape (examples, outputs)."""
         model.eval()
         outputs = np.empty((len(examples), self.num_outputs), dtype=np.float32)
-        for indices in sorted_batches(examples.lengths, EVALUATION_BATCH):
+        for indices in evaluation_batches(examples.lengths):
             (found,) = self.run(model, examples.batch(indices).to(device))
             outputs[indices.numpy()] = found.logits.float().cpu().numpy()
         return outputs

@@ -25,10 +25,10 @@ from nasopt.numerics.resampling import FloatArray, ratio, resample_weights
 from nasopt.tasks import answer_code
 from nasopt.tasks.answers import read_questions
 from nasopt.tasks.base import Evaluation
-from nasopt.tasks.batches import Batch, Examples, gather_positions, sorted_batches
+from nasopt.tasks.batches import Batch, Examples, evaluation_batches, gather_positions
 from nasopt.tasks.datasets import load_splits
 from nasopt.tasks.encoding import identity_of, open_tokenizer
-from nasopt.tasks.headed import EVALUATION_BATCH, HeadedTask
+from nasopt.tasks.headed import HeadedTask
 from nasopt.tasks.question_windows import AnswerBatch, AnsweredSplit, QuestionEncoder
 from nasopt.tasks.spans import best_spans, no_answer_score
 from nasopt.tasks.squad import answer_scores, best_threshold
@@ -255,7 +255,7 @@ class QuestionAnswering(HeadedTask):
         settings = self.config.answers
         spans = torch.zeros(len(examples), 2, dtype=torch.int64)  # positions in the split's flat arrays
         scores, none = torch.zeros(len(examples)), torch.zeros(len(examples))
-        for indices in sorted_batches(examples.lengths, EVALUATION_BATCH):
+        for indices in evaluation_batches(examples.lengths):
             batch = examples.batch(indices).to(device)
             start, end = self.run(model, batch)[0].logits.unbind(dim=-1)
             first, last, best = best_spans(start, end, batch.context, settings.n_best, settings.longest)

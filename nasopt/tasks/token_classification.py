@@ -19,11 +19,11 @@ from nasopt.errors import DatasetError, choices
 from nasopt.models import loading
 from nasopt.numerics.resampling import ratio, resample_weights
 from nasopt.tasks.base import Evaluation
-from nasopt.tasks.batches import Batch, Examples, gather_positions, sorted_batches
+from nasopt.tasks.batches import Batch, Examples, evaluation_batches, gather_positions
 from nasopt.tasks.datasets import load_splits
 from nasopt.tasks.encoding import identity_of, open_tokenizer
 from nasopt.tasks.entities import ACTUAL, FOUND, HITS, entity_counts, micro_f1
-from nasopt.tasks.headed import EVALUATION_BATCH, HeadedTask
+from nasopt.tasks.headed import HeadedTask
 from nasopt.tasks.labels import names_of_head
 from nasopt.tasks.tags import OUTSIDE, read_tagged_texts
 from nasopt.tasks.windows import IGNORED, TaggedSplit, WindowEncoder
@@ -194,7 +194,7 @@ class TokenClassification(HeadedTask):
         """The tag of each word of a split, shape (words,); :data:`UNKNOWN` for words without a token."""
         model.eval()
         found = torch.full((len(examples.tags),), UNKNOWN)
-        for indices in sorted_batches(examples.lengths, EVALUATION_BATCH):
+        for indices in evaluation_batches(examples.lengths):
             (output,) = self.run(model, examples.batch(indices).to(device))
             positions, mask = gather_positions(examples.windows.offsets, indices)
             words = examples.words[positions].masked_fill(~mask, -1)

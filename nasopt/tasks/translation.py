@@ -20,14 +20,13 @@ from nasopt.host.files import working_folder
 from nasopt.models import loading
 from nasopt.models.families import encoder_shape, family_of, max_positions
 from nasopt.tasks.base import Evaluation, Task
-from nasopt.tasks.batches import Examples, PairBatch, PairedSplit, sorted_batches
+from nasopt.tasks.batches import Examples, PairBatch, PairedSplit, evaluation_batches
 from nasopt.tasks.bleu import bleu_replicates
 from nasopt.tasks.datasets import load_splits
 from nasopt.tasks.encoding import Encoder, identity_of, open_tokenizer
 from nasopt.tasks.new_model import new_config, new_model, train_tokenizer
 from nasopt.tasks.texts import check_pairs
 
-EVALUATION_BATCH = 64
 IGNORED = -100
 """The label of positions that no loss counts."""
 RESAMPLES = 1000
@@ -218,7 +217,7 @@ class Translation(Task):
         assert isinstance(model, PreTrainedModel)
         model.eval()
         translations = [""] * len(examples)
-        for indices in sorted_batches(examples.first.lengths, EVALUATION_BATCH):
+        for indices in evaluation_batches(examples.first.lengths):
             inputs = examples.first.batch(indices).to(device).inputs
             limit = self.config.translation.max_new_tokens
             generated = model.generate(**inputs, max_new_tokens=limit, num_beams=beams, do_sample=False)

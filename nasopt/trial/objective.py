@@ -6,6 +6,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ from nasopt.host.holding import name_study
 from nasopt.host.identity import worker_identity
 from nasopt.host.locks import lease_with
 from nasopt.host.object_store import artifacts_root
+from nasopt.host.pausing import pause_for_measurements
 from nasopt.measurement.sources import LatencySource
 from nasopt.methods.base import Outcome
 from nasopt.methods.registry import check_functions, make_method
@@ -151,6 +153,10 @@ class Objective:
             MachineError: something that has been prepared is no longer there.
         """
         self.check_device(study)
+        with self._computing():
+            return self._prepare(study)
+
+    def _prepare(self, study: optuna.Study) -> Context:
         prepared, base = self._of(study), queries.base_of(study)
         context = prepared.context
         if base is not None:
@@ -186,7 +192,8 @@ class Objective:
             self.trial_number = trial.number
             name_study(self.config.name)
             TrialRecord(worker=worker_identity()).write_to(trial)
-            return self._run(trial, self.prepare(trial.study))
+            with self._computing():
+                return self._run(trial, self.prepare(trial.study))
         except _NOT_OURS:
             raise  # nothing can be written to a trial that others ended, or to a database that is gone
         except Exception as error:
@@ -262,12 +269,23 @@ class Objective:
             context = prepare(
                 self.config,
                 self._folder,
-                lambda phase, done, total: self._on_phase(self.trial_number, phase, done, total),
+                self._step,
                 has_trials=queries.base_of(study) is not None,
                 make_observer=self.method.observer,
             )
             known = self._prepared[key] = _Prepared(study, context, DoneWork(self.method))
         return known
+
+    def _step(self, phase: str, done: int, total: int) -> None:
+        pause_for_measurements()
+        self._on_phase(self.trial_number, phase, done, total)
+
+    @staticmethod
+    def _computing() -> AbstractContextManager[None]:
+        from nasopt.measurement.device import working_device
+        from nasopt.measurement.measured.latency import computing
+
+        return computing(working_device())
 
     def _device_changes(self, study: optuna.Study) -> list[str]:
         measures_memory = self.config.memory == "peak"

@@ -6,18 +6,22 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
+import psutil
 import pytest
+import torch
 from killing import worker_killed
 from processes import CONTEXT, NASOPT, start_code
 
 from nasopt.architecture.genotype import FFN_STEP
 from nasopt.execution import local
 from nasopt.execution.search import remaining_budget
+from nasopt.measurement.measured.latency import device_lock
 from nasopt.records import names as attributes
 from nasopt.records.interruption import DEATHS
 from nasopt.samplers.history import parent_of
@@ -93,16 +97,40 @@ def test_a_trial_that_kills_its_worker_again_and_again_is_given_up(
     begun.assert_tidy()
 
 
+def test_workers_stand_still_while_another_process_measures(begun: Place) -> None:
+    started = start_code(NASOPT, "study", "optimize", *begun.options, "--n-trials", 1000, "--workers", 2)
+    try:
+        wait_until(lambda: len([trial for trial in begun.trials() if trial.state == RUNNING]) == 2)
+        workers = psutil.Process(started.process.pid).children(recursive=True)
+        with device_lock(torch.device("cpu")):
+            before = cpu_seconds(workers)
+            time.sleep(1)
+            assert cpu_seconds(workers) - before < 0.2
+        wait_until(lambda: cpu_seconds(workers) - before > 0.5)
+    finally:
+        assert started.process.pid is not None
+        os.kill(started.process.pid, signal.SIGTERM)
+    assert started.wait(120).returncode == 1
+
+
+def cpu_seconds(workers: list[psutil.Process]) -> float:
+    return sum(times.user + times.system for times in (worker.cpu_times() for worker in workers))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_workers_record_what_was_under_way_when_they_are_asked_to_end(
     begun_anywhere: Place, number: signal.Signals
 ) -> None:
     started = start_code(NASOPT, "study", "optimize", *begun_anywhere.options, "--n-trials", 1000, "--workers", 2)
-    deadline = time.monotonic() + 200
-    while len([trial for trial in begun_anywhere.trials() if trial.state == RUNNING]) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: len([trial for trial in begun_anywhere.trials() if trial.state == RUNNING]) == 2)
     assert started.process.pid is not None
     os.kill(started.process.pid, number)
     ended = started.wait(120)

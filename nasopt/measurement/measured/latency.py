@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from nasopt.host.collection import no_collection
 from nasopt.host.holding import Hold, held
+from nasopt.host.pausing import at_work, stand_by, wait_for_quiet
 
 WARM_UP_PAIRS = 3
 """Fewest pairs in one warm-up window."""
@@ -249,9 +250,21 @@ def lock_path(device: torch.device) -> Path:
     return Path(tempfile.gettempdir()) / f"nasopt-measurement-{key}.lock"
 
 
-def device_lock(device: torch.device) -> AbstractContextManager[Hold]:
-    """Hold `device` for one measurement; all others on this host wait (see :mod:`nasopt.host.holding`)."""
-    return held(lock_path(device))
+@contextmanager
+def device_lock(device: torch.device) -> Iterator[Hold]:
+    """Hold `device` for one measurement, with what computes on it standing still; others that measure wait.
+
+    See :mod:`nasopt.host.pausing`.
+    """
+    stand_by()
+    with held(lock_path(device)) as hold:
+        wait_for_quiet(lock_path(device))
+        yield hold
+
+
+def computing(device: torch.device) -> AbstractContextManager[None]:
+    """What this process does on `device` and on the CPU stands still between its steps while others measure there."""
+    return at_work({lock_path(device), lock_path(torch.device("cpu"))})
 
 
 def _warm_up(pair: Callable[[bool], tuple[float, float]], deadline: float) -> None:

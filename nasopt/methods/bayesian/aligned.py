@@ -26,7 +26,7 @@ from nasopt.models.posterior import Posterior, Structure, condition, distance_to
 from nasopt.models.prior import Prior
 from nasopt.models.surgery import cut
 from nasopt.tasks.base import Task
-from nasopt.tasks.batches import Examples, sorted_batches
+from nasopt.tasks.batches import Examples, evaluation_batches
 from nasopt.training.loop import LossFunction, StepCallback, TrainingResult, train
 
 Objective: TypeAlias = Literal["ce", "map", "elbo", "hinton"]
@@ -34,7 +34,6 @@ Start: TypeAlias = Literal["uniform", "initial"]
 
 UNIFORM_BOUND = 0.08
 """The bound of the published random start, Uniform[-0.08, 0.08]."""
-EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -245,7 +244,7 @@ def mean_loss(task: Task, model: nn.Module, examples: Examples, device: torch.de
     """The task's loss on a split, averaged over its examples or target tokens; leaves the model in eval mode."""
     model.eval()
     terms, total = task.loss_terms(examples), 0.0
-    for indices in sorted_batches(examples.lengths, EVALUATION_BATCH):
+    for indices in evaluation_batches(examples.lengths):
         total += float(task.training_loss(model, examples.batch(indices).to(device))) * int(terms[indices].sum())
     return total / int(terms.sum())
 

@@ -20,6 +20,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from nasopt.measurement.measured import latency
 from nasopt.measurement.measured.latency import (
+    LatencyMeasurement,
     MeasurementError,
     device_lock,
     fixed_inputs,
@@ -40,6 +41,18 @@ from filelock import FileLock
 with FileLock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)
+"""
+
+WORKER = """
+import torch
+from nasopt.host.pausing import pause_for_measurements
+from nasopt.measurement.measured.latency import computing
+matrix = torch.rand(500, 500)
+with computing(torch.device("cpu")):
+    print("at work", flush=True)
+    while True:
+        pause_for_measurements()
+        matrix @ matrix
 """
 
 
@@ -108,9 +121,13 @@ def threads_kept() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def bert(layers: int) -> BertForSequenceClassification:
+def bert(layers: int, hidden_size: int = 32) -> BertForSequenceClassification:
     config = BertConfig(
-        hidden_size=32, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=128, vocab_size=100
+        hidden_size=hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=4 * hidden_size,
+        vocab_size=100,
     )
     return BertForSequenceClassification(config)
 
@@ -292,6 +309,24 @@ def test_a_killed_holder_frees_the_device() -> None:
         holder.send_signal(signal.SIGKILL)
         waiter.join(120)  # a lock that is stale would never be had
         assert acquired.is_set(), "the lock of a dead process is not stale"
+
+
+@pytest.mark.slow
+def test_medians_with_a_worker_that_trains_are_those_without_it() -> None:
+    """Really measured, with a process beside it that computes on all cores whenever it may."""
+    inputs = fixed_inputs(8, 64, vocab_size=100, special_ids=[0], device=CPU)
+    candidate, base = bert(3, 256), bert(12, 256)
+
+    def measured() -> LatencyMeasurement:
+        return measure_latency(candidate, base, inputs, device=CPU, threads=1, relative_width=0.01, time_budget_s=10)
+
+    alone = measured()
+    with subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == b"at work\n"
+        together = measured()
+        worker.kill()
+    assert together.ratio == pytest.approx(alone.ratio, rel=0.05)
 
 
 def test_every_user_may_open_the_lock_file() -> None:
