@@ -259,8 +259,8 @@ def _as_of_its_day(task: Any) -> None:
         task["positive_label"] = SECOND_CLASS
     # The table of another type is stored with the defaults of its day, which may be others by now.
     for kind, traits in TRAITS.items():
-        if traits.table is not None and kind != task.get("type"):
-            task.pop(traits.table, None)
+        for table in traits.tables if kind != task.get("type") else ():
+            task.pop(table, None)
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from nasopt.config.embedding import RetrievalConfig, SimilarityConfig
+from nasopt.config.section import Section as Section
 
 TaskType: TypeAlias = Literal[
     "text-classification", "token-classification", "question-answering", "sentence-similarity", "translation"
@@ -21,6 +24,7 @@ MetricName: TypeAlias = Literal[
     "mean_average_precision",
     "mrr@10",
     "ndcg@10",
+    "recall@100",
     "pearsonr",
     "spearmanr",
     "retrieval",
@@ -32,6 +36,7 @@ CLASSIFICATION_METRICS = ("accuracy", "f1", "f1_macro", "f1_micro", "matthews_co
 REGRESSION_METRICS = ("pearsonr", "spearmanr")
 MULTI_LABEL_METRICS = ("f1_macro", "f1_micro", "mean_average_precision")
 RERANKING_METRICS = ("ndcg@10", "mrr@10")
+RETRIEVAL_METRICS = ("ndcg@10", "recall@100")
 RERANKING = "reranking"
 MULTI_LABEL = "multi_label_classification"
 METRICS_OF_KIND = {
@@ -44,10 +49,6 @@ SECOND_CLASS = ""
 """The `positive_label` that stands for the second of two classes, whatever its name: older studies had no choice."""
 
 
-VECTOR_SETTINGS = frozenset({"pooling", "prefix", "normalize"})
-"""The keys of `[task.similarity]` that a model's own files answer where the study file does not."""
-
-
 @dataclass(frozen=True)
 class TaskTraits:
     """The settings that a type of task allows in a study file. The task's class declares the rest.
@@ -57,7 +58,7 @@ class TaskTraits:
         columns: the numbers of text columns that are allowed.
         labelled: whether every example has a class or a number, so that `kind` and `positive_label` say something.
         trainable_head: whether its models have a head that can be trained anew.
-        table: the table of the study file, below `[task]`, that is for this type only.
+        tables: the tables of the study file, below `[task]`, that are for this type only.
         new_model: whether the base model may start from random weights.
         runtimes: the runtimes in which its latency can be measured.
         cuda_graph: whether its latency can be measured from a CUDA graph.
@@ -68,7 +69,7 @@ class TaskTraits:
     columns: tuple[int, ...] = (2,)
     labelled: bool = False
     trainable_head: bool = False
-    table: str | None = None
+    tables: tuple[str, ...] = ()
     new_model: bool = False
     runtimes: tuple[RuntimeName, ...] = get_args(RuntimeName)
     cuda_graph: bool = True
@@ -82,22 +83,20 @@ TRAITS: Mapping[TaskType, TaskTraits] = {
         labelled=True,
         trainable_head=True,
     ),
-    "token-classification": TaskTraits(("f1", "accuracy"), columns=(1,), trainable_head=True, table="tokens"),
-    "question-answering": TaskTraits(("f1", "exact_match"), trainable_head=True, table="answers"),
-    "sentence-similarity": TaskTraits(("spearmanr", "retrieval", "encodechka"), table="similarity"),
+    "token-classification": TaskTraits(("f1", "accuracy"), columns=(1,), trainable_head=True, tables=("tokens",)),
+    "question-answering": TaskTraits(("f1", "exact_match"), trainable_head=True, tables=("answers",)),
+    "sentence-similarity": TaskTraits(
+        ("spearmanr", "retrieval", "encodechka", *RETRIEVAL_METRICS), tables=("similarity", "retrieval")
+    ),
     "translation": TaskTraits(
         ("bleu",),
-        table="translation",
+        tables=("translation",),
         new_model=True,
         runtimes=("eager",),
         cuda_graph=False,
         estimated_latency=False,
     ),
 }
-
-EncodechkaTask: TypeAlias = Literal["STS", "PI", "NLI", "SA", "TI", "II", "IC", "ICX", "NE1", "NE2"]
-SENTENCE_TASKS: tuple[EncodechkaTask, ...] = ("STS", "PI", "NLI", "SA", "TI", "II", "IC", "ICX")
-
 
 POINTS: Mapping[MetricName, float] = {"bleu": 1.0}
 """The points that make one unit of a metric: BLEU is given in points, all others from 0 (or -1) to 1."""
@@ -106,12 +105,6 @@ POINTS: Mapping[MetricName, float] = {"bleu": 1.0}
 def points_of(metric: MetricName) -> float:
     """The factor that a quality is multiplied by to be in points."""
     return POINTS.get(metric, 100.0)
-
-
-class Section(BaseModel):
-    """A table of the study file: unknown keys are errors, values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class SplitsConfig(Section):
@@ -161,28 +154,6 @@ class DatasetConfig(Section):
     )
     splits: SplitsConfig = SplitsConfig()
     max_samples: MaxSamplesConfig = MaxSamplesConfig()
-
-
-class SimilarityConfig(Section):
-    """The options of sentence encoders: how a text becomes one vector, and how vectors are judged."""
-
-    pooling: Literal["mean", "cls"] | None = Field(
-        None,
-        description="Mean over a text's tokens, or its first token; unless set, as the model's files say, or the mean.",
-    )
-    prefix: str = Field(
-        "",
-        description='Put before every text, for example `"query: "`; unless set, the default prompt of the model\'s '
-        "files.",
-    )
-    normalize: bool = Field(
-        True, description="Scale vectors to length 1; unless set, as the model's files say, or true."
-    )
-    scale: float = Field(20.0, gt=0, allow_inf_nan=False, description="Factor of cosines in the ranking loss.")
-    encodechka: str | None = Field(None, description="Folder with the benchmark's files, for the metric `encodechka`.")
-    encodechka_tasks: Annotated[tuple[EncodechkaTask, ...], Field(min_length=1)] = Field(
-        SENTENCE_TASKS, description="The tasks, of ten; the eight that are about sentences unless set."
-    )
 
 
 class TokensConfig(Section):
@@ -291,6 +262,9 @@ class TaskConfig(Section):
     )
     dataset: DatasetConfig
     similarity: SimilarityConfig = SimilarityConfig.model_validate({})
+    retrieval: RetrievalConfig | None = Field(
+        None, description="Sentence similarity: the passages and queries of the metrics `ndcg@10` and `recall@100`."
+    )
     tokens: TokensConfig = TokensConfig.model_validate({})
     answers: AnswersConfig = AnswersConfig.model_validate({})
     translation: TranslationConfig = TranslationConfig.model_validate({})
@@ -304,12 +278,12 @@ class TaskConfig(Section):
 
     def answered_by(self, settled: TaskConfig) -> TaskConfig:
         """This table with another one's values of the settings that it leaves open, for data or model to settle."""
-        own = self.similarity
-        open_ones = {name: getattr(settled.similarity, name) for name in VECTOR_SETTINGS - own.model_fields_set}
         answers: dict[str, object] = {
             "positive_label": settled.positive_label,
-            "similarity": own.model_copy(update=open_ones),
+            "similarity": self.similarity.answered_by(settled.similarity),
         }
+        if self.retrieval is not None and settled.retrieval is not None:
+            answers["retrieval"] = self.retrieval.answered_by(settled.retrieval)
         if "max_length" not in self.model_fields_set:
             answers["max_length"] = settled.max_length
         return self.model_copy(update=answers)
@@ -325,6 +299,11 @@ class TaskConfig(Section):
         return self.kind == RERANKING
 
     @property
+    def is_retrieval(self) -> bool:
+        """Whether a model's vectors find the passages of a query."""
+        return self.retrieval is not None
+
+    @property
     def traits(self) -> TaskTraits:
         """The settings that its type allows."""
         return TRAITS[self.type]
@@ -336,14 +315,15 @@ class TaskConfig(Section):
             raise ValueError(f"the metric {self.metric!r} is not one of {self.type}: {', '.join(traits.metrics)}")
         self._check_labels()
         for its_type, its in TRAITS.items():
-            table = its.table
-            if table is not None and its_type != self.type and self._says_something_in(table):
-                raise ValueError(f"[task.{table}] is for the type {its_type}, not for {self.type}")
+            for table in its.tables:
+                if its_type != self.type and self._says_something_in(table):
+                    raise ValueError(f"[task.{table}] is for the type {its_type}, not for {self.type}")
         if len(self.dataset.text) not in traits.columns:
             wanted = "one column" if traits.columns == (1,) else "two columns"
             raise ValueError(f"{self.type} needs {wanted} in dataset.text, not {len(self.dataset.text)}")
         if self.metric == "encodechka" and self.similarity.encodechka is None:
             raise ValueError("the metric encodechka needs `similarity.encodechka`, the folder with its files")
+        self._check_retrieval()
         if self.new_head and not traits.trainable_head:
             allowed = ", ".join(name for name, its in TRAITS.items() if its.trainable_head)
             raise ValueError(f"new_head is for the types {allowed}, not for {self.type}")
@@ -363,12 +343,20 @@ class TaskConfig(Section):
             raise ValueError(f"the metric {self.metric!r} is not one of {self.kind}: {allowed}")
         if self.is_reranking and len(self.dataset.text) != 2:
             raise ValueError(f'kind = "{RERANKING}" needs two columns in dataset.text: query and text')
-        if not self.is_reranking and (self.metric in RERANKING_METRICS or self.dataset.query is not None):
-            what = f"the metric {self.metric!r}" if self.metric in RERANKING_METRICS else "dataset.query"
+        is_ranking = self.traits.labelled and self.metric in RERANKING_METRICS
+        if not self.is_reranking and (is_ranking or self.dataset.query is not None):
+            what = f"the metric {self.metric!r}" if is_ranking else "dataset.query"
             raise ValueError(f'{what} is for kind = "{RERANKING}"')
         for key, value in (("class_weights", self.class_weights), ("dataset.labels", self.dataset.labels)):
             if value is not None and not self.is_multi_label:
                 raise ValueError(f'{key} is for kind = "{MULTI_LABEL}"')
+
+    def _check_retrieval(self) -> None:
+        is_wanted = self.metric in RETRIEVAL_METRICS and "retrieval" in self.traits.tables
+        if is_wanted and self.retrieval is None:
+            raise ValueError(f"the metric {self.metric!r} needs [task.retrieval], the folder of passages and queries")
+        if self.retrieval is not None and not is_wanted:
+            raise ValueError(f"[task.retrieval] is for {' and '.join(RETRIEVAL_METRICS)}, not for {self.metric!r}")
 
     def _says_something_in(self, table: str) -> bool:
         """Whether the study file has this table and changes something in it."""

@@ -207,8 +207,12 @@ def _resolve_paths(config: StudyConfig) -> StudyConfig:
     similarity = config.task.similarity
     if similarity.encodechka is not None:
         similarity = similarity.model_copy(update={"encodechka": resolve_path(similarity.encodechka)})
+    retrieval = config.task.retrieval
+    if retrieval is not None:
+        retrieval = retrieval.model_copy(update={"path": resolve_path(retrieval.path)})
     model = config.task.model if config.task.new_model else resolve_path(config.task.model)
-    task = config.task.model_copy(update={"dataset": dataset, "model": model, "similarity": similarity})
+    tables = {"similarity": similarity, "retrieval": retrieval}
+    task = config.task.model_copy(update={"dataset": dataset, "model": model, **tables})
     latencies = tuple(
         latency if latency.lut is None else latency.model_copy(update={"lut": resolve_path(latency.lut)})
         for latency in config.latency

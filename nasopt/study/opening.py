@@ -272,5 +272,7 @@ def places(config: StudyConfig) -> dict[str, str]:
     """The things that a study is made from and that must not change, in words, each with its place."""
     tables = {f"look-up table of {latency.objective_name}": latency.lut for latency in config.latency}
     task = config.task
-    places = {"dataset": task.dataset.path, "model": task.model, "encodechka": task.similarity.encodechka, **tables}
+    retrieval = None if task.retrieval is None else task.retrieval.path
+    benchmarks = {"encodechka": task.similarity.encodechka, "retrieval": retrieval}
+    places = {"dataset": task.dataset.path, "model": task.model, **benchmarks, **tables}
     return {kind: place for kind, place in places.items() if place is not None}

@@ -24,7 +24,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nasopt.architecture.base import EncoderShape, Precision
 from nasopt.architecture.outside import OutsideModel
-from nasopt.config.task import SimilarityConfig, TaskConfig
+from nasopt.config.embedding import SimilarityConfig
+from nasopt.config.task import TaskConfig
 from nasopt.errors import DatasetError
 from nasopt.models import loading
 from nasopt.models.families import encoder_family_of, encoder_shape, max_positions
