@@ -150,8 +150,8 @@ def _code(task: Task, model: OnnxModel, config: PretrainedConfig, limit: int) ->
         if name == "token_type_ids" and not knows_segments:
             array = 'np.zeros((len(encoded), len(encoded[0].ids)), dtype="int64")'
         lines.append(f'    "{name}": {array},')
-    prefix = task.config.similarity.prefix if task.embedding is not None else ""
-    texts = [f"{prefix}a text", f"{prefix}another text"]
+    prefixes = task.prefixes if task.embedding is not None else ("", "")
+    texts = [prefix + text for prefix, text in zip(prefixes, ("a text", "another text"), strict=True)]
     overlap = task.window_overlap
     pairs = len(task.config.dataset.text) == 2 and task.embedding is None
     code = CODE.format(

@@ -182,10 +182,15 @@ class Task(ABC):
         """How many examples a split has."""
         return len(self._data[role])
 
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """The text that is put before those of each text column."""
+        return (self.config.similarity.prefix,) * len(self.config.dataset.text)
+
     def texts_read(self, role: str) -> list[str]:
         """Every text of a split as a tokenizer gets it, prefix included, one column after the other."""
-        prefix = self.config.similarity.prefix
-        return [prefix + str(text) for column in self.config.dataset.text for text in self._data[role][column]]
+        columns = zip(self.prefixes, self.config.dataset.text, strict=True)
+        return [prefix + str(text) for prefix, column in columns for text in self._data[role][column]]
 
     @abstractmethod
     def load_model(self) -> PreTrainedModel:

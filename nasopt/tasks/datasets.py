@@ -17,6 +17,8 @@ from nasopt.errors import DatasetError, choices
 from nasopt.tasks.files import not_utf8, read_local, split_files
 from nasopt.tasks.texts import check_texts
 
+ROLES = ("train", "validation", "test")
+
 
 def resolve_path(path: str) -> str:
     """An absolute path where `path` exists here, else (a hub id) `path` itself. Links keep their names."""
@@ -38,21 +40,22 @@ def content_hash(path: str) -> str | None:
     return digest.hexdigest()
 
 
-def load_splits(config: DatasetConfig, columns: Sequence[str], *, are_texts: bool = True) -> dict[str, Dataset]:
+def load_splits(
+    config: DatasetConfig, columns: Sequence[str], *, are_texts: bool = True, roles: Sequence[str] = ROLES
+) -> dict[str, Dataset]:
     """Opens the splits a study uses, under the keys ``train``, ``validation`` and, if named, ``test``.
 
     Args:
         config: the data set and its splits.
         columns: the columns that each split must have.
         are_texts: whether the text columns hold texts, which are checked, and no lists of words.
+        roles: the splits that are opened.
 
     Raises:
         DatasetError: the data set, a split or a column does not exist, a split is empty, or a text is missing or of
             another type.
     """
-    names = {"train": config.splits.train, "validation": config.splits.validation}
-    if config.splits.test is not None:
-        names["test"] = config.splits.test
+    names = {role: name for role, name in config.splits if role in roles and name is not None}
     limits = config.max_samples.model_dump()
     result = {}
     for role, name in names.items():

@@ -24,6 +24,7 @@ CLASSES: Mapping[TaskType, tuple[str, str]] = {
 }
 RERANKING = ("nasopt.tasks.reranking", "Reranking")
 MULTI_LABEL = ("nasopt.tasks.multi_label", "MultiLabelClassification")
+RETRIEVAL = ("nasopt.tasks.retrieval", "SentenceRetrieval")
 """Module and name of each task's class, which is imported only when asked for, because it imports torch."""
 
 
@@ -58,7 +59,7 @@ def check_lengths(config: StudyConfig, task: Task) -> None:
 
 def task_class(config: TaskConfig) -> type[Task]:
     """The class of a study's task, with all that it declares."""
-    usual = CLASSES[config.type]
-    module, name = MULTI_LABEL if config.is_multi_label else RERANKING if config.is_reranking else usual
+    special = {MULTI_LABEL: config.is_multi_label, RERANKING: config.is_reranking, RETRIEVAL: config.is_retrieval}
+    module, name = next((its for its, is_wanted in special.items() if is_wanted), CLASSES[config.type])
     found: type[Task] = getattr(import_module(module), name)
     return found

@@ -5,11 +5,14 @@ Any pairs train, by translation ranking; quality is one of
 * ``spearmanr``: rank correlation of the cosines of pairs with their scores, the label column of the validation split;
 * ``retrieval``: how often the second text of a validation pair is the nearest one to the first, and the reverse;
 * ``encodechka``: the mean over tasks of that benchmark (METHODS.md section 4).
+
+:mod:`nasopt.tasks.retrieval` has other ones, of passages that are found for queries.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -25,6 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from nasopt.architecture.base import EncoderShape, Precision
 from nasopt.architecture.outside import OutsideModel
 from nasopt.config.embedding import SimilarityConfig
+from nasopt.config.section import Section
 from nasopt.config.task import TaskConfig
 from nasopt.errors import DatasetError
 from nasopt.models import loading
@@ -33,7 +37,7 @@ from nasopt.models.sentence_modules import SentenceModules, sentence_files, sent
 from nasopt.numerics.resampling import resample_weights
 from nasopt.tasks.base import EmbeddingTask, Evaluation
 from nasopt.tasks.batches import Examples, PairBatch, PairedSplit
-from nasopt.tasks.datasets import load_splits
+from nasopt.tasks.datasets import ROLES, load_splits
 from nasopt.tasks.embeddings import Pooling, TextEncoder, pool, translation_ranking
 from nasopt.tasks.encodechka import Encodechka, mean_scores
 from nasopt.tasks.encoding import Encoder, identity_of, open_tokenizer
@@ -45,7 +49,7 @@ RESAMPLES = 1000
 SEED = 0
 
 VECTORS = """
-texts = tokenizer(["{prefix}a text"], padding=True, truncation=True, max_length={limit}, return_tensors="pt")
+texts = tokenizer({texts}, padding=True, truncation=True, max_length={limit}, return_tensors="pt")
 hidden = model(**texts).last_hidden_state.float()  # (texts, tokens, hidden size)
 {pooling}
 """
@@ -93,9 +97,7 @@ class SentenceSimilarity(EmbeddingTask):
 
     def __init__(self, config: TaskConfig, folder: Path | None = None) -> None:
         super().__init__(config, folder)
-        self._data = load_splits(config.dataset, config.dataset.text)
-        for role, split in self._data.items():
-            check_pairs(split, role, config.dataset.text)
+        self._data = self._open_data(config)
         self._scores = {role: self._scores_of(split, role) for role, split in self._data.items()}
         self._model_config = loading.load_config(config.model, config.revision, config.trust_remote_code)
         encoder_family_of(self._model_config)
@@ -103,6 +105,10 @@ class SentenceSimilarity(EmbeddingTask):
         self._read_model(config)
         if self._has_benchmark:
             _ = self.benchmark  # so that missing files are an error now, not after a training
+
+    def _open_data(self, config: TaskConfig) -> Mapping[str, Dataset]:
+        """The pairs of each split."""
+        return open_pairs(config)
 
     def _read_model(self, config: TaskConfig) -> None:
         """Opens the model's tokenizer, and settles how texts become vectors."""
@@ -159,9 +165,14 @@ class SentenceSimilarity(EmbeddingTask):
 
     @property
     def usage(self) -> str:
-        settings = self.config.similarity
-        code = VECTORS.format(prefix=settings.prefix, pooling=POOLINGS[self.pooling], limit=self._limit)
-        return code + ("vectors = vectors / vectors.norm(dim=-1, keepdim=True)\n" if settings.normalize else "")
+        code = VECTORS.format(texts=json.dumps(self._sample), pooling=POOLINGS[self.pooling], limit=self._limit)
+        is_unit = self.config.similarity.normalize
+        return code + ("vectors = vectors / vectors.norm(dim=-1, keepdim=True)\n" if is_unit else "")
+
+    @property
+    def _sample(self) -> list[str]:
+        """Texts for a model card's code."""
+        return [f"{self.config.similarity.prefix}a text"]
 
     @property
     def array_usage(self) -> str:
@@ -172,18 +183,24 @@ class SentenceSimilarity(EmbeddingTask):
     @property
     def folder_files(self) -> Mapping[str, str]:
         settings, own = self.config.similarity, self._own_modules
-        prompts = {name: text for name, text in own.prompts.items() if text}
-        if settings.prefix and settings.prefix not in prompts.values():
-            prompts = {**prompts, DEFAULT_PROMPT: settings.prefix} if prompts else dict.fromkeys(SIDES, settings.prefix)
         modules = SentenceModules(
             pooling=self.pooling,
             normalize=settings.normalize,
             max_length=self._limit,
-            prompts=prompts,
+            prompts=self._prompts,
             prompt=settings.prefix,
             pools_prompt=own.pools_prompt,
         )
         return sentence_files(modules, self.shape.hidden_size)
+
+    @property
+    def _prompts(self) -> dict[str, str]:
+        """The prompts of an exported folder, by name: the base model's, and the prefix under a name of its own."""
+        prompts = {name: text for name, text in self._own_modules.prompts.items() if text}
+        prefix = self.config.similarity.prefix
+        if prefix and prefix not in prompts.values():
+            return {**prompts, DEFAULT_PROMPT: prefix} if prompts else dict.fromkeys(SIDES, prefix)
+        return prompts
 
     def other_use(self, precision: Precision, needs_code: bool) -> str:
         trust = ", trust_remote_code=True" if needs_code else ""
@@ -210,12 +227,15 @@ class SentenceSimilarity(EmbeddingTask):
         study's are."""
         task, config = copy.copy(self), self._config_for(model)
         task._own_modules = its = sentence_modules(config.model, config.revision)
-        own = {"pooling": its.pooling, "prefix": its.prompt, "normalize": its.normalize}
-        theirs = {name: value for name, value in config.similarity if own.get(name) is None}
-        settings = SimilarityConfig.model_validate(theirs)
         task._is_outside, task._model_config = True, loading.outside_config(config.model, config.revision)
-        task._read_model(config.model_copy(update={"similarity": settings}))
+        task._read_model(config.model_copy(update=self._yielding_to(its)))
         return task
+
+    def _yielding_to(self, its: SentenceModules) -> Mapping[str, Section | None]:
+        """The tables of the study's `[task]` without the settings that another model's own files have."""
+        own = {"pooling": its.pooling, "prefix": its.prompt, "normalize": its.normalize}
+        theirs = {name: value for name, value in self.config.similarity if own.get(name) is None}
+        return {"similarity": SimilarityConfig.model_validate(theirs)}
 
     def load_model(self) -> PreTrainedModel:
         return _without_pooler(
@@ -233,21 +253,20 @@ class SentenceSimilarity(EmbeddingTask):
         )
 
     def encode(self, folder: Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Mapping[str, PairedSplit]:
-        used = tokenizer or self.tokenizer
-        encoder = Encoder(
-            used,
-            identity_of(tokenizer) if tokenizer else self._tokenizer_identity,
-            self._limit,
-            self._padding(used),
-            self.config.similarity.prefix,
-        )
         encoded = {}
         for role, split in self._data.items():
             first, second = (
-                encoder.encode(split, [column], role, folder, self._scores[role]) for column in self.config.dataset.text
+                self._encoder(prefix, tokenizer).encode(split, [column], role, folder, self._scores[role])
+                for prefix, column in zip(self.prefixes, self.config.dataset.text, strict=True)
             )
             encoded[role] = PairedSplit(first, second)
         return encoded
+
+    def _encoder(self, prefix: str, tokenizer: PreTrainedTokenizerBase | None) -> Encoder:
+        """A tokenizer, the task's own if None, that puts a prefix before every text."""
+        used = tokenizer or self.tokenizer
+        identity = identity_of(tokenizer) if tokenizer else self._tokenizer_identity
+        return Encoder(used, identity, self._limit, self._padding(used), prefix)
 
     @property
     def _limit(self) -> int:
@@ -317,6 +336,18 @@ class SentenceSimilarity(EmbeddingTask):
         else:
             replicates = retrieval_accuracy(weights, first, second, *map(distinct_texts, examples.sides))
         return Evaluation(float(replicates[0]), replicates=replicates)
+
+
+def open_pairs(config: TaskConfig, roles: Sequence[str] = ROLES) -> dict[str, Dataset]:
+    """The pairs of some splits, each with two texts.
+
+    Raises:
+        DatasetError: a split or a column does not exist, or a text is missing.
+    """
+    splits = load_splits(config.dataset, config.dataset.text, roles=roles)
+    for role, split in splits.items():
+        check_pairs(split, role, config.dataset.text)
+    return splits
 
 
 def _checked_scores(values: Sequence[Any], role: str, column: str) -> Tensor:

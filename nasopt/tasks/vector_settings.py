@@ -38,7 +38,7 @@ def settle(
         UnsupportedModelError: the model makes its vectors in a way that nasopt does not know.
     """
     similarity, own = config.similarity, _own_settings(modules, tokenizer, positions)
-    said = {name: getattr(similarity, name) for name in ("pooling", "prefix", "normalize") if _is_said(config, name)}
+    said = {name: getattr(similarity, name) for name in ("pooling", "prefix", "normalize") if is_said(config, name)}
     pooling = _pooling(config, modules)
     vectors = {
         "pooling": pooling,
@@ -57,7 +57,7 @@ def settle(
     return settled, _remarks(config, settled, modules, own)
 
 
-def _is_said(config: TaskConfig, name: str) -> bool:
+def is_said(config: TaskConfig, name: str) -> bool:
     """Whether the study file sets a key of `[task.similarity]`."""
     return name in config.similarity.model_fields_set and getattr(config.similarity, name) is not None
 
@@ -106,7 +106,8 @@ def _remarks(
     read = [
         words[name]
         for name in own
-        if not (name in config.model_fields_set if name == "max_length" else _is_said(config, name))
+        if not (name == "prefix" and config.is_retrieval)  # both sides have their own
+        and not (name in config.model_fields_set if name == "max_length" else is_said(config, name))
     ]
     said = [f"as the model's own files say, {', '.join(read)}"] if read else []
     if config.similarity.pooling is not None and modules.others:
@@ -119,7 +120,7 @@ def _remarks(
     if chosen["max_length"] > own.get("max_length", chosen["max_length"]):
         said.append(f"task.max_length: {chosen['max_length']}, though the model's own files say {own['max_length']}")
     prompts = {name: text for name, text in modules.prompts.items() if text}
-    if prompts and not chosen["prefix"]:
+    if prompts and not chosen["prefix"] and not config.is_retrieval:
         shown = choices([f"{name} = {text!r}" for name, text in prompts.items()])
         said.append(f"the model has prompts and uses none unless told to; task.similarity.prefix can be one: {shown}")
     return tuple(said)

@@ -82,11 +82,12 @@ def study_vocabulary(task: Task, files: Sequence[str], *, folder: Path, fingerpr
         fingerprint: identifies the tokenised training split.
     """
     lines = [line for file in files for line in Path(file).read_text(encoding="utf-8").splitlines()]
-    prefix = task.config.similarity.prefix
-    made_from = [fingerprint, prefix, *lines]
+    prefixes = tuple(dict.fromkeys(task.prefixes))
+    made_from = [fingerprint, *prefixes, *lines]
 
     def make() -> dict[str, Tensor]:
-        kept = vocabulary_of(task.tokenizer, [*task.texts_read("train"), *(prefix + line for line in lines)])
+        own = (prefix + line for prefix in prefixes for line in lines)
+        kept = vocabulary_of(task.tokenizer, [*task.texts_read("train"), *own])
         return {"kept": torch.tensor(kept, dtype=torch.int64)}
 
     return tuple(made_once(folder, "vocabulary", made_from, make)["kept"].tolist())
