@@ -8,7 +8,7 @@ import multiprocessing.util
 import os
 import random
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -143,6 +143,24 @@ def write_rankings(folder: Path, queries: Mapping[str, int], passages: int = 6) 
                 generator.shuffle(chosen)
                 rows.append(f"{number},{' '.join(words)},{' '.join(chosen)},{place % 3 / 2}")
         (folder / f"{split}.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def write_collection(
+    folder: Path,
+    passages: Mapping[str, tuple[str | None, str]],
+    queries: Mapping[str, str],
+    judged: Mapping[str, Sequence[tuple[str, str, int]]],
+) -> Path:
+    """A folder of BEIR's format: passages (title, text) and queries by id, and the judgements of each split."""
+    (folder / "qrels").mkdir(parents=True)
+    texts = {"corpus": [{"_id": key, "title": title, "text": text} for key, (title, text) in passages.items()]}
+    texts["queries"] = [{"_id": key, "text": text} for key, text in queries.items()]
+    for name, rows in texts.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for split, its in judged.items():
+        lines = ["query-id\tcorpus-id\tscore", *("\t".join(map(str, row)) for row in its)]
+        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
     return folder
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import FILLERS, WORDS
+from conftest import FILLERS, WORDS, write_collection
 
 from nasopt.architecture.base import Precision
 from nasopt.architecture.encoder import Architecture, KeptUnits
@@ -20,6 +20,7 @@ from nasopt.export.folder import export_hf
 from nasopt.models.loading import load_headless, load_tokenizer
 from nasopt.models.quantization import quantize
 from nasopt.models.surgery import cut
+from nasopt.tasks.retrieval import RetrievalSplit, SentenceRetrieval
 from nasopt.tasks.similarity import SentenceSimilarity
 
 pytestmark = pytest.mark.integration
@@ -95,6 +96,38 @@ def test_a_folder_that_sentence_transformers_wrote_is_read_as_it_reads_it(
     np.testing.assert_allclose(encoded(tmp_path / "ours"), expected, atol=1e-5)
     settings = json.loads((tmp_path / "ours" / "config_sentence_transformers.json").read_text())
     assert (settings["prompts"], settings["default_prompt_name"]) == (prompts, "query")
+
+
+def test_queries_and_passages_have_the_vectors_that_were_evaluated(
+    tiny_bert: Path, pairs: Path, tmp_path: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    judged = [(str(row), str(row), 1) for row in range(len(TEXTS))]
+    passages = {str(row): ("", text) for row, text in enumerate(TEXTS)}
+    write_collection(tmp_path / "beir", passages, dict(zip(passages, TEXTS, strict=True)), {"validation": judged})
+    dataset = {"path": str(pairs), "text": ["first", "second"]}
+    retrieval = {"path": str(tmp_path / "beir"), "query_prefix": "was ", "passage_prefix": ""}
+    config = {"type": "sentence-similarity", "model": str(tiny_bert), "metric": "ndcg@10", "dataset": dataset}
+    task = SentenceRetrieval(
+        TaskConfig.model_validate({**config, "similarity": {"prefix": "it "}, "retrieval": retrieval})
+    )
+    model, folder = cut(task.load_model(), IRREGULAR), tmp_path / "out"
+    export_hf(model, task.tokenizer, IRREGULAR, folder, card="", force=True, beside=task.folder_files)
+    split, encoder = task.encode(tmp_path)["validation"], task.text_encoder(model.eval(), CPU)
+    assert isinstance(split, RetrievalSplit)
+
+    theirs = SentenceTransformer(str(folder), device="cpu")
+
+    np.testing.assert_allclose(theirs.encode_query(TEXTS), encoder.vectors(split.first), atol=1e-5)
+    np.testing.assert_allclose(theirs.encode_document(TEXTS), encoder.vectors(split.passages), atol=1e-5)
+    np.testing.assert_allclose(theirs.encode(TEXTS), encoder.sentences(TEXTS), atol=1e-5)
+    assert not np.allclose(theirs.encode_query(TEXTS), theirs.encode_document(TEXTS), atol=1e-2)
+    whole, full = tmp_path / "full", task.load_model()
+    export_hf(full, task.tokenizer, FULL, whole, card="", force=True, beside=task.folder_files)
+    document = {**config, "model": str(whole), "retrieval": {"path": str(tmp_path / "beir")}}
+    again = SentenceRetrieval(TaskConfig.model_validate(document))  # a study on that folder need not be told
+    assert again.prefixes == ("was ", "")
 
 
 @pytest.mark.slow

@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from nasopt.config.embedding import RetrievalConfig
 from nasopt.config.study import LatencyConfig, StudyConfig
-from nasopt.config.task import METRICS_OF_KIND, MULTI_LABEL, RERANKING, TRAITS, TaskConfig
+from nasopt.config.task import METRICS_OF_KIND, MULTI_LABEL, RERANKING, RETRIEVAL_METRICS, TRAITS, TaskConfig
 from nasopt.errors import StudyFileError
 from nasopt.methods.genetic.method import GeneticOptions
 from nasopt.records import names as attributes
@@ -124,7 +125,7 @@ def options() -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
-ANY_TASK = tables(TaskConfig)  # once: a strategy is slow to make
+ANY_TASK, ANY_RETRIEVAL = tables(TaskConfig), tables(RetrievalConfig)  # once: a strategy is slow to make
 
 
 @st.composite
@@ -132,7 +133,7 @@ def tasks(draw: st.DrawFn) -> dict[str, Any]:
     """A task of each type, with the tables and metrics that are its own."""
     kind = draw(st.sampled_from(sorted(TRAITS)))
     table = draw(ANY_TASK)
-    others = {traits.table for name, traits in TRAITS.items() if name != kind} | {"new_model"}
+    others = {table for name, traits in TRAITS.items() if name != kind for table in traits.tables} | {"new_model"}
     table = {key: item for key, item in table.items() if key not in others}
     table |= {"type": kind, "metric": draw(st.sampled_from(TRAITS[kind].metrics))}
     labels = {"class_weights": table.pop("class_weights", None), "labels": table["dataset"].pop("labels", None)}
@@ -155,6 +156,9 @@ def tasks(draw: st.DrawFn) -> dict[str, Any]:
         table["dataset"] = {**table["dataset"], "text": ["first", "second"][: TRAITS[kind].columns[0]]}
     if table["metric"] == "encodechka":
         table["similarity"] = {**table.get("similarity", {}), "encodechka": draw(TEXT)}
+    table.pop("retrieval", None)
+    if kind == "sentence-similarity" and table["metric"] in RETRIEVAL_METRICS:
+        table["retrieval"] = draw(ANY_RETRIEVAL)
     return table
 
 

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FILLERS, WORDS, write_label_sets, write_pairs, write_questions, write_rankings, write_tagged_words
+from conftest import (
+    FILLERS,
+    WORDS,
+    write_collection,
+    write_label_sets,
+    write_pairs,
+    write_questions,
+    write_rankings,
+    write_tagged_words,
+)
 
 from nasopt.config.task import TaskConfig
 from nasopt.tasks.base import Task
@@ -15,6 +24,7 @@ from nasopt.tasks.classification import TextClassification
 from nasopt.tasks.multi_label import MultiLabelClassification
 from nasopt.tasks.question_answering import QuestionAnswering
 from nasopt.tasks.reranking import Reranking
+from nasopt.tasks.retrieval import SentenceRetrieval
 from nasopt.tasks.similarity import SentenceSimilarity
 from nasopt.tasks.token_classification import TokenClassification
 from nasopt.tasks.translation import Translation
@@ -96,6 +106,19 @@ class TestSentenceSimilarity(TaskTestCase):
     @classmethod
     def task(cls, tiny_bert: Path, pairs: Path) -> Task:
         return SentenceSimilarity(config(tiny_bert, pairs, type="sentence-similarity", metric="retrieval"))
+
+
+class TestSentenceRetrieval(TaskTestCase):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def task(cls, tiny_bert: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Task:
+        """Each passage is of two words, and relevant for the query that has one of them."""
+        passages = {f"{one} {two}": ("", f"{one} {two}") for one in WORDS for two in FILLERS}
+        judged = [(two, f"{one} {two}", 1) for one in list(WORDS)[:3] for two in FILLERS]
+        queries = {word: word for word in FILLERS}
+        folder = write_collection(tmp_path_factory.mktemp("beir") / "words", passages, queries, {"validation": judged})
+        settings = {"type": "sentence-similarity", "metric": "ndcg@10", "retrieval": {"path": str(folder)}}
+        return SentenceRetrieval(config(tiny_bert, pairs, **settings))
 
 
 class TestTranslation(TaskTestCase):
