@@ -273,6 +273,6 @@ def places(config: StudyConfig) -> dict[str, str]:
     tables = {f"look-up table of {latency.objective_name}": latency.lut for latency in config.latency}
     task = config.task
     retrieval = None if task.retrieval is None else task.retrieval.path
-    benchmarks = {"encodechka": task.similarity.encodechka, "retrieval": retrieval}
+    benchmarks = {"encodechka": task.similarity.encodechka, "retrieval folder": retrieval}
     places = {"dataset": task.dataset.path, "model": task.model, **benchmarks, **tables}
     return {kind: place for kind, place in places.items() if place is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from cases import mostly_slow
 from command_line import read, run
-from conftest import write_pairs
+from conftest import write_collection, write_pairs
 from study_text import GENETIC, pairs_text
 
 import nasopt
@@ -19,6 +20,9 @@ pytestmark = pytest.mark.integration
 WORDS = dict(zip(("good", "great", "fine", "bad"), ("the", "film", "was", "plot"), strict=True))
 SIMILARITY = """type = "sentence-similarity"
 metric = "retrieval"
+"""
+RETRIEVAL = """type = "sentence-similarity"
+metric = "ndcg@10"
 """
 TRANSLATION = """type = "translation"
 metric = "bleu"
@@ -82,6 +86,51 @@ def test_sentence_encoders(home: Path, tiny_bert: Path, method: str) -> None:
     assert isinstance(theirs, np.ndarray)
     np.testing.assert_allclose(theirs, vectors.detach().numpy(), atol=1e-2)  # the trial may be in bf16
     assert "retrieval on the test split" in (home / "onnx" / "README.md").read_text()
+
+
+def write_retrieval(home: Path, model: Path) -> Path:
+    """A study by sensitivity on a folder of BEIR's files, in which a word's passages are those that begin with it."""
+    passages = {f"p{row}": ("", f"{one} {two}") for row, (one, two) in enumerate(product(WORDS, WORDS.values()))}
+    queries = {f"q{row}": word for row, word in enumerate(WORDS)}
+    judged = [(f"q{row}", f"p{4 * row + place}", 1) for row in range(4) for place in range(3)]
+    write_collection(home / "beir", passages, queries, {"validation": judged, "test": judged[:6]})
+    task = f'{RETRIEVAL}[task.retrieval]\npath = "beir"\nquery_prefix = "it "'
+    return write(home, "fisher", task, model, "trials = 3\nladder = 2\nexamples = 16")
+
+
+def test_passages_are_the_study_s_data(home: Path, tiny_bert: Path) -> None:
+    file = write_retrieval(home, tiny_bert)
+    created = run("study", "create", file)
+    assert created.code == 0, created.err
+    assert "there are 16 passages" in created.out + created.err
+    assert run("study", "create", file, "--skip-if-exists").code == 0
+    with (home / "beir" / "corpus.jsonl").open("a") as corpus:
+        corpus.write('{"_id": "new", "text": "good"}\n')
+    changed = run("study", "optimize", "tiny", "--n-trials", 1)
+    assert (changed.code, "the study's retrieval folder has changed" in changed.err) == (2, True), changed.err
+    (home / "beir" / "corpus.jsonl").unlink()
+    refused = run("study", "create", file, "--name", "other")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "there is no file" in refused.err
+
+
+@pytest.mark.slow
+def test_encoders_that_find_passages(home: Path, tiny_bert: Path) -> None:
+    assert run("study", "create", write_retrieval(home, tiny_bert)).code == 0
+    assert run("study", "optimize", "tiny", "--n-trials", 2).code == 0
+    trials = read("study", "trials", "tiny")
+    assert [trial["state"] for trial in trials] == ["COMPLETE"] * 3, trials
+    found = run("study", "export", "tiny", "--trial", 1, "--to", home / "hf")
+    assert found.code == 0, found.err
+    card = (home / "hf" / "README.md").read_text()
+    assert "`quality` is ndcg@10 on the queries of qrels/validation.tsv" in card
+    assert "ndcg@10 on the test split" in card
+    vectors = run_card(home / "hf")["vectors"]
+    assert isinstance(vectors, torch.Tensor)
+    np.testing.assert_allclose(run_card(home / "hf", 2)["vectors"], vectors.detach().numpy(), atol=1e-5)
+    onnx = run("study", "export", "tiny", "--trial", 1, "--to", home / "onnx", "--format", "onnx")
+    assert onnx.code == 0, onnx.err
+    assert '"it a text", "another text"' in (home / "onnx" / "README.md").read_text()
 
 
 def test_translators_lose_decoder_layers(home: Path) -> None:

@@ -95,11 +95,13 @@ def by_hand(model: Path, folder: Path, split: str, before_queries: str, before_p
     )
     rows = [line.split("\t") for line in (folder / "qrels" / f"{split}.tsv").read_text().splitlines()[1:]]
     ids = list(passages)
-    vectors = vectors_one_by_one(model, [before_passages + passages[key] for key in ids])
+    judged = list(dict.fromkeys(row[0] for row in rows))
+    vectors = vectors_one_by_one(
+        model, [*(before_passages + passages[key] for key in ids), *(before_queries + queries[key] for key in judged)]
+    )
     found: dict[str, list[float]] = {"ndcg@10": [], "recall@100": []}
-    for query in dict.fromkeys(row[0] for row in rows):
-        cosines = vectors @ vectors_one_by_one(model, [before_queries + queries[query]])[0]
-        order = [ids[row] for row in np.argsort(-cosines)]
+    for query, vector in zip(judged, vectors[len(ids) :], strict=True):
+        order = [ids[row] for row in np.argsort(-(vectors[: len(ids)] @ vector))]
         relevance = {passage: int(score) for key, passage, score in rows if key == query and int(score) > 0}
         gain = sum(relevance.get(key, 0) / np.log2(place + 2) for place, key in enumerate(order[:10]))
         best = sum(score / np.log2(place + 2) for place, score in enumerate(sorted(relevance.values())[::-1][:10]))
