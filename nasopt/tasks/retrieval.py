@@ -133,7 +133,7 @@ class SentenceRetrieval(SentenceSimilarity):
     def remarks(self) -> tuple[str, ...]:
         said = [f"there are {len(self._collection.passages)} passages"]
         for role, its in self._judgements.items():
-            without = f", and {its.unanswered} that do not count" if its.unanswered else ""
+            without = f", and {its.unanswered} without one, which do not count" if its.unanswered else ""
             name = getattr(self.config.dataset.splits, role)
             said.append(f"{QRELS}/{name}.tsv has {len(its)} queries with a relevant passage{without}")
         return (*super().remarks, *said)

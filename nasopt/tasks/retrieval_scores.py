@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from nasopt.host.pausing import pause_for_measurements
 from nasopt.numerics.resampling import FloatArray
 
 NDCG_DEPTH, RECALL_DEPTH = 10, 100
@@ -35,6 +36,7 @@ def nearest(
     found: list[NDArray[np.int64]] = []
     step = max(1, BLOCK // len(passages))
     for start in range(0, len(queries), step):
+        pause_for_measurements()
         for cosines, out in zip(
             queries[start : start + step] @ passages.T, left_out[start : start + step].tolist(), strict=True
         ):

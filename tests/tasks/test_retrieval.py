@@ -20,6 +20,7 @@ from nasopt.architecture.outside import OutsideModel
 from nasopt.config.task import TaskConfig
 from nasopt.errors import DatasetError, UnsupportedModelError
 from nasopt.models.sentence_modules import SentenceModules, sentence_files
+from nasopt.models.vocabulary import cut_tokenizer
 from nasopt.tasks.opening import task_class
 from nasopt.tasks.retrieval import RetrievalSplit, SentenceRetrieval
 
@@ -203,6 +204,25 @@ def test_what_was_read_and_what_contradicts_it_is_said(tiny_bert: Path, data: Pa
     assert not [sentence for sentence in said if "uses none" in sentence]
     said = open_task(model, data, query_prefix="the ").remarks
     assert "queries begin with 'the ', though the model's own files say 'was '" in said
+
+
+def test_queries_without_a_relevant_passage_are_counted(tiny_bert: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    file = tmp_path / "data" / "beir" / "qrels" / "dev.tsv"
+    file.write_text(file.read_text().replace("\t2\n", "\t0\n", 1))
+    said = open_task(tiny_bert, tmp_path / "data").remarks
+    assert "qrels/dev.tsv has 19 queries with a relevant passage, and 1 without one, which do not count" in said
+
+
+def test_another_tokenizer_reads_queries_and_passages(tiny_bert: Path, data: Path, tmp_path: Path) -> None:
+    """A candidate with a cut vocabulary has one of its own."""
+    task = open_task(tiny_bert, data)
+    cut = cut_tokenizer(task.tokenizer, range(len(task.tokenizer) - 4))
+    whole, other = task.encode(tmp_path)["validation"], task.encode(tmp_path, cut)["validation"]
+    assert isinstance(whole, RetrievalSplit)
+    assert isinstance(other, RetrievalSplit)
+    for mine, its in ((whole.first, other.first), (whole.passages, other.passages)):
+        assert int(its.columns["input_ids"].max()) < int(mine.columns["input_ids"].max())
 
 
 def test_a_model_from_outside_has_its_own_prefixes(tiny_bert: Path, data: Path, tmp_path: Path) -> None:
