@@ -15,8 +15,8 @@ import copy
 import torch
 from transformers import PreTrainedModel
 
-from nasopt.config.study import LatencyConfig
 from nasopt.config.embedding import SENTENCE_TASKS
+from nasopt.config.study import LatencyConfig
 from nasopt.measurement.measured.latency import fixed_inputs, measure_latency
 from nasopt.methods.registry import make_method
 from nasopt.models.families import family_of
