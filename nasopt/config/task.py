@@ -357,6 +357,8 @@ class TaskConfig(Section):
             raise ValueError(f"the metric {self.metric!r} needs [task.retrieval], the folder of passages and queries")
         if self.retrieval is not None and not is_wanted:
             raise ValueError(f"[task.retrieval] is for {' and '.join(RETRIEVAL_METRICS)}, not for {self.metric!r}")
+        if self.retrieval is not None and len(set(self.dataset.text)) < 2:
+            raise ValueError("[task.retrieval] needs two columns in dataset.text: query and passage")
 
     def _says_something_in(self, table: str) -> bool:
         """Whether the study file has this table and changes something in it."""

@@ -269,6 +269,7 @@ def test_a_missing_split_is_told_at_once(tiny_bert: Path, data: Path, tmp_path: 
     [
         ({"retrieval": None}, r"the metric 'ndcg@10' needs \[task\.retrieval\]"),
         ({"metric": "retrieval"}, r"\[task\.retrieval\] is for ndcg@10 and recall@100, not for 'retrieval'"),
+        ({"dataset": {"path": "d", "text": ["text", "text"]}}, "needs two columns in dataset.text: query and passage"),
         ({"metric": "mrr@10"}, "'mrr@10' is not one of sentence-similarity"),
         ({"type": "text-classification", "metric": "accuracy"}, "retrieval.* is for the type sentence-similarity"),
         ({"type": "text-classification"}, "the metric 'ndcg@10' is for kind = \"reranking\""),
