@@ -14,14 +14,11 @@ Writes `train.jsonl`, `validation.jsonl` and `test.jsonl`; the texts are drawn a
 from __future__ import annotations
 
 import argparse
-import json
 import random
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
-SEED = 0
+from ne1_data import Row, Span, write_rows
+
 QUESTIONS = {
     "ADR": "Какое побочное действие описано?",
     "DI": "От какой болезни или жалобы лечатся?",
@@ -31,49 +28,33 @@ QUESTIONS = {
     "Finding": "Какая ещё особенность больного названа?",
 }
 """A question about each kind of span."""
-Row = dict[str, Any]
-Span = tuple[str, int, int]
-"""Its kind, its first character, and one past its last."""
 
 
-def labels(text: str, spans: list[Span], draw: random.Random) -> Iterator[Row]:
+def labels(text: str, spans: list[Span], draw: random.Random) -> list[Row]:
     """One row: the kinds that the text has."""
-    yield {"text": text, "labels": sorted({kind for kind, _, _ in spans})}
+    return [{"text": text, "labels": sorted({kind for kind, _, _ in spans})}]
 
 
-def questions(text: str, spans: list[Span], draw: random.Random) -> Iterator[Row]:
+def questions(text: str, spans: list[Span], draw: random.Random) -> list[Row]:
     """One row for each kind that the text has, and one for a kind that it has not; none for a text without spans."""
     kinds = sorted({kind for kind, _, _ in spans})
     if not kinds:
-        return
+        return []
     absent = draw.choice([kind for kind in QUESTIONS if kind not in kinds])
+    rows = []
     for kind in (*kinds, absent):
         found = sorted({(start, text[start:stop]) for its, start, stop in spans if its == kind})
         answers = {"text": [answer for _, answer in found], "answer_start": [start for start, _ in found]}
-        yield {"question": QUESTIONS[kind], "context": text, "answers": answers}
+        rows.append({"question": QUESTIONS[kind], "context": text, "answers": answers})
+    return rows
 
 
-RULES: dict[str, Callable[[str, list[Span], random.Random], Iterator[Row]]] = {"labels": labels, "questions": questions}
+RULES = {"labels": labels, "questions": questions}
 
 
 def write_splits(source: Path, folder: Path, rule: str) -> dict[str, int]:
     """Writes the splits, each of other texts; gives the number of rows of each."""
-    content = json.loads(source.read_text(encoding="utf-8"))
-    texts = [
-        (text, [(str(kind), int(start), int(stop)) for kind, start, stop in spans])
-        for text, spans in zip(content["texts"], content["labels"], strict=True)
-    ]
-    draw = random.Random(SEED)
-    draw.shuffle(texts)
-    folder.mkdir(parents=True, exist_ok=True)
-    sizes, start = {}, 0
-    for role, share in SHARES.items():
-        stop = len(texts) if role == "test" else start + round(share * len(texts))
-        rows = [row for text, spans in texts[start:stop] for row in RULES[rule](text, spans, draw)]
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / f"{role}.jsonl").write_text("".join(lines), encoding="utf-8")
-        sizes[role], start = len(rows), stop
-    return sizes
+    return write_rows(source, folder, RULES[rule])
 
 
 def main() -> None:
