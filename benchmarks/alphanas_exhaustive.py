@@ -37,12 +37,15 @@ from nasopt.measurement.measured.memory import memory_mb
 from nasopt.models.quantization import stored_tensors
 from nasopt.models.surgery import cut
 from nasopt.numerics.pareto import hypervolume
+from nasopt.records import names
 from nasopt.samplers import AlphaNASSampler
 from nasopt.training.context import Context
 from nasopt.training.loop import train
 from nasopt.trial.preparation import prepare
 
 CPU = torch.device("cpu")
+PENALTIES = (0.0, 1e-9, 3e-9, 1e-8, 3e-8)
+"""Lambdas; the published one is 1e-9, of models of 110 M weights."""
 
 Search = Callable[["Table", int, int], "list[Mask]"]
 """(table, budget, seed) -> masks that were evaluated."""
@@ -60,13 +63,18 @@ def main() -> None:
     replayed.add_argument("--budget", type=int, default=24)
     replayed.add_argument("--seeds", type=int, default=5)
     held_against = commands.add_parser("controls", help="what the table knows of first-k, last-k and random masks")
-    for command in (replayed, held_against):
+    scored = commands.add_parser("scores", help="search the table by the published score, Q = A - lambda N")
+    scored.add_argument("--budget", type=int, default=24)
+    scored.add_argument("--seeds", type=int, default=40)
+    for command in (replayed, held_against, scored):
         command.add_argument("--table", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.command == "table":
         run_table(arguments)
     elif arguments.command == "replay":
         replay(read_table(arguments.table), arguments.budget, arguments.seeds)
+    elif arguments.command == "scores":
+        scores(read_table(arguments.table), arguments.budget, arguments.seeds)
     else:
         controls(read_table(arguments.table), arguments.table.with_suffix(".npz"))
 
@@ -152,9 +160,10 @@ Mask = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Table:
-    """Values of every mask (quality, latency, memory), the latencies as ratios to the base model's."""
+    """Values of every mask (quality, latency, memory), the latencies as ratios to the base model's, and its weights."""
 
     values: dict[Mask, tuple[float, float, float]]
+    parameters: dict[Mask, int]
 
     @property
     def layers(self) -> int:
@@ -192,6 +201,7 @@ def search(make_sampler: Callable[[int], BaseSampler], table: Table, budget: int
         trial = study.ask()
         mask = tuple(trial.suggest_int(f"layer_{layer}", 0, 1) for layer in range(table.layers))
         if any(mask):
+            trial.set_user_attr(names.PARAMETERS, table.parameters[mask])
             study.tell(trial, table.values[mask])
         else:
             study.tell(trial, state=TrialState.FAIL)
@@ -203,6 +213,30 @@ def draw_distinct(table: Table, budget: int, seed: int) -> list[Mask]:
     others = sorted(mask for mask in table.values if mask != full)
     picks = np.random.RandomState(seed).permutation(len(others))[: budget - 1]
     return [full, *(others[pick] for pick in picks)]
+
+
+def scores(table: Table, budget: int, seeds: int) -> None:
+    """Prints, for each lambda, the best mask of all, how often searches have it, and what it must beat."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    print(f"{budget} trials of {len(table.values)} masks, {seeds} seeds")
+    heading = ["lambda", "best mask", "A", "N / full", "found by score", "by pareto", "by random masks"]
+    print(f"| {' | '.join(heading)} | A of first k | A of the median |\n|{'---|' * 9}")
+    full = (1,) * table.layers
+    for penalty in PENALTIES:
+        value = {mask: table.values[mask][0] - penalty * table.parameters[mask] for mask in table.values}
+        best = max(value, key=value.__getitem__)
+        by_score = partial(AlphaNASSampler, population_size=6, selection="score", parameter_penalty=penalty)
+        searches: list[Search] = [
+            partial(search, lambda seed, make=by_score: make(seed=seed)),
+            partial(search, lambda seed: AlphaNASSampler(population_size=6, seed=seed)),
+            draw_distinct,
+        ]
+        found = [sum(best in run(table, budget, seed) for seed in range(seeds)) for run in searches]
+        alike = sorted(mask for mask in table.values if sum(mask) == sum(best))
+        cells = [f"{penalty:g}", "".join(map(str, best)), f"{table.values[best][0]:.4f}"]
+        cells += [f"{table.parameters[best] / table.parameters[full]:.3f}", *(f"{count}/{seeds}" for count in found)]
+        cells += [f"{table.values[alike[-1]][0]:.4f}", f"{np.median([table.values[mask][0] for mask in alike]):.4f}"]
+        print(f"| {' | '.join(cells)} |")
 
 
 def controls(table: Table, predictions: Path) -> None:
@@ -240,7 +274,8 @@ def read_table(path: Path) -> Table:
         {
             tuple(row["mask"]): (float(row["quality"]), ratios[sum(row["mask"])], float(row["memory_mb"]))
             for row in masks
-        }
+        },
+        {tuple(row["mask"]): row["parameters"] for row in masks},
     )
 
 
