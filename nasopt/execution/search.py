@@ -18,6 +18,7 @@ from nasopt.host.files import lock_in
 from nasopt.records import queries
 from nasopt.records.study import fix_base
 from nasopt.records.trial import TrialRecord
+from nasopt.storage.validation_predictions import PredictionStore
 from nasopt.study.opening import OpenStudy
 from nasopt.study.recovery import recording_interruptions, settle_interrupted, was_given_up
 from nasopt.trial.objective import Objective
@@ -53,6 +54,27 @@ def run_base(opened: OpenStudy, objective: Objective) -> None:
         reason = queries.failure_of(bases[-1]) or "unknown"
         raise SearchFailedError(f"the base model could not be measured: {reason}")
     fix_base(study)
+    _warn_of_a_useless_base(opened)
+
+
+def _warn_of_a_useless_base(opened: OpenStudy) -> None:
+    """Says so, before hours are spent, where the base model has learnt nothing that a smaller model could lose."""
+    base = queries.base_of(opened.study)
+    assert base is not None
+    predictions = PredictionStore(opened.folder).read(base.number)
+    if predictions is not None and predictions.are_constant:
+        fault = f"says the same of all {len(predictions.values)} validation examples"
+    elif base.values[0] <= 0:
+        fault = "gets nothing right"
+    else:
+        return
+    logger.warning(
+        "the base model %s (%s %.4f): whatever is found below it means nothing; change [base_training] (a lower "
+        "learning_rate, more epochs) or the model, and create the study anew",
+        fault,
+        opened.config.task.metric,
+        base.values[0],
+    )
 
 
 def _waiting_bases(study: optuna.Study) -> list[FrozenTrial]:

@@ -72,6 +72,11 @@ class Predictions:
         """Predictions that hold the metric on the whole split and on resamples of it, shape (1 + resamples,)."""
         return cls(replicates.astype(np.float32), np.empty(0, dtype=np.float32), REPLICATES, split)
 
+    @property
+    def are_constant(self) -> bool:
+        """Whether a model says the same of every example, of several; not known where values are of resamples."""
+        return self.classes != REPLICATES and len(self.values) > 1 and bool((self.values == self.values[0]).all())
+
 
 class PredictionStore:
     """The predictions of one study's trials; only a reader until something is written.

@@ -9,7 +9,7 @@ import pytest
 from payload import Payload, malicious
 
 from nasopt.host.files import remove_partial_files
-from nasopt.storage.validation_predictions import Predictions, PredictionStore
+from nasopt.storage.validation_predictions import REPLICATES, Predictions, PredictionStore
 
 
 def some(size: int = 5) -> Predictions:
@@ -111,3 +111,11 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     os.utime(left, (0, 0))
     remove_partial_files(tmp_path)
     assert [path.name for path in left.parent.iterdir()] == ["0.npz"]
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "are_constant"),
+    [([1, 1, 1], 2, True), ([1, 0, 1], 2, False), ([0.5, 0.5], 0, True), ([1], 2, False), ([1, 1], REPLICATES, False)],
+)
+def test_whether_a_model_says_the_same_of_every_example(values: list[float], classes: int, are_constant: bool) -> None:
+    assert Predictions(np.array(values), np.zeros(len(values)), classes, "split").are_constant == are_constant
