@@ -33,30 +33,29 @@ settings.load_profile("nasopt")
 # Before anything imports torch, as the command line does.
 collect_rarely()
 
-MEASURING_SECONDS = 0.1
-WARM_UP_WINDOW_SECONDS = 0.02
-
 WORDS = {"good": 1, "great": 1, "fine": 1, "lovely": 1, "bad": 0, "awful": 0, "poor": 0, "sad": 0}
 FILLERS = ["the", "film", "was", "a", "story", "and", "plot", "very", "of", "it"]
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _measure_shortly() -> None:
-    """A study of the tests measures for a part of the usual time: its models are tiny, its latencies are nobody's."""
-    from nasopt.measurement.measured import latency
+    from processes import measure_shortly
 
-    latency.measure_latency.__kwdefaults__["time_budget_s"] = MEASURING_SECONDS
-    latency.WARM_UP_WINDOW_S = WARM_UP_WINDOW_SECONDS
+    measure_shortly()
 
 
 @pytest.fixture
 def workers_that_start_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Worker processes are forked from one that has imported everything, which takes seconds for each that is new."""
-    from processes import CONTEXT
+    """Worker processes are forked from one that has imported everything, which takes seconds for each that is new.
+
+    They measure as shortly as this process.
+    """
+    from processes import CONTEXT, run_worker
 
     from nasopt.execution import local
 
     monkeypatch.setattr(local, "PROCESSES", CONTEXT)
+    monkeypatch.setattr(local, "run_in_process", run_worker)
 
 
 @pytest.fixture(scope="session", autouse=True)
