@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -56,6 +56,24 @@ def workers_that_start_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(local, "PROCESSES", CONTEXT)
     monkeypatch.setattr(local, "run_in_process", run_worker)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _read_versions_of_the_schema_once() -> None:
+    """Optuna reads the scripts of its schema anew for each database that is opened, and tests open thousands.
+
+    They are the installed package's, whichever database it is; that a database has the right version is still checked.
+    """
+    from optuna.storages._rdb.storage import _VersionManager
+
+    read, scripts = _VersionManager._create_alembic_script, []
+
+    def read_once(self: _VersionManager) -> Any:
+        if not scripts:
+            scripts.append(read(self))
+        return scripts[0]
+
+    _VersionManager._create_alembic_script = read_once  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="session", autouse=True)
