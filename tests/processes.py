@@ -67,8 +67,10 @@ OVERRIDES = 1 << 1 | 1 << 2
 
 def measure_shortly() -> None:
     """A study measures for a part of the usual time in this process: models of tests are tiny, latencies nobody's."""
+    from nasopt.measurement import block_times
     from nasopt.measurement.measured import latency
 
+    block_times.SECONDS = MEASURING_SECONDS
     latency.measure_latency.__kwdefaults__["time_budget_s"] = MEASURING_SECONDS
     latency.WARM_UP_WINDOW_S = WARM_UP_WINDOW_SECONDS
 
