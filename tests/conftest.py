@@ -8,6 +8,7 @@ import multiprocessing.util
 import os
 import random
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,6 +36,12 @@ collect_rarely()
 
 WORDS = {"good": 1, "great": 1, "fine": 1, "lovely": 1, "bad": 0, "awful": 0, "poor": 0, "sad": 0}
 FILLERS = ["the", "film", "was", "a", "story", "and", "plot", "very", "of", "it"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with many integration tests come first: the last ones, which one process may run alone, are short."""
+    counts = Counter(item.path for item in items if item.get_closest_marker("integration"))
+    items.sort(key=lambda item: -counts[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)
