@@ -39,8 +39,10 @@ quickstart: $(VENV)/.installed
 	$(QUICKSTART) pareto quickstart
 	$(QUICKSTART) export quickstart --best "$(QUICKSTART_BEST)" --to quickstart/exported --force
 
-# Tests of one file run in one process, so that what its fixtures prepare is prepared once.
-PYTEST = $(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadscope --timeout 300
+# Tests of one file run in one process, so that what its fixtures prepare is prepared once, in the order of
+# tests/conftest.py.
+DISTRIBUTION := --dist loadscope --no-loadscope-reorder
+PYTEST = $(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(TEST_PROCESSES) $(DISTRIBUTION) --timeout 300
 
 test-unit: $(VENV)/.installed-dev
 	$(PYTEST) -m "not integration and not slow" $(PYTEST_ARGS)

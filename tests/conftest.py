@@ -8,10 +8,11 @@ import multiprocessing.util
 import os
 import random
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -33,30 +34,53 @@ settings.load_profile("nasopt")
 # Before anything imports torch, as the command line does.
 collect_rarely()
 
-MEASURING_SECONDS = 0.1
-WARM_UP_WINDOW_SECONDS = 0.02
-
 WORDS = {"good": 1, "great": 1, "fine": 1, "lovely": 1, "bad": 0, "awful": 0, "poor": 0, "sad": 0}
 FILLERS = ["the", "film", "was", "a", "story", "and", "plot", "very", "of", "it"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with many integration tests come first: the last ones, which one process may run alone, are short."""
+    counts = Counter(item.path for item in items if item.get_closest_marker("integration"))
+    items.sort(key=lambda item: -counts[item.path])
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _measure_shortly() -> None:
-    """A study of the tests measures for a part of the usual time: its models are tiny, its latencies are nobody's."""
-    from nasopt.measurement.measured import latency
+    from processes import measure_shortly
 
-    latency.measure_latency.__kwdefaults__["time_budget_s"] = MEASURING_SECONDS
-    latency.WARM_UP_WINDOW_S = WARM_UP_WINDOW_SECONDS
+    measure_shortly()
 
 
 @pytest.fixture
 def workers_that_start_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Worker processes are forked from one that has imported everything, which takes seconds for each that is new."""
-    from processes import CONTEXT
+    """Worker processes are forked from one that has imported everything, which takes seconds for each that is new.
+
+    They measure as shortly as this process.
+    """
+    from processes import CONTEXT, run_worker
 
     from nasopt.execution import local
 
     monkeypatch.setattr(local, "PROCESSES", CONTEXT)
+    monkeypatch.setattr(local, "run_in_process", run_worker)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _read_versions_of_the_schema_once() -> None:
+    """Optuna reads the scripts of its schema anew for each database that is opened, and tests open thousands.
+
+    They are the installed package's, whichever database it is; that a database has the right version is still checked.
+    """
+    from optuna.storages._rdb.storage import _VersionManager
+
+    read, scripts = _VersionManager._create_alembic_script, []
+
+    def read_once(self: _VersionManager) -> Any:
+        if not scripts:
+            scripts.append(read(self))
+        return scripts[0]
+
+    _VersionManager._create_alembic_script = read_once  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from processes import CONTEXT
+from processes import CONTEXT, measure_shortly, run_worker
 
 
 def run_killed(moment: str, *arguments: object) -> None:
@@ -37,13 +37,11 @@ def worker_killed(moment: str, flag: Path, deaths: int, setup: Any, connection: 
         flag: a file that counts the workers that were killed.
         deaths: the number of workers that are killed.
     """
-    from nasopt.execution.worker import run_in_process
-
     global _before_death
     _before_death = partial(_count, flag, deaths)
     if not flag.exists() or flag.stat().st_size < deaths:
         MOMENTS[moment]()
-    run_in_process(setup, connection)
+    run_worker(setup, connection)
 
 
 def _count(flag: Path, deaths: int) -> bool:
@@ -65,6 +63,7 @@ _before_death = _always
 def _main(moment: str, arguments: list[str]) -> None:
     from nasopt.cli import app as cli
 
+    measure_shortly()
     MOMENTS[moment]()
     sys.argv = ["nasopt", *arguments, "--quiet"]
     cli.main()

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from conftest import NewPlace, Place
 
 pytestmark = pytest.mark.integration
+MOMENTS = ("training", "measuring", "writing", "announced", "telling")
+USUAL = {("sqlite", "training"), ("sqlite", "telling"), ("postgresql", "telling")}
+"""Only what is killed while it tells can leave a database something half done, and each database something else."""
+IN_SQLITE = pytest.mark.parametrize("new_place", mostly_slow(["sqlite", "postgresql"], ("sqlite",)), indirect=True)
 COMPLETE, FAIL, RUNNING = (getattr(optuna.trial.TrialState, name) for name in ("COMPLETE", "FAIL", "RUNNING"))
 
 
@@ -34,7 +38,13 @@ def assert_all_different(trials: list[optuna.trial.FrozenTrial]) -> None:
 
 
 @pytest.mark.parametrize(
-    "moment", mostly_slow(["training", "measuring", "writing", "announced", "telling"], ("training", "telling"))
+    ("begun_anywhere", "moment"),
+    [
+        pytest.param(where, moment, marks=() if (where, moment) in USUAL else pytest.mark.slow)
+        for where in ("sqlite", "postgresql")
+        for moment in MOMENTS
+    ],
+    indirect=["begun_anywhere"],
 )
 def test_a_trial_that_was_killed_is_failed_and_tried_once_more(begun_anywhere: Place, moment: str) -> None:
     before = begun_anywhere.trials()
@@ -67,6 +77,7 @@ def test_a_trial_that_was_told_is_not_done_again(begun_anywhere: Place) -> None:
     begun_anywhere.assert_tidy()
 
 
+@IN_SQLITE
 def test_killed_while_the_base_model_is_prepared(created_anywhere: Place) -> None:
     run_killed("base model", "study", "optimize", *created_anywhere.options)
     assert created_anywhere.trials() == []
@@ -77,6 +88,7 @@ def test_killed_while_the_base_model_is_prepared(created_anywhere: Place) -> Non
     created_anywhere.assert_tidy()
 
 
+@IN_SQLITE
 @pytest.mark.parametrize("moment", mostly_slow(["measuring", "telling"], ("telling",)))
 def test_a_base_model_that_was_killed_is_tried_again_and_compared_with(created_anywhere: Place, moment: str) -> None:
     run_killed(moment, "study", "optimize", *created_anywhere.options)
@@ -100,6 +112,7 @@ def test_a_base_model_that_was_killed_twice(created_anywhere: Place) -> None:
     created_anywhere.assert_tidy()
 
 
+@IN_SQLITE
 def test_killed_while_sensitivities_are_found(
     tmp_path: Path, tiny_bert: Path, sentiment: Path, new_place: NewPlace
 ) -> None:

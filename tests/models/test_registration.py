@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from cases import mostly_slow
 
 pytestmark = pytest.mark.integration
 
@@ -20,15 +21,15 @@ def test_importing_nasopt_imports_no_torch() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "imports",
-    [
-        "import nasopt; from transformers import AutoConfig, AutoModel",
-        "from transformers import AutoConfig, AutoModel; import nasopt",
-        "import nasopt.models.surgery, nasopt.models.loading; from transformers import AutoConfig",
-        "import nasopt.models.searchcell; from transformers import AutoConfig",
-    ],
-)
+IMPORTS = [
+    "import nasopt; from transformers import AutoConfig, AutoModel",
+    "from transformers import AutoConfig, AutoModel; import nasopt",
+    "import nasopt.models.surgery, nasopt.models.loading; from transformers import AutoConfig",
+    "import nasopt.models.searchcell; from transformers import AutoConfig",
+]
+
+
+@pytest.mark.parametrize("imports", mostly_slow(IMPORTS, IMPORTS[:2]))
 def test_transformers_knows_our_models(imports: str) -> None:
     code = "print(*(AutoConfig.for_model(name).model_type for name in ('nasopt-bert', 'nasopt-adabert')))"
     assert python(f"{imports}\n{code}") == "nasopt-bert nasopt-adabert"

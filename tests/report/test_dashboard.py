@@ -8,9 +8,10 @@ import json
 import socket
 import sqlite3
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIServer
@@ -20,6 +21,7 @@ import pytest
 from command_line import run
 from invented_studies import invent_study
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
+from processes import NASOPT, start_code
 from screenshot_dashboard import console_errors, find_browser, open_browser, pages, serve, wait_for_text
 from study_text import study_text
 
@@ -61,6 +63,23 @@ def study(folder: Path) -> optuna.Study:
 def address(folder: Path) -> Iterator[str]:
     with serve(url_of(folder)) as address:
         yield address
+
+
+@contextmanager
+def serve_at_once(url: str) -> Iterator[str]:
+    """The same as `serve`, in a process that is forked."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started = start_code(NASOPT, "dashboard", "--port", port, "--storage", url)
+    try:
+        while "Ctrl-C" not in started.err:  # said by a server that listens
+            assert started.process.is_alive(), started.err
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        started.process.terminate()
+        started.process.join(30)
 
 
 def fetch(address: str, method: str = "GET", body: dict[str, Any] | None = None) -> Any:
@@ -165,7 +184,7 @@ def test_deleting_a_study_deletes_its_files(tmp_path: Path) -> None:
     """A deletion in the dashboard and on the command line takes uploads along; other studies keep theirs."""
     url, root = f"sqlite:///{tmp_path}/nasopt.db", tmp_path / "nasopt.db.artifacts"
     identifiers = {name: invent_study(url, name)._study_id for name in ("first", "second", "third")}
-    with serve(url) as address:
+    with serve_at_once(url) as address:
         for name in ("first", "second"):
             upload = {"file": "data:text/plain;base64,aGVsbG8=", "filename": f"{name}.txt"}
             fetch(f"{address}/api/artifacts/{identifiers[name]}", "POST", upload)
@@ -193,7 +212,7 @@ def test_a_study_that_is_created_anew_shows_its_own_trials(tmp_path: Path) -> No
         return [trial["values"][0] for trial in page["trials"]]
 
     old = begin("same", 0.25, 3)
-    with serve(url) as address:
+    with serve_at_once(url) as address:
         assert shown(address, old[0]) == [0.25] * 3
         assert run("study", "delete", "same", "--yes", "--storage", url).code == 0
         assert begin("same", 0.75, 2) == old
@@ -212,7 +231,7 @@ def test_deleting_a_copy_leaves_the_originals_files(tmp_path: Path) -> None:
     optuna.copy_study(from_study_name="old", from_storage=url, to_storage=url, to_study_name="backup")
     copy = optuna.load_study(study_name="backup", storage=url)
     before = sorted(folder.rglob("*"))
-    with serve(url) as address:
+    with serve_at_once(url) as address:
         fetch(f"{address}/api/studies/{copy._study_id}", "DELETE", {})
         assert sorted(folder.rglob("*")) == before
         fetch(f"{address}/api/studies/{study._study_id}", "DELETE", {})
@@ -234,7 +253,7 @@ def test_a_study_that_is_renamed_is_as_it_was(tmp_path: Path, monkeypatch: pytes
         command: run("study", command, "old", "-f", "json").out.replace('"old"', '"new"')
         for command in ("show", "trials", "pareto")
     }
-    with serve(url) as address:
+    with serve_at_once(url) as address:
         fetch(f"{address}/api/studies/{study._study_id}/rename", "POST", {"study_name": "new"})
     assert optuna.load_study(study_name="new", storage=url).metric_names is None  # the dashboard drops them
     for command, printed in before.items():
@@ -296,7 +315,7 @@ def test_folders_that_are_no_studys_stay(tmp_path: Path, name: str, artifacts: s
         study.set_user_attr(attributes.ARTIFACTS, str(tmp_path / artifacts))
         study.set_user_attr(attributes.CONFIG, {"name": name, "method": "genetic"})
         if study_name == "first":
-            with serve(url) as address:
+            with serve_at_once(url) as address:
                 fetch(f"{address}/api/studies/{study._study_id}", "DELETE", {})
         else:
             assert run("study", "delete", "second", "--yes", "--storage", url).code == 0

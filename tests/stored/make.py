@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from command_line import read, run
-from conftest import MEASURING_SECONDS, word_tokenizer, write_sentiment_csv
+from conftest import word_tokenizer, write_sentiment_csv
 from lookup_tables import document, entry
+from processes import MEASURING_SECONDS
 from stored_studies import ARTIFACTS, DATABASE, EXPECTED, PLACEHOLDER, SQL, STORED
 from study_text import study_text
 

@@ -224,7 +224,7 @@ def score_of_words_alone(file: Path) -> float:
 TASK = 'type = "token-classification"\nmetric = "f1"\nmax_length = 16'
 COLUMNS = 'text = ["tokens"]\nlabel = "tags"'
 OPTIONS = {
-    "fisher": "",
+    "fisher": 'cost = "flops"\n',  # a table of times is measured for text classifiers, in tests/methods/fisher/
     "genetic": 'population_size = 2\ngenerations = 2\nweights = "elastic"\n',
     "taylor": "",
     "alphanas": "",
