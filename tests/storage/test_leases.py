@@ -130,7 +130,7 @@ def test_a_wait_that_is_long_says_for_whom(
         if caplog.messages:
             raise KeyboardInterrupt("SIGTERM")
 
-    monkeypatch.setattr(leases, "check_interruption", asked_to_end)
+    monkeypatch.setattr(leases, "stand_by", asked_to_end)
     with caplog.at_level("WARNING", logger="nasopt"), pytest.raises(KeyboardInterrupt):
         ours("sensitivity").acquire()
     assert f"(sensitivity): process {os.getpid()} on " in caplog.text
