@@ -29,9 +29,10 @@ class FisherSampler(NamedSampler):
     """Proposes given trials first, one after the other, each once (docs/fisher.md).
 
     Then, for every untrained member of the front but the base model, its parameters with those of `healing` in their
-    places. The weights of every healed member, and of the base model, come once more in each other precision, which
-    trains nothing, and so before the next member is healed. The front of all this is that of the trials in the base
-    model's precision, provisional ones counted: a member that only other precisions dominate is healed, too.
+    places. The weights of every healed member (of the untrained one, where healing made it no better), and of the base
+    model, come once more in each other precision, which trains nothing, and so before the next member is healed. The
+    front of all this is that of the trials in the base model's precision, provisional ones counted: a member that only
+    other precisions dominate is healed, too.
     Then one of Optuna's samplers goes on, which has seen all of them. State comes from the database alone.
 
     Args:
@@ -115,10 +116,19 @@ class FisherSampler(NamedSampler):
         return next((proposal for proposal in proposals if _identity(proposal[1]) not in known), None)
 
     def elite(self, study: Study) -> list[FrozenTrial]:
-        """The trials whose weights may be stored once more: the base model, and what the front has that is healed."""
+        """The trials whose weights may be stored once more: the base model, and what the front has that is settled.
+
+        A member is settled when it is healed, or when it is still there and what it became by healing is not.
+        """
         own = self._own(study) if self._precisions else []
-        healed = {trial.number for trial in not_dominated(own, study) if _is_trained(trial)}
-        return [trial for trial in own if trial.params == self._first[0] or trial.number in healed]
+        front = not_dominated(own, study)
+        gone = {_identity(trial.params) for trial in own} - {_identity(trial.params) for trial in front}
+        settled = {
+            trial.number
+            for trial in front
+            if _is_trained(trial) or _identity({**trial.params, **self._healing}) in gone
+        }
+        return [trial for trial in own if trial.params == self._first[0] or trial.number in settled]
 
     def _own(self, study: Study) -> list[FrozenTrial]:
         """The complete trials in the base model's precision, with its parameters."""

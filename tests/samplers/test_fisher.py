@@ -92,6 +92,22 @@ def test_what_is_settled_is_stored_in_other_precisions_with_its_weights() -> Non
     assert FisherSampler(sampler_maker("tpe", 4), 7, first).elite(study) == []
 
 
+def test_where_healing_made_it_no_better_the_untrained_one_is_stored_in_other_precisions() -> None:
+    def spoiled(trial: optuna.Trial) -> tuple[float, float]:
+        quality, latency = stored_objective(trial)
+        return quality - 0.9 * (trial.params["training"] != "none"), latency
+
+    first = [{**rung, "precision": "fp32"} for rung in RUNGS]
+    sampler = FisherSampler(sampler_maker("tpe", 4), 7, first, precisions=["int8"])
+    study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
+    study.optimize(spoiled, n_trials=8)
+    assert [parent_of(trial) for trial in study.trials] == [None, None, None, 0, None, 1, None, 2]
+    assert [(trial.params["training"], trial.params["precision"]) for trial in study.trials[3:]] == [
+        ("none", "int8"),
+        *[("distill", "fp32"), ("none", "int8")] * 2,
+    ]
+
+
 def test_what_is_not_on_the_front_is_not_healed() -> None:
     def dominated(trial: optuna.Trial) -> tuple[float, float]:
         quality, latency = objective(trial)
