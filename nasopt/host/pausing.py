@@ -34,22 +34,20 @@ class _Work:
     def __init__(self, measurement_lock: Path) -> None:
         self._measurement_lock = measurement_lock
         self._file = _opened(_work_file(measurement_lock))
+        self._paused_since: float | None = None
         self._pause_again = 0.0
 
-    def go_on(self) -> None:
-        """Waits until nobody measures, and is at work from then on."""
-        began = time.monotonic()
-        while True:
-            fcntl.flock(self._file, fcntl.LOCK_SH)  # nobody holds the other kind for longer than it takes to try
-            now = time.monotonic()
-            if now < self._pause_again or not _is_held(self._measurement_lock):
-                return
-            if now - began > PAUSE_SECONDS:
-                self._pause_again = now + PAUSE_SECONDS
-                return
-            self.rest()
-            check_interruption()
-            time.sleep(_LOOK_SECONDS)
+    def goes_on(self) -> bool:
+        """Is at work from now on; false if it should pause, because somebody measures."""
+        fcntl.flock(self._file, fcntl.LOCK_SH)  # nobody holds the other kind for longer than it takes to try
+        now = time.monotonic()
+        if now >= self._pause_again and _is_held(self._measurement_lock):
+            self._paused_since = self._paused_since or now
+            if now - self._paused_since <= PAUSE_SECONDS:
+                return False
+            self._pause_again = now + PAUSE_SECONDS
+        self._paused_since = None
+        return True
 
     def rest(self) -> None:
         """Is not at work until it goes on."""
@@ -89,8 +87,9 @@ def pause_for_measurements() -> None:
     Raises:
         KeyboardInterrupt: the process was asked to end while it stood still.
     """
-    for work in _at_work:
-        work.go_on()
+    while not all([work.goes_on() for work in _at_work]):
+        stand_by()  # with all of its work, or who measures would wait for the rest of it
+        time.sleep(_LOOK_SECONDS)
 
 
 def stand_by() -> None:

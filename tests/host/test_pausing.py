@@ -22,7 +22,7 @@ import sys, time
 from pathlib import Path
 from nasopt.host import pausing
 lock, steps = Path(sys.argv[1]), Path(sys.argv[2])
-with pausing.at_work([lock]):
+with pausing.at_work([lock]), pausing.at_work([lock, lock.with_name("other")]):  # a trial, and its preparation
     for step in range(10**6):
         pausing.pause_for_measurements()
         steps.write_text(str(step))
@@ -58,11 +58,16 @@ def wait_until_later_than(steps: Path, step: int) -> None:
         time.sleep(0.01)
 
 
-def test_who_is_at_work_stands_still_while_another_measures_and_then_goes_on(lock: Path) -> None:
+def test_who_is_at_work_stands_still_while_another_measures_and_then_goes_on(
+    lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pausing, "QUIET_SECONDS", 60.0)
     with working(lock) as (process, steps):
         for _ in range(2):
             with held(lock):
+                began = time.monotonic()
                 wait_for_quiet(lock)
+                assert time.monotonic() - began < 30, "it holds on to some of its work"
                 before = count(steps)
                 time.sleep(0.3)
                 assert count(steps) == before
