@@ -26,6 +26,7 @@ from torch import nn
 from nasopt.measurement.lookup.profiling import Grid, Model, Session, measure_table, random_model
 from nasopt.measurement.lookup.table import LookupTable, Place
 from nasopt.measurement.measured.latency import measure_latency
+from nasopt.measurement.measured.runtimes import RuntimeSettings
 from nasopt.models.families import encoder_shape, family_of
 from nasopt.models.loading import load_config
 
@@ -37,7 +38,11 @@ def main() -> None:
     grid = Grid(
         (config.hidden_size,), (arguments.batch_size,), (arguments.sequence_length,), tuple(arguments.precision)
     )
-    settings = {"device": device, "threads": arguments.threads, "seconds": arguments.seconds}
+    settings = {
+        "device": device,
+        "settings": RuntimeSettings("eager", arguments.threads),
+        "seconds": arguments.seconds,
+    }
     if arguments.table and arguments.table.is_file():
         table = LookupTable.read(arguments.table)
     else:
@@ -70,7 +75,7 @@ class Alone(nn.Module):
 
 def isolated(table: LookupTable, config, settings) -> LookupTable:  # type: ignore[no-untyped-def]
     """The table with its layers, attentions and FFNs timed alone, in alternation with the same reference."""
-    device, threads, seconds = settings["device"], settings["threads"], settings["seconds"]
+    device, threads, seconds = settings["device"], settings["settings"].threads, settings["seconds"]
     place = table.entries[0].place._replace(precision="fp32")
     session = Session(
         config, Model(place, ((config.num_attention_heads, config.intermediate_size),)), **settings, seed=0

@@ -60,6 +60,7 @@ def profile(
     from nasopt.host.files import write_atomically
     from nasopt.measurement.device import resolve_device
     from nasopt.measurement.lookup.profiling import Grid, measure_table
+    from nasopt.measurement.measured.runtimes import RuntimeSettings
 
     grid = Grid(
         tuple(sorted(set(hidden_size or [config.hidden_size]))),
@@ -72,7 +73,7 @@ def profile(
             config,
             grid,
             device=resolve_device(device),
-            threads=threads or os.cpu_count() or 1,
+            settings=RuntimeSettings("eager", threads or os.cpu_count() or 1),
             seconds=seconds,
             seed=seed,
             on_step=on_step,

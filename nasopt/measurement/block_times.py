@@ -5,10 +5,9 @@ A model's time is taken as the sum of its parts': `fixed + sum over layers of (h
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from transformers import PretrainedConfig
@@ -104,8 +103,11 @@ def measured_table(
 ) -> LookupTable:
     """Measures a table of the base model's own shapes, in fp32 and eager mode; about a minute.
 
+    On a GPU in TF32 or as captured graphs, if the study measures so: what the host needs to start kernels hides how
+    much a layer has left.
+
     Args:
-        source: says on which device, with how many threads.
+        source: says on which device, and how.
         config: of the base model.
         shape: its shape.
         shapes: of the batches that are to be measured; the table is of one, with their mean length.
@@ -116,7 +118,7 @@ def measured_table(
         config,
         Grid((shape.hidden_size,), (shapes[0][0],), (length,)),
         device=source.device,
-        threads=source.latency.threads or os.cpu_count() or 1,
+        settings=replace(source.settings, runtime="eager"),
         checks=CHECKS,
         seconds=SECONDS,
         on_step=on_step,

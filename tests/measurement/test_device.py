@@ -1,5 +1,6 @@
 import pytest
 import torch
+from gpu import needs_cuda
 
 from nasopt.errors import DeviceNotFoundError
 from nasopt.measurement.device import (
@@ -11,7 +12,6 @@ from nasopt.measurement.device import (
 )
 
 CPU = torch.device("cpu")
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
 def test_cpu_is_always_there() -> None:

@@ -46,6 +46,7 @@ from nasopt.measurement.lookup.table import (
     Place,
 )
 from nasopt.measurement.measured.latency import fixed_inputs, measure_latency
+from nasopt.measurement.measured.runtimes import RuntimeSettings, numerics, prepare
 from nasopt.models.families import encoder_family_of, encoder_shape, max_positions
 from nasopt.models.loading import HEAD_SUFFIX, auto_class, head_of
 from nasopt.models.quantization import quantize
@@ -122,7 +123,7 @@ def measure_table(
     grid: Grid,
     *,
     device: torch.device,
-    threads: int,
+    settings: RuntimeSettings,
     checks: int = CHECKS,
     seconds: float = 2.0,
     seed: int = 0,
@@ -134,7 +135,7 @@ def measure_table(
         config: describes the model whose candidates are to be predicted: family, head size, FFN width, vocabulary.
         grid: the sizes and precisions to measure.
         device: the device to measure on.
-        threads: threads of one operation on the CPU.
+        settings: how models run: eager, with so many threads, in TF32 or as a captured graph.
         checks: the number of models off the grid for each precision, at least 2.
         seconds: the time that each model is given.
         seed: decides weights, tokens, order and checks.
@@ -146,7 +147,8 @@ def measure_table(
     """
     _check_grid(config, grid)
     shape, places = encoder_shape(config), grid.places()
-    session = Session(config, _reference(shape, places), device=device, threads=threads, seconds=seconds, seed=seed)
+    reference = _reference(shape, places)
+    session = Session(config, reference, device=device, settings=settings, seconds=seconds, seed=seed)
     generator = random.Random(seed)
     jobs = [job for place in places for job in _jobs(place, shape)]
     # In random order, so that a drift of the machine does not look like an effect of size.
@@ -163,7 +165,7 @@ def measure_table(
         schema_version=SCHEMA_VERSION,
         device=device_name(device),
         driver=driver_version(device),
-        threads=threads,
+        threads=settings.threads,
         torch_version=str(torch.__version__),
         runtime=RUNTIME,
         created=datetime.now(UTC).date(),
@@ -208,7 +210,7 @@ class Session:
     Args:
         config: describes the model that all are cut from.
         reference: the model that all are compared with.
-        device, threads, seconds, seed: see :func:`measure_table`.
+        device, settings, seconds, seed: see :func:`measure_table`.
     """
 
     def __init__(
@@ -217,11 +219,11 @@ class Session:
         reference: Model,
         *,
         device: torch.device,
-        threads: int,
+        settings: RuntimeSettings,
         seconds: float,
         seed: int,
     ) -> None:
-        self._config, self._device, self._threads, self._seconds, self._seed = config, device, threads, seconds, seed
+        self._config, self._device, self._settings, self._seconds, self._seed = config, device, settings, seconds, seed
         self._full: dict[int, PreTrainedModel] = {}
         self._reference_times: list[float] = []
         self.reference = self._part(reference)
@@ -234,21 +236,25 @@ class Session:
 
     def time(self, model: Model) -> Timing:
         """Measures one model."""
-        measured = measure_latency(
-            self._part(model),
-            self.reference,
-            {},
-            device=self._device,
-            threads=self._threads,
-            max_pairs=MAX_PAIRS,
-            relative_width=RELATIVE_WIDTH,
-            time_budget_s=self._seconds,
-        )
+        with numerics(self._settings):
+            measured = measure_latency(
+                self._part(model),
+                self.reference,
+                {},
+                device=self._device,
+                threads=self._settings.threads,
+                max_pairs=MAX_PAIRS,
+                relative_width=RELATIVE_WIDTH,
+                time_budget_s=self._seconds,
+            )
         self._reference_times.append(measured.base_median_ms)
         return Timing(measured.ratio, (measured.ratio_high - measured.ratio_low) / 2, measured.repetitions)
 
     def _part(self, model: Model) -> nn.Module:
-        return _Part(self.build(model), model.stop, self._inputs(model.place))
+        inputs = self._inputs(model.place)
+        part = _Part(self.build(model), model.stop, inputs)
+        with numerics(self._settings):
+            return prepare(part, [inputs], self._settings, device=self._device)
 
     def build(self, model: Model) -> PreTrainedModel:
         """The model, whole, whatever part of it is timed."""
@@ -286,7 +292,7 @@ class _Part(nn.Module):
             encoder.pooler = None
         self._part, self._inputs = model if stop == "head" else encoder, inputs
 
-    def forward(self) -> None:
+    def forward(self, **_: Tensor) -> None:
         self._part(**self._inputs)
 
 

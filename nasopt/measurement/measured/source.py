@@ -32,17 +32,17 @@ class MeasuringSource:
         self.device = device
         assert latency.runtime != "tensorrt"
         threads = latency.threads or os.cpu_count() or 1
-        self._settings = RuntimeSettings(latency.runtime or "eager", threads, latency.tf32, latency.cuda_graph)
-        check_runtime(self._settings.runtime, device)
+        self.settings = RuntimeSettings(latency.runtime or "eager", threads, latency.tf32, latency.cuda_graph)
+        check_runtime(self.settings.runtime, device)
         self._base: tuple[object, nn.Module] | None = None
 
     @property
     def runtime(self) -> str:
-        return self._settings.runtime
+        return self.settings.runtime
 
     @property
     def identity(self) -> str:
-        return measured_identity(device_name(self.device), self._settings.threads, self.device.type == "cuda")
+        return measured_identity(device_name(self.device), self.settings.threads, self.device.type == "cuda")
 
     def record(self, subject: Subject, reference_ms: float | None) -> MeasuredLatency:
         """The measured latency; see :class:`nasopt.measurement.sources.LatencySource`.
@@ -50,7 +50,7 @@ class MeasuringSource:
         Raises:
             MeasurementError: a time was zero or not finite.
         """
-        latency, settings = self.latency, self._settings
+        latency, settings = self.latency, self.settings
         batches = inputs_of(latency, subject, self.device)
         with numerics(settings):
             base = self._base_model(batches, subject)
@@ -76,7 +76,7 @@ class MeasuringSource:
     def _base_model(self, batches: Sequence[Mapping[str, Tensor]], subject: Subject) -> nn.Module:
         """The base model in the runtime. ONNX files are converted once for a process; compiled programs are made again,
         because `torch.compile` keeps only so many of one class."""
-        settings = self._settings
+        settings = self.settings
         if settings.runtime == "compile":
             forget_compiled()
         if settings.runtime == "onnxruntime":

@@ -21,11 +21,13 @@ from nasopt.measurement.lookup.profiling import (
     random_model,
 )
 from nasopt.measurement.lookup.table import LookupTable, Place
+from nasopt.measurement.measured.runtimes import RuntimeSettings
 from nasopt.models.families import encoder_shape
 
 pytestmark = pytest.mark.integration
 
 CPU = torch.device("cpu")
+ONE_THREAD = RuntimeSettings("eager", 1)
 SIZES = {"vocab_size": 100, "max_position_embeddings": 64}
 
 
@@ -43,7 +45,7 @@ def table() -> LookupTable:
     # Large enough that a layer costs more than calling it.
     config = bert(hidden=128, heads=4, ffn=512)
     grid = Grid((128,), (4,), (32,))
-    return measure_table(config, grid, device=CPU, threads=1, checks=3, seconds=0.3, seed=1)
+    return measure_table(config, grid, device=CPU, settings=ONE_THREAD, checks=3, seconds=0.3, seed=1)
 
 
 def predicted(table: LookupTable, *layers: tuple[int, int]) -> float:
@@ -76,7 +78,14 @@ def test_more_of_anything_takes_longer(table: LookupTable) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_models_of_any_family_and_precision_are_timed(config: PretrainedConfig, precision: str) -> None:
     place = Place(32, 2, 8, precision)  # type: ignore[arg-type]
-    session = Session(config, Model(Place(32, 2, 8, "fp32"), ((2, 128),)), device=CPU, threads=1, seconds=0.05, seed=0)
+    session = Session(
+        config,
+        Model(Place(32, 2, 8, "fp32"), ((2, 128),)),
+        device=CPU,
+        settings=ONE_THREAD,
+        seconds=0.05,
+        seed=0,
+    )
     for model in (Model(place, (), "embedding"), Model(place, ((0, 0), (1, 64)))):
         assert session.time(model).ratio > 0
     assert session.reference_ms > 0
@@ -85,7 +94,7 @@ def test_models_of_any_family_and_precision_are_timed(config: PretrainedConfig, 
 @pytest.mark.slow
 def test_a_table_may_have_several_hidden_sizes() -> None:
     grid = Grid((32, 64), (2,), (8,))
-    found = measure_table(bert(), grid, device=CPU, threads=1, checks=2, seconds=0.05)
+    found = measure_table(bert(), grid, device=CPU, settings=ONE_THREAD, checks=2, seconds=0.05)
     heads = {(entry.hidden_size, entry.size) for entry in found.entries if entry.block == "attention"}
     assert heads == {(32, 1), (32, 2), (64, 1), (64, 2), (64, 3), (64, 4)}
     assert LookupTable.model_validate_json(found.model_dump_json()) == found
@@ -100,16 +109,16 @@ def test_steps_are_told() -> None:
         steps.append((done, total))
 
     grid = Grid((32,), (2,), (8,))
-    measure_table(bert(ffn=64), grid, device=CPU, threads=1, checks=2, seconds=0.05, on_step=note)
+    measure_table(bert(ffn=64), grid, device=CPU, settings=ONE_THREAD, checks=2, seconds=0.05, on_step=note)
     # 3 parts without layers, an empty layer, 1 and 2 heads, 64 neurons; 2 checks.
     assert steps == [(done, 9) for done in range(10)]
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(LookupTableError, match="hidden size 40: it must be a multiple of the size of a head, 16"):
-        measure_table(bert(), Grid((40,), (2,), (8,)), device=CPU, threads=1)
+        measure_table(bert(), Grid((40,), (2,), (8,)), device=CPU, settings=ONE_THREAD)
     with pytest.raises(LookupTableError, match="sequence length 65: the model reads at most 64 tokens"):
-        measure_table(bert(), Grid((32,), (2,), (65,)), device=CPU, threads=1)
+        measure_table(bert(), Grid((32,), (2,), (65,)), device=CPU, settings=ONE_THREAD)
 
 
 @pytest.mark.parametrize(

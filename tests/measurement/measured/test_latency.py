@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gpu import needs_cuda
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -338,7 +339,7 @@ def test_every_user_may_open_the_lock_file() -> None:
         os.umask(umask)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@needs_cuda
 def test_on_a_gpu() -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     inputs = fixed_inputs(4, 32, vocab_size=100, special_ids=[0], device=device)

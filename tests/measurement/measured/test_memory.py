@@ -1,5 +1,6 @@
 import pytest
 import torch
+from gpu import needs_cuda
 from torch import Tensor, nn
 
 from nasopt.measurement.measured import memory
@@ -80,7 +81,7 @@ def test_larger_batches_take_more() -> None:
     assert many > 4 * few
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@needs_cuda
 def test_peak_on_a_gpu_is_the_allocators() -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     model = nn.Sequential(nn.ReLU()).to(device)

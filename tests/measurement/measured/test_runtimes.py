@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gpu import needs_cuda
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -23,7 +24,6 @@ from nasopt.models.quantization import quantize
 pytestmark = pytest.mark.integration
 
 CPU = torch.device("cpu")
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
 @pytest.fixture(scope="module")
