@@ -22,6 +22,7 @@ import copy
 import datetime
 import itertools
 import shlex
+import statistics
 import sys
 import time
 from collections.abc import Iterator
