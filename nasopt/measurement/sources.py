@@ -107,6 +107,21 @@ def make_sources(config: StudyConfig, precisions: Sequence[Precision] = ()) -> d
     return {latency.objective_name: make_source(latency, precisions) for latency in config.latency}
 
 
+def remarks(config: StudyConfig, sources: Mapping[str, LatencySource]) -> list[str]:
+    """What a user should know of how latencies will be measured."""
+    return [
+        f"{latency.objective_name}: eager mode on a GPU is mostly the host's time to start kernels, which narrower "
+        "layers and fewer bits do not shorten; `cuda_graph = true` leaves it out"
+        for latency in config.latency
+        if (latency.mode, latency.lengths, latency.cuda_graph) == ("direct", "fixed", False)
+        and _is_eager_on_gpu(sources[latency.objective_name])
+    ]
+
+
+def _is_eager_on_gpu(source: LatencySource) -> bool:
+    return (source.device.type, source.runtime) == ("cuda", "eager")
+
+
 def device_changes(began: Latencies, sources: Mapping[str, LatencySource]) -> list[str]:
     """The differences, in words, between the sources and the records of trial 0, by objective."""
     return [

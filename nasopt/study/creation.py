@@ -26,6 +26,7 @@ from nasopt.errors import (
 from nasopt.host.files import ensure_writable
 from nasopt.host.identity import is_gone, worker_identity
 from nasopt.host.object_store import check_store, url_of
+from nasopt.measurement.sources import remarks
 from nasopt.methods.registry import available, check_functions, find, function_errors
 from nasopt.records.study import StudyRecord
 from nasopt.storage.ownership import new_place
@@ -112,7 +113,7 @@ def _create(config: StudyConfig, url: URL, artifacts: Path | None, skip_if_exist
     except BaseException:
         Deletion.of(url, config.name, folder).run()
         raise
-    for remark in task.remarks:
+    for remark in (*task.remarks, *remarks(config, objective.sources)):
         logger.info("%s", remark)
     return True
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from command_line import run, trials_of
 
-from nasopt.config.study import LatencyConfig
+from nasopt.config.study import LatencyConfig, StudyConfig
 from nasopt.errors import DeviceNotFoundError, NasoptError, StudyFileError
 from nasopt.measurement import device
 from nasopt.measurement.measured import source
-from nasopt.measurement.sources import device_changes, make_source
+from nasopt.measurement.sources import device_changes, make_source, remarks
 from nasopt.records.latency import MeasuredLatency, PredictedLatency
 
 WriteStudy = Callable[..., Path]
@@ -216,3 +216,25 @@ def test_a_study_in_onnx_runtime_over_real_lengths(write_study: WriteStudy) -> N
     assert exported.code == 0, exported.err
     assert Path("model/model.onnx").stat().st_size / 1e6 == trials_of()[0]["values"]["memory_mb"]
     assert "are those of this very file" in Path("model/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_told"),
+    [
+        ({}, True),
+        ({"lengths": "validation"}, False),
+        ({"cuda_graph": True}, False),
+        ({"runtime": "compile"}, False),
+    ],
+)
+def test_eager_mode_on_a_gpu_is_remarked_upon(
+    write_study: WriteStudy, settings: dict[str, Any], is_told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source is that of a GPU which is not here: nothing is measured."""
+    monkeypatch.setattr(source, "check_runtime", lambda runtime, device: None)
+    config = StudyConfig.from_toml(write_study()).model_copy(update={"latency": (latency(device="cuda", **settings),)})
+    on_gpu = source.MeasuringSource(config.latency[0], torch.device("cuda", 0))
+    found = remarks(config, {"latency_ms": on_gpu})
+    assert ["latency_ms: eager mode on a GPU is mostly the host's time" in line for line in found] == [True] * is_told
+    here = StudyConfig.from_toml(write_study("here"))
+    assert remarks(here, {"latency_ms": make_source(here.latency[0])}) == []

@@ -81,3 +81,11 @@ def test_every_precision_runs_in_a_captured_graph(make_model, precision, runtime
             expected = model(**batch).logits.float()
             found = graphed(**batch).logits.float()
             assert (found - expected).abs().max() <= 0.2 * expected.abs().max()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_runs_in_a_captured_graph(make_model, family):
+    model = quantize(make_model(family, hidden=128), "fp32", CUDA)
+    graphed = prepare(model, [inputs()], RuntimeSettings("eager", 1, cuda_graph=True), device=CUDA)
+    with torch.inference_mode():
+        torch.testing.assert_close(graphed(**inputs()).logits, model(**inputs()).logits, rtol=1e-3, atol=1e-4)

@@ -50,22 +50,37 @@ class RuntimeSettings:
 
 
 class GraphedModel(nn.Module):
-    """A model's pass over inputs of one shape as a CUDA graph."""
+    """A model's pass over inputs of one shape as a CUDA graph.
+
+    Raises:
+        MeasurementError: the pass does something that a graph cannot hold, such as waiting for the GPU.
+    """
 
     def __init__(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
         super().__init__()
+        self._model = model  # the graph reads its weights, but does not keep them
         self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
-        device = next(iter(inputs.values())).device
+        try:
+            self._graph, self._outputs = self._captured(next(iter(inputs.values())).device)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise MeasurementError(
+                f"the model cannot be captured as a CUDA graph ({_last_words(error)}): create the study without "
+                "`cuda_graph`"
+            ) from error
+
+    def _captured(self, device: torch.device) -> tuple[torch.cuda.CUDAGraph, object]:
         with torch.cuda.device(device), torch.inference_mode():
             aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
                 for _ in range(GRAPH_WARM_UP):
-                    model(**self._inputs)
+                    self._model(**self._inputs)
             torch.cuda.current_stream().wait_stream(aside)
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
-                self._outputs = model(**self._inputs)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                return graph, self._model(**self._inputs)
 
     def forward(self, **inputs: Tensor) -> object:
         """The outputs, which the next call overwrites."""

@@ -1,15 +1,16 @@
+import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from gpu import needs_cuda
+from gpu import CUDA, needs_cuda
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from nasopt.errors import MissingExtraError
-from nasopt.measurement.measured.latency import fixed_inputs, measure_latency
+from nasopt.measurement.measured.latency import MeasurementError, fixed_inputs, measure_latency
 from nasopt.measurement.measured.runtimes import (
     Runtime,
     RuntimeSettings,
@@ -106,3 +107,26 @@ def test_a_captured_graph_gives_the_same(model: BertForSequenceClassification, r
     other = {**inputs, "input_ids": inputs["input_ids"].flip(0)}
     for one in (inputs, other):
         assert torch.allclose(logits(prepared, one), logits(artifact, one), atol=1e-2)
+
+
+@needs_cuda
+def test_a_graph_keeps_the_model_that_it_reads(model: BertForSequenceClassification) -> None:
+    inputs = batch(device=CUDA)
+    expected = logits(quantize(model, "fp32", CUDA), inputs)
+    prepared = prepare(
+        quantize(model, "fp32", CUDA), [inputs], RuntimeSettings("eager", 1, cuda_graph=True), device=CUDA
+    )
+    gc.collect()
+    held = [torch.full((2**18,), torch.nan, device=CUDA) for _ in range(100)]  # in the memory of whatever was freed
+    torch.testing.assert_close(logits(prepared, inputs), expected)
+    assert len(held) == 100
+
+
+@needs_cuda
+def test_a_model_that_waits_for_the_gpu_is_refused() -> None:
+    class Waiting(nn.Module):
+        def forward(self, input_ids: torch.Tensor, **_: torch.Tensor) -> torch.Tensor:
+            return input_ids * int(input_ids.sum())
+
+    with pytest.raises(MeasurementError, match=r"cannot be captured as a CUDA graph .* without `cuda_graph`"):
+        prepare(Waiting(), [batch(device=CUDA)], RuntimeSettings("eager", 1, cuda_graph=True), device=CUDA)
