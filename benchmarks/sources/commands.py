@@ -1,4 +1,4 @@
-"""The sources' experiments: all methods in the same time on one task, and the genetic source's own ablations.
+"""The sources' experiments: all methods in the same time on one task, and what two sources chose.
 
 Every finished run is a line of JSON in the file of results; running a command again does only what is missing. Commands
 print their table when they are done, `report` prints all of them, `figure` draws the methods. Studies are made and run
@@ -10,6 +10,7 @@ With one thread, from the root of the repository, one command at a time: seconds
     python -m benchmarks.sources methods --seeds 0 1 2 --minutes 6       70 minutes a seed: ten competitors
     python -m benchmarks.sources genetic-weights --seeds 0 --minutes 6   20 a seed: b = 0 and c = 0 beside both 1
     python -m benchmarks.sources genetic-population --seeds 0 --minutes 6  20 a seed: populations of 4, 8 and 16
+    python -m benchmarks.sources taylor-units --seeds 0 1 2             7 a seed: chosen units against random ones
     python -m benchmarks.sources report
     python -m benchmarks.sources figure --to sources.png
 
@@ -28,7 +29,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.front.results import Results
-from benchmarks.sources import genetic, methods
+from benchmarks.sources import genetic, methods, taylor
 from benchmarks.sources.picture import picture
 from benchmarks.sources.setting import Setting
 from nasopt.host.logs import configure, quiet_optuna
@@ -39,6 +40,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     methods.PIECE: methods.table,
     genetic.WEIGHTS: genetic.table_of_weights,
     genetic.POPULATION: genetic.table_of_populations,
+    taylor.PIECE: taylor.table,
 }
 
 
@@ -70,6 +72,8 @@ def _run(chosen: argparse.Namespace, setting: Setting, results: Results, seed: i
         genetic.run_weights(setting, results, seed, chosen.minutes)
     elif chosen.command == genetic.POPULATION:
         genetic.run_population(setting, results, seed, chosen.minutes)
+    elif chosen.command == taylor.PIECE:
+        taylor.run(setting, results, seed)
     else:
         for name in chosen.only:
             print(f"seed {seed}: {name}", flush=True)
@@ -92,7 +96,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--data", type=Path, default=DATA, help="the folder of the splits")
         command.add_argument("--train", type=int, default=4000, help="training phrases")
         command.add_argument("--threads", type=int, default=1)
-        command.add_argument("--minutes", type=float, default=6)
+        if name != taylor.PIECE:
+            command.add_argument("--minutes", type=float, default=6)
         command.add_argument("--tiny", action="store_true")
         command.add_argument("--seeds", type=int, nargs="+", default=[0])
         if name == methods.PIECE:

@@ -121,6 +121,14 @@ class Setting:
         memory = _findings(opened, race, began)
         return {**race.result(), **command._asdict(), "memory": memory, **_facts(race, opened, self)}
 
+    def with_controls(self, competitor: Competitor, seed: int, name: str, random_masks: int) -> OpenStudy:
+        """A competitor's whole search and its controls, by `nasopt study optimize` and `nasopt study controls`."""
+        base, folder = self.base(seed), self._fresh(name, seed)
+        self._create(self.config(competitor, seed, name, base), folder)
+        self._nasopt(folder, "optimize", name)
+        self._nasopt(folder, "controls", name, "--random-masks", str(random_masks))
+        return open_study(_url(folder), name)
+
     def generic(self, seed: int, name: str) -> Ground:
         """The ground of a competitor that is no study: the base model of the seed and a folder of its own."""
         base, folder = self.base(seed), self._fresh(name, seed)
