@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks.front.figures import Point, best_within
+from benchmarks.front.figures import Point, best_within, packed
 from benchmarks.front.results import Results
-from benchmarks.sources import genetic, methods
+from benchmarks.sources import genetic, methods, taylor
 from benchmarks.sources.picture import picture
 from benchmarks.sources.setting import Setting
 from nasopt.methods.registry import available, make_method
@@ -87,6 +88,20 @@ def test_a_population_has_a_line_for_each_generation(tmp_path: Path) -> None:
     row = run("", *found, piece="genetic-population", population=2, memory=[0.5] * 5)
     lines = cells_of(genetic.table_of_populations(results_with(tmp_path, row)), "| 2 |")
     assert [line[3:6] for line in lines] == [["1", "2", "60 s"], ["2", "4", "180 s"], ["3", "5", "240 s"]]
+
+
+def test_a_student_is_compared_with_its_own_random_units(tmp_path: Path) -> None:
+    def student(*correct: int) -> dict[str, Any]:
+        facts = {"quality": sum(correct) / 4, "examples": 4, "ratio": 0.5}
+        return {**facts, "correct": packed(np.array(correct, dtype=bool))}
+
+    key = {"piece": "taylor-units", "kept": "a quarter of the heads"}
+    first = {"base": student(1, 1, 1, 1), "taylor": student(1, 1, 0, 1), "random-units-0": student(1, 0, 0, 1)}
+    second = {"taylor": student(1, 1, 0, 1), "random-units-0": student(1, 1, 0, 1), "full-1": student(0, 0, 0, 0)}
+    results = results_with(tmp_path, {**key, "seed": 0, "students": first}, {**key, "seed": 1, "students": second})
+    (line,) = cells_of(taylor.table(results), "| a quarter of the heads")
+    assert line[1:4] == ["0 1", "0.750 (0.750 to 0.750)", "0.625 (0.500 to 0.750)"]
+    assert line[4].startswith("+12.5 (")
 
 
 def test_the_first_k_layers_are_whole() -> None:
