@@ -204,7 +204,8 @@ def _runs(rows: Sequence[Row]) -> str:
         [
             *(name, str(row["seed"]), row["date"], f"{row['seconds']:.0f} s"),
             *(f"{row['cpu_seconds'] / row['seconds'] / row['threads']:.2f}", "yes" if had_its_cores(row) else "no"),
-            *(f"{row['load_before']:.1f}", f"{row['load_after']:.1f}", f"{row['base_quality']:.4f}"),
+            *(f"{row['load_before']:.1f}", f"{row['load_after']:.1f}"),
+            "-" if row["base_quality"] is None else f"{row['base_quality']:.4f}",  # not even the base model in time
             *(str(len(row["points"])), f"{volume(final_points(row), row['chance']):.4f}"),
         ]
         for name, mine in by_name(rows).items()

@@ -295,6 +295,12 @@ def export(
             help="hf: a folder for from_pretrained; onnx: model.onnx in its place. Default: what was measured.",
         ),
     ] = None,
+    dimensions: Annotated[
+        int | None,
+        typer.Option(
+            "--dimensions", min=1, help="Cut vectors to their first entries: one of the study's `dimensions`."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
     data: Annotated[str | None, typer.Option("--data", help="Where the study's data are on this machine.")] = None,
     trust_study: TrustStudy = False,
@@ -312,7 +318,9 @@ def export(
     opened = open_to_run(storage, name, artifacts, trust_study=trust_study, read_only=True)
     opened = studies.with_data(opened, data)
     chosen = delivery.choose_knee(opened) if knee else delivery.choose(opened, trial, best)
-    folder = delivery.export(opened, chosen, to, form=None if form is None else form.value, force=force)
+    folder = delivery.export(
+        opened, chosen, to, form=None if form is None else form.value, dimension=dimensions, force=force
+    )
     _say(f"trial {chosen.number} written and verified:")
     print(folder)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from nasopt.config.section import Section
 
@@ -29,11 +29,23 @@ class SimilarityConfig(Section):
     normalize: bool = Field(
         True, description="Scale vectors to length 1; unless set, as the model's files say, or true."
     )
+    dimensions: tuple[int, ...] = Field(
+        (),
+        description="Matryoshka: vectors cut to their first entries, of these numbers, are judged as well; each is "
+        "smaller than the model's vectors.",
+    )
     scale: float = Field(20.0, gt=0, allow_inf_nan=False, description="Factor of cosines in the ranking loss.")
     encodechka: str | None = Field(None, description="Folder with the benchmark's files, for the metric `encodechka`.")
     encodechka_tasks: Annotated[tuple[EncodechkaTask, ...], Field(min_length=1)] = Field(
         SENTENCE_TASKS, description="The tasks, of ten; the eight that are about sentences unless set."
     )
+
+    @field_validator("dimensions")
+    @classmethod
+    def _check_dimensions(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(each < 1 for each in value) or len(set(value)) < len(value):
+            raise ValueError("dimensions are numbers of at least 1, each of them once")
+        return value
 
     def answered_by(self, settled: SimilarityConfig) -> SimilarityConfig:
         """This table with another one's values of the settings that it leaves open."""

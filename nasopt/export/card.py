@@ -12,12 +12,13 @@ from nasopt.records.trial import TrialRecord
 from nasopt.study.opening import OpenStudy
 
 if TYPE_CHECKING:
-    from nasopt.tasks.base import Task
+    from nasopt.tasks.base import Evaluation, Task
 
 
 PROVISIONAL = """**Provisional:** the weights are a slice of a network that was trained for many candidates at once. A
 training of its own would make this model better."""
 
+WHOLE = "all"
 LOADING = """import nasopt
 
 model, tokenizer = nasopt.load("this folder")
@@ -28,7 +29,7 @@ def model_card(
     opened: OpenStudy,
     task: Task,
     trial: FrozenTrial,
-    test_qualities: tuple[float | None, float | None],
+    tested: tuple[Evaluation | None, Evaluation | None],
     use: str | None = None,
     *,
     needs_code: bool = False,
@@ -36,7 +37,8 @@ def model_card(
     """README.md of an exported model: its origin, its numbers beside the base model's, where they were measured, and
     how to `use` it (by the task's own code if None).
 
-    `needs_code` says whether the folder brings a modelling file along.
+    `tested` are its evaluation and the base model's on the test split, if known; `needs_code` says whether the folder
+    brings a modelling file along.
     """
     settings = opened.config.task
     base = queries.base_of(opened.study)
@@ -48,9 +50,8 @@ def model_card(
         f"| {name}{caveats.get(name, '')} | {number(mine)} | {number(its)} |"
         for name, mine, its in zip(opened.config.metric_names, trial.values, base_values, strict=True)
     ]
-    if test_qualities[0] is not None:
-        mine, its = test_qualities
-        rows.insert(1, f"| {task.quality_name} on the test split | {number(mine)} | {number(its)} |")
+    if tested[0] is not None:
+        rows.insert(1, f"| {task.quality_name} on the test split | {' | '.join(map(quality_of, tested))} |")
     outside = queries.outside_of(trial)
     source = settings.model if outside is None else outside.model.source
     origin = f"nasopt's {opened.config.method} search"
@@ -76,13 +77,45 @@ Made from `{Path(source).name}` by {origin}, for {settings.type} on
 {chr(10).join(rows)}
 
 `quality` is {task.quality_name} on {task.judged_on}, which the search has seen.
-
+{_of_cut_vectors(task, trial, base, tested)}
 Latency is one forward pass of one batch, in alternation with the base model where it is measured:
 
 {environments}
 {use}
 Licence of the base model: {licence or "unknown"}.
 """
+
+
+def _of_cut_vectors(
+    task: Task, trial: FrozenTrial, base: FrozenTrial | None, tested: tuple[Evaluation | None, Evaluation | None]
+) -> str:
+    """A table of the quality of vectors that are cut to their first entries; empty where none was evaluated."""
+    columns = {"this model": _by_dimension(trial), "base model": _by_dimension(base)}
+    if tested[0] is not None:
+        columns |= dict(zip(("this model, test split", "base model, test split"), map(_tested, tested), strict=True))
+    sizes = [size for size in columns["this model"] if size != WHOLE]
+    if not sizes:
+        return ""
+    rows = [" | ".join([size, *(number(its.get(size)) for its in columns.values())]) for size in (WHOLE, *sizes)]
+    kept = task.embedding and task.embedding.dimension
+    told = f" This folder's vectors have the first {kept} entries alone." if kept else ""
+    return f"""
+Vectors that are cut to their first entries, by {task.quality_name}.{told}
+
+| entries | {" | ".join(columns)} |
+{"|---" * (len(columns) + 1)}|
+{chr(10).join(f"| {row} |" for row in rows)}
+"""
+
+
+def _by_dimension(trial: FrozenTrial | None) -> dict[str, float]:
+    return {} if trial is None else {WHOLE: trial.values[0], **(TrialRecord.of(trial).quality_by_dimension or {})}
+
+
+def _tested(evaluation: Evaluation | None) -> dict[str, float]:
+    if evaluation is None:
+        return {}
+    return {WHOLE: evaluation.quality, **{str(size): value for size, value in evaluation.by_dimension.items()}}
 
 
 def longest_text(task: Task) -> str:
@@ -93,6 +126,11 @@ def longest_text(task: Task) -> str:
     if task.window_overlap is not None or task.tags_tokens:
         cure = "longer ones are read in windows"
     return f"The model reads at most {most} tokens of a text, special ones among them: {cure}.{own}"
+
+
+def quality_of(evaluation: Evaluation | None) -> str:
+    """A quality for the card; a dash for none."""
+    return number(None if evaluation is None else evaluation.quality)
 
 
 def number(value: float | None) -> str:

@@ -35,7 +35,7 @@ from nasopt.models.onnx import FP32_TOLERANCE
 from nasopt.models.outputs import main_output
 from nasopt.models.quantization import quantization_settings, stored_dtype, stored_tensors
 from nasopt.models.registration import auto_classes
-from nasopt.models.sentence_modules import MODULES, SETTINGS
+from nasopt.models.sentence_modules import MODULES, SETTINGS, cut_by_files
 from nasopt.models.surgery import layer_counts
 from nasopt.version import __version__
 
@@ -66,7 +66,8 @@ def export_hf(
     *,
     card: str,
     force: bool = False,
-    beside: Mapping[str, str] | None = None,
+    beside: Mapping[str, str | bytes] | None = None,
+    dimension: int | None = None,
 ) -> Path:
     """Writes a model with its tokenizer, verifies that it reads back the same, and puts it in place.
 
@@ -78,7 +79,8 @@ def export_hf(
         to: the folder. Files of an existing one are overwritten by name, others stay.
         card: the text of README.md.
         force: whether the folder may hold something already.
-        beside: further files, by their path in the folder: their text.
+        beside: further files, by their path in the folder: their content.
+        dimension: the number of first entries that those files cut vectors to; None for whole ones.
 
     Returns:
         The folder.
@@ -93,12 +95,12 @@ def export_hf(
         tensors: dict[str, Tensor] = {name: tensor.cpu() for name, tensor in stored_tensors(model).items()}
         save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
         write_around(partial, config, tokenizer, card, export_record(model, architecture))
-        for path, text in (beside or {}).items():
+        for path, content in (beside or {}).items():
             (partial / path).parent.mkdir(exist_ok=True)
-            (partial / path).write_text(text, encoding="utf-8")
+            (partial / path).write_bytes(content if isinstance(content, bytes) else content.encode())
         if model.can_generate():
             model.generation_config.save_pretrained(partial)
-        _verify(partial, model, architecture, to)
+        _verify(partial, model, architecture, to, dimension)
     return to
 
 
@@ -221,8 +223,10 @@ def export_record(model: PreTrainedModel, architecture: CandidateArchitecture) -
     return record
 
 
-def _verify(folder: Path, model: PreTrainedModel, architecture: CandidateArchitecture, to: Path) -> None:
-    """Reads the folder and compares outputs on a fixed batch: within 1e-4 in fp32, else equal.
+def _verify(
+    folder: Path, model: PreTrainedModel, architecture: CandidateArchitecture, to: Path, dimension: int | None
+) -> None:
+    """Reads the folder and compares outputs, as cut, on a fixed batch: within 1e-4 in fp32, else equal.
 
     Raises:
         ExportError: they differ, or are not finite.
@@ -235,6 +239,8 @@ def _verify(folder: Path, model: PreTrainedModel, architecture: CandidateArchite
     model.eval()
     with torch.inference_mode():
         expected, found = (main_output(its(**inputs)).float() for its in (model, loaded))
+    if dimension is not None:
+        expected, found = expected[..., :dimension].cpu(), cut_by_files(folder, found.cpu())
     allowed = FP32_TOLERANCE if architecture.precision == "fp32" else 0.0
     check_outputs(to, expected, found, allowed, architecture.precision)
 

@@ -11,14 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nasopt.export.card import number
+from nasopt.export.card import number, quality_of
 from nasopt.study.opening import OpenStudy
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from nasopt.models.onnx import OnnxModel
-    from nasopt.tasks.base import Task
+    from nasopt.tasks.base import Evaluation, Task
 
 CODE = """
 from pathlib import Path
@@ -59,7 +59,7 @@ def onnx_text(
     task: Task,
     file: Path,
     tokens: int,
-    qualities: tuple[float | None, float | None],
+    tested: tuple[Evaluation | None, Evaluation | None],
     *,
     is_artifact: bool,
 ) -> str:
@@ -70,7 +70,7 @@ def onnx_text(
         task: its task.
         file: the file.
         tokens: the size of its vocabulary.
-        qualities: the file's and the base model's on the test split, if known.
+        tested: the file's evaluation and the base model's on the test split, if known.
         is_artifact: whether the trial was evaluated as this file, and not as torch modules.
     """
     import torch
@@ -82,8 +82,8 @@ def onnx_text(
     cpu, base = torch.device("cpu"), task.load_model()
     model = OnnxModel(file)
     rows = [f"| file, MB | {number(file.stat().st_size / 1e6)} | - |"]
-    if qualities[0] is not None:
-        rows.append(f"| {task.quality_name} on the test split | {number(qualities[0])} | {number(qualities[1])} |")
+    if tested[0] is not None:
+        rows.append(f"| {task.quality_name} on the test split | {' | '.join(map(quality_of, tested))} |")
     for shape in opened.config.latency:
         size, length, threads = shape.batch_size, shape.sequence_length, shape.threads or os.cpu_count() or 1
         special = task.tokenizer.all_special_ids

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from optuna.trial import FrozenTrial, TrialState
 
 from nasopt.architecture.artifacts import ARTIFACTS, ArtifactKind
-from nasopt.errors import ExportError, TrialNotFoundError
+from nasopt.errors import ExportError, TrialNotFoundError, choices
 from nasopt.export.card import model_card
 from nasopt.export.onnx_card import onnx_text
 from nasopt.host.files import scratch_folder
@@ -26,7 +26,7 @@ from nasopt.trial.rebuilding import rebuild, task_of
 if TYPE_CHECKING:
     from torch import nn
 
-    from nasopt.tasks.base import Task
+    from nasopt.tasks.base import Evaluation, Task
 
 DATA = "data"
 """The folder of the tokenised data, inside the study's own."""
@@ -78,7 +78,13 @@ def choose(opened: OpenStudy, number: int | None, condition: str | None) -> Froz
 
 
 def export(
-    opened: OpenStudy, trial: FrozenTrial, to: Path, *, form: Literal["hf", "onnx"] | None = None, force: bool = False
+    opened: OpenStudy,
+    trial: FrozenTrial,
+    to: Path,
+    *,
+    form: Literal["hf", "onnx"] | None = None,
+    dimension: int | None = None,
+    force: bool = False,
 ) -> Path:
     """Writes a trial's model for `from_pretrained` or as an ONNX file, verified, with a model card.
 
@@ -89,12 +95,13 @@ def export(
         trial: complete, with a checkpoint.
         to: the folder to write.
         form: how to write it; the trial's artifact as it is if None.
+        dimension: the number of first entries that the vectors of the folder are cut to, of those that were evaluated.
         force: whether the folder may hold something already.
 
     Raises:
         ArtifactFolderError: the study's artifact folder is not there.
         ExportError: the folder is not empty (and `force` is not set), the model read back differs, or it has no such
-            form.
+            form, or vectors of that size were not evaluated.
         CheckpointError: the checkpoint is damaged.
         MissingExtraError: the extra `onnx` is not installed.
     """
@@ -111,20 +118,52 @@ def export(
         raise ExportError(
             f"the trial's {precision} is that of an ONNX file; leave out --format hf, or choose a trial in fp32"
         )
+    writes_onnx = form == "onnx" or (form is None and is_onnx)
+    if dimension is not None:
+        _check_dimension(trial, dimension, writes_onnx)
     with _working_folder(opened) as working:
-        if form == "onnx" or (form is None and is_onnx):
+        if writes_onnx:
             return _export_onnx(opened, trial, to, force, working, kind if is_onnx else None)
         study_task = open_task(opened.config, working)
         task = task_of(trial, study_task)
         candidate = rebuild(make_method(opened.config), opened.checkpoints, trial, task)
         device = make_source(opened.config.latency[0]).device
         artifact = make_artifact(candidate, device, make_method(opened.config).plan.quantizer)
-        qualities = _test_qualities(opened, trial, study_task, working)
+        tested = _tested(opened, trial, study_task, working)
+        if dimension is not None:
+            assert task.embedding is not None
+            task = task.embedding.cut_to(dimension)
         needs_code = hasattr(export_config(artifact), "auto_map")
-        card = model_card(opened, task, trial, qualities, needs_code=needs_code)
+        card = model_card(opened, task, trial, tested, needs_code=needs_code)
         tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
         return export_hf(
-            artifact, tokenizer, candidate.architecture, to, card=card, force=force, beside=task.folder_files
+            artifact,
+            tokenizer,
+            candidate.architecture,
+            to,
+            card=card,
+            force=force,
+            beside=task.folder_files,
+            dimension=dimension,
+        )
+
+
+def _check_dimension(trial: FrozenTrial, dimension: int, writes_onnx: bool) -> None:
+    """Refuses to cut vectors where nobody knows what that costs.
+
+    Raises:
+        ExportError: vectors of that size were not evaluated, or an ONNX file is written.
+    """
+    evaluated = TrialRecord.of(trial).quality_by_dimension or {}
+    if str(dimension) not in evaluated:
+        found = choices(evaluated) or "none; list them in the study file as task.similarity.dimensions"
+        raise ExportError(
+            f"--dimensions {dimension}: trial {trial.number} was not evaluated with that; it was with {found}"
+        )
+    if writes_onnx:
+        raise ExportError(
+            f"--dimensions {dimension}: is for a folder that sentence-transformers loads (--format hf); an ONNX file "
+            "gives hidden states, whose first entries can be taken by whoever runs it"
         )
 
 
@@ -168,8 +207,8 @@ def _export_onnx(
         own = make_onnx(candidate, kind, names, encoded["train"], opened.config.calibration_texts)
 
     def card(file: Path) -> str:
-        qualities = _test_qualities(opened, trial, study_task, working, OnnxModel(file))
-        text = onnx_text(opened, task, file, tokens, qualities, is_artifact=own is not None)
+        tested = _tested(opened, trial, study_task, working, OnnxModel(file))
+        text = onnx_text(opened, task, file, tokens, tested, is_artifact=own is not None)
         return model_card(opened, task, trial, (None, None), text)
 
     tokens = int(candidate.model.get_input_embeddings().weight.shape[0])
@@ -191,10 +230,10 @@ def _working_folder(opened: OpenStudy) -> Iterator[Path]:
         yield temporary
 
 
-def _test_qualities(
+def _tested(
     opened: OpenStudy, trial: FrozenTrial, task: Task, working: Path, exported: nn.Module | None = None
-) -> tuple[float | None, float | None]:
-    """Quality on the test split of a trial and of the base model; None where there is none, or no checkpoint.
+) -> tuple[Evaluation | None, Evaluation | None]:
+    """The test split, evaluated by a trial and by the base model; None where there is none, or no checkpoint.
 
     Args:
         working: a folder as :func:`_working_folder` makes it.
@@ -208,7 +247,7 @@ def _test_qualities(
         return None, None
     device, plan = make_source(opened.config.latency[0]).device, make_method(opened.config).plan
 
-    def quality(which: FrozenTrial | None, exported: nn.Module | None = None) -> float | None:
+    def evaluation(which: FrozenTrial | None, exported: nn.Module | None = None) -> Evaluation | None:
         if which is None or queries.checkpoint_of(which) not in opened.checkpoints:
             return None
         its = task_of(which, task)
@@ -217,8 +256,8 @@ def _test_qualities(
         own = None if tokenizer is its.tokenizer else tokenizer
         split = its.encode(working / DATA, own)["test"]
         if exported is not None:
-            return its.evaluate(exported, split, torch.device("cpu"), own).quality
+            return its.evaluate(exported, split, torch.device("cpu"), own)
         # It is quantised again: evaluating would repack the weights of the artifact that is exported.
-        return its.evaluate(make_artifact(candidate, device, plan.quantizer), split, device, own).quality
+        return its.evaluate(make_artifact(candidate, device, plan.quantizer), split, device, own)
 
-    return quality(trial, exported), quality(queries.base_of(opened.study))
+    return evaluation(trial, exported), evaluation(queries.base_of(opened.study))

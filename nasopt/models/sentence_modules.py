@@ -9,6 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.utils import cached_file
 
@@ -23,6 +26,9 @@ OLDER_SETTINGS = tuple(
 """The names that :data:`ENCODER_SETTINGS` has had."""
 POOLING = "1_Pooling"
 NORMALIZE = "2_Normalize"
+CUT = "2_Dense"
+"""A matrix that keeps the first entries of a vector."""
+NORMALIZE_CUT = "3_Normalize"
 PACKAGE = "sentence_transformers."
 FOLDER = re.compile(r"\d+_(\w+)")
 """The name of a module's own folder, for example `1_Pooling`."""
@@ -45,6 +51,7 @@ class SentenceModules:
         prompts: texts to be put before others, by name.
         prompt: the one of them that is put before every text, empty for none; None where the files do not say.
         pools_prompt: whether a prompt's tokens are part of the mean.
+        dimension: the number of first entries that vectors are cut to; None for whole ones.
     """
 
     pooling: str | None = None
@@ -56,6 +63,7 @@ class SentenceModules:
     prompts: Mapping[str, str] = field(default_factory=dict)
     prompt: str | None = None
     pools_prompt: bool = True
+    dimension: int | None = None
 
 
 def sentence_modules(source: str, revision: str | None) -> SentenceModules:
@@ -107,16 +115,21 @@ def activation_of(config: PretrainedConfig, source: str, revision: str | None) -
     return next((str(name) for name in found if name), None)
 
 
-def sentence_files(modules: SentenceModules, hidden_size: int) -> dict[str, str]:
-    """The files beside an encoder with which `SentenceTransformer(folder)` gives its vectors: their text, by path.
+def sentence_files(modules: SentenceModules, hidden_size: int) -> dict[str, str | bytes]:
+    """The files beside an encoder with which `SentenceTransformer(folder)` gives its vectors: their content, by path.
 
-    Every version of sentence-transformers reads them.
+    Every version of sentence-transformers reads them, but not each the `truncate_dim` of whole vectors that are cut.
 
     Args:
         modules: the way in which texts become vectors; its pooling is `mean` or `cls`.
         hidden_size: the encoder's.
     """
-    kinds = {"": "Transformer", POOLING: "Pooling"} | ({NORMALIZE: "Normalize"} if modules.normalize else {})
+    kinds = {"": "Transformer", POOLING: "Pooling"}
+    if modules.normalize and modules.dimension is not None:
+        # NOTE: sentence-transformers cuts last of all (`truncate_dim`), and would leave vectors shorter than 1.
+        kinds |= {CUT: "Dense", NORMALIZE_CUT: "Normalize"}
+    elif modules.normalize:
+        kinds |= {NORMALIZE: "Normalize"}
     listed = [
         {"idx": index, "name": str(index), "path": path, "type": f"{PACKAGE}models.{kind}"}
         for index, (path, kind) in enumerate(kinds.items())
@@ -127,7 +140,7 @@ def sentence_files(modules: SentenceModules, hidden_size: int) -> dict[str, str]
         "include_prompt": modules.pools_prompt,
     }
     names = [name for name, text in modules.prompts.items() if text and text == modules.prompt]
-    settings = {
+    settings: dict[str, object] = {
         "model_type": "SentenceTransformer",
         "prompts": dict(modules.prompts),
         "default_prompt_name": names[0] if names else None,
@@ -139,9 +152,30 @@ def sentence_files(modules: SentenceModules, hidden_size: int) -> dict[str, str]
         ENCODER_SETTINGS: {"max_seq_length": modules.max_length, "do_lower_case": False},
         SETTINGS: settings,
     }
-    if modules.normalize:
-        contents[f"{NORMALIZE}/config.json"] = {}
-    return {path: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for path, content in contents.items()}
+    if modules.dimension is not None:
+        settings["truncate_dim"] = modules.dimension
+    contents |= {f"{path}/config.json": {} for path, kind in kinds.items() if kind == "Normalize"}
+    weights: dict[str, bytes] = {}
+    if CUT in kinds:
+        sizes = {"in_features": hidden_size, "out_features": modules.dimension, "bias": False}
+        contents[f"{CUT}/config.json"] = {**sizes, "activation_function": "torch.nn.modules.linear.Identity"}
+        weights[f"{CUT}/model.safetensors"] = save({"linear.weight": torch.eye(modules.dimension or 0, hidden_size)})
+    texts = {path: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for path, content in contents.items()}
+    return {**texts, **weights}
+
+
+def cut_by_files(folder: Path, vectors: Tensor) -> Tensor:
+    """The vectors as the files of a folder cut them, shape (..., dimension); before they are normalised.
+
+    Args:
+        folder: written with :func:`sentence_files`.
+        vectors: whole ones, shape (..., hidden).
+    """
+    weights = folder / CUT / "model.safetensors"
+    if weights.is_file():
+        vectors = vectors @ load_file(weights)["linear.weight"].to(vectors).T
+    dimension: int | None = json.loads((folder / SETTINGS).read_text(encoding="utf-8")).get("truncate_dim")
+    return vectors[..., :dimension]
 
 
 def _listed_kinds(source: str, listed: Any) -> Mapping[str, str]:
@@ -167,6 +201,7 @@ def _with_reading(modules: SentenceModules, source: str, revision: str | None) -
     encoder: Mapping[str, Any] = next(filter(None, candidates), {})
     settings = _object(source, revision, SETTINGS)
     length, prompts = encoder.get("max_seq_length"), settings.get("prompts") or {}
+    dimension = settings.get("truncate_dim")
     default = settings.get("default_prompt_name")
     if not isinstance(prompts, dict) or (default is not None and default not in prompts):
         raise UnsupportedModelError(f"model {source!r}: {SETTINGS} names prompts that are not there")
@@ -176,6 +211,7 @@ def _with_reading(modules: SentenceModules, source: str, revision: str | None) -
         max_length=length if isinstance(length, int) and length > 0 else None,
         lowercases=encoder.get("do_lower_case") is True,
         prompts=texts,
+        dimension=dimension if isinstance(dimension, int) and dimension > 0 else None,
         prompt=texts[str(default)] if default is not None else "" if any(texts.values()) else None,
     )
 

@@ -74,6 +74,9 @@ DEVICE_CHANGE = "device_change"
 QUALITY_DETAILS = "quality_details"
 """The parts of a quality, by name: the tasks of a benchmark, a signature."""
 
+QUALITY_BY_DIMENSION = "quality_by_dimension"
+"""The quality of vectors that are cut to their first entries, by the number of these."""
+
 MEMORY = "memory"
 """`{"weights_mb": ..., "peak_mb": ..., "device": ...}`, whichever of them is the objective."""
 

@@ -63,6 +63,9 @@ def note_text(view: TrialView) -> str:
             name: value if isinstance(value, str) else f"{value:.4f}" for name, value in record.quality_details.items()
         }
         parts.append(table(list(shown), [list(shown.values())]))
+    if record.quality_by_dimension:
+        cut = {name: f"{value:.4f}" for name, value in record.quality_by_dimension.items()}
+        parts.append(table(["first entries of a vector", *cut], [[f"`quality` ({view.metric})", *cut.values()]]))
     if record.device_change is not None:
         parts.append(f"**The device has changed:** {record.device_change}")
     if record.memory is not None:

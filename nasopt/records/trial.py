@@ -96,6 +96,7 @@ class TrialRecord:
         latencies: the latencies by objective.
         memory: the memory of the weights, and the highest use in one pass.
         quality_details: the parts of the quality, by name.
+        quality_by_dimension: the quality of vectors that are cut to their first entries, by their number as text.
         is_base: whether it is the base model.
         control: the control's record, if it is a control.
         failure: the reason why it failed, on one line.
@@ -127,6 +128,7 @@ class TrialRecord:
     latencies: Latencies | None = None
     memory: MemoryRecord | None = None
     quality_details: Mapping[str, float | str] | None = None
+    quality_by_dimension: Mapping[str, float] | None = None
     is_base: bool | None = None
     control: ControlRecord | None = None
     failure: str | None = None
@@ -209,6 +211,7 @@ _PLAIN = {
     "retry_of": names.RETRY_OF,
     "device_change": names.DEVICE_CHANGE,
     "quality_details": names.QUALITY_DETAILS,
+    "quality_by_dimension": names.QUALITY_BY_DIMENSION,
     "checkpoint": names.CHECKPOINT,
     "architecture": names.ARCHITECTURE,
     "precision": names.PRECISION,

@@ -123,7 +123,8 @@ def shown(key: str, value: object) -> str:
         return "-"
     name = key.rpartition(".")[2]
     if isinstance(value, float):
-        return f"{value:.{DIGITS.get(name, LATENCY_DIGITS)}f}"
+        usual = DIGITS["quality"] if name.isdigit() else LATENCY_DIGITS  # a quality by the number of a vector's entries
+        return f"{value:.{DIGITS.get(name, usual)}f}"
     return printable(str(value))
 
 

@@ -37,10 +37,12 @@ def trial_record(trial: FrozenTrial, metric_names: Sequence[str]) -> Record:
     record = TrialRecord.of(trial)
     latencies = record.latencies or {}
     complete = trial.state == TrialState.COMPLETE
+    of_cut_vectors = {"quality_by_dimension": record.quality_by_dimension} if record.quality_by_dimension else {}
     return {
         "number": trial.number,
         "state": trial.state.name,
         "values": dict(zip(metric_names, trial.values, strict=True)) if complete else None,
+        **of_cut_vectors,
         "params": trial.params,
         "parent": record.parent,
         "precision": queries.precision_of(trial) if complete else trial.params.get("precision"),
@@ -65,6 +67,14 @@ def study_record(opened: OpenStudy) -> Record:
     base, tfidf = queries.base_of(study), StudyRecord.of(study).tfidf
     latencies = queries.latencies_of(base) if base else {}
     first = next(iter(latencies.values()), None)
+    best = _best(opened, final)
+    by_number = {trial.number: trial for trial in final}
+    cut = {"best": by_number[best[0]["trial"]] if best else None, "base": base}
+    of_cut_vectors = {
+        f"{name}_by_dimension": by_dimension
+        for name, trial in cut.items()
+        if trial is not None and (by_dimension := TrialRecord.of(trial).quality_by_dimension)
+    }
     return {
         "name": opened.name,
         "method": config.method,
@@ -76,8 +86,9 @@ def study_record(opened: OpenStudy) -> Record:
         "trials": dict(Counter(trial.state.name for trial in trials)),
         "not_trained": not_trained(trials),
         "provisional": sum(queries.is_provisional(trial) for trial in queries.complete_trials(study)),
-        "best": {name: best for name, best in zip(names, _best(opened, final), strict=bool(final))},
+        "best": {name: best for name, best in zip(names, best, strict=bool(final))},
         "base": dict(zip(names, base.values, strict=True)) if base else None,
+        **of_cut_vectors,
         "pareto": len(pareto_trials(opened)),
         "controls": len(queries.complete_controls(study)),
         "tfidf": None if tfidf is None else tfidf.quality,

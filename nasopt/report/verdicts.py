@@ -240,7 +240,9 @@ def front_columns(names: Sequence[str], records: Sequence[Record]) -> dict[str, 
     """
     is_stored_again = any((record["against_base"] or {}).get("faster_by_structure") for record in records)
     latencies = [name for name in names if name.startswith("latency_ms")]
-    columns = {"trial": "number", "quality": "values.quality", "points from base": "points"}
+    cut = dict.fromkeys(each for record in records for each in record.get("quality_by_dimension", {}))
+    columns = {"trial": "number", "quality": "values.quality"}
+    columns |= {f"at {each}": f"quality_by_dimension.{each}" for each in cut} | {"points from base": "points"}
     for name in latencies:
         faster = "x faster" if len(latencies) == 1 else f"x faster ({name.removeprefix('latency_ms_')})"
         columns |= {name: f"values.{name}", faster: f"faster.{name}"}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -32,12 +33,14 @@ class Evaluation:
         replicates: the metric on the examples, then on resamples that are the same for every model (the paired
             bootstrap), shape (1 + resamples,).
         details: other results, by name, for the trial's attributes.
+        by_dimension: the metric of vectors that are cut to their first entries, by their number, the largest first.
     """
 
     quality: float
     outputs: NDArray[np.float32] | None = None
     replicates: NDArray[np.float64] | None = None
     details: Mapping[str, float | str] = field(default_factory=dict)
+    by_dimension: Mapping[int, float] = field(default_factory=dict)
 
 
 class Task(ABC):
@@ -142,8 +145,8 @@ class Task(ABC):
         return ""
 
     @property
-    def folder_files(self) -> Mapping[str, str]:
-        """Files of another library that an exported folder has beside the model's own: their text, by path."""
+    def folder_files(self) -> Mapping[str, str | bytes]:
+        """Files of another library that an exported folder has beside the model's own: their content, by path."""
         return {}
 
     def other_use(self, precision: Precision, needs_code: bool) -> str:
@@ -319,6 +322,8 @@ class EmbeddingTask(Task):
     """A task whose models turn a text into a vector."""
 
     has_logits = False
+    dimension: int | None = None
+    """The number of first entries that its vectors are cut to; None for whole ones."""
 
     @property
     def embedding(self) -> EmbeddingTask:
@@ -328,6 +333,12 @@ class EmbeddingTask(Task):
     @abstractmethod
     def pooling(self) -> Literal["mean", "cls"]:
         """The way in which the hidden states of a text become its vector."""
+
+    def cut_to(self, dimension: int) -> Self:
+        """The same task whose vectors are cut to so many first entries, in evaluation and in exported folders."""
+        task = copy.copy(self)
+        task.dimension = dimension
+        return task
 
     @abstractmethod
     def vectors(self, outputs: Sequence[Any], batch: Any) -> list[Tensor]:

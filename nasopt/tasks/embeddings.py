@@ -19,14 +19,15 @@ from nasopt.tasks.batches import Batch, EncodedSplit, evaluation_batches
 Pooling = Literal["mean", "cls"]
 
 
-def pool(hidden: Tensor, mask: Tensor, pooling: Pooling, normalize: bool) -> Tensor:
-    """One vector for each text, in float32, shape (batch, hidden).
+def pool(hidden: Tensor, mask: Tensor, pooling: Pooling, normalize: bool, dimension: int | None = None) -> Tensor:
+    """One vector for each text, in float32, shape (batch, hidden), or (batch, dimension) if it is cut.
 
     Args:
         hidden: last hidden states, shape (batch, tokens, hidden).
         mask: 1 for real tokens, shape (batch, tokens); every text has one.
         pooling: the mean over the real tokens, or the first token.
-        normalize: whether vectors are scaled to length 1.
+        normalize: whether vectors, as cut, are scaled to length 1.
+        dimension: the number of first entries that are kept; all if None.
     """
     states = hidden.float()
     if pooling == "cls":
@@ -34,7 +35,8 @@ def pool(hidden: Tensor, mask: Tensor, pooling: Pooling, normalize: bool) -> Ten
     else:
         weights = mask[:, :, None].to(states.dtype)
         vectors = (states * weights).sum(dim=1) / weights.sum(dim=1)
-    return functional.normalize(vectors, dim=-1) if normalize else vectors
+    kept = vectors[:, :dimension]
+    return functional.normalize(kept, dim=-1) if normalize else kept
 
 
 def translation_ranking(first: Tensor, second: Tensor, scale: float) -> Tensor:
@@ -66,7 +68,7 @@ class TextEncoder:
         padding: the inputs that the model reads (except the mask), with the value that pads each.
         limit: the largest number of tokens of a sentence; longer ones are cut.
         word_limit: the same for a text whose words are wanted.
-        pooling, normalize: see :func:`pool`.
+        pooling, normalize, dimension: see :func:`pool`; words' vectors are cut, too.
         prefix: the text that is put before every sentence.
     """
 
@@ -79,6 +81,7 @@ class TextEncoder:
     pooling: Pooling = "mean"
     normalize: bool = True
     prefix: str = ""
+    dimension: int | None = None
 
     def sentences(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """The vectors of some texts, shape (texts, hidden)."""
@@ -89,7 +92,8 @@ class TextEncoder:
         """The vectors of texts that are tokenised already, prefix included; shape (texts, hidden)."""
         result: NDArray[np.float32] | None = None
         for indices, hidden, batch in self._passes(split):
-            pooled = pool(hidden, batch.attention_mask, self.pooling, self.normalize).cpu().numpy()
+            kept = pool(hidden, batch.attention_mask, self.pooling, self.normalize, self.dimension)
+            pooled = kept.cpu().numpy()
             if result is None:
                 result = np.empty((len(split), pooled.shape[1]), dtype=np.float32)
             result[indices.numpy()] = pooled
@@ -105,7 +109,7 @@ class TextEncoder:
         ]
         result: list[NDArray[np.float32]] = [np.empty((0, 0), dtype=np.float32)] * len(texts)
         for indices, hidden, _ in self._passes(_flat(encoded, self.padding)):
-            states = hidden.float().cpu().numpy()
+            states = hidden[..., : self.dimension].float().cpu().numpy()
             for row, index in enumerate(indices.tolist()):
                 result[index] = _means(states[row], word_of[index], len(texts[index]))
         return result

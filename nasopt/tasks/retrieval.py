@@ -30,6 +30,7 @@ from nasopt.numerics.resampling import resample_weights
 from nasopt.tasks.base import Evaluation
 from nasopt.tasks.batches import EncodedSplit, Examples, PairedSplit
 from nasopt.tasks.beir import QRELS, Collection, Judgements
+from nasopt.tasks.dimensions import qualities
 from nasopt.tasks.retrieval_scores import nearest, query_scores
 from nasopt.tasks.similarity import DEFAULT_PROMPT, RESAMPLES, ROUNDED, SEED, SIDES, SentenceSimilarity, open_pairs
 from nasopt.tasks.similarity_scores import unit
@@ -184,10 +185,17 @@ class SentenceRetrieval(SentenceSimilarity):
         if not (np.isfinite(queries).all() and np.isfinite(passages).all()):
             return Evaluation(math.nan)
         scores = query_scores(nearest(queries, passages, judged.own), judged.relevance)
+
+        def of_cut(dimension: int) -> float:
+            ours, theirs = (unit(vectors[:, :dimension]) for vectors in (queries, passages))
+            cut = query_scores(nearest(ours, theirs, judged.own), judged.relevance)
+            return float(cut[self.config.metric].mean())
+
         weights = resample_weights(len(judged), RESAMPLES, SEED)
         replicates = weights @ scores[self.config.metric] / weights.sum(axis=1)
         details = {name: float(each.mean()) for name, each in scores.items()}
-        return Evaluation(float(replicates[0]), replicates=replicates, details=details)
+        by_dimension = qualities(self.config.similarity.dimensions, queries.shape[1], of_cut)
+        return Evaluation(float(replicates[0]), replicates=replicates, details=details, by_dimension=by_dimension)
 
 
 def prompts_of_sides(modules: SentenceModules) -> dict[str, str]:

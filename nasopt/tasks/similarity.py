@@ -15,13 +15,14 @@ import copy
 import json
 import math
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 from datasets import Dataset
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -34,10 +35,11 @@ from nasopt.errors import DatasetError
 from nasopt.models import loading
 from nasopt.models.families import encoder_family_of, encoder_shape, max_positions
 from nasopt.models.sentence_modules import SentenceModules, sentence_files, sentence_modules
-from nasopt.numerics.resampling import resample_weights
+from nasopt.numerics.resampling import FloatArray, resample_weights
 from nasopt.tasks.base import EmbeddingTask, Evaluation
 from nasopt.tasks.batches import Examples, PairBatch, PairedSplit
 from nasopt.tasks.datasets import ROLES, load_splits
+from nasopt.tasks.dimensions import Encoded, check_dimensions, qualities
 from nasopt.tasks.embeddings import Pooling, TextEncoder, pool, translation_ranking
 from nasopt.tasks.encodechka import Encodechka, mean_scores
 from nasopt.tasks.encoding import Encoder, identity_of, open_tokenizer
@@ -103,6 +105,7 @@ class SentenceSimilarity(EmbeddingTask):
         encoder_family_of(self._model_config)
         self._own_modules = sentence_modules(config.model, config.revision)
         self._read_model(config)
+        check_dimensions(config.similarity.dimensions, self.shape.hidden_size)
         if self._has_benchmark:
             _ = self.benchmark  # so that missing files are an error now, not after a training
 
@@ -167,6 +170,7 @@ class SentenceSimilarity(EmbeddingTask):
     def usage(self) -> str:
         code = VECTORS.format(texts=json.dumps(self._sample), pooling=POOLINGS[self.pooling], limit=self._limit)
         is_unit = self.config.similarity.normalize
+        code += "" if self.dimension is None else f"vectors = vectors[:, :{self.dimension}]\n"
         return code + ("vectors = vectors / vectors.norm(dim=-1, keepdim=True)\n" if is_unit else "")
 
     @property
@@ -181,7 +185,7 @@ class SentenceSimilarity(EmbeddingTask):
         return code + (normal if self.config.similarity.normalize else "")
 
     @property
-    def folder_files(self) -> Mapping[str, str]:
+    def folder_files(self) -> Mapping[str, str | bytes]:
         settings, own = self.config.similarity, self._own_modules
         modules = SentenceModules(
             pooling=self.pooling,
@@ -190,6 +194,7 @@ class SentenceSimilarity(EmbeddingTask):
             prompts=self._prompts,
             prompt=settings.prefix,
             pools_prompt=own.pools_prompt,
+            dimension=self.dimension,
         )
         return sentence_files(modules, self.shape.hidden_size)
 
@@ -294,6 +299,7 @@ class SentenceSimilarity(EmbeddingTask):
             self.pooling,
             settings.normalize,
             settings.prefix,
+            self.dimension,
         )
 
     def vectors(self, outputs: Sequence[Any], batch: PairBatch) -> list[Tensor]:
@@ -324,18 +330,36 @@ class SentenceSimilarity(EmbeddingTask):
         assert isinstance(examples, PairedSplit)
         encoder = self.text_encoder(model, device, tokenizer)
         if self._has_benchmark:
-            scores = self.benchmark.evaluate(encoder.sentences, encoder.words)
-            details = {name: float(values[0]) for name, values in scores.items()}
-            replicates = mean_scores(scores)
-            return Evaluation(float(replicates[0]), replicates=replicates, details=details)
-        first, second = (unit(encoder.vectors(side)) for side in examples.sides)
+            return self._benchmark_evaluation(encoder)
+        whole = [unit(encoder.vectors(side)) for side in examples.sides]
         weights = resample_weights(len(examples), RESAMPLES, SEED)
-        if self.config.metric == "spearmanr":
-            scored = examples.labels.numpy().astype(np.float64)
-            replicates = pair_correlation(weights, first, second, scored)
-        else:
-            replicates = retrieval_accuracy(weights, first, second, *map(distinct_texts, examples.sides))
-        return Evaluation(float(replicates[0]), replicates=replicates)
+
+        def scores(first: NDArray[np.float32], second: NDArray[np.float32], weights: FloatArray) -> FloatArray:
+            if self.config.metric == "spearmanr":
+                return pair_correlation(weights, first, second, examples.labels.numpy().astype(np.float64))
+            return retrieval_accuracy(weights, first, second, *map(distinct_texts, examples.sides))
+
+        def of_cut(dimension: int) -> float:
+            first, second = (unit(side[:, :dimension]) for side in whole)
+            return float(scores(first, second, weights[:1])[0])
+
+        replicates = scores(whole[0], whole[1], weights)
+        by_dimension = qualities(self.config.similarity.dimensions, whole[0].shape[1], of_cut)
+        return Evaluation(float(replicates[0]), replicates=replicates, by_dimension=by_dimension)
+
+    def _benchmark_evaluation(self, encoder: TextEncoder) -> Evaluation:
+        settings, width = self.config.similarity, self.dimension or self.shape.hidden_size
+        encoded = Encoded(encoder.sentences, encoder.words, settings.normalize)
+        scores = self.benchmark.evaluate(encoded.sentences, encoded.words)
+
+        def of_cut(dimension: int) -> float:
+            sentences = partial(encoded.sentences, dimension=dimension)
+            words = partial(encoded.words, dimension=dimension)
+            return float(mean_scores(self.benchmark.evaluate(sentences, words, resamples=0))[0])
+
+        details = {name: float(values[0]) for name, values in scores.items()}
+        replicates, by_dimension = mean_scores(scores), qualities(settings.dimensions, width, of_cut)
+        return Evaluation(float(replicates[0]), replicates=replicates, details=details, by_dimension=by_dimension)
 
 
 def open_pairs(config: TaskConfig, roles: Sequence[str] = ROLES) -> dict[str, Dataset]:

@@ -119,6 +119,11 @@ def _remarks(
     ]
     if chosen["max_length"] > own.get("max_length", chosen["max_length"]):
         said.append(f"task.max_length: {chosen['max_length']}, though the model's own files say {own['max_length']}")
+    if modules.dimension is not None:
+        said.append(
+            f"the model's own files cut vectors to {modules.dimension} entries, and a study's are whole; "
+            "task.similarity.dimensions judges cut ones as well"
+        )
     prompts = {name: text for name, text in modules.prompts.items() if text}
     if prompts and not chosen["prefix"] and not config.is_retrieval:
         shown = choices([f"{name} = {text!r}" for name, text in prompts.items()])

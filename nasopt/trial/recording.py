@@ -53,6 +53,7 @@ def record_result(
     TrialRecord(
         device_change="; ".join(device_changes) or None,
         quality_details=dict(found.evaluation.details) or None,
+        quality_by_dimension={str(each): value for each, value in found.evaluation.by_dimension.items()} or None,
         memory=found.memory,
         latencies=found.latencies,
         architecture=candidate.architecture.brief(),

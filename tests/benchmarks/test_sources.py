@@ -1,4 +1,4 @@
-"""The sources' experiments: figures and tables of made-up runs, and studies; the runs are tried with `--tiny`."""
+"""The sources' experiments: figures and tables of made-up runs, studies, and commands with `--tiny`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from conftest import write_sentiment_csv
 
 from benchmarks.front.figures import Point, best_within, packed
 from benchmarks.front.results import Results
-from benchmarks.sources import genetic, methods, taylor
+from benchmarks.sources import genetic, methods, setting, taylor
+from benchmarks.sources.commands import main
 from benchmarks.sources.picture import picture
 from benchmarks.sources.setting import Setting
 from nasopt.methods.registry import available, make_method
@@ -131,6 +134,63 @@ def test_every_competitor_is_a_valid_study(name: str, tmp_path: Path) -> None:
 
 def test_every_method_competes() -> None:
     assert {competitor.method for competitor in methods.METHODS.values()} == set(available())
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a few phrases, in which the base model is shared."""
+    folder = tmp_path_factory.mktemp("place")
+    write_sentiment_csv(folder / "data", {"train": 160, "validation": 60, "test": 60})
+    for file in (folder / "data").iterdir():
+        file.write_text(file.read_text().replace("text,label", "sentence,label", 1))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # on a busy machine an interrupted search takes its time to stop
+@pytest.mark.parametrize(
+    ("command", "key", "expected"),
+    [
+        (["methods", "--only", "fisher", "first k layers"], "name", ["fisher", "first k layers"]),
+        (["genetic-weights"], "exponents", [[5, 1, 1], [5, 0, 1]]),
+        (["genetic-population"], "population", [4, 8]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_the_experiments_run(
+    place: Path,
+    tiny_bert: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    key: str,
+    expected: list[Any],
+) -> None:
+    """Two searches of each command on a few examples, from a tiny model in MiniLM's place."""
+    monkeypatch.setattr(setting, "MODEL_DIR", str(tiny_bert))
+    for name in ("EXPONENTS", "SIZES"):
+        monkeypatch.setattr(genetic, name, getattr(genetic, name)[:2])
+    file, piece = place / f"{command[0]}.jsonl", command[0]
+    threads = str(torch.get_num_threads())  # a command sets them for the whole process
+    options = ["--results", str(file), "--work", str(place / "work"), "--data", str(place / "data"), "--tiny"]
+    options += ["--minutes", "0.5", "--threads", threads]
+    main([*command, *options])
+    rows = Results(file).rows()
+    assert [(row["piece"], row[key]) for row in rows] == [(piece, value) for value in expected]
+    points = [point for row in rows for point in row["points"]]
+    # Half a minute is enough for a model where a search has a core; elsewhere its run is not compared either.
+    assert points or not all(map(methods.had_its_cores, rows))
+    assert all(point["ratio"] > 0 and 0 <= point["quality"] <= 1 for point in points)
+    assert all(row["train"] == 128 and len(row.get("memory", row["points"])) == len(row["points"]) for row in rows)
+    for module in (genetic, methods):
+        monkeypatch.setattr(module, "had_its_cores", lambda row: True)  # on a busy machine, too, so that it is shown
+    main([*command, *options])
+    assert Results(file).rows() == rows, "what is there is not done again"
+    capsys.readouterr()
+    main(["report", "--results", str(file)])
+    told = capsys.readouterr().out
+    assert told.startswith(f"## {piece}\n")
+    assert told.count("\n| ") > (len(rows) if points else 0)
 
 
 def written(folder: Path, text: str) -> Path:

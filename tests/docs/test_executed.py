@@ -57,6 +57,9 @@ RUN_IN_ORDER = [START, *(page for page in PAGES if page != START)]
 SHOWS_PARTS_OF_FILES = ROOT / "docs" / "extending.md"
 """Its Python code is cut out of files, which tests/docs/test_extending.py compares and tests/examples/ runs."""
 
+RUN_ELSEWHERE = {"import mteb": "needs the package mteb; tests/export/test_mteb.py runs it where that is installed"}
+"""Starts of lines of Python code that another test runs, with the reason."""
+
 STAND_INS = {
     "NAME": "quickstart",
     "PATH_OR_HUB_ID": "student",
@@ -126,7 +129,7 @@ def to_be_run(page: Path) -> Iterator[tuple[str, str]]:
             for words in command_lines(text):
                 if shlex.join(words) not in NOT_RUN:
                     yield "shell", put_in(shlex.join(words), STAND_INS)
-        elif language == "python" and page != SHOWS_PARTS_OF_FILES:
+        elif language == "python" and page != SHOWS_PARTS_OF_FILES and not any(part in text for part in RUN_ELSEWHERE):
             yield "python", put_in(text, STAND_INS)
 
 

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import FILLERS, WORDS, write_collection
+from safetensors.torch import save
 
 from nasopt.architecture.base import Precision
 from nasopt.architecture.encoder import Architecture, KeptUnits
 from nasopt.config.task import TaskConfig
+from nasopt.errors import ExportError
 from nasopt.export.folder import export_hf
 from nasopt.models.loading import load_headless, load_tokenizer
 from nasopt.models.quantization import quantize
@@ -41,15 +43,21 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def export(
-    model: Path, pairs: Path, to: Path, architecture: Architecture = FULL, precision: Precision = "fp32", **keys: Any
+    model: Path,
+    pairs: Path,
+    to: Path,
+    architecture: Architecture = FULL,
+    precision: Precision = "fp32",
+    dimension: int | None = None,
+    **keys: Any,
 ) -> np.ndarray:
     """Exports a cut model, and returns the vectors that a study evaluates, (texts, hidden)."""
     dataset = {"path": str(pairs), "text": ["first", "second"]}
     config = {"type": "sentence-similarity", "model": str(model), "metric": "retrieval", "dataset": dataset, **keys}
     task = SentenceSimilarity(TaskConfig.model_validate(config))
     artifact = quantize(cut(task.load_model(), architecture), precision, CPU)
-    kept = architecture.with_precision(precision)
-    export_hf(artifact, task.tokenizer, kept, to, card="", force=True, beside=task.folder_files)
+    kept, task = architecture.with_precision(precision), task if dimension is None else task.cut_to(dimension)
+    export_hf(artifact, task.tokenizer, kept, to, card="", force=True, beside=task.folder_files, dimension=dimension)
     return task.text_encoder(artifact.eval(), CPU).sentences(TEXTS)
 
 
@@ -69,6 +77,43 @@ def test_the_vectors_are_those_that_were_evaluated(
     found = encoded(tmp_path / "out")
     assert np.abs(found.astype(np.float32) - expected).max() <= TOLERANCE[precision]
     assert not np.allclose(found[0], found[3], atol=1e-2)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_cut_vectors_are_those_that_were_evaluated(
+    tiny_bert: Path, pairs: Path, tmp_path: Path, precision: Precision, normalize: bool
+) -> None:
+    keys = {"similarity": {"prefix": "it ", "normalize": normalize}}
+    expected = export(tiny_bert, pairs, tmp_path / "out", IRREGULAR, precision, 12, **keys)
+    found = encoded(tmp_path / "out").astype(np.float32)
+    assert found.shape == expected.shape == (len(TEXTS), 12)
+    assert np.abs(found - expected).max() <= TOLERANCE[precision] * (1 if normalize else 10)
+    lengths = np.linalg.norm(found, axis=1)
+    assert np.allclose(lengths, 1, atol=1e-2) == normalize
+    settings = json.loads((tmp_path / "out" / "config_sentence_transformers.json").read_text())
+    assert settings["truncate_dim"] == 12
+    whole = export(tiny_bert, pairs, tmp_path / "out", IRREGULAR, precision, **keys)  # nothing of the cut one stays
+    assert np.abs(encoded(tmp_path / "out").astype(np.float32) - whole).max() <= TOLERANCE[precision] * 10
+
+
+def test_files_that_cut_otherwise_are_not_written(tiny_bert: Path, pairs: Path, tmp_path: Path) -> None:
+    dataset = {"path": str(pairs), "text": ["first", "second"]}
+    config = {"type": "sentence-similarity", "model": str(tiny_bert), "metric": "retrieval", "dataset": dataset}
+    task = SentenceSimilarity(TaskConfig.model_validate(config)).cut_to(8)
+    wrong = {**task.folder_files, "2_Dense/model.safetensors": save({"linear.weight": torch.eye(8, 64).flip(0)})}
+    model = task.load_model()
+    with pytest.raises(ExportError, match="read back gives outputs that differ"):
+        export_hf(model, task.tokenizer, FULL, tmp_path / "out", card="", beside=wrong, dimension=8)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_study_on_a_cut_folder_says_what_it_does_not_keep(tiny_bert: Path, pairs: Path, tmp_path: Path) -> None:
+    export(tiny_bert, pairs, tmp_path / "cut", dimension=8, similarity={"normalize": False})
+    dataset = {"path": str(pairs), "text": ["first", "second"]}
+    config = {"type": "sentence-similarity", "metric": "retrieval", "dataset": dataset}
+    task = SentenceSimilarity(TaskConfig.model_validate({**config, "model": str(tmp_path / "cut")}))
+    assert any("cut vectors to 8 entries, and a study's are whole" in remark for remark in task.remarks)
 
 
 @pytest.mark.parametrize("similarity", [{"pooling": "cls"}, {"normalize": False}, {"prefix": ""}])

@@ -63,6 +63,8 @@ def value(field: FieldInfo) -> st.SearchStrategy[Any]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return tables(annotation)
     if get_origin(annotation) is tuple:
+        if get_args(annotation)[0] is int:
+            return st.lists(st.integers(1, 4096), max_size=3, unique=True)
         choices = get_args(get_args(annotation)[0])
         return st.lists(st.sampled_from(choices), min_size=1, max_size=3) if choices else st.lists(TEXT, min_size=2)
     if get_origin(annotation) is Literal:

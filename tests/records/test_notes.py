@@ -68,6 +68,13 @@ def test_a_note_says_where_a_trial_comes_from_and_what_it_reached() -> None:
     assert "| `memory_mb` | 1.50 MB | 6.00 MB | 0.250 |" in lines
 
 
+def test_a_note_says_what_cut_vectors_are_worth() -> None:
+    view = replace(VIEW, record=replace(VIEW.record, quality_by_dimension={"256": 0.5, "64": 0.25}))
+    lines = lines_of(note_text(view))
+    place = lines.index("| first entries of a vector | 256 | 64 |")
+    assert lines[place + 2] == "| `quality` (accuracy) | 0.5000 | 0.2500 |"
+
+
 def test_a_note_lists_the_layers_and_the_environment() -> None:
     lines = lines_of(note_text(VIEW))
     assert lines[lines.index("| layer | attention heads | FFN neurons |") + 2 :][:3] == [

@@ -15,6 +15,7 @@ WHOLE: dict[str, Any] = {
     "worker": {"host": "here", "pid": 1, "started": 1.5},
     "memory": {"weights_mb": 1.5, "peak_mb": 2.0, "device": "cpu: some"},
     "quality_details": {"sts": 0.5, "signature": "x"},
+    "quality_by_dimension": {"256": 0.5, "64": 0.25},
     "checkpoint": "0" * 64,
     "architecture": "2 of 3 layers",
     "precision": "int8",

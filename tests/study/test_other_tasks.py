@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ WORDS = dict(zip(("good", "great", "fine", "bad"), ("the", "film", "was", "plot"
 SIMILARITY = """type = "sentence-similarity"
 metric = "retrieval"
 """
+CUT = "[task.similarity]\ndimensions = [4, 16]\n"
 RETRIEVAL = """type = "sentence-similarity"
 metric = "ndcg@10"
 """
@@ -69,7 +71,7 @@ def run_card(folder: Path, block: int = 1) -> dict[str, object]:
 
 @pytest.mark.parametrize("method", mostly_slow(SEARCHES, ("alphanas",)))
 def test_sentence_encoders(home: Path, tiny_bert: Path, method: str) -> None:
-    assert run("study", "create", write(home, method, SIMILARITY, tiny_bert, SEARCHES[method])).code == 0
+    assert run("study", "create", write(home, method, SIMILARITY + CUT, tiny_bert, SEARCHES[method])).code == 0
     assert run("study", "optimize", "tiny", "--n-trials", 4).code == 0
     trials = read("study", "trials", "tiny")
     assert [trial["state"] for trial in trials] == ["COMPLETE"] * 5, trials
@@ -86,6 +88,33 @@ def test_sentence_encoders(home: Path, tiny_bert: Path, method: str) -> None:
     assert isinstance(theirs, np.ndarray)
     np.testing.assert_allclose(theirs, vectors.detach().numpy(), atol=1e-2)  # the trial may be in bf16
     assert "retrieval on the test split" in (home / "onnx" / "README.md").read_text()
+    assert all(list(trial["quality_by_dimension"]) == ["16", "4"] for trial in trials)
+    check_cut_vectors(home, trials[0])
+
+
+def check_cut_vectors(home: Path, base: dict[str, Any]) -> None:
+    """What a study says of vectors that are cut to 16 entries and to 4; `base` is the base model's trial."""
+    found = base["quality_by_dimension"]
+    assert all(0 < value < 1 for value in found.values())
+    assert read("study", "show", "tiny")["base_by_dimension"] == found
+    assert f"16 {found['16']:.4f}, 4 {found['4']:.4f}" in run("study", "show", "tiny").out
+    assert "at 16" in run("study", "pareto", "tiny").out
+    assert read("study", "report", "tiny")["study"]["base_by_dimension"] == found
+    export = ("study", "export", "tiny", "--trial", 0, "--force", "--to", home / "cut", "--dimensions")
+    refused = run(*export, 8)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "--dimensions 8: trial 0 was not evaluated with that; it was with 16, 4" in refused.err
+    no_file = run(*export, 4, "--format", "onnx")
+    assert (no_file.code, "is for a folder that sentence-transformers loads" in no_file.err) == (2, True)
+    assert run(*export, 4).code == 0
+    card = (home / "cut" / "README.md").read_text()
+    assert "This folder's vectors have the first 4 entries alone." in card
+    assert f"| 4 | {found['4']:.4g} | {found['4']:.4g} |" in card
+    assert "| entries | this model | base model | this model, test split | base model, test split |" in card
+    mine, theirs = run_card(home / "cut")["vectors"], run_card(home / "cut", 2)["vectors"]
+    assert isinstance(mine, torch.Tensor)
+    assert mine.shape == (1, 4)
+    np.testing.assert_allclose(theirs, mine.detach().numpy(), atol=1e-5)
 
 
 def write_retrieval(home: Path, model: Path) -> Path:

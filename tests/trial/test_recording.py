@@ -77,7 +77,9 @@ def small(context: Context) -> Candidate:
 def test_a_result_says_what_the_candidate_is(
     study: optuna.Study, context: Context, measured: Evaluated, record: Record
 ) -> None:
-    stored = record(small(context), evaluation=replace(measured.evaluation, details={"fluency": 0.5}))
+    stored = record(
+        small(context), evaluation=replace(measured.evaluation, details={"fluency": 0.5}, by_dimension={4: 0.5})
+    )
     assert stored.pop("checkpoint") in context.checkpoints
     assert stored == {
         "latency": latencies_to_json(measured.latencies),
@@ -95,6 +97,7 @@ def test_a_result_says_what_the_candidate_is(
         "distance": 0.5,
         "score": 0.25,
         "quality_details": {"fluency": 0.5},
+        "quality_by_dimension": {"4": 0.5},
     }
     assert study.trials[0].constraints == {"parameters": -3.0}
 
