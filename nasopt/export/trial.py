@@ -156,7 +156,7 @@ def _check_dimension(trial: FrozenTrial, dimension: int, writes_onnx: bool) -> N
     """
     evaluated = TrialRecord.of(trial).quality_by_dimension or {}
     if str(dimension) not in evaluated:
-        found = choices(evaluated) or "none; list them in the study file as task.similarity.dimensions"
+        found = choices(evaluated) or "none (`dimensions` under [task.similarity] names sizes, for models of vectors)"
         raise ExportError(
             f"--dimensions {dimension}: trial {trial.number} was not evaluated with that; it was with {found}"
         )
