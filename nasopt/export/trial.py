@@ -105,9 +105,7 @@ def export(
         CheckpointError: the checkpoint is damaged.
         MissingExtraError: the extra `onnx` is not installed.
     """
-    from nasopt.export.folder import check_target, export_config, export_hf
-    from nasopt.models.vocabulary import tokenizer_of
-    from nasopt.tasks.opening import open_task
+    from nasopt.export.folder import check_target
 
     check_target(to, force)
     require_artifacts(opened)
@@ -124,28 +122,7 @@ def export(
     with _working_folder(opened) as working:
         if writes_onnx:
             return _export_onnx(opened, trial, to, force, working, kind if is_onnx else None)
-        study_task = open_task(opened.config, working)
-        task = task_of(trial, study_task)
-        candidate = rebuild(make_method(opened.config), opened.checkpoints, trial, task)
-        device = make_source(opened.config.latency[0]).device
-        artifact = make_artifact(candidate, device, make_method(opened.config).plan.quantizer)
-        tested = _tested(opened, trial, study_task, working)
-        if dimension is not None:
-            assert task.embedding is not None
-            task = task.embedding.cut_to(dimension)
-        needs_code = hasattr(export_config(artifact), "auto_map")
-        card = model_card(opened, task, trial, tested, needs_code=needs_code)
-        tokenizer = tokenizer_of(task.tokenizer, candidate.architecture)
-        return export_hf(
-            artifact,
-            tokenizer,
-            candidate.architecture,
-            to,
-            card=card,
-            force=force,
-            beside=task.folder_files,
-            dimension=dimension,
-        )
+        return _export_hf(opened, trial, to, force, working, dimension)
 
 
 def _check_dimension(trial: FrozenTrial, dimension: int, writes_onnx: bool) -> None:
@@ -174,6 +151,35 @@ def _kind(opened: OpenStudy, trial: FrozenTrial) -> ArtifactKind | None:
     if memory is None or memory.form is None:
         return None
     return ARTIFACTS[opened.config.latency[0].usual_runtime][queries.precision_of(trial)]
+
+
+def _export_hf(
+    opened: OpenStudy, trial: FrozenTrial, to: Path, force: bool, working: Path, dimension: int | None
+) -> Path:
+    """Writes the trial's torch modules, whose vectors are cut to that many first entries (None: whole ones)."""
+    from nasopt.export.folder import export_config, export_hf
+    from nasopt.models.vocabulary import tokenizer_of
+    from nasopt.tasks.opening import open_task
+
+    study_task = open_task(opened.config, working)
+    task = task_of(trial, study_task)
+    candidate = rebuild(make_method(opened.config), opened.checkpoints, trial, task)
+    device = make_source(opened.config.latency[0]).device
+    artifact = make_artifact(candidate, device, make_method(opened.config).plan.quantizer)
+    tested = _tested(opened, trial, study_task, working)
+    if dimension is not None:
+        assert task.embedding is not None
+        task = task.embedding.cut_to(dimension)
+    return export_hf(
+        artifact,
+        tokenizer_of(task.tokenizer, candidate.architecture),
+        candidate.architecture,
+        to,
+        card=model_card(opened, task, trial, tested, needs_code=hasattr(export_config(artifact), "auto_map")),
+        force=force,
+        beside=task.folder_files,
+        dimension=dimension,
+    )
 
 
 def _export_onnx(
